@@ -1,0 +1,90 @@
+"""What the benchmarks share: one thread, CPU time, sides in turns within one run, figures stored with their hardware."""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import statistics
+import time
+from collections.abc import Callable
+from importlib.metadata import version
+from pathlib import Path
+
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+RESULTS = Path(__file__).parent / "results"
+
+
+def one_thread() -> None:
+    """Before either side makes its thread pools."""
+    import tensorflow as tf
+    import torch
+
+    tf.config.threading.set_intra_op_parallelism_threads(1)
+    tf.config.threading.set_inter_op_parallelism_threads(1)
+    torch.set_num_threads(1)
+
+
+def interleaved(sides: dict[str, Callable[[], object]], rounds: int) -> dict[str, dict[str, float]]:
+    """CPU milliseconds of each side, the sides taking turns, after two unmeasured rounds."""
+    times: dict[str, list[float]] = {name: [] for name in sides}
+    for turn in range(rounds + 2):
+        for name, run in sides.items():
+            start = time.process_time()
+            run()
+            if turn >= 2:
+                times[name].append(1000 * (time.process_time() - start))
+    return {
+        name: {"median_ms": round(statistics.median(t), 2), "min_ms": round(min(t), 2)} for name, t in times.items()
+    }
+
+
+def processor() -> str:
+    """The processor's name, where the system tells."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+        return next(line.split(":", 1)[1].strip() for line in lines if line.startswith("model name"))
+    except (OSError, StopIteration):
+        return platform.processor() or platform.machine()
+
+
+def store(name: str, rows: list[dict]) -> None:
+    """Print the rows and keep them, with what they were measured on."""
+    packages = ("tensorflow", "keras", "torch", "transformers")
+    report = {
+        "command": f"python benchmarks/{name}.py",
+        "hardware": f"{processor()}, one thread",
+        "python": platform.python_version(),
+        "versions": {package: version(package) for package in packages},
+        "rows": rows,
+    }
+    for row in rows:
+        print("  ".join(f"{key}={value}" for key, value in row.items()))
+    RESULTS.mkdir(exist_ok=True)
+    temporary = RESULTS / f".{name}.json"
+    temporary.write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
+    temporary.rename(RESULTS / f"{name}.json")
+
+
+def base_peer(vocabulary: int = 30_522):
+    """Hugging Face's VisionEncoderDecoder in the `base` shape: ViT-S/16 at 224 px under six blocks of width 384."""
+    import transformers as hf
+
+    shape = {"hidden_size": 384, "num_attention_heads": 6, "intermediate_size": 1536}
+    vision = hf.ViTConfig(num_hidden_layers=12, image_size=224, patch_size=16, **shape)
+    words = hf.BertConfig(
+        num_hidden_layers=6, vocab_size=vocabulary, is_decoder=True, add_cross_attention=True, **shape
+    )
+    config = hf.VisionEncoderDecoderConfig.from_encoder_decoder_configs(vision, words)
+    model = hf.VisionEncoderDecoderModel(config)
+    for holder in (model.config, model.generation_config):
+        holder.decoder_start_token_id, holder.pad_token_id, holder.eos_token_id = 2, 0, 3
+    return model
+
+
+def base_ours(vocabulary: int = 30_522, **overrides):
+    """The same shape from the zoo."""
+    from vtx_keras import text, zoo
+
+    pieces = [f"w{i}" for i in range(vocabulary - len(text.SPECIALS))]
+    return zoo.build("cross_attn_captioner", weights=None, size="base", vocabulary=pieces, **overrides)

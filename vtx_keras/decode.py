@@ -1,0 +1,182 @@
+"""Greedy, beam and sampled decoding: one static-shape loop over a key-value cache, pure `keras.ops`.
+
+A model brings a `step` (newest tokens and cache in, logits and cache out); this file decides what to write. Nothing
+here has a shape that depends on data, so the loop compiles under XLA and `jax.jit` and converts to LiteRT and ONNX.
+
+Beams are never copied. A token stays in the cache slot of the beam that wrote it, and `history` remembers, for each
+beam and position, in which slot its own past lies; choosing beams permutes that small table alone.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+from keras import ops
+
+from vtx_keras.text import END, MASK, PAD, START, UNK
+
+SAMPLERS = ("greedy", "random", "top_k", "top_p")
+UNWRITABLE = (PAD, UNK, START, MASK)  # special tokens a decoder never writes; it does write the end
+NEVER = -1e9
+
+
+def check_sampling(
+    sampler: str, beams: int, top_k: int | None, top_p: float | None, temperature: float | None, seed: int | None
+) -> None:
+    """Refuse what contradicts itself, before anything is computed.
+
+    >>> check_sampling("greedy", 4, None, None, None, None)
+    >>> check_sampling("greedy", 1, None, 0.9, None, None)
+    Traceback (most recent call last):
+    ValueError: top_p=0.9 has no effect with sampler="greedy": say sampler="top_p"
+    """
+    if sampler not in SAMPLERS:
+        raise ValueError(f"sampler={sampler!r} is not one of {', '.join(SAMPLERS)}")
+    if isinstance(beams, bool) or not isinstance(beams, int) or beams < 1:
+        raise ValueError(f"beams={beams!r}: expected a whole number of at least 1")
+    if sampler != "greedy" and beams > 1:
+        raise ValueError(f'beams={beams} needs sampler="greedy": beam search does not draw. Drop one of the two.')
+    uses = {"top_k": ("top_k", "top_p"), "top_p": ("top_p",), "temperature": SAMPLERS[1:], "seed": SAMPLERS[1:]}
+    given = {"top_k": top_k, "top_p": top_p, "temperature": temperature, "seed": seed}
+    for option, value in given.items():
+        if value is not None and sampler not in uses[option]:
+            wanted = option if option in SAMPLERS else "top_p"
+            raise ValueError(f'{option}={value} has no effect with sampler="{sampler}": say sampler="{wanted}"')
+    if top_k is not None and (isinstance(top_k, bool) or not isinstance(top_k, int) or top_k < 1):
+        raise ValueError(f"top_k={top_k!r}: expected a whole number of at least 1")
+    if top_p is not None and not 0 < top_p <= 1:
+        raise ValueError(f"top_p={top_p!r}: expected a share of the probability, above 0 and at most 1")
+    if temperature is not None and not (temperature > 0 and math.isfinite(temperature)):
+        raise ValueError(f'temperature={temperature!r}: expected a number above 0; for no randomness use "greedy"')
+
+
+def search(
+    step: Callable[[Any, Any, Any, Any, Any], tuple[Any, Any]],
+    cache: Any,
+    prompt: Any,
+    *,
+    length: int,
+    beams: int = 1,
+    length_penalty: float = 1.0,
+    draw: Callable[[Any, Any], Any] | None = None,
+) -> tuple[Any, Any]:
+    """Write up to `length` tokens after the start token; returns (ids (batch, length), scores (batch,)).
+
+    `step(tokens (batch, beams), index, cache, now, visible)` gives float32 logits (batch, beams, vocabulary) and the
+    next cache. `prompt` (batch, length), 0-padded, is written first. The score is the log-probability of what was
+    written after it, the end included, divided by its length to the power `length_penalty`. The ids hold the
+    words alone: the end token is left out. `draw(logits, index)` replaces the likeliest token by a drawn one.
+    """
+    positions, beam = ops.arange(length), ops.arange(beams)
+    rows = ops.tile(ops.zeros_like(prompt[:, :1]), (1, beams))  # (batch, beams): the batch size may be unknown
+    nothing = ops.tile(ops.expand_dims(ops.zeros_like(prompt), 1), (1, beams, 1))
+    start = {
+        "index": ops.convert_to_tensor(0, "int32"),
+        "newest": rows + START,
+        "ids": nothing,
+        "history": nothing,  # the cache slot that holds each past token
+        # All beams start alike, so at first only one of them counts.
+        "scores": ops.cast(rows, "float32") + ops.where(beam == 0, 0.0, NEVER),
+        "lengths": ops.cast(rows, "float32"),  # tokens written after the prompt
+        "done": ops.cast(rows, "bool"),
+        "cache": cache,
+    }
+
+    def normalised(scores: Any, lengths: Any) -> Any:
+        return scores / ops.power(ops.maximum(lengths, 1.0), length_penalty)
+
+    def unfinished(at: dict) -> Any:
+        # A log-probability only falls, so divided by the greatest length it bounds what a beam can still reach.
+        best = ops.max(ops.where(at["done"], normalised(at["scores"], at["lengths"]), 2 * NEVER), axis=1)
+        bound = ops.max(ops.where(at["done"], 2 * NEVER, at["scores"] / float(length) ** length_penalty), axis=1)
+        return ops.logical_and(at["index"] < length, ops.any(bound > best))
+
+    def write(at: dict) -> dict:
+        now = positions == at["index"]
+        history = ops.where(now, beam[:, None], at["history"])
+        visible = ops.logical_and(ops.expand_dims(history, -1) == beam, (positions <= at["index"])[:, None])
+        visible = ops.reshape(visible, (-1, beams, length * beams))
+        logits, cache = step(at["newest"], at["index"], at["cache"], now, visible)
+        logits = ops.where(np.isin(np.arange(logits.shape[-1]), UNWRITABLE), NEVER, logits)
+
+        # Each beam proposes its likeliest continuations; a finished one proposes itself, once and unchanged.
+        if draw is None:
+            values, tokens = ops.top_k(logits, min(beams, logits.shape[-1]))
+            tokens = ops.cast(tokens, "int32")
+        else:
+            tokens = ops.cast(draw(logits, at["index"]), "int32")
+            values = ops.take_along_axis(logits, tokens, axis=-1)
+        width = tokens.shape[-1]
+        scores, lengths, done = (ops.expand_dims(at[name], -1) for name in ("scores", "lengths", "done"))
+        itself = ops.where(ops.arange(width) == 0, scores, 2 * NEVER)
+        tokens = ops.where(done, PAD, tokens)
+        scores = ops.where(done, itself, scores + values - ops.logsumexp(logits, axis=-1, keepdims=True))
+        lengths = lengths + ops.where(done, 0.0, 1.0)
+
+        # The best proposals become the new beams.
+        scores = ops.reshape(scores, (-1, beams * width))
+        ranking = normalised(scores, ops.reshape(ops.tile(lengths, (1, 1, width)), (-1, beams * width)))
+        chosen = ops.cast(ops.top_k(ranking, beams)[1], "int32")
+        parent = chosen // width
+        newest, scores = pick(ops.reshape(tokens, (-1, beams * width)), chosen), pick(scores, chosen)
+
+        # A prompt overrules the choice, and is not scored.
+        prompted = ops.sum(ops.where(now, prompt, 0), axis=1, keepdims=True)
+        forced = prompted > 0
+        parent = ops.where(forced, beam, parent)
+        newest = ops.where(forced, prompted, newest)
+        return {
+            "index": at["index"] + 1,
+            "newest": newest,
+            "ids": ops.where(now, ops.expand_dims(newest, -1), pick(at["ids"], parent)),
+            "history": pick(history, parent),
+            "scores": ops.where(forced, at["scores"], scores),
+            "lengths": ops.where(forced, at["lengths"], pick(lengths[:, :, 0], parent)),
+            "done": ops.logical_or(pick(at["done"], parent), newest == END),
+            "cache": cache,
+        }
+
+    final = ops.while_loop(unfinished, write, start)
+    scores, best = ops.top_k(normalised(final["scores"], final["lengths"]), 1)
+    ids = pick(final["ids"], ops.cast(best, "int32"))[:, 0]
+    return ops.where(ids == END, PAD, ids), scores[:, 0]
+
+
+def pick(x: Any, index: Any) -> Any:
+    """`x[b, index[b, k]]` for all b and k, from comparisons alone: gathers of this kind do not convert everywhere.
+
+    >>> ops.convert_to_numpy(pick(ops.array([[5, 6, 7]]), ops.array([[2, 0]]))).tolist()
+    [[7, 5]]
+    """
+    if x.shape[1] == 1:
+        return x
+    chosen = ops.expand_dims(index, -1) == ops.arange(x.shape[1])  # (batch, k, n)
+    if x.dtype == "bool":
+        return ops.any(ops.logical_and(chosen, ops.expand_dims(x, 1)), axis=-1)
+    if len(x.shape) == 3:
+        return ops.sum(ops.where(ops.expand_dims(chosen, -1), ops.expand_dims(x, 1), 0), axis=2)
+    return ops.sum(ops.where(chosen, ops.expand_dims(x, 1), 0), axis=-1)
+
+
+def drawing(noise: Any, *, top_k: int | None, top_p: float | None, temperature: float | None) -> Callable:
+    """A `draw` for `search`: the token at which the cumulative probability passes `noise` (batch, length) in [0, 1).
+
+    One number per row and position decides, so a draw does not depend on the other rows of a batch.
+    """
+
+    def draw(logits: Any, index: Any) -> Any:
+        values, tokens = ops.top_k(logits / (temperature or 1.0), min(top_k or logits.shape[-1], logits.shape[-1]))
+        probabilities = ops.softmax(values)
+        if top_p is not None:
+            before = ops.cumsum(probabilities, axis=-1) - probabilities
+            probabilities = ops.where(before < top_p, probabilities, 0.0)
+        reached = ops.cumsum(probabilities, axis=-1)
+        level = ops.sum(ops.where(ops.arange(noise.shape[1]) == index, noise, 0.0), axis=1)[:, None, None]
+        passed = ops.sum(ops.cast(reached <= level * reached[:, :, -1:], "int32"), axis=-1, keepdims=True)
+        likely = ops.sum(ops.cast(probabilities > 0, "int32"), axis=-1, keepdims=True)
+        return ops.take_along_axis(tokens, ops.minimum(passed, likely - 1), axis=-1)
+
+    return draw

@@ -1,0 +1,337 @@
+"""The few layers that own weights: attention with reusable keys and values, the transformer block, positions.
+
+Everything here is `keras.ops`. Three habits keep every graph convertible to LiteRT builtins and ONNX: no tensor of
+more than five dimensions, no `slice_update` (a cache is written with `where`), and no `argmax`.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from typing import Any
+
+import keras
+from keras import ops
+
+register = keras.saving.register_keras_serializable("vtx_keras")
+
+# Added to a masked logit. Finite, so that a row with nothing to see stays a number, and within float16.
+MASKED = -3e4
+
+
+def gelu(x: Any) -> Any:
+    """The tanh form of GELU: the exact one becomes `Erfc`, which onnxruntime refuses."""
+    return keras.activations.gelu(x, approximate=True)
+
+
+def layer_norm(name: str) -> keras.layers.Layer:
+    return keras.layers.LayerNormalization(epsilon=1e-6, name=name)
+
+
+def masked_mean(x: Any, mask: Any = None) -> Any:
+    """Mean over the tokens of `x` (batch, tokens, dim) that `mask` (batch, tokens) keeps, as (batch, 1, dim).
+
+    >>> masked_mean(ops.ones((2, 3, 4)), ops.ones((2, 3), "bool")).shape
+    (2, 1, 4)
+    """
+    if mask is None:
+        return ops.mean(x, axis=1, keepdims=True)
+    weight = ops.expand_dims(ops.cast(mask, x.dtype), -1)
+    return ops.sum(x * weight, axis=1, keepdims=True) / ops.maximum(
+        ops.sum(weight, axis=1, keepdims=True), ops.cast(1, x.dtype)
+    )
+
+
+def causal_mask(length: Any) -> Any:
+    """(1, length, length) booleans: a query sees the keys at or before its own position."""
+    positions = ops.arange(length)
+    return ops.expand_dims(positions[:, None] >= positions[None, :], 0)
+
+
+def key_mask(mask: Any) -> Any:
+    """A padding mask (batch, keys) as an attention mask (batch, 1, keys); None stays None."""
+    return None if mask is None else ops.expand_dims(mask, 1)
+
+
+def both(first: Any, second: Any) -> Any:
+    """The conjunction of two attention masks, either of which may be None."""
+    if first is None or second is None:
+        return second if first is None else first
+    return ops.logical_and(first, second)
+
+
+@register
+class Spec(keras.layers.Layer):
+    """Passes tokens through, and makes a saved model whole.
+
+    Its config is what the model was built from: name, options, vocabulary. It travels inside `.keras`, which is why
+    a loaded model can tokenize, resize and decode with nothing else at hand.
+    """
+
+    def __init__(self, spec: dict, **kwargs: Any):
+        super().__init__(**kwargs)
+        self.spec = spec
+
+    def call(self, tokens: Any) -> Any:
+        return tokens
+
+    def get_config(self) -> dict:
+        return {**super().get_config(), "spec": self.spec}
+
+
+@register
+class Positions(keras.layers.Layer):
+    """Adds learned positions to tokens laid out on a grid: (length,) of words, (rows, columns) of patches.
+
+    One table per axis, summed: a grid of another size needs only its axes interpolated. A single axis may be longer
+    than the tokens it meets.
+    """
+
+    def __init__(self, grid: tuple[int, ...], **kwargs: Any):
+        super().__init__(**kwargs)
+        self.grid = tuple(grid)
+
+    def compute_output_shape(self, shape: tuple) -> tuple:
+        return shape
+
+    def build(self, shape: tuple) -> None:
+        self.axes = [
+            self.add_weight(
+                shape=(size, shape[-1]), initializer=keras.initializers.RandomNormal(0.02), name=f"axis_{i}"
+            )
+            for i, size in enumerate(self.grid)
+        ]
+
+    def table(self) -> Any:
+        """(product of the grid, dim): the position of every cell, row by row."""
+        table = ops.convert_to_tensor(self.axes[0])
+        for axis in self.axes[1:]:
+            table = ops.reshape(table[:, None, :] + axis[None, :, :], (-1, axis.shape[-1]))
+        return ops.cast(table, self.compute_dtype)
+
+    def call(self, x: Any) -> Any:
+        return x + self.table()[: ops.shape(x)[1]]
+
+    def step(self, x: Any, index: Any) -> Any:
+        """The tokens `x` (batch, beams, dim) all stand at position `index`."""
+        return x + ops.take(self.table(), index, axis=0)
+
+    def get_config(self) -> dict:
+        return {**super().get_config(), "grid": self.grid}
+
+
+class Composite(keras.layers.Layer):
+    """A layer made of others, which says in `parts` how wide the tokens are that each of them reads.
+
+    Building and shapes are then known without tracing `call`, which the JAX backend cannot do for texts of any length.
+    """
+
+    def parts(self) -> Iterator[tuple[keras.layers.Layer, int]]:
+        raise NotImplementedError
+
+    def build(self, shape: tuple) -> None:
+        for part, width in self.parts():
+            part.build((None, None, width))
+
+    def compute_output_shape(self, shape: tuple) -> tuple:
+        return shape
+
+
+@register
+class Attention(Composite):
+    """Multi-head attention in two halves, so that keys and values can be made once and used many times.
+
+    Keys are laid out (batch, heads, head_dim, keys) and values (batch, heads, keys, head_dim): both are then the
+    right-hand side of a plain matrix product, in training and in every decoding step.
+    """
+
+    def __init__(self, dim: int, heads: int, **kwargs: Any):
+        super().__init__(**kwargs)
+        self.dim, self.heads = dim, heads
+        self.query = keras.layers.Dense(dim, name="query")
+        self.key_value = keras.layers.Dense(2 * dim, name="key_value")
+        self.output_projection = keras.layers.Dense(dim, name="output")
+
+    def parts(self) -> Iterator[tuple[keras.layers.Layer, int]]:
+        yield from ((self.query, self.dim), (self.key_value, self.dim), (self.output_projection, self.dim))
+
+    def split_heads(self, x: Any) -> Any:
+        return ops.reshape(x, (-1, ops.shape(x)[1], self.heads, self.dim // self.heads))
+
+    def keys_values(self, context: Any) -> tuple[Any, Any]:
+        keys, values = ops.split(self.key_value(context), 2, axis=-1)
+        return ops.transpose(self.split_heads(keys), (0, 2, 3, 1)), ops.transpose(
+            self.split_heads(values), (0, 2, 1, 3)
+        )
+
+    def weights_over(self, x: Any, keys: Any, mask: Any = None) -> Any:
+        """(batch, heads, queries, keys): where each query looks. `mask` (batch, queries, keys) keeps what it sees."""
+        scale = (self.dim // self.heads) ** -0.5
+        queries = ops.transpose(self.split_heads(self.query(x) * scale), (0, 2, 1, 3))
+        logits = ops.cast(ops.matmul(queries, keys), "float32")
+        if mask is not None:
+            logits = ops.where(ops.expand_dims(mask, 1), logits, MASKED)
+        return ops.cast(ops.softmax(logits), self.compute_dtype)
+
+    def attend(self, x: Any, keys: Any, values: Any, mask: Any = None) -> Any:
+        seen = ops.transpose(ops.matmul(self.weights_over(x, keys, mask), values), (0, 2, 1, 3))
+        return self.output_projection(ops.reshape(seen, (-1, ops.shape(x)[1], self.dim)))
+
+    def call(self, x: Any, context: Any, mask: Any = None) -> Any:
+        return self.attend(x, *self.keys_values(context), mask)
+
+    def get_config(self) -> dict:
+        return {**super().get_config(), "dim": self.dim, "heads": self.heads}
+
+
+@register
+class MLP(Composite):
+    """Two dense layers with GELU between."""
+
+    def __init__(self, dim: int, hidden: int, **kwargs: Any):
+        super().__init__(**kwargs)
+        self.dim, self.hidden = dim, hidden
+        self.up = keras.layers.Dense(hidden, activation=gelu, name="up")
+        self.down = keras.layers.Dense(dim, name="down")
+
+    def parts(self) -> Iterator[tuple[keras.layers.Layer, int]]:
+        yield from ((self.up, self.dim), (self.down, self.hidden))
+
+    def call(self, x: Any) -> Any:
+        return self.down(self.up(x))
+
+    def get_config(self) -> dict:
+        return {**super().get_config(), "dim": self.dim, "hidden": self.hidden}
+
+
+@register
+class Block(Composite):
+    """The transformer block: pre-norm self-attention, then an MLP. Fusions (fusion.py) put themselves in between.
+
+    The same weights serve whole sequences (`call`) and decoding, where `step` takes the newest token of every beam
+    and a cache of what came before. A cache is a pair of keys (batch, heads, head_dim, length, beams) and values
+    (batch, heads, length, beams, head_dim); beams are query rows that share it, and a mask says which of its slots
+    belong to whose history, so that choosing beams never moves it.
+    """
+
+    def __init__(self, dim: int, heads: int, *, causal: bool = False, dropout: float = 0.0, **kwargs: Any):
+        super().__init__(**kwargs)
+        self.dim, self.heads, self.causal, self.rate = dim, heads, causal, dropout
+        self.attention_norm = layer_norm("attention_norm")
+        self.attention = Attention(dim, heads, name="attention")
+        self.mlp_norm = layer_norm("mlp_norm")
+        self.mlp = MLP(dim, 4 * dim, name="mlp")
+        self.dropout = keras.layers.Dropout(dropout, name="dropout")
+
+    def parts(self) -> Iterator[tuple[keras.layers.Layer, int]]:
+        for part in (self.attention_norm, self.attention, self.mlp_norm, self.mlp, self.dropout):
+            yield part, self.dim
+
+    def call(self, x: Any, mask: Any = None) -> Any:
+        return self.think(self.look_back(x, self.visible(x, mask)))
+
+    def visible(self, x: Any, mask: Any = None) -> Any:
+        """What self-attention may see: no padding, and no future where the block is causal."""
+        return both(key_mask(mask), causal_mask(ops.shape(x)[1]) if self.causal else None)
+
+    def look_back(self, x: Any, mask: Any = None) -> Any:
+        normed = self.attention_norm(x)
+        return x + self.dropout(self.attention(normed, normed, mask))
+
+    def think(self, x: Any) -> Any:
+        return x + self.dropout(self.mlp(self.mlp_norm(x)))
+
+    def begin(self, vision: Any, mask: Any = None) -> tuple[Any, Any]:
+        """What `step` needs of the image, made once, and the image as the next block sees it. Here: nothing."""
+        return None, vision
+
+    def empty_cache(self, batch: Any, length: int, beams: int) -> tuple[Any, Any]:
+        width = self.dim // self.heads
+        return (
+            ops.zeros((batch, self.heads, width, length, beams), self.compute_dtype),
+            ops.zeros((batch, self.heads, length, beams, width), self.compute_dtype),
+        )
+
+    def step(self, x: Any, cache: tuple, now: Any, visible: Any, state: Any = None) -> tuple[Any, tuple]:
+        """The newest tokens `x` (batch, beams, dim) at the position where `now` (length,) is true."""
+        x, cache = self.look_back_step(x, cache, now, visible)
+        return self.think(x), cache
+
+    def look_back_step(self, x: Any, cache: tuple, now: Any, visible: Any, prefix: Any = None) -> tuple[Any, tuple]:
+        """Self-attention over the cache, behind an optional `prefix` of (keys, values, mask) from the image."""
+        normed = self.attention_norm(x)
+        new_keys, new_values = self.attention.keys_values(normed)
+        cache = (
+            ops.where(now[:, None], ops.expand_dims(new_keys, 3), cache[0]),
+            ops.where(now[:, None, None], ops.expand_dims(new_values, 2), cache[1]),
+        )
+        slots, width = cache[0].shape[3] * cache[0].shape[4], self.dim // self.heads
+        keys = ops.reshape(cache[0], (-1, self.heads, width, slots))
+        values = ops.reshape(cache[1], (-1, self.heads, slots, width))
+        if prefix is not None:
+            keys = ops.concatenate([prefix[0], keys], axis=3)
+            values = ops.concatenate([prefix[1], values], axis=2)
+            visible = ops.concatenate([prefix[2], visible], axis=2)
+        return x + self.attention.attend(normed, keys, values, visible), cache
+
+    def get_config(self) -> dict:
+        return {
+            **super().get_config(),
+            "dim": self.dim,
+            "heads": self.heads,
+            "causal": self.causal,
+            "dropout": self.rate,
+        }
+
+
+@register
+class Pool(keras.layers.Layer):
+    """The mean of the tokens that are not padding, (batch, dim)."""
+
+    def compute_output_shape(self, x_shape: tuple) -> tuple:
+        return (x_shape[0], x_shape[-1])
+
+    def call(self, x: Any, mask: Any = None) -> Any:
+        return masked_mean(x, mask)[:, 0]
+
+
+@register
+class Contrastive(keras.layers.Layer):
+    """Pulls the embeddings of a pair together and those of other pairs in the batch apart, through `add_loss`.
+
+    `form` is "softmax" (CLIP: a row's own partner against the batch, both ways) or "sigmoid" (SigLIP: every pair by
+    itself). The loss is added here, so the output stays one row per example: the two unit vectors (batch, 2, dim), or
+    `output` if one is given.
+    """
+
+    def __init__(self, form: str = "softmax", weight: float = 1.0, **kwargs: Any):
+        super().__init__(**kwargs)
+        self.form, self.weight = form, weight
+
+    def compute_output_shape(self, image_shape: tuple, text_shape: tuple, output_shape: tuple | None = None) -> tuple:
+        return (image_shape[0], 2, image_shape[-1]) if output_shape is None else output_shape
+
+    def build(self, image_shape: tuple) -> None:
+        start = {"softmax": 1 / 0.07, "sigmoid": 10.0}[self.form]
+        constant = keras.initializers.Constant
+        self.log_scale = self.add_weight(shape=(), initializer=constant(math.log(start)), name="log_scale")
+        if self.form == "sigmoid":
+            self.bias = self.add_weight(shape=(), initializer=constant(-10.0), name="bias")
+
+    def call(self, image: Any, text: Any, output: Any = None) -> Any:
+        self.add_loss(self.weight * self.loss(ops.cast(image, "float32"), ops.cast(text, "float32")))
+        return ops.stack([image, text], axis=1) if output is None else output
+
+    def loss(self, image: Any, text: Any) -> Any:
+        scale = ops.exp(ops.minimum(ops.cast(self.log_scale, "float32"), math.log(100.0)))
+        logits = ops.matmul(image, ops.transpose(text)) * scale
+        rows = ops.arange(ops.shape(logits)[0])
+        pairs = ops.cast(rows[:, None] == rows[None, :], "float32")
+        if self.form == "sigmoid":
+            signs = 2 * pairs - 1
+            logits = logits + ops.cast(self.bias, "float32")
+            return -ops.mean(ops.sum(ops.log_sigmoid(signs * logits), axis=1))
+        return -0.5 * sum(ops.mean(ops.sum(pairs * ops.log_softmax(logits, axis=axis), axis=axis)) for axis in (0, 1))
+
+    def get_config(self) -> dict:
+        return {**super().get_config(), "form": self.form, "weight": self.weight}

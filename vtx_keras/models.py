@@ -1,0 +1,338 @@
+"""What a built model can do besides being a `keras.Model`: captions, answers, similarities, from pictures and strings.
+
+These classes add methods and nothing else, so `summary`, `fit`, `save` and `.keras` are Keras' own. All they need to
+know about themselves (vocabulary, sizes, class names) they read from their `Spec` layer, which is saved with them.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import keras
+import numpy as np
+from keras import ops
+
+from vtx_keras import decode, media, text
+from vtx_keras.layers import Block, register
+
+
+class VisionText(keras.Model):
+    """The common part: what the model was built from, its compiled functions, freezing."""
+
+    @property
+    def spec(self) -> dict:
+        """Name, options and vocabulary, as built."""
+        return self.get_layer("spec").spec
+
+    @property
+    def options(self) -> dict:
+        return self.spec["overrides"]
+
+    @property
+    def vocabulary(self) -> tuple[str, ...]:
+        return tuple(self.spec["vocabulary"])
+
+    @property
+    def image_shape(self) -> tuple[int, ...]:
+        """(h, w, 3), or (frames, h, w, 3) for a video model."""
+        return tuple(self.input["image"].shape[1:])
+
+    def freeze(self, *parts: str, frozen: bool = True) -> None:
+        """Stop (or with `frozen=False` resume) training the "image" or the "text" encoder, and compile again.
+
+        >>> model = _toy("gated_vqa")
+        >>> model.freeze("image")
+        >>> model.get_layer("image_encoder").trainable
+        False
+        """
+        for part in parts:
+            if part not in ("image", "text") or not self.has_layer(f"{part}_encoder"):
+                have = [known for known in ("image", "text") if self.has_layer(f"{known}_encoder")]
+                raise ValueError(f"freeze({part!r}): this model's encoders are {', '.join(map(repr, have))}")
+            self.get_layer(f"{part}_encoder").trainable = not frozen
+        if self.compiled:
+            self.compile_from_config(self.get_compile_config())
+
+    def has_layer(self, name: str) -> bool:
+        return any(layer.name == name for layer in self.layers)
+
+    def prepare(self, images: Any) -> tuple[np.ndarray, list[int], dict[int, str]]:
+        """Pictures or clips to a batch at the model's size; which items are in it, and what ails the others."""
+        return media.batch(images, self.image_shape, self.options["resize"])
+
+    def tokens_of(self, texts: str | bytes | Sequence[str | bytes], **kwargs: Any) -> np.ndarray:
+        texts = [texts] if isinstance(texts, (str, bytes)) else list(texts)
+        return text.encode(texts, self.vocabulary, self.options["max_length"], start=True, **kwargs)
+
+    def in_batches(self, run: keras.Model, inputs: dict[str, np.ndarray], batch_size: int) -> np.ndarray:
+        """`run.predict_on_batch` in pieces of one shape, so that it is traced once: a short last piece is filled up."""
+        total = len(next(iter(inputs.values())))
+        size, results = min(batch_size, total), []
+        for start in range(0, total, size):
+            rows = np.minimum(np.arange(start, start + size), total - 1)
+            results.append(run.predict_on_batch({name: array[rows] for name, array in inputs.items()}))
+        return keras.tree.map_structure(lambda *parts: np.concatenate(parts)[:total], *results)
+
+    def kept(self, key: Any, make: Callable[[], keras.Model]) -> keras.Model:
+        """A helper model made once per `key`, out of Keras' sight: it holds this model and must not be saved in it."""
+        keep = self.__dict__.setdefault("_kept", _Kept()).models
+        if key not in keep:
+            keep[key] = make()
+        return keep[key]
+
+
+class _Kept:
+    """A box that Keras neither tracks nor saves."""
+
+    def __init__(self) -> None:
+        self.models: dict = {}
+
+
+@register
+class Captioner(VisionText):
+    """A left-to-right decoder over an image."""
+
+    def generate(
+        self,
+        images: Any,
+        prompt: str | Sequence[str] | None = None,
+        *,
+        beams: int = 1,
+        sampler: str = "greedy",
+        top_k: int | None = None,
+        top_p: float | None = None,
+        temperature: float | None = None,
+        max_length: int | None = None,
+        seed: int | None = None,
+        batch_size: int = 32,
+        on_error: str = "raise",
+    ) -> list[str]:
+        """Captions: a list of strings, one per picture (or clip), beginning with `prompt` where one is given.
+
+        `images` is a path, bytes, a PIL image or an array (0–255), or many of them. `beams` above 1 searches;
+        `sampler` "random", "top_k" or "top_p" draws instead, repeatably when `seed` is given. An unreadable picture does
+        not lose the others: see `media.BadItems`, or pass `on_error="none"`.
+
+        >>> model = _toy("cross_attn_captioner")
+        >>> len(model.generate(np.zeros((2, 32, 32, 3)), prompt="a", max_length=4))
+        2
+        """
+        sampling = _sampling(sampler, beams, top_k, top_p, temperature, seed)
+        length = self.check_length(max_length)
+        pixels, good, errors = self.prepare(images)
+        total = len(good) + len(errors)
+        inputs = {"image": pixels, "prompt": self.prompts(prompt, total, length)[good]}
+        if sampler != "greedy":
+            seed = random.SystemRandom().randrange(2**32) if seed is None else seed
+            inputs["noise"] = np.random.default_rng(seed).random((total, length), "float32")[good]
+        if not good:
+            return media.settle([], good, errors, total, on_error)
+        settings = {"beams": beams, "max_length": length, **sampling}
+        run = self.kept(("generate", *settings.items()), lambda: _Generate(self, settings))
+        ids, _ = self.in_batches(run, inputs, batch_size)
+        return media.settle(text.decode(ids, self.vocabulary), good, errors, total, on_error)
+
+    def generate_ids(
+        self,
+        images: Any,
+        prompt_ids: Any = None,
+        *,
+        beams: int = 1,
+        max_length: int | None = None,
+        length_penalty: float = 1.0,
+        sampler: str = "greedy",
+        top_k: int | None = None,
+        top_p: float | None = None,
+        temperature: float | None = None,
+        seed: int | None = None,
+        noise: Any = None,
+    ) -> tuple[Any, Any]:
+        """(ids, scores): the words' ids (batch, max_length), 0-padded, and their length-normalised log-probability.
+
+        Pure `keras.ops`: it compiles in `tf.function(jit_compile=True)` and `jax.jit`, and converts to LiteRT and
+        ONNX. `images` is a float batch of 0–255 at the model's size, `prompt_ids` (batch, n) is 0-padded. A sampler
+        draws by `noise` (batch, max_length) in [0, 1), or makes it from `seed`.
+        """
+        sampling = _sampling(sampler, beams, top_k, top_p, temperature, seed)
+        length = self.check_length(max_length)
+        images = ops.convert_to_tensor(images, "float32")
+        prompt = ops.zeros((ops.shape(images)[0], length), "int32")
+        if prompt_ids is not None:
+            prompt_ids = ops.cast(prompt_ids, "int32")[:, :length]
+            prompt = ops.concatenate([prompt_ids, prompt[:, prompt_ids.shape[1] :]], axis=1)
+        draw = None
+        if sampler != "greedy":
+            if noise is None:
+                noise = keras.random.uniform((ops.shape(images)[0], length), seed=seed)
+            draw = decode.drawing(noise, **{name: sampling[name] for name in ("top_k", "top_p", "temperature")})
+        step, cache = self.decoder(images, length, beams)
+        return decode.search(step, cache, prompt, length=length, beams=beams, length_penalty=length_penalty, draw=draw)
+
+    def decoder(self, images: Any, length: int, beams: int) -> tuple[Callable, Any]:
+        """The step form of the graph for these images, and an empty cache for it."""
+        vision = self.get_layer("vision")(self.get_layer("image_encoder")(images))
+        words, positions, norm = (self.get_layer(name) for name in ("words", "positions", "norm"))
+        blocks = [layer for layer in self.layers if isinstance(layer, Block)]
+        states = []
+        for block in blocks:
+            state, vision = block.begin(vision)
+            states.append(state)
+        cache = [block.empty_cache(ops.shape(images)[0], length, beams) for block in blocks]
+        # The output head is the word table; turned once here, not in every step.
+        head = ops.transpose(ops.cast(words.embeddings, "float32"))
+
+        def step(tokens: Any, index: Any, cache: list, now: Any, visible: Any) -> tuple[Any, list]:
+            x, after = positions.step(words(tokens), index), []
+            for block, block_cache, state in zip(blocks, cache, states, strict=True):
+                x, block_cache = block.step(x, block_cache, now, visible, state)
+                after.append(block_cache)
+            return ops.matmul(ops.cast(norm(x), "float32"), head), after
+
+        return step, cache
+
+    def check_length(self, max_length: int | None) -> int:
+        most = self.options["max_length"]
+        if max_length is None:
+            return most
+        if isinstance(max_length, bool) or not isinstance(max_length, int) or not 1 <= max_length <= most:
+            raise ValueError(
+                f"max_length={max_length!r}: expected a whole number from 1 to {most}, the length the model was built "
+                "for. For longer texts build it with a greater max_length."
+            )
+        return max_length
+
+    def prompts(self, prompt: str | Sequence[str] | None, total: int, length: int) -> np.ndarray:
+        """Prompts as ids (total, length), 0-padded: one for all, or one for each."""
+        if prompt is None:
+            return np.zeros((total, length), "int32")
+        prompts = [prompt] * total if isinstance(prompt, (str, bytes)) else list(prompt)
+        if len(prompts) != total:
+            raise ValueError(f"{len(prompts)} prompts for {total} pictures: give one for all, or one for each")
+        return text.encode(prompts, self.vocabulary, length, allow_empty=True)
+
+
+def _sampling(
+    sampler: str, beams: int, top_k: int | None, top_p: float | None, temperature: float | None, seed: int | None
+) -> dict:
+    decode.check_sampling(sampler, beams, top_k, top_p, temperature, seed)
+    if sampler == "top_k":
+        top_k = top_k or 50
+    if sampler == "top_p":
+        top_p = top_p or 0.9
+    return {"sampler": sampler, "top_k": top_k, "top_p": top_p, "temperature": temperature}
+
+
+class _Generate(keras.Model):
+    """`generate_ids` behind `predict_on_batch`: Keras compiles it for the backend at hand, so this file names none."""
+
+    def __init__(self, captioner: Captioner, settings: dict):
+        super().__init__(name="generate")
+        self.captioner, self.settings = captioner, settings
+        self.compile()
+
+    def call(self, inputs: dict) -> tuple[Any, Any]:
+        return self.captioner.generate_ids(
+            inputs["image"], inputs["prompt"], noise=inputs.get("noise"), **self.settings
+        )
+
+
+class PairModel(VisionText):
+    """A model that reads a picture and a text together and gives logits for the pair."""
+
+    def logits(
+        self, images: Any, texts: Any, batch_size: int, on_error: str, *, allow_empty: bool = False
+    ) -> tuple[np.ndarray, list[int], dict[int, str], int]:
+        """Logits of each pair whose picture is good; one picture may meet many texts, and one text many pictures."""
+        pixels, good, errors = self.prepare(images)
+        tokens = self.tokens_of(texts, allow_empty=allow_empty)
+        pictures = len(good) + len(errors)
+        total = max(pictures, len(tokens))
+        if pictures not in (1, total) or len(tokens) not in (1, total):
+            raise ValueError(f"{pictures} pictures and {len(tokens)} texts: expected equally many, or one of either")
+        if pictures == 1 and total > 1:
+            good, errors = (list(range(total)), {}) if good else ([], dict.fromkeys(range(total), errors[0]))
+            pixels = np.broadcast_to(pixels, (len(good), *pixels.shape[1:]))
+        tokens = np.broadcast_to(tokens, (total, tokens.shape[1]))[good]
+        if not good:
+            return np.zeros((0, 1), "float32"), good, errors, total
+        outputs = self.in_batches(self, {"image": pixels, "tokens": tokens}, batch_size)
+        return (outputs["logits"] if isinstance(outputs, dict) else outputs), good, errors, total
+
+
+@register
+class Answerer(PairModel):
+    """Classes from a picture and a text: answers to questions, or labels."""
+
+    @property
+    def class_names(self) -> list[str]:
+        classes = self.options["classes"]
+        return [str(i) for i in range(classes)] if isinstance(classes, int) else list(classes)
+
+    def answer(
+        self, images: Any, questions: str | Sequence[str], *, batch_size: int = 32, on_error: str = "raise"
+    ) -> list[str] | list[list[str]]:
+        """The likeliest class per picture and question, by name; a list of names each where the model is multi-label.
+
+        >>> model = _toy("gated_vqa", classes=["no", "yes"])
+        >>> model.answer(np.zeros((1, 32, 32, 3)), ["is it a cat?"])[0] in ("no", "yes")
+        True
+        """
+        multi = self.options["multi_label"]
+        logits, *where = self.logits(images, questions, batch_size, on_error, allow_empty=self.options["allow_empty"])
+        names = self.class_names
+        if multi:
+            results = [[names[i] for i in np.flatnonzero(row > 0)] for row in logits]
+        else:
+            results = [names[i] for i in logits.argmax(axis=-1)]
+        return media.settle(results, *where, on_error)
+
+
+@register
+class Matcher(PairModel):
+    """Does this text fit this picture?"""
+
+    def match(
+        self, images: Any, texts: str | Sequence[str], *, batch_size: int = 32, on_error: str = "raise"
+    ) -> list[float]:
+        """The probability, per pair, that the text fits the picture.
+
+        >>> model = _toy("co_attn_matcher")
+        >>> 0 <= model.match(np.zeros((1, 32, 32, 3)), ["a cat"])[0] <= 1
+        True
+        """
+        logits, *where = self.logits(images, texts, batch_size, on_error)
+        probabilities = 1 / (1 + np.exp(-logits[:, 0].astype("float64")))
+        return media.settle([float(p) for p in probabilities], *where, on_error)
+
+
+@register
+class Retriever(VisionText):
+    """Two towers whose embeddings of matching pictures and texts lie close."""
+
+    def similarity(
+        self, images: Any, texts: str | Sequence[str], *, batch_size: int = 32, on_error: str = "raise"
+    ) -> np.ndarray:
+        """Cosine similarities (pictures, texts). With `on_error="none"` the row of an unreadable picture is NaN.
+
+        >>> _toy("retriever").similarity(np.zeros((2, 32, 32, 3)), ["a", "b", "c"]).shape
+        (2, 3)
+        """
+        pixels, good, errors = self.prepare(images)
+        tokens = self.tokens_of(texts)
+        columns = self.in_batches(self.tower("text"), {"tokens": tokens}, batch_size)
+        matrix = np.full((len(good) + len(errors), len(tokens)), np.nan, "float32")
+        if good:
+            matrix[good] = self.in_batches(self.tower("image"), {"image": pixels}, batch_size) @ columns.T
+        if errors:
+            media.settle(list(matrix[good]), good, errors, len(matrix), on_error)
+        return matrix
+
+    def tower(self, modality: str) -> keras.Model:
+        """The "image" or "text" half alone, to unit-length embeddings (batch, dim)."""
+        name = {"image": "image", "text": "tokens"}[modality]
+        return self.kept(
+            modality,
+            lambda: keras.Model({name: self.input[name]}, self.get_layer(f"{modality}_embedding").output),
+        )

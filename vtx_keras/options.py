@@ -1,0 +1,177 @@
+"""What `zoo.build` can be told: one table of options, their defaults by size and task, and the checks on them."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from typing import Any
+
+ABOUT = {
+    "captioner": "writes a sentence about a picture or clip",
+    "vqa": "answers a question about a picture or clip with one of its classes",
+    "classifier": "labels a picture and a text together, with one class or several",
+    "retriever": "measures how close pictures and texts are, for search",
+    "matcher": "says whether a text fits a picture",
+}
+TASKS = tuple(ABOUT)
+
+# `base` is the shape in which peers are measured: ViT-S/16 at 224 px under six blocks of width 384.
+SIZES = {
+    "tiny": {"dim": 256, "depth": 3, "vision_depth": 4, "text_depth": 1, "image_shape": (128, 128, 3)},
+    "small": {"dim": 384, "depth": 4, "vision_depth": 8, "text_depth": 2, "image_shape": (160, 160, 3)},
+    "base": {"dim": 384, "depth": 6, "vision_depth": 12, "text_depth": 4, "image_shape": (224, 224, 3)},
+}
+FRAMES = 8
+HEAD_WIDTH = 64
+
+
+def did_you_mean(name: str, known: Iterable[str]) -> str:
+    """ " (did you mean …?)", or nothing where nothing is close.
+
+    >>> did_you_mean("dept", ["dim", "depth"])
+    ' (did you mean depth?)'
+    """
+    close = difflib.get_close_matches(str(name), list(known), n=3, cutoff=0.5)
+    return f" (did you mean {' or '.join(close)}?)" if close else ""
+
+
+@dataclass(frozen=True)
+class Option:
+    """One option: what it is for, its default (None: see the size), which values it takes, which tasks have it."""
+
+    about: str
+    default: Any
+    takes: str
+    accepts: Callable[[Any], bool]
+    tasks: tuple[str, ...] = TASKS
+
+
+def _whole(least: int) -> Callable[[Any], bool]:
+    return lambda value: isinstance(value, int) and not isinstance(value, bool) and value >= least
+
+
+def _one_of(*choices: Any) -> Callable[[Any], bool]:
+    return lambda value: isinstance(value, type(choices[0])) and value in choices
+
+
+def _shape(value: Any) -> bool:
+    return (
+        isinstance(value, (tuple, list))
+        and len(value) in (3, 4)
+        and all(_whole(1)(side) for side in value)
+        and value[-1] == 3
+    )
+
+
+def _classes(value: Any) -> bool:
+    if isinstance(value, (tuple, list)):
+        return len(value) >= 2 and all(isinstance(n, str) and n for n in value) and len(set(value)) == len(value)
+    return _whole(2)(value)
+
+
+def _encoder(value: Any) -> bool:
+    """A name; or a `keras.Model`, or the config it was saved as."""
+    return bool(value) and (isinstance(value, (str, dict)) or hasattr(value, "get_config"))
+
+
+FUSED = ("vqa", "classifier", "matcher")
+READERS = (*FUSED, "retriever")
+LABELLERS = ("vqa", "classifier")
+WHOLE, FLAG = "a whole number of at least 1", "True or False"
+
+OPTIONS = {
+    "size": Option("widths and depths that go together", "tiny", "tiny, small or base", _one_of(*SIZES)),
+    "image_shape": Option(
+        "(h, w, 3), or (frames, h, w, 3) for video", None, "(h, w, 3) or (frames, h, w, 3), whole numbers", _shape
+    ),
+    "dim": Option("width of the tokens", None, WHOLE, _whole(1)),
+    "depth": Option("number of blocks in which text meets vision", None, WHOLE, _whole(1), ("captioner", *FUSED)),
+    "heads": Option(f"attention heads; by default one per {HEAD_WIDTH} of dim", None, WHOLE, _whole(1)),
+    "image_encoder": Option(
+        "how pictures are read",
+        "vit",
+        "vit, mobilenet_v2, a keras.applications name, a keras-hub preset or a keras.Model",
+        _encoder,
+    ),
+    "vision_depth": Option("blocks of the vit", None, WHOLE, _whole(1)),
+    "patch": Option("side of a patch of the vit, in pixels", 16, WHOLE, _whole(1)),
+    "temporal": Option(
+        "how the frames of a clip are told apart", "positions", "positions or gru", _one_of("positions", "gru")
+    ),
+    "text_encoder": Option(
+        "how texts are read",
+        "transformer",
+        "transformer, lstm, gru, a keras-hub preset or a keras.Model",
+        _encoder,
+        READERS,
+    ),
+    "text_depth": Option("layers of the text encoder", None, WHOLE, _whole(1), READERS),
+    "max_length": Option("most tokens of a text", 32, "a whole number of at least 2", _whole(2)),
+    "dropout": Option(
+        "share of activations dropped in training",
+        0.1,
+        "a number from 0 up to, not including, 1",
+        lambda value: isinstance(value, (int, float)) and not isinstance(value, bool) and 0 <= value < 1,
+    ),
+    "resize": Option(
+        "how a picture of another shape is fitted", "pad", "pad, crop or stretch", _one_of("pad", "crop", "stretch")
+    ),
+    "classes": Option(
+        "the answers or labels", 2, "a number of at least 2, or a list of distinct names", _classes, LABELLERS
+    ),
+    "multi_label": Option("whether several labels can hold at once", False, FLAG, _one_of(False, True), LABELLERS),
+    "allow_empty": Option("whether the text may be missing", False, FLAG, _one_of(False, True), LABELLERS),
+    "mlm": Option(
+        "adds a masked-language head; outputs become {logits, words}", False, FLAG, _one_of(False, True), FUSED
+    ),
+    "contrastive": Option(
+        "weight of a contrastive loss beside captioning (CoCa); adds a text-only block",
+        0.0,
+        "a number of at least 0",
+        lambda value: isinstance(value, (int, float)) and not isinstance(value, bool) and value >= 0,
+        ("captioner",),
+    ),
+    "loss": Option(
+        "form of the contrastive loss", "softmax", "softmax or sigmoid", _one_of("softmax", "sigmoid"), ("retriever",)
+    ),
+}
+
+
+def options_of(task: str) -> dict[str, Option]:
+    """The options a task has."""
+    return {name: option for name, option in OPTIONS.items() if task in option.tasks}
+
+
+def resolve(task: str, video: bool, given: dict[str, Any]) -> dict[str, Any]:
+    """All options of a task: those given, checked, and the defaults for the rest.
+
+    >>> resolve("captioner", False, {"dim": 128})["heads"]
+    2
+    >>> resolve("captioner", False, {"dept": 2})
+    Traceback (most recent call last):
+    ValueError: captioner has no option 'dept' (did you mean depth?)
+    """
+    known = options_of(task)
+    for name, value in given.items():
+        if name not in known:
+            elsewhere = f"; it belongs to {', '.join(OPTIONS[name].tasks)}" if name in OPTIONS else ""
+            hint = "" if elsewhere else did_you_mean(name, (*known, "vocabulary", "dtype", "weights"))
+            raise ValueError(f"{task} has no option {name!r}{elsewhere}{hint}")
+        if not known[name].accepts(value):
+            raise ValueError(f"{name}={value!r}: expected {known[name].takes}")
+    size = SIZES[given.get("size", OPTIONS["size"].default)]
+    options = {name: given.get(name, size.get(name, option.default)) for name, option in known.items()}
+    options["image_shape"] = tuple(options["image_shape"])
+    if video and len(options["image_shape"]) == 3:
+        if "image_shape" in given:
+            raise ValueError(
+                f"image_shape={given['image_shape']!r}: a video model needs (frames, h, w, 3), "
+                f"for example {(FRAMES, *options['image_shape'])}"
+            )
+        options["image_shape"] = (FRAMES, *options["image_shape"])
+    if options["heads"] is None:
+        options["heads"] = max(1, options["dim"] // HEAD_WIDTH)
+    if options["dim"] % options["heads"]:
+        raise ValueError(f"dim={options['dim']} does not divide by heads={options['heads']}")
+    return options

@@ -1,0 +1,184 @@
+"""Five tasks, each a function from options to a compiled `keras.Model`; the body is the diagram.
+
+`o` holds the options of `options.py` as attributes, and `spec`: what the model saves of itself.
+"""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+from typing import Any
+
+import keras
+from keras import ops
+
+from vtx_keras import encoders
+from vtx_keras.fusion import FUSIONS
+from vtx_keras.layers import Block, Contrastive, Pool, Positions, Spec, layer_norm, register
+from vtx_keras.models import Answerer, Captioner, Matcher, Retriever
+from vtx_keras.text import PAD
+
+
+def captioner(fusion: str, o: SimpleNamespace) -> Captioner:
+    """A left-to-right decoder: causal self-attention, the fusion, an MLP; logits of the next word at every position."""
+    inputs = {"image": keras.Input(o.image_shape, name="image"), "tokens": token_input()}
+    vision = image_tokens(inputs["image"], o)
+    words = keras.layers.ReversibleEmbedding(
+        o.vocabulary_size, o.dim, reverse_dtype="float32", embeddings_initializer=small_normal(), name="words"
+    )
+    tokens = Spec(o.spec, name="spec")(inputs["tokens"])
+    x = Positions((o.max_length,), name="positions")(words(tokens))
+    if o.contrastive:
+        x = Block(o.dim, o.heads, causal=True, dropout=o.dropout, name="text_block")(x)
+        text_alone, vision_alone = x, vision
+    for i in range(o.depth):
+        x, vision = fused_block(fusion, o, f"fusion_{i}", causal=True)(x, vision)
+    logits = words(layer_norm("norm")(x), reverse=True)
+    if o.contrastive:
+        text_embedding = embedding(text_alone, o, "text", mask=ops.not_equal(tokens, PAD))
+        image_embedding = embedding(vision_alone, o, "image")
+        logits = Contrastive(weight=o.contrastive, name="contrastive")(image_embedding, text_embedding, logits)
+    return compiled(Captioner(inputs, logits, name="captioner"), WordLoss(), [WordAccuracy()])
+
+
+def vqa(fusion: str, o: SimpleNamespace) -> Answerer:
+    """A question about a picture; answers are classes."""
+    return labeller(fusion, o, "vqa")
+
+
+def classifier(fusion: str, o: SimpleNamespace) -> Answerer:
+    """Labels from a picture and a text together; one, or several at once."""
+    return labeller(fusion, o, "classifier")
+
+
+def labeller(fusion: str, o: SimpleNamespace, name: str) -> Answerer:
+    classes = o.classes if isinstance(o.classes, int) else len(o.classes)
+    inputs, fused, logits = fused_logits(fusion, o, classes)
+    if o.multi_label:
+        loss = keras.losses.BinaryCrossentropy(from_logits=True, reduction="mean_with_sample_weight")
+        metrics = [keras.metrics.F1Score(average="micro", threshold=0.0, name="f1")]
+    else:
+        loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True, reduction="mean_with_sample_weight")
+        metrics = [keras.metrics.SparseCategoricalAccuracy(name="accuracy")]
+    return with_word_head(Answerer, inputs, fused, logits, o, name, loss, metrics)
+
+
+def matcher(fusion: str, o: SimpleNamespace) -> Matcher:
+    """Does this text fit this picture? One logit; the pairs that do not fit come from the data pipeline."""
+    inputs, fused, logits = fused_logits(fusion, o, 1)
+    loss = keras.losses.BinaryCrossentropy(from_logits=True, reduction="mean_with_sample_weight")
+    metrics = [keras.metrics.BinaryAccuracy(threshold=0.0, name="accuracy")]
+    return with_word_head(Matcher, inputs, fused, logits, o, "matcher", loss, metrics)
+
+
+def retriever(fusion: None, o: SimpleNamespace) -> Retriever:
+    """Two towers; the vectors of a picture and its text are pulled together."""
+    inputs = {"image": keras.Input(o.image_shape, name="image"), "tokens": token_input()}
+    tokens = Spec(o.spec, name="spec")(inputs["tokens"])
+    image_embedding = embedding(image_tokens(inputs["image"], o), o, "image")
+    text_embedding = embedding(text_tokens(tokens, o), o, "text", mask=ops.not_equal(tokens, PAD))
+    pairs = Contrastive(o.loss, name="contrastive")(image_embedding, text_embedding)
+    return compiled(Retriever(inputs, pairs, name="retriever"), None, [])
+
+
+def fused_logits(fusion: str, o: SimpleNamespace, classes: int) -> tuple[dict, Any, Any]:
+    """Text and vision through the fusion, and a head on the text's mean: vqa, classifier, matcher."""
+    inputs = {"image": keras.Input(o.image_shape, name="image"), "tokens": token_input()}
+    tokens = Spec(o.spec, name="spec")(inputs["tokens"])
+    mask = ops.not_equal(tokens, PAD)
+    vision, x = image_tokens(inputs["image"], o), text_tokens(tokens, o)
+    for i in range(o.depth):
+        x, vision = fused_block(fusion, o, f"fusion_{i}")(x, vision, mask)
+    x = layer_norm("norm")(x)
+    pooled = keras.layers.Dropout(o.dropout, name="dropout")(Pool(name="pool")(x, mask))
+    return inputs, x, keras.layers.Dense(classes, dtype="float32", name="head")(pooled)
+
+
+def with_word_head(
+    kind: type, inputs: dict, fused: Any, logits: Any, o: SimpleNamespace, name: str, loss: Any, metrics: list
+) -> Any:
+    """The finished model; with `mlm` also a head that restores masked words from the fused text (BERT)."""
+    if not o.mlm:
+        return compiled(kind(inputs, logits, name=name), loss, metrics)
+    words = keras.layers.Dense(o.vocabulary_size, dtype="float32", name="words_head")(fused)
+    model = kind(inputs, {"logits": logits, "words": words}, name=name)
+    return compiled(model, {"logits": loss, "words": WordLoss()}, {"logits": metrics, "words": [WordAccuracy()]})
+
+
+def image_tokens(image: Any, o: SimpleNamespace) -> Any:
+    encoder = encoders.image(
+        o.image_encoder,
+        image_shape=o.image_shape,
+        dim=o.dim,
+        heads=o.heads,
+        depth=o.vision_depth,
+        patch=o.patch,
+        dropout=o.dropout,
+        pretrained=o.pretrained,
+    )
+    return encoders.Vision(o.dim, clip=len(o.image_shape) == 4, temporal=o.temporal, name="vision")(encoder(image))
+
+
+def text_tokens(tokens: Any, o: SimpleNamespace) -> Any:
+    x = encoders.text(
+        o.text_encoder,
+        vocabulary_size=o.vocabulary_size,
+        max_length=o.max_length,
+        dim=o.dim,
+        heads=o.heads,
+        depth=o.text_depth,
+        dropout=o.dropout,
+        pretrained=o.pretrained,
+    )(tokens)
+    return x if x.shape[-1] == o.dim else keras.layers.Dense(o.dim, name="text")(x)
+
+
+def token_input() -> Any:
+    return keras.Input((None,), dtype="int32", name="tokens")
+
+
+def fused_block(fusion: str, o: SimpleNamespace, name: str, causal: bool = False) -> Block:
+    return FUSIONS[fusion](o.dim, o.heads, causal=causal, dropout=o.dropout, name=name)
+
+
+def embedding(x: Any, o: SimpleNamespace, modality: str, mask: Any = None) -> Any:
+    """One unit vector for a sequence of tokens."""
+    pooled = Pool(name=f"{modality}_pool")(layer_norm(f"{modality}_norm")(x), mask)
+    projected = keras.layers.Dense(o.dim, use_bias=False, dtype="float32", name=f"{modality}_projection")(pooled)
+    return keras.layers.UnitNormalization(dtype="float32", name=f"{modality}_embedding")(projected)
+
+
+def small_normal() -> keras.initializers.Initializer:
+    return keras.initializers.RandomNormal(stddev=0.02)
+
+
+def compiled(model: keras.Model, loss: Any, metrics: Any) -> Any:
+    """The task's own loss and metrics, so that `fit` works at once. `compile` again to change them."""
+    model.compile(keras.optimizers.Adam(3e-4, global_clipnorm=1.0), loss=loss, weighted_metrics=metrics or None)
+    return model
+
+
+@register
+class WordLoss(keras.losses.SparseCategoricalCrossentropy):
+    """Cross-entropy per word; padding (label 0) does not count, neither above nor below the line."""
+
+    def __init__(self, name: str = "word_loss", **kwargs: Any):
+        super().__init__(from_logits=True, ignore_class=PAD, reduction="mean_with_sample_weight", name=name)
+
+    def get_config(self) -> dict:
+        return {"name": self.name}
+
+
+@register
+class WordAccuracy(keras.metrics.SparseCategoricalAccuracy):
+    """Share of words right, padding left out."""
+
+    def __init__(self, name: str = "accuracy", **kwargs: Any):
+        super().__init__(name=name, **kwargs)
+
+    def update_state(self, y_true: Any, y_pred: Any, sample_weight: Any = None) -> Any:
+        words = ops.cast(ops.not_equal(y_true, PAD), "float32")
+        weight = words if sample_weight is None else words * ops.cast(sample_weight, "float32")
+        return super().update_state(y_true, y_pred, weight)
+
+
+TASKS = {"captioner": captioner, "vqa": vqa, "classifier": classifier, "retriever": retriever, "matcher": matcher}

@@ -1,0 +1,217 @@
+"""Weights folders: written whole or not at all, verified before they are read, never replaced by random numbers.
+
+A weights folder holds `config.json` (name, options, versions, and the sha256 of everything, itself included),
+`model.weights.h5` and `vocabulary.txt`. It is data, never code.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import os
+import shutil
+import tempfile
+import warnings
+from collections.abc import Iterator
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+CONFIG, WEIGHTS, VOCABULARY = "config.json", "model.weights.h5", "vocabulary.txt"
+HEADS = ("head", "words_head")
+
+
+class BadWeights(ValueError):
+    """A weights folder that is incomplete, altered, or made for another model."""
+
+
+def released_root() -> Path:
+    """Where released models lie: inside an installed package, else in the checkout's `zoo/`."""
+    package = Path(__file__).parent
+    installed = package / "released"
+    return installed if installed.is_dir() else package.parent / "zoo"
+
+
+def released_tags(name: str) -> list[str]:
+    """The released tags of a model."""
+    return sorted(path.parent.name for path in released_root().glob(f"{name}/*/{CONFIG}"))
+
+
+def find(name: str, weights: str | os.PathLike, default: str | None) -> Path:
+    """The folder that `weights=` means for the model `name`: its default release, a released tag, or a folder."""
+    tags = released_tags(name)
+    if weights == "default":
+        if default not in tags:
+            others = f"released tags are {', '.join(tags)}" if tags else "none are released yet"
+            raise BadWeights(
+                f'{name} has no default weights ({others}). Pass weights=None for a new model, or weights="a/folder" '
+                "that training or zoo.save wrote; zoo.list_models(released=True) names the models that have some."
+            )
+        weights = default
+    if str(weights) in tags:
+        return released_root() / name / str(weights)
+    folder = Path(weights)
+    if (folder / "best" / CONFIG).is_file() and not (folder / CONFIG).is_file():
+        folder = folder / "best"
+    if not (folder / CONFIG).is_file():
+        what = f"is a folder without {CONFIG}" if folder.is_dir() else "is neither a folder here nor a released tag"
+        raise BadWeights(
+            f"weights={str(weights)!r} {what}. Released tags of {name}: {', '.join(tags) or 'none'}. Other values are "
+            'None, "default", "encoders", or a folder written by zoo.save or by training.'
+        )
+    return folder
+
+
+def read_config(folder: Path) -> dict:
+    """The config of a weights folder, after checking the hash of every file in it."""
+    path = folder / CONFIG
+    try:
+        config = json.loads(path.read_text(encoding="utf-8"))
+        intact = config["sha256"] == _config_hash(config)
+    except (ValueError, KeyError, TypeError, AttributeError):
+        intact = False
+    if not intact:
+        raise BadWeights(
+            f"{path} is damaged or was edited: its contents do not match its hash. Copy the folder afresh."
+        )
+    for name, wanted in config["files"].items():
+        if not (folder / name).is_file():
+            raise BadWeights(f"{folder / name} is missing. Copy the folder afresh.")
+        if file_hash(folder / name) != wanted:
+            raise BadWeights(
+                f"{folder / name} is damaged: its sha256 is not the one in {CONFIG}. Copy the folder afresh."
+            )
+    config["vocabulary"] = (folder / VOCABULARY).read_text(encoding="utf-8").removesuffix("\n").split("\n")
+    return config
+
+
+def save(model: Any, folder: str | os.PathLike, *, half: bool = False) -> Path:
+    """Write a model's weights folder, all of it or nothing. `half` stores float16, as releases do."""
+    folder = Path(folder)
+    if folder.exists() and not (folder / CONFIG).is_file() and (not folder.is_dir() or any(folder.iterdir())):
+        raise ValueError(f"{folder} holds something that is not a weights folder: choose another place")
+
+    def write(target: Path) -> None:
+        model.save_weights(target / WEIGHTS)
+        if half:
+            halve(target / WEIGHTS)
+        (target / VOCABULARY).write_text("\n".join(model.vocabulary) + "\n", encoding="utf-8")
+        spec = model.spec
+        config = {
+            "name": spec["name"],
+            "overrides": spec["overrides"],
+            "dtype": spec["dtype"],
+            "files": {name: file_hash(target / name) for name in (WEIGHTS, VOCABULARY)},
+            "versions": {name: version_of(name) for name in ("vtx_keras", "keras", "keras-hub", "tensorflow")},
+        }
+        config["sha256"] = _config_hash(config)
+        (target / CONFIG).write_text(json.dumps(config, indent=1) + "\n", encoding="utf-8")
+
+    with new_folder(folder) as target:
+        write(target)
+    return folder
+
+
+@contextlib.contextmanager
+def new_folder(folder: Path) -> Iterator[Path]:
+    """A temporary folder that takes the place of `folder` when all went well, with its other files."""
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    target = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
+    old = target.with_name(target.name + ".old")
+    try:
+        yield target
+        target.chmod(0o755)
+        if folder.exists():
+            for kept in folder.iterdir():
+                if not (target / kept.name).exists():
+                    (shutil.copytree if kept.is_dir() else shutil.copy2)(kept, target / kept.name)
+            folder.rename(old)
+        target.rename(folder)
+    finally:
+        if old.exists() and not folder.exists():
+            old.rename(folder)
+        shutil.rmtree(target, ignore_errors=True)
+        shutil.rmtree(old, ignore_errors=True)
+
+
+def load(model: Any, folder: Path) -> None:
+    """Read verified weights into a model built from that folder's own config."""
+    try:
+        model.load_weights(folder / WEIGHTS)
+    except Exception as error:
+        raise BadWeights(f"{folder / WEIGHTS} does not fit the model that its {CONFIG} describes: {error}") from error
+
+
+def transfer(source: Any, target: Any, *, new_head: bool) -> None:
+    """Copy weights by path. With `new_head` the heads stay new; anything else that does not fit is an error."""
+    have = dict(_by_path(source))
+    misfits, copies = [], []
+    for path, variable in _by_path(target):
+        if new_head and path.split("/")[0] in HEADS:
+            continue
+        found = have.get(path)
+        if found is None or tuple(found.shape) != tuple(variable.shape):
+            misfits.append((path, tuple(variable.shape), "nothing" if found is None else tuple(found.shape)))
+        else:
+            copies.append((variable, found))
+    if misfits:
+        rows = "\n".join(f"  {path}: expected {expected}, found {found}" for path, expected, found in misfits[:10])
+        more = f"\n  … and {len(misfits) - 10} more" if len(misfits) > 10 else ""
+        raise BadWeights(
+            f"the weights do not fit the options given, in {len(misfits)} places:\n{rows}{more}\n"
+            "Leave out the options that change these layers, or train anew with weights=None."
+        )
+    for variable, found in copies:
+        variable.assign(found)
+    if new_head:
+        warnings.warn(f"{target.name}: the head is new (its classes changed); all else keeps its weights", stacklevel=4)
+
+
+def _by_path(model: Any) -> list[tuple[str, Any]]:
+    """Weights by path; the seeds of dropout are not weights."""
+    return [(weight.path, weight) for weight in model.weights if "seed_generator" not in weight.path]
+
+
+def halve(path: Path) -> None:
+    """Rewrite an HDF5 weights file with float16 in place of float32."""
+    import h5py
+
+    small = path.with_name(path.name + ".half")
+    with h5py.File(path, "r") as source, h5py.File(small, "w") as target:
+
+        def copy(name: str, item: Any) -> None:
+            if isinstance(item, h5py.Dataset):
+                value = item[()]
+                value = value.astype("float16") if getattr(value, "dtype", None) == np.float32 else value
+                copied = target.create_dataset(name, data=value)
+            else:
+                copied = target.require_group(name)
+            for key, attribute in item.attrs.items():
+                copied.attrs[key] = attribute
+
+        source.visititems(copy)
+        for key, attribute in source.attrs.items():
+            target.attrs[key] = attribute
+    os.replace(small, path)
+
+
+def file_hash(path: Path) -> str:
+    """sha256 of a file, in hexadecimal."""
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _config_hash(config: dict) -> str:
+    content = {key: value for key, value in config.items() if key != "sha256"}
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+
+
+def version_of(package: str) -> str | None:
+    """The installed version of a package, or None."""
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return None

@@ -1,0 +1,166 @@
+"""The zoo: a table of names, and how a model is built from one.
+
+>>> from vtx_keras import zoo
+>>> model = zoo.build("gated_vqa", weights=None, dim=32, depth=1, image_shape=(32, 32, 3), classes=["no", "yes"])
+>>> model.output_shape
+(None, 2)
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import tempfile
+import zipfile
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import keras
+
+from vtx_keras import text
+from vtx_keras import weights as rooms
+from vtx_keras.models import VisionText
+from vtx_keras.options import SIZES, resolve
+from vtx_keras.table import MODELS, describe, list_models, lookup
+from vtx_keras.tasks import TASKS
+
+__all__ = ["MODELS", "build", "describe", "list_models", "load", "save"]
+
+
+def build(
+    name: str,
+    *,
+    weights: str | os.PathLike | None = "default",
+    vocabulary: str | os.PathLike | Sequence[str] | None = None,
+    dtype: str | None = None,
+    **overrides: Any,
+) -> VisionText:
+    """Build a model by name, compiled for its task.
+
+    `weights` is "default" (the released ones), a released tag, a folder that `zoo.save` or training wrote, None (a
+    new model), or "encoders" (pretrained encoders, the rest new). `vocabulary` is a file, a list of pieces, or texts
+    to learn from; by default the folder's, else the bundled English one. `dtype` is a Keras dtype policy.
+    `zoo.describe(name)` lists the `overrides`.
+
+    >>> build("cross_attn_captioner", weights=None, size="tiny").count_params() < 10_000_000
+    True
+    """
+    entry = lookup(name)
+    if weights is None or weights == "encoders":
+        return construct(name, overrides, text.vocabulary(vocabulary), dtype, pretrained=weights == "encoders")
+    folder = rooms.find(name, weights, entry.default)
+    saved = rooms.read_config(folder)
+    if saved["name"] != name:
+        raise rooms.BadWeights(
+            f"{folder} holds a {saved['name']}, not a {name}: zoo.build({saved['name']!r}, weights=…)"
+        )
+    options = saved["overrides"]
+    if "size" in overrides:  # another size means its widths, not those saved
+        options = {key: value for key, value in options.items() if key not in (*SIZES["tiny"], "heads")}
+    words = tuple(saved["vocabulary"]) if vocabulary is None else text.vocabulary(vocabulary)
+    model = construct(name, {**options, **overrides}, words, dtype or saved["dtype"])
+    if model.options == saved["overrides"] and words == tuple(saved["vocabulary"]):
+        rooms.load(model, folder)
+        return model
+    source = construct(name, saved["overrides"], tuple(saved["vocabulary"]), saved["dtype"])
+    rooms.load(source, folder)
+    rooms.transfer(source, model, new_head=_other_classes(source.options, model.options))
+    return model
+
+
+def construct(
+    name: str, overrides: dict, vocabulary: tuple[str, ...], dtype: str | None, *, pretrained: bool = False
+) -> VisionText:
+    """A new model with these options."""
+    entry = lookup(name)
+    options = resolve(entry.task, entry.video, overrides)
+    with _policy(dtype):
+        spec = {
+            "name": name,
+            "overrides": {key: _plain(value) for key, value in options.items()},
+            "dtype": keras.config.dtype_policy().name,
+            "vocabulary": list(vocabulary),
+        }
+        for encoder in ("image_encoder", "text_encoder"):
+            if isinstance(options.get(encoder), dict):
+                options[encoder] = keras.saving.deserialize_keras_object(options[encoder])
+        o = SimpleNamespace(**options, spec=spec, vocabulary_size=len(vocabulary), pretrained=pretrained)
+        return TASKS[entry.task](entry.fusion, o)
+
+
+def save(model: VisionText, path: str | os.PathLike) -> Path:
+    """Save whole: to one file where `path` ends in `.keras`, else as a weights folder. Nothing is half-written.
+
+    >>> model = build("gated_vqa", weights=None, dim=32, depth=1, vision_depth=1, image_shape=(32, 32, 3))
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     _ = save(model, f"{folder}/mine")
+    ...     build("gated_vqa", weights=f"{folder}/mine").options == model.options
+    True
+    """
+    path = Path(path)
+    if not isinstance(model, VisionText):
+        raise TypeError(f"zoo.save takes a model from zoo.build, not a {type(model).__name__}: use its own save")
+    if path.suffix != ".keras":
+        return rooms.save(model, path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix=f".{path.name}.", dir=path.parent) as folder:
+        model.save(Path(folder) / path.name)
+        os.replace(Path(folder) / path.name, path)
+    return path
+
+
+def load(path: str | os.PathLike) -> VisionText:
+    """A model saved by `zoo.save` or `model.save`: a `.keras` file, or a weights folder."""
+    path = Path(path)
+    if (path / rooms.CONFIG).is_file() or (path / "best" / rooms.CONFIG).is_file():
+        folder = path if (path / rooms.CONFIG).is_file() else path / "best"
+        return build(rooms.read_config(folder)["name"], weights=folder)
+    if not path.exists():
+        raise FileNotFoundError(f"{path} does not exist: expected a .keras file or a weights folder")
+    if path.is_dir() or not zipfile.is_zipfile(path):
+        raise rooms.BadWeights(f"{path} is not a .keras file (or is cut short), nor a weights folder")
+    try:
+        with zipfile.ZipFile(path) as archive:
+            damaged = archive.testzip()
+            uses_hub = b"keras_hub" in archive.read("config.json")
+    except (zipfile.BadZipFile, KeyError, OSError) as error:
+        raise rooms.BadWeights(f"{path} is damaged or not a .keras file: {error}") from error
+    if damaged:
+        raise rooms.BadWeights(f"{path} is damaged: {damaged} in it does not match its checksum. Copy it afresh.")
+    if uses_hub:  # registers its classes
+        import keras_hub  # noqa: F401
+    return keras.saving.load_model(path)
+
+
+def _other_classes(saved: dict, wanted: dict) -> bool:
+    """Whether a head for the `wanted` classes must be new: another number, or other names."""
+    before, after = saved.get("classes"), wanted.get("classes")
+    numbers = [value if isinstance(value, int) or value is None else len(value) for value in (before, after)]
+    renamed = isinstance(before, list) and isinstance(after, list) and before != after
+    return numbers[0] != numbers[1] or renamed
+
+
+def _plain(value: Any) -> Any:
+    """An option as JSON keeps it."""
+    if isinstance(value, keras.Model):
+        return keras.saving.serialize_keras_object(value)
+    return list(value) if isinstance(value, tuple) else value
+
+
+@contextlib.contextmanager
+def _policy(dtype: str | None) -> Iterator[None]:
+    """Layers made inside follow this dtype policy."""
+    before = keras.config.dtype_policy()
+    if dtype is not None:
+        try:
+            keras.config.set_dtype_policy(dtype)
+        except ValueError as error:
+            raise ValueError(
+                f"dtype={dtype!r} is not a Keras dtype policy such as float32 or mixed_bfloat16"
+            ) from error
+    try:
+        yield
+    finally:
+        keras.config.set_dtype_policy(before)
