@@ -42,7 +42,8 @@ class VisionText(keras.Model):
     def freeze(self, *parts: str, frozen: bool = True) -> None:
         """Stop (or with `frozen=False` resume) training the "image" or the "text" encoder, and compile again.
 
-        >>> model = _toy("gated_vqa")
+        >>> from vtx_keras import zoo
+        >>> model = zoo.build("gated_vqa", weights=None, dim=32, image_shape=(32, 32, 3))
         >>> model.freeze("image")
         >>> model.get_layer("image_encoder").trainable
         False
@@ -115,7 +116,8 @@ class Captioner(VisionText):
         `sampler` "random", "top_k" or "top_p" draws instead, repeatably when `seed` is given. An unreadable picture does
         not lose the others: see `media.BadItems`, or pass `on_error="none"`.
 
-        >>> model = _toy("cross_attn_captioner")
+        >>> from vtx_keras import zoo
+        >>> model = zoo.build("cross_attn_captioner", weights=None, dim=32, image_shape=(32, 32, 3))
         >>> len(model.generate(np.zeros((2, 32, 32, 3)), prompt="a", max_length=4))
         2
         """
@@ -275,7 +277,8 @@ class Answerer(PairModel):
     ) -> list[str] | list[list[str]]:
         """The likeliest class per picture and question, by name; a list of names each where the model is multi-label.
 
-        >>> model = _toy("gated_vqa", classes=["no", "yes"])
+        >>> from vtx_keras import zoo
+        >>> model = zoo.build("gated_vqa", weights=None, dim=32, image_shape=(32, 32, 3), classes=["no", "yes"])
         >>> model.answer(np.zeros((1, 32, 32, 3)), ["is it a cat?"])[0] in ("no", "yes")
         True
         """
@@ -298,7 +301,8 @@ class Matcher(PairModel):
     ) -> list[float]:
         """The probability, per pair, that the text fits the picture.
 
-        >>> model = _toy("co_attn_matcher")
+        >>> from vtx_keras import zoo
+        >>> model = zoo.build("co_attn_matcher", weights=None, dim=32, image_shape=(32, 32, 3))
         >>> 0 <= model.match(np.zeros((1, 32, 32, 3)), ["a cat"])[0] <= 1
         True
         """
@@ -316,7 +320,9 @@ class Retriever(VisionText):
     ) -> np.ndarray:
         """Cosine similarities (pictures, texts). With `on_error="none"` the row of an unreadable picture is NaN.
 
-        >>> _toy("retriever").similarity(np.zeros((2, 32, 32, 3)), ["a", "b", "c"]).shape
+        >>> from vtx_keras import zoo
+        >>> model = zoo.build("retriever", weights=None, dim=32, image_shape=(32, 32, 3))
+        >>> model.similarity(np.zeros((2, 32, 32, 3)), ["a", "b", "c"]).shape
         (2, 3)
         """
         pixels, good, errors = self.prepare(images)

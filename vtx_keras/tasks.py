@@ -32,7 +32,9 @@ def captioner(fusion: str, o: SimpleNamespace) -> Captioner:
         text_alone, vision_alone = x, vision
     for i in range(o.depth):
         x, vision = fused_block(fusion, o, f"fusion_{i}", causal=True)(x, vision)
-    logits = words(layer_norm("norm")(x), reverse=True)
+    logits = keras.layers.Activation("linear", dtype="float32", name="logits")(
+        words(layer_norm("norm")(x), reverse=True)
+    )
     if o.contrastive:
         text_embedding = embedding(text_alone, o, "text", mask=ops.not_equal(tokens, PAD))
         image_embedding = embedding(vision_alone, o, "image")
@@ -55,7 +57,7 @@ def labeller(fusion: str, o: SimpleNamespace, name: str) -> Answerer:
     inputs, fused, logits = fused_logits(fusion, o, classes)
     if o.multi_label:
         loss = keras.losses.BinaryCrossentropy(from_logits=True, reduction="mean_with_sample_weight")
-        metrics = [keras.metrics.F1Score(average="micro", threshold=0.0, name="f1")]
+        metrics = [keras.metrics.BinaryAccuracy(threshold=0.0, name="accuracy")]
     else:
         loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True, reduction="mean_with_sample_weight")
         metrics = [keras.metrics.SparseCategoricalAccuracy(name="accuracy")]
@@ -89,7 +91,7 @@ def fused_logits(fusion: str, o: SimpleNamespace, classes: int) -> tuple[dict, A
     for i in range(o.depth):
         x, vision = fused_block(fusion, o, f"fusion_{i}")(x, vision, mask)
     x = layer_norm("norm")(x)
-    pooled = keras.layers.Dropout(o.dropout, name="dropout")(Pool(name="pool")(x, mask))
+    pooled = keras.layers.Dropout(o.dropout, name="dropout")(Pool(name="pool")(x, mask=mask))
     return inputs, x, keras.layers.Dense(classes, dtype="float32", name="head")(pooled)
 
 
@@ -142,7 +144,7 @@ def fused_block(fusion: str, o: SimpleNamespace, name: str, causal: bool = False
 
 def embedding(x: Any, o: SimpleNamespace, modality: str, mask: Any = None) -> Any:
     """One unit vector for a sequence of tokens."""
-    pooled = Pool(name=f"{modality}_pool")(layer_norm(f"{modality}_norm")(x), mask)
+    pooled = Pool(name=f"{modality}_pool")(layer_norm(f"{modality}_norm")(x), mask=mask)
     projected = keras.layers.Dense(o.dim, use_bias=False, dtype="float32", name=f"{modality}_projection")(pooled)
     return keras.layers.UnitNormalization(dtype="float32", name=f"{modality}_embedding")(projected)
 

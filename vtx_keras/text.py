@@ -22,8 +22,9 @@ PAD, UNK, START, END, MASK = range(5)
 # repeat `normalize`: UNSEEN to "", GAPS to " ", tf_text.normalize_utf8 "NFKC", tf.strings.lower "utf-8" (not
 # case_fold_utf8, which turns "ß" into "ss"), NFKC again, GAPS to " ", strip.
 GAPS = "[\\x00-\\x20\\x7f\u0080-\u00a0\u1680\u2000-\u200b\u2028\u2029\u202f\u205f\u3000]+"
-# Soft hyphens, marks of direction and byte order, joiners (ZWJ), variation selectors, tag characters.
-UNSEEN = "[\u00ad\u034f\u061c\u180b-\u180f\u200c-\u200f\u202a-\u202e\u2060-\u206f\ufe00-\ufe0f\ufeff\U000e0000-\U000e0fff]"
+UNSEEN = (  # soft hyphens, marks of direction and byte order, joiners (ZWJ), variation selectors, tags
+    "[\u00ad\u034f\u061c\u180b-\u180f\u200c-\u200f\u202a-\u202e\u2060-\u206f\ufe00-\ufe0f\ufeff\U000e0000-\U000e0fff]"
+)
 
 # What turns pieces joined with spaces into a sentence, rule by rule; plain enough for RE2 and for a phone.
 # "a man's t-shirt (red, 50% off)!", "black/white" and 'says "stop"' come back as they were. Pieces forget
@@ -81,9 +82,7 @@ def vocabulary(source: str | os.PathLike | Sequence[str] | None = None, size: in
         source = Path(source).read_text(encoding="utf-8-sig", errors="replace").rstrip("\n").split("\n")
     if not isinstance(source, (list, tuple)):
         raise TypeError(f"A vocabulary is None, a path, or a list or tuple, not {type(source).__name__}.")
-    entries = tuple(
-        entry.decode("utf-8", "replace") if isinstance(entry, bytes) else entry for entry in source
-    )
+    entries = tuple(entry.decode("utf-8", "replace") if isinstance(entry, bytes) else entry for entry in source)
     other = [index for index, entry in enumerate(entries) if not isinstance(entry, str)]
     if other:
         raise ValueError(f"Entry {other[0]} is {entries[other[0]]!r:.80}, not a string. Pass strings only.")
@@ -97,9 +96,7 @@ def vocabulary(source: str | os.PathLike | Sequence[str] | None = None, size: in
         entries = SPECIALS + entries
     if entries[: len(SPECIALS)] != SPECIALS:
         first = entries[: len(SPECIALS)]
-        raise ValueError(
-            f"The vocabulary starts with {first}. Start with {SPECIALS}, or leave those all out."
-        )
+        raise ValueError(f"The vocabulary starts with {first}. Start with {SPECIALS}, or leave those all out.")
     if len(set(entries)) < len(entries):
         twice = next(piece for index, piece in enumerate(entries) if piece in entries[:index])
         raise ValueError(f"Piece {twice!r} occurs twice. A piece has one id: remove the second.")
@@ -122,13 +119,11 @@ def learn(texts: Iterable[str | bytes], size: int = 8000) -> tuple[str, ...]:
     alphabet = set().union(*lines) - {" "}
     if not alphabet:
         raise ValueError("There is nothing to learn from: no text has a word. Pass at least one that does.")
-    least = len(SPECIALS) + 2 * min(
-        len(alphabet), 1000
-    )  # the trainer keeps 1000 different characters at most
+    least = len(SPECIALS) + 2 * min(len(alphabet), 1000)  # the trainer keeps no more characters
     if size < least:
         raise ValueError(
-            f"size={size} is too small: {len(alphabet)} different characters, each a piece to start a word and a "
-            f"piece to go on. Use {least} or more."
+            f"size={size} is too small: each of {len(alphabet)} different characters takes one piece to start "
+            f"a word and one to go on. Use {least} or more."
         )
     from keras_hub.tokenizers import compute_word_piece_vocabulary
 
@@ -187,9 +182,7 @@ def encode(
     texts = list(texts)
     for index, text in enumerate(texts):
         if not isinstance(text, (str, bytes)):
-            raise TypeError(
-                f"Text {index} is {type(text).__name__}, not str: {text!r:.80}. Pass strings only."
-            )
+            raise TypeError(f"Text {index} is {type(text).__name__}, not str: {text!r:.80}. Pass strings only.")
     rows = tokenizer(tuple(vocabulary)).tokenize([normalize(text) for text in texts]) if texts else []
     empty = [index for index, row in enumerate(rows) if not len(row)]
     if empty and not allow_empty:
@@ -220,9 +213,7 @@ def decode(ids: np.ndarray | Sequence[Sequence[int]], vocabulary: Sequence[str])
     """
     ids = np.asarray(ids)
     if ids.ndim != 2 or not np.issubdtype(ids.dtype, np.integer):
-        raise ValueError(
-            f"Expected integer ids of shape (texts, length), got {ids.dtype} of shape {ids.shape}."
-        )
+        raise ValueError(f"Expected integer ids of shape (texts, length), got {ids.dtype} of shape {ids.shape}.")
     if ids.size and not 0 <= ids.min() <= ids.max() < len(vocabulary):
         raise ValueError(
             f"The ids run from {ids.min()} to {ids.max()}, but the vocabulary has {len(vocabulary)} pieces. "
@@ -234,5 +225,5 @@ def decode(ids: np.ndarray | Sequence[Sequence[int]], vocabulary: Sequence[str])
         text = " ".join(vocabulary[one] for one in row[:stop] if one >= len(SPECIALS))
         for pattern, rewrite in JOIN_RULES:
             text = re.sub(pattern, rewrite, text)
-        texts.append(text.strip(" "))
+        texts.append(text)
     return texts

@@ -1,0 +1,161 @@
+"""What the repository promises of itself: rooms that import in one direction, light imports, documents that run."""
+
+from __future__ import annotations
+
+import ast
+import doctest
+import importlib
+import json
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import vtx_keras
+from vtx_keras.weights import released_root
+
+PACKAGE = Path(vtx_keras.__file__).parent
+ROOT = PACKAGE.parent
+GROUND = {"layers", "text", "media", "options", "weights"}
+MAY_IMPORT = {
+    "text": set(),
+    "media": set(),
+    "options": set(),
+    "weights": set(),
+    "layers": set(),
+    "table": {"options", "weights"},
+    "fusion": {"layers"},
+    "encoders": {"layers", "text"},
+    "decode": {"text"},
+    "models": {"decode", "layers", "media", "text"},
+    "tasks": {"encoders", "fusion", "layers", "models", "text"},
+    "zoo": {"models", "options", "table", "tasks", "text", "weights"},
+    "data": {"media", "models", "options", "text"},
+    "cli": set(),  # imports what a command needs when it runs
+}
+NAMES_TENSORFLOW = {"data", "export", "train", "explain"}
+
+
+def rooms() -> dict[str, ast.Module]:
+    files = [*PACKAGE.glob("*.py"), *PACKAGE.glob("*/__init__.py")]
+    found = {
+        path.parent.name if path.name == "__init__.py" else path.stem: ast.parse(path.read_text()) for path in files
+    }
+    return {name: tree for name, tree in found.items() if name != PACKAGE.name and name != "released"}
+
+
+def imported(tree: ast.AST) -> set[str]:
+    names = set()
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            names.update(alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            names.add(node.module)
+            names.update(f"{node.module}.{alias.name}" for alias in node.names)
+    return names
+
+
+@pytest.mark.parametrize("room", rooms())
+def test_a_room_imports_only_rooms_below_it(room):
+    top = ast.Module([node for node in rooms()[room].body if isinstance(node, (ast.Import, ast.ImportFrom))], [])
+    found = {name.split(".")[1] for name in imported(top) if name.startswith("vtx_keras.")}
+    assert room in MAY_IMPORT, "a new room: say here what it may import"
+    assert found <= MAY_IMPORT[room], f"{room} imports {found - MAY_IMPORT[room]}"
+
+
+@pytest.mark.parametrize("room", sorted(set(rooms()) - NAMES_TENSORFLOW))
+def test_models_layers_and_decoding_name_no_tensorflow(room):
+    assert not [
+        name for name in imported(rooms()[room]) if name.split(".")[0] in ("tensorflow", "tensorflow_text", "jax")
+    ]
+
+
+@pytest.mark.parametrize("command", ["import vtx_keras", "import vtx_keras.cli as cli; cli.main(['--help'])"])
+def test_importing_and_help_load_neither_tensorflow_nor_keras(command):
+    script = f"import sys\ntry:\n    {command}\nexcept SystemExit:\n    pass\nprint(sorted(sys.modules))"
+    run = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    loaded = set(ast.literal_eval(run.stdout.splitlines()[-1]))
+    assert not loaded & {"tensorflow", "keras", "jax", "numpy", "keras_hub"}
+
+
+def test_listing_loads_neither_tensorflow_nor_keras():
+    script = "import sys\nfrom vtx_keras.cli import main\ntry:\n    main(['list'])\nexcept SystemExit:\n    pass\n"
+    run = subprocess.run(
+        [sys.executable, "-c", script + "assert not {'tensorflow', 'keras'} & set(sys.modules)"],
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert "cross_attn_captioner" in run.stdout
+
+
+@pytest.mark.parametrize("room", rooms())
+def test_the_examples_in_docstrings_run(room):
+    module = importlib.import_module(f"vtx_keras.{room}")
+    result = doctest.testmod(module, extraglobs={"np": importlib.import_module("numpy")}, optionflags=doctest.ELLIPSIS)
+    assert result.failed == 0
+
+
+def public_functions():
+    for room, tree in rooms().items():
+        for node in tree.body:
+            if isinstance(node, ast.FunctionDef) and not node.name.startswith("_") and room != "cli":
+                yield pytest.param(node, id=f"{room}.{node.name}")
+
+
+@pytest.mark.parametrize("function", public_functions())
+def test_public_functions_have_docstrings_and_type_hints(function):
+    assert ast.get_docstring(function), "no docstring"
+    arguments = [*function.args.args, *function.args.kwonlyargs]
+    assert all(argument.annotation for argument in arguments), "an argument without a type"
+    assert function.returns, "no type for what it returns"
+
+
+def test_the_python_blocks_of_the_readme_run(tmp_path, monkeypatch):
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+    blocks = re.findall(r"```python\n(.*?)```", readme, re.S)
+    assert blocks
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "zoo").symlink_to(ROOT / "zoo")
+    scope: dict = {}
+    for block in blocks:
+        exec(block, scope)
+
+
+def vtx(*arguments: str) -> subprocess.CompletedProcess:
+    return subprocess.run([sys.executable, "-m", "vtx_keras.cli", *arguments], capture_output=True, text=True)
+
+
+def test_vtx_predict_captions_goes_on_past_a_bad_picture_and_says_so():
+    examples = json.loads((released_root() / "cross_attn_captioner/emoji/results.json").read_text())["examples"]
+    picture = str(released_root() / "cross_attn_captioner/emoji" / examples[0]["picture"])
+    run = vtx("predict", "cross_attn_captioner", picture)
+    assert (run.returncode, run.stdout.strip()) == (0, examples[0]["said"])
+    run = vtx("predict", "cross_attn_captioner", "missing.png", picture, "--json")
+    rows = [json.loads(line) for line in run.stdout.splitlines()]
+    assert run.returncode == 1
+    assert "missing.png" in rows[0]["error"]
+    assert rows[1] == {"picture": picture, "result": examples[0]["said"]}
+
+
+def test_vtx_is_polite_about_mistakes():
+    run = vtx("predcit")
+    assert run.returncode == 2
+    assert "did you mean predict" in run.stderr
+    run = vtx("show", "gated_vqq")
+    assert run.returncode == 2
+    assert "did you mean gated_vqa" in run.stderr
+    assert "Traceback" not in run.stderr
+    run = vtx("show", "gated_vqa")
+    assert run.returncode == 0
+    assert "classes" in run.stdout
+
+
+def test_every_released_model_has_a_card_a_recipe_and_results():
+    configs = list(released_root().glob("*/*/config.json"))
+    assert configs
+    for config in configs:
+        for name in ("README.md", "recipe.py", "results.json", "model.weights.h5", "vocabulary.txt"):
+            assert (config.parent / name).is_file(), f"{config.parent} has no {name}"

@@ -1,0 +1,281 @@
+"""Pictures and clips in: one rule for orientation, channels, size limits and frames, wherever one enters.
+
+A picture is a path, encoded bytes, a PIL image, or an array of 0-255: (h, w, 3), (h, w, 1), (h, w) or (h, w, 4).
+A clip is an animated file, a folder of pictures, a list of pictures, an array (t, h, w, c), or one picture.
+
+The rule: a header is checked before anything is decoded; EXIF orientation is applied and transparency laid on white;
+grey, palette, CMYK, 16-bit and 1-bit become 8-bit RGB; of an animation, a picture is the first frame.
+"""
+
+import contextlib
+import io
+import os
+import warnings
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import numpy as np
+from PIL import Image, ImageOps
+
+PIXEL_LIMIT = 50_000_000
+CLIP_LIMIT = 20  # times the pixel limit, for a whole animation: to show a late frame, all before it are decoded
+# Pillow opens many more, but some start other programs or hide a large picture behind a small header.
+FORMATS = ("JPEG", "PNG", "GIF", "WEBP", "AVIF", "BMP", "TIFF", "PPM")
+ANIMATED = ("GIF", "PNG", "WEBP", "AVIF")  # further pictures in a JPEG or TIFF are no frames
+SUFFIXES = (".jpg", ".jpeg", ".png", ".gif", ".webp", ".avif", ".bmp", ".tif", ".tiff", ".ppm", ".pgm")
+# By EXIF orientation, 2 to 8: mirror, half turn, flip, transpose, turn right, transverse, turn left.
+UPRIGHT = dict(zip(range(2, 9), map(Image.Transpose, (0, 3, 1, 5, 4, 6, 2)), strict=True))
+PATH, FILE = (str, os.PathLike), (str, os.PathLike, bytes, bytearray, Image.Image)
+EXPECTED = "a path, encoded bytes, a PIL image or an array of 0-255, (h, w, 3), (h, w, 1), (h, w) or (h, w, 4)"
+
+
+class BadPicture(ValueError):
+    """A picture or clip that cannot be used, and why."""
+
+
+class BadItems(ValueError):
+    """Some items were bad: `errors` says why, by index; `results` has the others' results, and None for the bad."""
+
+    def __init__(self, errors: dict[int, str], results: list):
+        super().__init__(errors, results)
+        self.errors, self.results = errors, results
+
+    def __str__(self) -> str:
+        lines = [f"{len(self.errors)} of {len(self.results)} items could not be used:"]
+        lines += [f"item {index}: {reason}" for index, reason in list(self.errors.items())[:10]]
+        lines += [f"... and {len(self.errors) - 10} more"] * (len(self.errors) > 10)
+        return "\n  ".join([*lines, 'Good results are in error.results; on_error="none" gives None for a bad item.'])
+
+
+def read(picture: Any, *, pixel_limit: int = PIXEL_LIMIT) -> np.ndarray:
+    """A picture as uint8 (h, w, 3), yours to change; an array of floats stays float32.
+
+    >>> read(np.full((2, 3, 3), 7))[0, 0].tolist()
+    [7, 7, 7]
+    """
+    if not isinstance(picture, FILE):
+        return _from_array(picture, pixel_limit)
+    with _opened(picture) as image:
+        return _from_image(image, pixel_limit)
+
+
+def read_clip(clip: Any, frames: int, *, pixel_limit: int = PIXEL_LIMIT) -> list[np.ndarray]:
+    """`frames` pictures, picked evenly: the i-th is frame floor((i + 0.5) * t / frames) of t; a short clip repeats.
+
+    A folder is sorted by name as text: number its files 09, 10 and not 9, 10.
+
+    >>> clip = [np.full((4, 4, 3), t) for t in range(8)]
+    >>> [int(frame[0, 0, 0]) for frame in read_clip(clip, 4)]
+    [1, 3, 5, 7]
+    """
+    if not isinstance(frames, int) or frames < 1:
+        raise ValueError(f"frames={frames!r}: expected a whole number of at least 1")
+    return list(_frames(clip, frames, pixel_limit))
+
+
+def resize(picture: Any, size: Sequence[int], fit: str = "pad") -> np.ndarray:
+    """A picture as uint8 at `size` (height, width): antialiased bilinear, half-pixel centres, rounded.
+
+    `fit` is "pad" (keep the aspect, white borders, centred), "crop" (fill, then cut the centre) or "stretch".
+
+    >>> resize(np.zeros((20, 40, 3)), (4, 4))[:, 0, 0].tolist()
+    [255, 0, 0, 255]
+    """
+    height, width, _ = _checked((*size, 3), fit)
+    image = Image.fromarray(np.rint(read(picture)).astype("uint8"))
+    if fit != "pad":
+        resized = ImageOps.fit if fit == "crop" else Image.Image.resize
+        return np.array(resized(image, (width, height), Image.Resampling.BILINEAR))
+    scale = min(width / image.width, height / image.height)
+    inner = image.resize([max(1, int(side * scale + 0.5)) for side in image.size], Image.Resampling.BILINEAR)
+    whole = Image.new("RGB", (width, height), "white")
+    whole.paste(inner, ((width - inner.width) // 2, (height - inner.height) // 2))
+    return np.array(whole)
+
+
+def prepare(picture: Any, shape: Sequence[int], fit: str = "pad") -> np.ndarray:
+    """A picture as float32 (h, w, 3), or a clip as (frames, h, w, 3): `shape` decides which it is.
+
+    What is already at the wanted size passes as it is, so that exact floats reach a model.
+
+    >>> prepare(np.full((2, 2, 3), 100.25), (2, 2, 3))[0, 0].tolist()
+    [100.25, 100.25, 100.25]
+    """
+    *frames, height, width, _ = _checked(shape, fit)
+    pictures = _frames(picture, *frames, PIXEL_LIMIT) if frames else [read(picture)]
+    sized = [p if p.shape[:2] == (height, width) else resize(p, (height, width), fit) for p in pictures]
+    return np.asarray(sized if frames else sized[0], "float32")
+
+
+def batch(items: Any, shape: Sequence[int], fit: str = "pad") -> tuple[np.ndarray, list[int], dict[int, str]]:
+    """One item or many, prepared: float32 (good items, *shape), the good ones' indices, the others' errors.
+
+    A path, bytes or a PIL image is one item; so is an array of rank len(shape) or less. An array with an axis more is
+    many, and so is a list (a tuple, a column of paths): for a video model, each of its members is a clip.
+
+    >>> pixels, good, errors = batch([np.zeros((4, 4, 3)), b"<html>"], (8, 8, 3))
+    >>> pixels.shape, good, list(errors)
+    ((1, 8, 8, 3), [0], [1])
+    """
+    many, shape = _many(items, len(shape)), _checked(shape, fit)
+    if len(many) == 0:
+        raise ValueError("there are no items: expected at least one picture or clip")
+    pixels, good, errors = np.empty((len(many), *shape), "float32"), [], {}
+    for index, item in enumerate(many):
+        try:
+            pixels[len(good)] = prepare(item, shape, fit)
+            good.append(index)
+        except (BadPicture, OSError) as error:
+            errors[index] = str(error)
+    return pixels[: len(good)], good, errors
+
+
+def settle(results: Sequence, good: Sequence[int], errors: dict[int, str], total: int, on_error: str) -> list:
+    """The good items' results at their places among `total`, None at the others.
+
+    If there are errors, `on_error` "raise" raises `BadItems`; "none" returns the list all the same.
+
+    >>> settle(["a cat"], [1], {0: "empty"}, 2, "none")
+    [None, 'a cat']
+    """
+    if on_error not in ("raise", "none"):
+        raise ValueError(f'on_error={on_error!r}: expected "raise" or "none"')
+    found = dict(zip(good, results, strict=True))
+    placed = [found.get(index) for index in range(total)]
+    if errors and on_error == "raise":
+        raise BadItems(errors, placed)
+    return placed
+
+
+def _checked(shape: Sequence[int], fit: str) -> tuple[int, ...]:
+    if fit not in ("pad", "crop", "stretch"):
+        raise ValueError(f'fit={fit!r}: expected "pad", "crop" or "stretch"')
+    if len(shape) not in (3, 4) or shape[-1] != 3 or not all(isinstance(n, int) and n > 0 for n in shape):
+        raise ValueError(f"shape {tuple(shape)}: expected (height, width, 3) or (frames, height, width, 3)")
+    return tuple(shape)
+
+
+def _check_size(width: int, height: int, limit: int, frames: int = 1) -> None:
+    if not 0 < width * height <= limit or frames * width * height > CLIP_LIMIT * limit:
+        most = f"expected 1 to {limit / 1e6:g} million" + f", {CLIP_LIMIT} times that in all frames" * (frames > 1)
+        advice = "Make it smaller, or call read (read_clip) with a greater pixel_limit"
+        raise BadPicture(f"{width} x {height} pixels{f' x {frames} frames' * (frames > 1)}: {most}. {advice}")
+
+
+def _many(items: Any, rank: int) -> Sequence:
+    """The members of a list, of a table's column, or of an array of more axes than `rank`; else the one item."""
+    axes = len(getattr(items, "shape", ()))
+    if isinstance(items, (list, tuple)) or axes == 1:
+        return list(items)
+    return items if axes > rank else [items]
+
+
+def _frames(clip: Any, frames: int, pixel_limit: int) -> Iterator[np.ndarray]:
+    """The picked frames one by one, so that a long clip is never in memory as a whole."""
+    if isinstance(clip, PATH) and os.path.isdir(clip):
+        names = [name for name in os.listdir(clip) if name.lower().endswith(SUFFIXES) and name[0] != "."]
+        clip = [os.path.join(clip, name) for name in sorted(names)]
+    if not isinstance(clip, FILE):
+        members = _many(clip, rank=3)
+        for index, times in _picks(len(members), frames):
+            yield from [read(members[index], pixel_limit=pixel_limit)] * times
+        return
+    with _opened(clip) as image:
+        moves = image.format in ANIMATED and getattr(image, "is_animated", False)
+        cover = moves and bool(image.info.get("default_image"))  # what a PNG shows where nothing moves
+        total, shown = image.n_frames - cover if moves else 1, image.tell()
+        _check_size(image.width, image.height, pixel_limit, total)
+        for index, times in _picks(total, frames):
+            if moves:
+                image.seek(index + cover)
+            yield from [_from_image(image, pixel_limit)] * times
+        image.seek(shown)  # it may be the caller's
+
+
+def _picks(total: int, frames: int) -> list[tuple[int, int]]:
+    """Which frames of `total`, and how many times each."""
+    if not total:
+        raise BadPicture("a clip without pictures: expected at least one")
+    return list(Counter((2 * i + 1) * total // (2 * frames) for i in range(frames)).items())
+
+
+@contextlib.contextmanager
+def _opened(source: Any) -> Iterator[Image.Image]:
+    """A path, bytes or PIL image as an open PIL image; whatever fails meanwhile is told as a `BadPicture`."""
+    name = repr(os.fspath(source)) if isinstance(source, PATH) else type(source).__name__
+    try:
+        if isinstance(source, Image.Image):
+            yield source
+        elif not isinstance(source, PATH):
+            yield _identified(io.BytesIO(source))
+        elif os.path.isfile(source):  # a pipe, say, would make `open` wait
+            with open(source, "rb") as file:
+                yield _identified(file)
+        else:
+            raise BadPicture(f"{'a folder' if os.path.isdir(source) else 'no such file'}: expected a picture's file")
+    except BadPicture as error:
+        raise BadPicture(f"{name}: {error}") from error
+    except Exception as error:
+        told = f"cut off or damaged ({type(error).__name__}: {error})"
+        raise BadPicture(f"{name}: {told}: expected a whole picture. Save or fetch it anew") from error
+
+
+def _identified(file: Any) -> Image.Image:
+    """The header read, no more. `Image.open` would warn or refuse by a limit of its own, the whole process's."""
+    Image.init()
+    head = file.read(32)
+    for factory, accepts in filter(None, map(Image.OPEN.get, FORMATS)):
+        if head and accepts(head) is True:
+            file.seek(0)
+            return factory(file, "")
+    found = f"begins with {head!r}" if head else "empty"
+    raise BadPicture(f"{found}: expected {', '.join(FORMATS)}. Convert it, or fetch it anew")
+
+
+def _from_image(image: Image.Image, pixel_limit: int) -> np.ndarray:
+    _check_size(image.width, image.height, pixel_limit)
+    image.load()
+    turn = None
+    with contextlib.suppress(Exception):  # broken notes about a picture are no reason to refuse it
+        turn = UPRIGHT.get(image.getexif().get(0x0112))
+    if image.mode.startswith("I;16") or (image.mode == "I" and image.format in ("PNG", "PPM")):
+        deep = np.asarray(image).astype("uint32")
+        grey = ((deep + 128) // 257).astype("uint8")  # Pillow would clip
+        grey[deep == image.info.get("transparency", -1)] = 255
+        image = Image.fromarray(grey)
+    elif image.mode in ("I", "F"):
+        raise BadPicture("32 bits per pixel, of unknown range: expected 8 or 16. Scale it to 0-255")
+    elif image.has_transparency_data:
+        image = image.convert("RGBA")
+        white = Image.new("RGB", image.size, "white")
+        white.paste(image, mask=image.getchannel("A"))
+        image = white
+    return np.array((image if turn is None else image.transpose(turn)).convert("RGB"))
+
+
+def _from_array(picture: Any, pixel_limit: int) -> np.ndarray:
+    try:
+        array = np.asarray(picture)
+    except Exception as error:  # a tensor's own complaint, or lists of unequal lengths
+        raise BadPicture(f"{type(picture).__name__} ({error}): expected {EXPECTED}") from error
+    found = f"{type(picture).__name__} of shape {array.shape} and type {array.dtype}"
+    array = array[..., None] if array.ndim == 2 else array
+    if array.dtype.kind not in "uif" or array.ndim != 3 or array.shape[-1] not in (1, 3, 4):
+        raise BadPicture(f"{found}: expected {EXPECTED}")
+    _check_size(array.shape[1], array.shape[0], pixel_limit)
+    low, high, exact = array.min(), array.max(), array.dtype.kind == "f"
+    if not (low >= 0 and high <= 255):  # NaN fails both
+        raise BadPicture(f"{found} with values from {low:g} to {high:g}: expected finite numbers, 0 to 255")
+    array = array.astype("float32" if exact else "uint8")
+    # These texts hold no numbers, so that Python says each once and not for every picture.
+    if exact and 0 < high <= 1:
+        warnings.warn("a float picture of 0-1 at most: it looks scaled, but 0-255 is expected", stacklevel=2)
+    if array.shape[-1] == 1:
+        warnings.warn("a grey array became RGB: its channel was repeated", stacklevel=2)
+        array = np.repeat(array, 3, axis=-1)
+    if array.shape[-1] == 4:
+        warnings.warn("the fourth channel of an array was taken as alpha, and it was laid on white", stacklevel=2)
+        laid = 255 + (array[..., :3] - np.float32(255)) * (array[..., 3:] / np.float32(255))
+        array = laid if exact else np.rint(laid).astype("uint8")
+    return array
