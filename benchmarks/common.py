@@ -1,4 +1,4 @@
-"""What the benchmarks share: one thread, CPU time, sides in turns within one run, figures stored with their hardware."""
+"""What the benchmarks share: one thread, CPU time, sides in turns in one run, figures stored with their hardware."""
 
 from __future__ import annotations
 

@@ -17,6 +17,7 @@ from vtx_keras import zoo
 from vtx_keras.fusion import FUSIONS
 
 CAPTIONERS = [name for name in zoo.list_models("*_captioner") if "video" not in name]
+GREEDY_AND_BEAMS = [(name, 3) for name in CAPTIONERS] + [("cross_attn_captioner", 1)]
 on_tensorflow = pytest.mark.skipif(keras.backend.backend() != "tensorflow", reason="TensorFlow's own compilers")
 
 
@@ -42,8 +43,7 @@ def frozen(model, batch: int | None, **settings):
 
 
 @on_tensorflow
-@pytest.mark.parametrize("beams", [1, 3])
-@pytest.mark.parametrize("name", CAPTIONERS)
+@pytest.mark.parametrize(("name", "beams"), GREEDY_AND_BEAMS)
 def test_the_whole_loop_runs_as_litert_builtins(name, beams, tmp_path):
     import tensorflow as tf
     from ai_edge_litert.interpreter import Interpreter
@@ -67,8 +67,7 @@ def test_the_whole_loop_runs_as_litert_builtins(name, beams, tmp_path):
 
 
 @on_tensorflow
-@pytest.mark.parametrize("beams", [1, 3])
-@pytest.mark.parametrize("name", CAPTIONERS)
+@pytest.mark.parametrize(("name", "beams"), GREEDY_AND_BEAMS)
 def test_the_whole_loop_runs_in_onnxruntime_at_any_batch_size(name, beams):
     import onnxruntime
     import tf2onnx

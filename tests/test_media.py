@@ -318,11 +318,11 @@ def test_a_grey_array_is_repeated_with_a_warning(shape):
 
 @pytest.mark.parametrize("dtype", ["uint8", "float32"])
 def test_an_array_with_alpha_is_laid_on_white_with_a_warning(dtype):
-    array = np.full((4, 6, 4), (255, 0, 100, 51), dtype)
+    array = np.full((4, 6, 4), (255, 4, 100, 51), dtype)
     with pytest.warns(UserWarning, match="alpha"):
         pixels = media.read(array)
     assert pixels.dtype == dtype
-    assert pixels[0, 0].tolist() == pytest.approx([255, 204, 224], abs=1e-3)
+    assert pixels[0, 0].tolist() == pytest.approx([255, 205 if dtype == "uint8" else 204.8, 224], abs=1e-3)
 
 
 def test_alpha_means_the_same_in_a_file_and_in_an_array():
@@ -557,6 +557,12 @@ def test_each_frame_of_an_animation_is_held_to_the_limit():
         media.read_clip(animated("GIF"), 2, pixel_limit=23)
 
 
+def test_each_picture_of_a_list_is_held_to_the_limit():
+    assert len(media.read_clip([plain()], 2, pixel_limit=24)) == 2
+    with pytest.raises(media.BadPicture, match="6 x 4 pixels: expected"):
+        media.read_clip([plain()], 2, pixel_limit=23)
+
+
 def test_an_animation_is_held_to_a_limit_as_a_whole():
     colours = [(i, 0, 0) for i in range(0, 210, 10)]
     assert len(media.read_clip(animated("GIF", colours[:20]), 2, pixel_limit=24)) == 2
@@ -606,6 +612,13 @@ def test_paths_come_alone_in_a_list_or_in_a_column(tmp_path):
     plain().save(path)
     for items, count in ((path, 1), (str(path), 1), ([path, str(path)], 2), (np.array([str(path)] * 3, object), 3)):
         assert len(media.batch(items, PICTURE)[0]) == count
+
+
+def test_encoded_bytes_in_an_array_are_one_bad_item():
+    items = np.frombuffer(encoded(plain()), "uint8")
+    errors = media.batch(items, PICTURE)[2]
+    assert list(errors) == [0]
+    assert "expected a path, encoded bytes" in errors[0]
 
 
 @pytest.mark.parametrize("items", [[], (), np.zeros((0, 4, 6, 3)), np.array([], object)])

@@ -26,7 +26,7 @@ MAY_IMPORT = {
     "weights": set(),
     "layers": set(),
     "table": {"options", "weights"},
-    "fusion": {"layers"},
+    "fusion": {"layers", "options"},
     "encoders": {"layers", "text"},
     "decode": {"text"},
     "models": {"decode", "layers", "media", "text"},

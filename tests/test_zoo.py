@@ -358,7 +358,7 @@ def test_data_arrays_names_what_does_not_fit():
         data.arrays(model, x, texts(1), [0, 1])
     with pytest.raises(ValueError, match="pass labels="):
         data.arrays(model, x, texts(2))
-    with pytest.raises(ValueError, match="1 .* or 0"):
+    with pytest.raises(ValueError, match=r"1 .* or 0"):
         data.arrays(toy("gated_matcher"), x, texts(2), [1, 2])
 
 

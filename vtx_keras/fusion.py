@@ -29,6 +29,7 @@ from vtx_keras.layers import (
     masked_mean,
     register,
 )
+from vtx_keras.options import CO_ATTN_NEEDS_THE_WHOLE_TEXT
 
 
 class Fused(Block):
@@ -176,10 +177,7 @@ class CoAttn(Fused):
 
     def __init__(self, dim: int, heads: int, **kwargs: Any):
         if kwargs.get("causal"):
-            raise ValueError(
-                "co_attn cannot decode left to right: it re-expresses the image by the whole text and reads that back, "
-                "so text would see its own future. For captions use cross_attn, gated, concat_mlp or merged_attn."
-            )
+            raise ValueError(CO_ATTN_NEEDS_THE_WHOLE_TEXT)
         super().__init__(dim, heads, **kwargs)
         self.fusion_norm = layer_norm("fusion_norm")
         self.bilinear = keras.layers.Dense(dim, use_bias=False, name="bilinear")

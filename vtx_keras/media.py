@@ -27,7 +27,7 @@ SUFFIXES = (".jpg", ".jpeg", ".png", ".gif", ".webp", ".avif", ".bmp", ".tif", "
 # By EXIF orientation, 2 to 8: mirror, half turn, flip, transpose, turn right, transverse, turn left.
 UPRIGHT = dict(zip(range(2, 9), map(Image.Transpose, (0, 3, 1, 5, 4, 6, 2)), strict=True))
 PATH, FILE = (str, os.PathLike), (str, os.PathLike, bytes, bytearray, Image.Image)
-EXPECTED = "a path, encoded bytes, a PIL image or an array of 0-255, (h, w, 3), (h, w, 1), (h, w) or (h, w, 4)"
+EXPECTED = "a path, encoded bytes, a PIL image or an array of numbers 0-255: (h, w, 3), (h, w, 1), (h, w), (h, w, 4)"
 
 
 class BadPicture(ValueError):
@@ -54,10 +54,7 @@ def read(picture: Any, *, pixel_limit: int = PIXEL_LIMIT) -> np.ndarray:
     >>> read(np.full((2, 3, 3), 7))[0, 0].tolist()
     [7, 7, 7]
     """
-    if not isinstance(picture, FILE):
-        return _from_array(picture, pixel_limit)
-    with _opened(picture) as image:
-        return _from_image(image, pixel_limit)
+    return np.array(_load(picture, pixel_limit))
 
 
 def read_clip(clip: Any, frames: int, *, pixel_limit: int = PIXEL_LIMIT) -> list[np.ndarray]:
@@ -71,7 +68,7 @@ def read_clip(clip: Any, frames: int, *, pixel_limit: int = PIXEL_LIMIT) -> list
     """
     if not isinstance(frames, int) or frames < 1:
         raise ValueError(f"frames={frames!r}: expected a whole number of at least 1")
-    return list(_frames(clip, frames, pixel_limit))
+    return [np.array(frame) for frame in _frames(clip, frames, pixel_limit)]
 
 
 def resize(picture: Any, size: Sequence[int], fit: str = "pad") -> np.ndarray:
@@ -83,15 +80,7 @@ def resize(picture: Any, size: Sequence[int], fit: str = "pad") -> np.ndarray:
     [255, 0, 0, 255]
     """
     height, width, _ = _checked((*size, 3), fit)
-    image = Image.fromarray(np.rint(read(picture)).astype("uint8"))
-    if fit != "pad":
-        resized = ImageOps.fit if fit == "crop" else Image.Image.resize
-        return np.array(resized(image, (width, height), Image.Resampling.BILINEAR))
-    scale = min(width / image.width, height / image.height)
-    inner = image.resize([max(1, int(side * scale + 0.5)) for side in image.size], Image.Resampling.BILINEAR)
-    whole = Image.new("RGB", (width, height), "white")
-    whole.paste(inner, ((width - inner.width) // 2, (height - inner.height) // 2))
-    return np.array(whole)
+    return np.rint(_sized(_load(picture, PIXEL_LIMIT), height, width, fit)).astype("uint8")
 
 
 def prepare(picture: Any, shape: Sequence[int], fit: str = "pad") -> np.ndarray:
@@ -103,8 +92,8 @@ def prepare(picture: Any, shape: Sequence[int], fit: str = "pad") -> np.ndarray:
     [100.25, 100.25, 100.25]
     """
     *frames, height, width, _ = _checked(shape, fit)
-    pictures = _frames(picture, *frames, PIXEL_LIMIT) if frames else [read(picture)]
-    sized = [p if p.shape[:2] == (height, width) else resize(p, (height, width), fit) for p in pictures]
+    pictures = _frames(picture, *frames, PIXEL_LIMIT) if frames else [_load(picture, PIXEL_LIMIT)]
+    sized = [_sized(picture, height, width, fit) for picture in pictures]
     return np.asarray(sized if frames else sized[0], "float32")
 
 
@@ -165,13 +154,61 @@ def _check_size(width: int, height: int, limit: int, frames: int = 1) -> None:
 
 def _many(items: Any, rank: int) -> Sequence:
     """The members of a list, of a table's column, or of an array of more axes than `rank`; else the one item."""
-    axes = len(getattr(items, "shape", ()))
-    if isinstance(items, (list, tuple)) or axes == 1:
+    axes, kind = len(getattr(items, "shape", ())), getattr(getattr(items, "dtype", None), "kind", "")
+    if isinstance(items, (list, tuple)) or (axes == 1 and kind in ("O", "U")):
         return list(items)
     return items if axes > rank else [items]
 
 
-def _frames(clip: Any, frames: int, pixel_limit: int) -> Iterator[np.ndarray]:
+def _load(picture: Any, pixel_limit: int) -> Image.Image | np.ndarray:
+    """Any picture as an RGB image, but one of floats as a float32 array (h, w, 3)."""
+    if isinstance(picture, FILE):
+        with _opened(picture) as image:
+            return _from_image(image, pixel_limit)
+    try:
+        array = np.asarray(picture)
+    except Exception as error:  # a tensor's own complaint, or lists of unequal lengths
+        raise BadPicture(f"{type(picture).__name__} ({error}): expected {EXPECTED}") from error
+    found = f"{type(picture).__name__} of shape {array.shape} and type {array.dtype}"
+    array = array[..., None] if array.ndim == 2 else array
+    if array.dtype.kind not in "uif" or array.ndim != 3 or array.shape[-1] not in (1, 3, 4):
+        raise BadPicture(f"{found}: expected {EXPECTED}")
+    _check_size(array.shape[1], array.shape[0], pixel_limit)
+    low, high = (0, 255) if array.dtype == "uint8" else (array.min(), array.max())
+    if not (low >= 0 and high <= 255):  # NaN fails both
+        raise BadPicture(
+            f"{found} with values from {low:g} to {high:g}: expected finite numbers, 0 to 255. Scale it so"
+        )
+    exact = array.dtype.kind == "f"
+    # These texts hold no numbers, so that Python says each once and not for every picture.
+    if exact and 0 < high <= 1:
+        warnings.warn("a float picture of 0-1 at most: it looks scaled, but 0-255 is expected", stacklevel=2)
+    if array.shape[-1] == 1:
+        warnings.warn("a grey array became RGB: its channel was repeated", stacklevel=2)
+        array = np.repeat(array, 3, axis=-1)
+    if array.shape[-1] == 4:
+        warnings.warn("the fourth channel of an array was taken as alpha, and it was laid on white", stacklevel=2)
+        array = 255 + (array[..., :3] - np.float32(255)) * (array[..., 3:] / np.float32(255))
+        array = array if exact else np.rint(array)
+    return array.astype("float32") if exact else Image.fromarray(array.astype("uint8"))
+
+
+def _sized(picture: Image.Image | np.ndarray, height: int, width: int, fit: str) -> np.ndarray:
+    if isinstance(picture, np.ndarray):
+        if picture.shape[:2] == (height, width):
+            return picture
+        picture = Image.fromarray(np.rint(picture).astype("uint8"))
+    if fit != "pad":
+        resized = ImageOps.fit if fit == "crop" else Image.Image.resize
+        return np.array(resized(picture, (width, height), Image.Resampling.BILINEAR))
+    scale = min(width / picture.width, height / picture.height)
+    inner = picture.resize([max(1, int(side * scale + 0.5)) for side in picture.size], Image.Resampling.BILINEAR)
+    whole = Image.new("RGB", (width, height), "white")
+    whole.paste(inner, ((width - inner.width) // 2, (height - inner.height) // 2))
+    return np.array(whole)
+
+
+def _frames(clip: Any, frames: int, pixel_limit: int) -> Iterator[Image.Image | np.ndarray]:
     """The picked frames one by one, so that a long clip is never in memory as a whole."""
     if isinstance(clip, PATH) and os.path.isdir(clip):
         names = [name for name in os.listdir(clip) if name.lower().endswith(SUFFIXES) and name[0] != "."]
@@ -179,7 +216,7 @@ def _frames(clip: Any, frames: int, pixel_limit: int) -> Iterator[np.ndarray]:
     if not isinstance(clip, FILE):
         members = _many(clip, rank=3)
         for index, times in _picks(len(members), frames):
-            yield from [read(members[index], pixel_limit=pixel_limit)] * times
+            yield from [_load(members[index], pixel_limit)] * times
         return
     with _opened(clip) as image:
         moves = image.format in ANIMATED and getattr(image, "is_animated", False)
@@ -233,7 +270,7 @@ def _identified(file: Any) -> Image.Image:
     raise BadPicture(f"{found}: expected {', '.join(FORMATS)}. Convert it, or fetch it anew")
 
 
-def _from_image(image: Image.Image, pixel_limit: int) -> np.ndarray:
+def _from_image(image: Image.Image, pixel_limit: int) -> Image.Image:
     _check_size(image.width, image.height, pixel_limit)
     image.load()
     turn = None
@@ -251,31 +288,4 @@ def _from_image(image: Image.Image, pixel_limit: int) -> np.ndarray:
         white = Image.new("RGB", image.size, "white")
         white.paste(image, mask=image.getchannel("A"))
         image = white
-    return np.array((image if turn is None else image.transpose(turn)).convert("RGB"))
-
-
-def _from_array(picture: Any, pixel_limit: int) -> np.ndarray:
-    try:
-        array = np.asarray(picture)
-    except Exception as error:  # a tensor's own complaint, or lists of unequal lengths
-        raise BadPicture(f"{type(picture).__name__} ({error}): expected {EXPECTED}") from error
-    found = f"{type(picture).__name__} of shape {array.shape} and type {array.dtype}"
-    array = array[..., None] if array.ndim == 2 else array
-    if array.dtype.kind not in "uif" or array.ndim != 3 or array.shape[-1] not in (1, 3, 4):
-        raise BadPicture(f"{found}: expected {EXPECTED}")
-    _check_size(array.shape[1], array.shape[0], pixel_limit)
-    low, high, exact = array.min(), array.max(), array.dtype.kind == "f"
-    if not (low >= 0 and high <= 255):  # NaN fails both
-        raise BadPicture(f"{found} with values from {low:g} to {high:g}: expected finite numbers, 0 to 255")
-    array = array.astype("float32" if exact else "uint8")
-    # These texts hold no numbers, so that Python says each once and not for every picture.
-    if exact and 0 < high <= 1:
-        warnings.warn("a float picture of 0-1 at most: it looks scaled, but 0-255 is expected", stacklevel=2)
-    if array.shape[-1] == 1:
-        warnings.warn("a grey array became RGB: its channel was repeated", stacklevel=2)
-        array = np.repeat(array, 3, axis=-1)
-    if array.shape[-1] == 4:
-        warnings.warn("the fourth channel of an array was taken as alpha, and it was laid on white", stacklevel=2)
-        laid = 255 + (array[..., :3] - np.float32(255)) * (array[..., 3:] / np.float32(255))
-        array = laid if exact else np.rint(laid).astype("uint8")
-    return array
+    return (image if turn is None else image.transpose(turn)).convert("RGB")

@@ -113,8 +113,8 @@ class Captioner(VisionText):
         """Captions: a list of strings, one per picture (or clip), beginning with `prompt` where one is given.
 
         `images` is a path, bytes, a PIL image or an array (0–255), or many of them. `beams` above 1 searches;
-        `sampler` "random", "top_k" or "top_p" draws instead, repeatably when `seed` is given. An unreadable picture does
-        not lose the others: see `media.BadItems`, or pass `on_error="none"`.
+        `sampler` "random", "top_k" or "top_p" draws instead, repeatably when `seed` is given. An unreadable picture
+        does not lose the others: see `media.BadItems`, or pass `on_error="none"`.
 
         >>> from vtx_keras import zoo
         >>> model = zoo.build("cross_attn_captioner", weights=None, dim=32, image_shape=(32, 32, 3))

@@ -23,6 +23,10 @@ SIZES = {
     "base": {"dim": 384, "depth": 6, "vision_depth": 12, "text_depth": 4, "image_shape": (224, 224, 3)},
 }
 FRAMES = 8
+CO_ATTN_NEEDS_THE_WHOLE_TEXT = (
+    "co_attn cannot write captions: it re-expresses the image by the whole text and reads that back, so in a "
+    "left-to-right captioner text would see its own future. Use cross_attn, gated, concat_mlp or merged_attn."
+)
 HEAD_WIDTH = 64
 
 

@@ -10,7 +10,7 @@ import fnmatch
 from dataclasses import dataclass
 
 from vtx_keras import weights
-from vtx_keras.options import ABOUT, did_you_mean, options_of, resolve
+from vtx_keras.options import ABOUT, CO_ATTN_NEEDS_THE_WHOLE_TEXT, did_you_mean, options_of, resolve
 
 
 @dataclass(frozen=True)
@@ -93,9 +93,6 @@ def lookup(name: str) -> Entry:
     """The table's row, or an error that names what is close."""
     if name not in MODELS:
         if name in ("co_attn_captioner", "co_attn_video_captioner"):
-            raise ValueError(
-                f"{name!r} does not exist: co_attn re-expresses the image by the whole text and reads that back, so in a "
-                "left-to-right captioner text would see its own future. Use cross_attn, gated, concat_mlp, merged_attn."
-            )
+            raise ValueError(f"there is no {name!r}: {CO_ATTN_NEEDS_THE_WHOLE_TEXT}")
         raise ValueError(f"no model is called {name!r}{did_you_mean(name, MODELS)}; zoo.list_models() names them all")
     return MODELS[name]

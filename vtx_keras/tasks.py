@@ -38,7 +38,9 @@ def captioner(fusion: str, o: SimpleNamespace) -> Captioner:
     if o.contrastive:
         text_embedding = embedding(text_alone, o, "text", mask=ops.not_equal(tokens, PAD))
         image_embedding = embedding(vision_alone, o, "image")
-        logits = Contrastive(weight=o.contrastive, name="contrastive")(image_embedding, text_embedding, logits)
+        logits = Contrastive(weight=o.contrastive, dtype="float32", name="contrastive")(
+            image_embedding, text_embedding, logits
+        )
     return compiled(Captioner(inputs, logits, name="captioner"), WordLoss(), [WordAccuracy()])
 
 
@@ -78,7 +80,7 @@ def retriever(fusion: None, o: SimpleNamespace) -> Retriever:
     tokens = Spec(o.spec, name="spec")(inputs["tokens"])
     image_embedding = embedding(image_tokens(inputs["image"], o), o, "image")
     text_embedding = embedding(text_tokens(tokens, o), o, "text", mask=ops.not_equal(tokens, PAD))
-    pairs = Contrastive(o.loss, name="contrastive")(image_embedding, text_embedding)
+    pairs = Contrastive(o.loss, dtype="float32", name="contrastive")(image_embedding, text_embedding)
     return compiled(Retriever(inputs, pairs, name="retriever"), None, [])
 
 

