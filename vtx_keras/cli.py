@@ -144,3 +144,7 @@ def show(model: str, as_json: bool) -> None:
         click.echo(f"  {name} = {option['default']!r}: {option['about']} ({option['takes']})")
     for tag in about["released"]:
         click.echo("\n" + (weights.released_root() / model / tag / "README.md").read_text(encoding="utf-8"))
+
+
+if __name__ == "__main__":
+    main()

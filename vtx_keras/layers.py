@@ -25,13 +25,14 @@ def gelu(x: Any) -> Any:
 
 
 def layer_norm(name: str) -> keras.layers.Layer:
+    """The one layer norm of the zoo: a small epsilon, as in published transformers."""
     return keras.layers.LayerNormalization(epsilon=1e-6, name=name)
 
 
 def masked_mean(x: Any, mask: Any = None) -> Any:
     """Mean over the tokens of `x` (batch, tokens, dim) that `mask` (batch, tokens) keeps, as (batch, 1, dim).
 
-    >>> masked_mean(ops.ones((2, 3, 4)), ops.ones((2, 3), "bool")).shape
+    >>> tuple(masked_mean(ops.ones((2, 3, 4)), ops.ones((2, 3), "bool")).shape)
     (2, 1, 4)
     """
     if mask is None:
@@ -291,8 +292,8 @@ class Pool(keras.layers.Layer):
     def compute_output_shape(self, x_shape: tuple) -> tuple:
         return (x_shape[0], x_shape[-1])
 
-    def call(self, x: Any, mask: Any = None) -> Any:
-        return masked_mean(x, mask)[:, 0]
+    def call(self, x: Any, keep: Any = None) -> Any:  # not `mask`, a name that Keras gives a meaning of its own
+        return masked_mean(x, keep)[:, 0]
 
 
 @register

@@ -23,7 +23,11 @@ def captioner(fusion: str, o: SimpleNamespace) -> Captioner:
     inputs = {"image": keras.Input(o.image_shape, name="image"), "tokens": token_input()}
     vision = image_tokens(inputs["image"], o)
     words = keras.layers.ReversibleEmbedding(
-        o.vocabulary_size, o.dim, reverse_dtype="float32", embeddings_initializer=small_normal(), name="words"
+        o.vocabulary_size,
+        o.dim,
+        reverse_dtype="float32",
+        embeddings_initializer=keras.initializers.RandomNormal(stddev=0.02),
+        name="words",
     )
     tokens = Spec(o.spec, name="spec")(inputs["tokens"])
     x = Positions((o.max_length,), name="positions")(words(tokens))
@@ -55,6 +59,7 @@ def classifier(fusion: str, o: SimpleNamespace) -> Answerer:
 
 
 def labeller(fusion: str, o: SimpleNamespace, name: str) -> Answerer:
+    """Classes from a picture and a text: what vqa and classifier share."""
     classes = o.classes if isinstance(o.classes, int) else len(o.classes)
     inputs, fused, logits = fused_logits(fusion, o, classes)
     if o.multi_label:
@@ -93,7 +98,7 @@ def fused_logits(fusion: str, o: SimpleNamespace, classes: int) -> tuple[dict, A
     for i in range(o.depth):
         x, vision = fused_block(fusion, o, f"fusion_{i}")(x, vision, mask)
     x = layer_norm("norm")(x)
-    pooled = keras.layers.Dropout(o.dropout, name="dropout")(Pool(name="pool")(x, mask=mask))
+    pooled = keras.layers.Dropout(o.dropout, name="dropout")(Pool(name="pool")(x, mask))
     return inputs, x, keras.layers.Dense(classes, dtype="float32", name="head")(pooled)
 
 
@@ -109,6 +114,7 @@ def with_word_head(
 
 
 def image_tokens(image: Any, o: SimpleNamespace) -> Any:
+    """The picture or clip through its encoder, as tokens of the model's width."""
     encoder = encoders.image(
         o.image_encoder,
         image_shape=o.image_shape,
@@ -123,6 +129,7 @@ def image_tokens(image: Any, o: SimpleNamespace) -> Any:
 
 
 def text_tokens(tokens: Any, o: SimpleNamespace) -> Any:
+    """The text through its encoder, as tokens of the model's width."""
     x = encoders.text(
         o.text_encoder,
         vocabulary_size=o.vocabulary_size,
@@ -137,22 +144,20 @@ def text_tokens(tokens: Any, o: SimpleNamespace) -> Any:
 
 
 def token_input() -> Any:
+    """Ids of a text of any length, 0 = padding."""
     return keras.Input((None,), dtype="int32", name="tokens")
 
 
 def fused_block(fusion: str, o: SimpleNamespace, name: str, causal: bool = False) -> Block:
+    """One block in which text and vision meet."""
     return FUSIONS[fusion](o.dim, o.heads, causal=causal, dropout=o.dropout, name=name)
 
 
 def embedding(x: Any, o: SimpleNamespace, modality: str, mask: Any = None) -> Any:
     """One unit vector for a sequence of tokens."""
-    pooled = Pool(name=f"{modality}_pool")(layer_norm(f"{modality}_norm")(x), mask=mask)
+    pooled = Pool(name=f"{modality}_pool")(layer_norm(f"{modality}_norm")(x), mask)
     projected = keras.layers.Dense(o.dim, use_bias=False, dtype="float32", name=f"{modality}_projection")(pooled)
     return keras.layers.UnitNormalization(dtype="float32", name=f"{modality}_embedding")(projected)
-
-
-def small_normal() -> keras.initializers.Initializer:
-    return keras.initializers.RandomNormal(stddev=0.02)
 
 
 def compiled(model: keras.Model, loss: Any, metrics: Any) -> Any:

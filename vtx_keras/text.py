@@ -12,6 +12,7 @@ import unicodedata
 import warnings
 from collections.abc import Iterable, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -143,7 +144,7 @@ def learn(texts: Iterable[str | bytes], size: int = 8000) -> tuple[str, ...]:
 
 
 @functools.lru_cache(maxsize=8)
-def tokenizer(vocabulary: tuple[str, ...]):
+def tokenizer(vocabulary: tuple[str, ...]) -> Any:
     """The KerasHub WordPieceTokenizer of these pieces, for texts that went through `normalize`.
 
     A special piece spelled out in a text is ordinary characters to it.

@@ -95,7 +95,7 @@ def save(model: Any, folder: str | os.PathLike, *, half: bool = False) -> Path:
         raise ValueError(f"{folder} holds something that is not a weights folder: choose another place")
 
     def write(target: Path) -> None:
-        model.save_weights(target / WEIGHTS)
+        _bare(model).save_weights(target / WEIGHTS)
         if half:
             halve(target / WEIGHTS)
         (target / VOCABULARY).write_text("\n".join(model.vocabulary) + "\n", encoding="utf-8")
@@ -140,7 +140,7 @@ def new_folder(folder: Path) -> Iterator[Path]:
 def load(model: Any, folder: Path) -> None:
     """Read verified weights into a model built from that folder's own config."""
     try:
-        model.load_weights(folder / WEIGHTS)
+        _bare(model).load_weights(folder / WEIGHTS)
     except Exception as error:
         raise BadWeights(f"{folder / WEIGHTS} does not fit the model that its {CONFIG} describes: {error}") from error
 
@@ -170,9 +170,20 @@ def transfer(source: Any, target: Any, *, new_head: bool) -> None:
         warnings.warn(f"{target.name}: the head is new (its classes changed); all else keeps its weights", stacklevel=4)
 
 
-def _by_path(model: Any) -> list[tuple[str, Any]]:
-    """Weights by path; the seeds of dropout are not weights."""
-    return [(weight.path, weight) for weight in model.weights if "seed_generator" not in weight.path]
+def _by_path(model: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """Weights by path, from the outermost model inwards; the seeds of dropout are not weights."""
+    for layer in model.layers:
+        if hasattr(layer, "layers"):
+            yield from _by_path(layer, f"{prefix}{layer.name}/")
+        else:
+            yield from ((prefix + weight.path, weight) for weight in layer.weights if "seed" not in weight.path)
+
+
+def _bare(model: Any) -> Any:
+    """The same layers without the optimizer, whose state Keras would store among the weights."""
+    import keras
+
+    return keras.Model(model.input, model.output)
 
 
 def halve(path: Path) -> None:
