@@ -36,8 +36,8 @@ def did_you_mean(name: str, known: Iterable[str]) -> str:
     >>> did_you_mean("dept", ["dim", "depth"])
     ' (did you mean depth?)'
     """
-    close = difflib.get_close_matches(str(name), list(known), n=3, cutoff=0.5)
-    return f" (did you mean {' or '.join(close)}?)" if close else ""
+    close = difflib.get_close_matches(str(name), list(known), n=1)
+    return f" (did you mean {close[0]}?)" if close else ""
 
 
 @dataclass(frozen=True)

@@ -196,7 +196,7 @@ def decoder_of(model: keras.Model) -> keras.Model:
 
 
 class Cached(keras.utils.PyDataset):
-    """Batches of cached features and names of like length, each epoch from another augmented copy of every picture."""
+    """Batches of cached features and names of like length, each epoch from another copy of every picture."""
 
     def __init__(self, copies: list[np.ndarray], tokens: np.ndarray, labels: np.ndarray, batch_size: int = 64):
         super().__init__()
@@ -218,7 +218,11 @@ class Cached(keras.utils.PyDataset):
         length = min(-(-int(self.lengths[rows].max()) // 4) * 4, self.labels.shape[1])  # few lengths: few traces
         seen = np.stack([self.copies[copy][row] for copy, row in zip(self.copy[rows], rows, strict=True)])
         labels = self.labels[rows, :length]
-        return {"image": seen.astype("float32"), "tokens": self.tokens[rows, :length]}, labels, (labels > 0).astype("float32")
+        return (
+            {"image": seen.astype("float32"), "tokens": self.tokens[rows, :length]},
+            labels,
+            (labels > 0).astype("float32"),
+        )
 
 
 def copies_of(model: keras.Model, rows: list[dict], cache: Path) -> list[np.ndarray]:
@@ -285,47 +289,100 @@ def score(said: list[str], rows: list[dict]) -> dict:
     }
 
 
+def picture_examples(model: keras.Model, rows: list[dict], count: int = 8) -> list[dict]:
+    """Every n-th picture of a held-out split, stored beside the weights with what the model says: good and bad alike."""
+    plain = [row for row in rows if "skin tone" not in row["name"] and "hair" not in row["name"]]
+    chosen = plain[:: len(plain) // count][:count]
+    found = []
+    for row in chosen:
+        name = re.sub(r"\W+", "-", row["name"]).strip("-") + ".png"
+        white = Image.new("RGBA", row["picture"].size, "white")
+        white.alpha_composite(row["picture"])
+        white.convert("RGB").resize((128, 128), Image.Resampling.BILINEAR).save(HERE / name, optimize=True)
+        found.append({"picture": name, "name": row["name"], "said": model.generate(HERE / name)[0]})
+    return found
+
+
+def card(results: dict) -> str:
+    """The model's README, from its results."""
+    told = {
+        "vendor_validation": "unseen artist (Fluent 3D), concepts of train; used for tuning",
+        "vendor_test": "unseen artist (Fluent 3D), concepts of train",
+        "validation": "unseen concepts, three artists; used for tuning",
+        "test": "unseen concepts, three artists",
+    }
+    lines = [
+        "| split | n | exact name | 95 % interval | words (F1) | nearest neighbour: exact | words (F1) |",
+        "|---" * 7 + "|",
+    ]
+    for split, row in results["splits"].items():
+        ours, copy = row["model"], row["nearest_neighbour"]
+        low, high = ours["exact_95"]
+        lines.append(
+            f"| {split}: {told[split]} | {ours['n']} | {ours['exact']:.3f} | {low:.3f}-{high:.3f} | {ours['word_f1']:.3f} "
+            f"| {copy['exact']:.3f} | {copy['word_f1']:.3f} |"
+        )
+    strip = ["| picture | its name | what the model says |", "|---|---|---|"]
+    strip += [f"| ![]({row['picture']}) | {row['name']} | {row['said']} |" for row in results["examples"]]
+    text = (HERE / "card.md").read_text(encoding="utf-8")
+    facts = f"{results['parameters'] / 1e6:.1f} M parameters, {results['megabytes']:.1f} MB"
+    time_taken = f"{results['training_cpu_minutes']} CPU minutes"
+    for mark, value in {
+        "SCORES": "\n".join(lines),
+        "STRIP": "\n".join(strip),
+        "FACTS": facts,
+        "TIME": time_taken,
+    }.items():
+        text = text.replace(f"<!-- {mark} -->", value)
+    return text
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--cache", type=Path, required=True, help="folder for archives and features (4 GB)")
-    parser.add_argument("--epochs", type=int, default=40)
+    parser.add_argument("--epochs", type=int, default=40, help="0 evaluates the weights that are here")
     parser.add_argument("--test", action="store_true", help="also evaluate the test splits: once, for a release")
     arguments = parser.parse_args()
     arguments.cache.mkdir(parents=True, exist_ok=True)
     keras.utils.set_random_seed(0)
-    rows = examples(arguments.cache)
     by_split = collections.defaultdict(list)
-    for row in rows:
+    for row in examples(arguments.cache):
         by_split[row["split"]].append(row)
     print({split: len(members) for split, members in by_split.items()}, flush=True)
 
-    model = zoo.build(
-        "cross_attn_captioner",
-        weights=None,
-        size="tiny",
-        image_encoder="mobilenet_v2",
-        image_shape=(SIDE, SIDE, 3),
-        dropout=0.2,
-    )
-    load_encoder(model, arguments.cache)
-    start = time.process_time()
-    train(model, by_split["train"], arguments.cache, arguments.epochs)
-    seconds = time.process_time() - start
+    stored = HERE / "results.json"
+    results = json.loads(stored.read_text()) if stored.exists() else {}
+    if arguments.epochs:
+        model = zoo.build(
+            "cross_attn_captioner",
+            weights=None,
+            size="tiny",
+            image_encoder="mobilenet_v2",
+            image_shape=(SIDE, SIDE, 3),
+            dropout=0.2,
+        )
+        load_encoder(model, arguments.cache)
+        start = time.process_time()
+        train(model, by_split["train"], arguments.cache, arguments.epochs)
+        results["training_cpu_minutes"] = round((time.process_time() - start) / 60)
+        weights.save(model, HERE, half=True)
 
     # The figures are those of the released file: stored as float16 and read back.
-    weights.save(model, HERE, half=True)
     model = zoo.build("cross_attn_captioner", weights=HERE)
-    results = {"training_cpu_seconds": round(seconds), "parameters": model.count_params(), "splits": {}}
-    splits = ["vendor_validation", "validation", *(["vendor_test", "test"] if arguments.test else [])]
-    for split in splits:
+    results |= {
+        "parameters": model.count_params(),
+        "megabytes": round((HERE / weights.WEIGHTS).stat().st_size / 1e6, 1),
+    }
+    results["splits"] = {}
+    for split in ["vendor_validation", "validation", *(["vendor_test", "test"] if arguments.test else [])]:
         members = by_split[split]
-        said = model.generate(np.stack([flat(row["picture"]) for row in members]), max_length=24)
+        said = model.generate(np.stack([flat(row["picture"]) for row in members]))
         copied = nearest(model, by_split["train"], members, arguments.cache)
         results["splits"][split] = {"model": score(said, members), "nearest_neighbour": score(copied, members)}
         print(split, results["splits"][split], flush=True)
-        for row, words in list(zip(members, said, strict=True))[:: max(1, len(members) // 12)]:
-            print(f"    {row['name']:50s} {words}")
-    (HERE / "results.json").write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
+    results["examples"] = picture_examples(model, by_split["vendor_validation"])
+    stored.write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
+    (HERE / "README.md").write_text(card(results), encoding="utf-8")
 
 
 if __name__ == "__main__":
