@@ -191,6 +191,17 @@ def test_a_prompt_begins_the_caption_and_steers_it(decisive):
     assert alone == [each[1]]
 
 
+def test_generate_sees_weights_that_changed_since_it_was_compiled():
+    model = toy("cross_attn_captioner")
+    x = pictures(model)
+    before = model.generate(x)
+    model.optimizer.learning_rate = 1e-2
+    model.fit(data.arrays(model, x, texts(4)), epochs=30, verbose=0)
+    after = model.generate(x)
+    assert after != before
+    assert after == text.decode(np.array(model.generate_ids(x)[0]), model.vocabulary)
+
+
 def test_sampling_repeats_with_a_seed_in_any_batching_and_varies_without():
     model = toy("gated_captioner")
     x = pictures(model, 6)

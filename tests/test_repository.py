@@ -124,6 +124,14 @@ def test_the_python_blocks_of_the_readme_run(tmp_path, monkeypatch):
         exec(block, scope)
 
 
+@pytest.mark.parametrize("name", ["decode", "train_step"])
+def test_the_readme_tells_the_stored_figures(name):
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+    for row in json.loads((ROOT / f"benchmarks/results/{name}.json").read_text())["rows"]:
+        ours, peer = row["vtx_keras"]["median_ms"], row["peer"]["median_ms"]
+        assert f"| {ours:.0f} ms | {peer:.0f} ms | {peer / ours:.1f} × |" in readme
+
+
 def vtx(*arguments: str) -> subprocess.CompletedProcess:
     return subprocess.run([sys.executable, "-m", "vtx_keras.cli", *arguments], capture_output=True, text=True)
 
