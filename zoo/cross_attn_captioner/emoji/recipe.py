@@ -286,7 +286,7 @@ def score(said: list[str], rows: list[dict]) -> dict:
     interval = [round(float(q), 3) for q in np.quantile(draws, (0.025, 0.975))]
     return {
         "n": len(rows),
-        "exact": round(exact.mean(), 3),
+        "exact": round(float(exact.mean()), 3),
         "exact_95": interval,
         "word_f1": round(float(np.mean(overlap)), 3),
     }
