@@ -11,7 +11,7 @@ from pathlib import Path
 import keras
 import numpy as np
 import pytest
-from toys import batches, inputs, outputs, pictures, toy
+from toys import batches, decisive, inputs, outputs, pictures, toy
 
 from vtx_keras import zoo
 from vtx_keras.fusion import FUSIONS
@@ -19,14 +19,6 @@ from vtx_keras.fusion import FUSIONS
 CAPTIONERS = [name for name in zoo.list_models("*_captioner") if "video" not in name]
 GREEDY_AND_BEAMS = [(name, 3) for name in CAPTIONERS] + [("cross_attn_captioner", 1)]
 on_tensorflow = pytest.mark.skipif(keras.backend.backend() != "tensorflow", reason="TensorFlow's own compilers")
-
-
-def decisive(name: str):
-    """A captioner whose choices lie further apart than rounding."""
-    model = toy(name, depth=2)
-    table = model.get_layer("words").embeddings
-    table.assign(np.random.default_rng(1).normal(size=table.shape) * 0.3)
-    return model
 
 
 def frozen(model, batch: int | None, **settings):

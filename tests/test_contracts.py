@@ -7,6 +7,7 @@ import itertools
 import keras
 import numpy as np
 import pytest
+import toys
 from keras import ops
 from toys import ANSWERS, SHAPE, batches, inputs, outputs, pictures, texts, toy
 
@@ -126,11 +127,8 @@ def log_softmax(logits: np.ndarray) -> np.ndarray:
 
 @pytest.fixture(params=IMAGE_CAPTIONERS)
 def decisive(request):
-    """A captioner whose choices are far enough apart that rounding cannot swap them, and which does end captions."""
-    model = toy(request.param, depth=2)
-    table = model.get_layer("words").embeddings
-    table.assign(np.random.default_rng(1).normal(size=table.shape) * 0.3)
-    return model
+    """A captioner whose choices are far enough apart that rounding cannot swap them, and which ends some captions."""
+    return toys.decisive(request.param)
 
 
 def test_greedy_equals_the_loop_without_a_cache(decisive):
@@ -148,15 +146,58 @@ def test_greedy_equals_the_loop_without_a_cache(decisive):
         assert scores[row] == pytest.approx(total / count, abs=1e-4)
 
 
-def test_one_beam_is_greedy_and_a_batch_is_its_rows(decisive):
+def test_a_batch_is_its_rows(decisive):
     x = pictures(decisive)
     greedy, scores = (np.array(part) for part in decisive.generate_ids(x))
     beams = np.array(decisive.generate_ids(x, beams=3)[0])
     for row in range(len(x)):
-        alone, alone_score = decisive.generate_ids(x[row : row + 1], beams=1)
+        alone, alone_score = decisive.generate_ids(x[row : row + 1])
         np.testing.assert_array_equal(np.array(alone)[0], greedy[row])
         assert float(alone_score[0]) == pytest.approx(scores[row], abs=1e-4)
         np.testing.assert_array_equal(np.array(decisive.generate_ids(x[row : row + 1], beams=3)[0])[0], beams[row])
+
+
+def beam_search(model, picture: np.ndarray, beams: int, length: int) -> tuple[list[int], float]:
+    """The textbook: extend all, keep the best, put ended ones aside; no cache, no batch."""
+    live, ended = [((text.START,), 0.0)], []
+    for _ in range(length):
+        proposals = []
+        for tokens, score in live:
+            padded = np.array([[*tokens, *[0] * (length - len(tokens))]], "int32")
+            logp = log_softmax(writable(outputs(model, {"image": picture[None], "tokens": padded})[0, len(tokens) - 1]))
+            proposals += [((*tokens, token), score + logp[token]) for token in np.argsort(-logp)[:beams]]
+        best = sorted(proposals, key=lambda pair: -pair[1])[:beams]
+        ended += [pair for pair in best if pair[0][-1] == text.END]
+        live = [pair for pair in best if pair[0][-1] != text.END]
+    tokens, score = max(ended + live, key=lambda pair: pair[1] / (len(pair[0]) - 1))
+    return [int(token) for token in tokens[1:] if token != text.END], score / (len(tokens) - 1)
+
+
+@pytest.mark.parametrize("beams", [1, 2, 4])
+def test_beam_search_equals_the_textbook(decisive, beams):
+    x = pictures(decisive)
+    ids, scores = (np.array(part) for part in decisive.generate_ids(x, beams=beams))
+    for row in range(len(x)):
+        words, score = beam_search(decisive, x[row], beams, 8)
+        assert list(ids[row][ids[row] > 0]) == words
+        assert scores[row] == pytest.approx(score, abs=1e-4)
+
+
+def test_decoding_stops_when_every_caption_has_ended():
+    """A step that always ends is asked once, however long a caption might be."""
+    asked = []
+
+    def step(tokens, index, cache, now, visible):
+        asked.append(int(index))
+        logits = np.zeros((2, 1, 8), "float32")
+        logits[..., text.END] = 9.0
+        return ops.convert_to_tensor(logits), cache
+
+    if keras.backend.backend() != "tensorflow":
+        pytest.skip("counts eager steps")
+    ids, _ = decode.search(step, [], np.zeros((2, 50), "int32"), length=50)
+    assert asked == [0]
+    assert not np.array(ids).any()
 
 
 def test_a_beam_wide_enough_finds_the_best_of_all_captions():
@@ -248,7 +289,7 @@ def test_a_row_does_not_depend_on_its_batch(name):
         ("retriever", "mixed_float16"),
     ],
 )
-def test_mixed_precision_trains_with_float32_outputs(name, policy):
+def test_mixed_precision_trains_saves_and_gives_float32(name, policy, tmp_path):
     model = toy(name, dtype=policy)
     assert model.get_layer("vision").compute_dtype == policy.removeprefix("mixed_")
     assert keras.config.dtype_policy().name == "float32"
@@ -256,8 +297,25 @@ def test_mixed_precision_trains_with_float32_outputs(name, policy):
     model.optimizer.learning_rate = 3e-3
     losses = model.fit(batches(model), epochs=6, verbose=0).history["loss"]
     assert losses[-1] < losses[0]
+    x = inputs(model)
+    for again in (zoo.load(zoo.save(model, tmp_path / "mixed.keras")), keras.models.clone_model(model)):
+        again.set_weights(model.get_weights())
+        np.testing.assert_array_equal(outputs(again, x), outputs(model, x))
     if name in CAPTIONERS:
-        assert len(model.generate(pictures(model, 2), beams=2)) == 2
+        assert len(again.generate(x["image"], beams=2)) == 4
+
+
+def test_a_float32_model_stays_one_under_another_global_policy(tmp_path):
+    model = toy("cross_attn_captioner")
+    x = pictures(model, 2)
+    zoo.save(model, tmp_path / "full.keras")
+    keras.config.set_dtype_policy("mixed_bfloat16")
+    try:
+        loaded = zoo.load(tmp_path / "full.keras")
+        drawn = loaded.generate(x, sampler="random", seed=1)
+    finally:
+        keras.config.set_dtype_policy("float32")
+    assert drawn == model.generate(x, sampler="random", seed=1)
 
 
 @pytest.mark.parametrize("temporal", ["positions", "gru"])
@@ -365,9 +423,12 @@ def test_freezing_an_encoder_keeps_its_weights_and_trains_the_rest():
     assert model.get_layer("image_encoder").trainable
 
 
-def test_sizes_are_consistent_and_tiny_fits_a_phone():
-    for name in ("cross_attn_captioner", "concat_mlp_vqa", "merged_attn_matcher", "retriever", "gated_video_captioner"):
-        assert zoo.build(name, weights=None, size="tiny").count_params() <= 10_000_000, name
+@pytest.mark.parametrize("name", zoo.list_models())
+def test_tiny_fits_a_phone(name):
+    assert zoo.build(name, weights=None, size="tiny").count_params() <= 10_000_000
+
+
+def test_base_is_the_shape_in_which_peers_are_measured():
     base = zoo.build("cross_attn_captioner", weights=None, size="base")
     assert base.get_layer("vision").output.shape == (None, 196, 384)
     assert len(base.vocabulary) > 7000

@@ -31,7 +31,7 @@ MAY_IMPORT = {
     "decode": {"text"},
     "models": {"decode", "layers", "media", "text"},
     "tasks": {"encoders", "fusion", "layers", "models", "text"},
-    "zoo": {"models", "options", "table", "tasks", "text", "weights"},
+    "zoo": {"encoders", "models", "options", "table", "tasks", "text", "weights"},
     "data": {"media", "models", "options", "text"},
     "cli": set(),  # imports what a command needs when it runs
 }

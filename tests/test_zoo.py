@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 import warnings
@@ -142,6 +143,18 @@ def test_a_misfit_names_layer_expected_and_found(saved):
         zoo.build("gated_vqa", weights=saved[0], depth=2)
 
 
+def test_other_words_of_the_same_number_are_refused_and_the_same_size_is_not(saved):
+    with pytest.raises(BadWeights, match="other pieces"):
+        zoo.build("gated_vqa", weights=saved[0], vocabulary=[f"v{i}" for i in range(59)])
+    np.testing.assert_array_equal(outputs(zoo.build("gated_vqa", weights=saved[0], size="tiny"), saved[1]), saved[2])
+
+
+def test_a_folder_named_like_a_released_tag_is_the_folder(saved, tmp_path, monkeypatch):
+    copy_of(saved[0], tmp_path).rename(tmp_path / "emoji")
+    monkeypatch.chdir(tmp_path)
+    assert zoo.load("emoji").spec["name"] == "gated_vqa"
+
+
 def test_the_wrong_name_for_a_folder_is_refused(saved):
     with pytest.raises(BadWeights, match="holds a gated_vqa"):
         zoo.build("cross_attn_vqa", weights=saved[0])
@@ -155,6 +168,16 @@ def test_saving_replaces_a_folder_whole_and_keeps_its_other_files(saved, tmp_pat
     assert (folder / "notes.txt").read_text() == "mine"
     np.testing.assert_array_equal(outputs(zoo.build("gated_vqa", weights=folder), saved[1]), outputs(other, saved[1]))
     assert [path.name for path in tmp_path.iterdir()] == ["copy"], "temporary files were left behind"
+
+
+def test_saving_through_a_link_writes_where_it_points(saved, tmp_path):
+    folder = copy_of(saved[0], tmp_path)
+    (tmp_path / "link").symlink_to(folder)
+    other = toy("gated_vqa")
+    zoo.save(other, tmp_path / "link")
+    assert (tmp_path / "link").is_symlink()
+    np.testing.assert_array_equal(outputs(zoo.load(folder), saved[1]), outputs(other, saved[1]))
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["copy", "link"]
 
 
 def test_saving_over_something_else_or_failing_half_way_loses_nothing(saved, tmp_path, monkeypatch):
@@ -215,9 +238,11 @@ def test_a_model_of_ones_own_is_an_encoder_and_travels(tmp_path):
     model = toy("cross_attn_captioner", image_encoder=mine)
     np.testing.assert_array_equal(np.array(mine.weights[0]), np.array(model.get_layer("image_encoder").weights[0]))
     x = inputs(model)
+    folder = zoo.build("cross_attn_captioner", weights=zoo.save(model, tmp_path / "a"))
     for again in (
         zoo.load(zoo.save(model, tmp_path / "a.keras")),
-        zoo.build("cross_attn_captioner", weights=zoo.save(model, tmp_path / "a")),
+        folder,
+        zoo.build("cross_attn_captioner", weights=zoo.save(folder, tmp_path / "b"), dropout=0.1),
     ):
         np.testing.assert_array_equal(outputs(again, x), outputs(model, x))
     assert len(toy("gated_video_captioner", image_encoder=small_backbone()).generate(np.zeros((1, 2, *SHAPE)))) == 1
@@ -256,6 +281,12 @@ def test_keras_hub_backbones_are_encoders(tmp_path):
     np.testing.assert_allclose(
         np.array(model.get_layer("image_encoder")(x)), np.array(eye(x / 255)), atol=1e-5, err_msg="scaling or weights"
     )
+    zoo.save(model, tmp_path / "whole")
+    shutil.rmtree(tmp_path / "eye")
+    x = inputs(model)
+    np.testing.assert_array_equal(outputs(zoo.load(tmp_path / "whole"), x), outputs(model, x))
+    with pytest.raises(ValueError, match="vocabulary_size of 64"):
+        toy("gated_vqa", text_encoder=words, vocabulary=[f"w{i}" for i in range(90)])
 
 
 BAD_INPUTS = [

@@ -34,6 +34,16 @@ def toy(name: str, **overrides):
     return zoo.build(name, **{**options, **overrides})
 
 
+def decisive(name: str):
+    """A captioner whose choices lie further apart than rounding, and which ends some captions early."""
+    model = toy(name, depth=2)
+    table = model.get_layer("words").embeddings
+    values = np.random.default_rng(1).normal(size=table.shape) * 0.3
+    values[text.END] *= 2
+    table.assign(values)
+    return model
+
+
 def pictures(model, count: int = 4, seed: int = 0) -> np.ndarray:
     return np.random.default_rng(seed).uniform(0, 255, (count, *model.image_shape)).astype("float32")
 

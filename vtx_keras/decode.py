@@ -49,8 +49,8 @@ def check_sampling(
         raise ValueError(f"top_k={top_k!r}: expected a whole number of at least 1")
     if top_p is not None and not 0 < top_p <= 1:
         raise ValueError(f"top_p={top_p!r}: expected a share of the probability, above 0 and at most 1")
-    if temperature is not None and not (temperature > 0 and math.isfinite(temperature)):
-        raise ValueError(f'temperature={temperature!r}: expected a number above 0; for no randomness use "greedy"')
+    if temperature is not None and not (temperature >= 1e-3 and math.isfinite(temperature)):
+        raise ValueError(f'temperature={temperature!r}: expected at least 0.001; for no randomness use "greedy"')
 
 
 def search(
@@ -80,19 +80,19 @@ def search(
         "history": nothing,  # the cache slot that holds each past token
         # All beams start alike, so at first only one of them counts.
         "scores": ops.cast(rows, "float32") + ops.where(beam == 0, 0.0, NEVER),
-        "lengths": ops.cast(rows, "float32"),  # tokens written after the prompt
-        "done": ops.cast(rows, "bool"),
+        "written": ops.cast(prompt[:, :1] * 0, "float32"),  # tokens after the prompt
+        "best": ops.cast(prompt[:, 0] * 0, "float32") + 10 * NEVER,  # of the captions that have ended
+        "best_ids": ops.zeros_like(prompt),
         "cache": cache,
     }
 
-    def normalised(scores: Any, lengths: Any) -> Any:
-        return scores / ops.power(ops.maximum(lengths, 1.0), length_penalty)
+    def normalised(scores: Any, written: Any) -> Any:
+        return scores / ops.power(ops.maximum(written, 1.0), length_penalty)
 
     def unfinished(at: dict) -> Any:
         # A log-probability only falls, so divided by the greatest length it bounds what a beam can still reach.
-        best = ops.max(ops.where(at["done"], normalised(at["scores"], at["lengths"]), 2 * NEVER), axis=1)
-        bound = ops.max(ops.where(at["done"], 2 * NEVER, at["scores"] / float(length) ** length_penalty), axis=1)
-        return ops.logical_and(at["index"] < length, ops.any(bound > best))
+        bound = ops.max(at["scores"], axis=1) / float(length) ** length_penalty
+        return ops.logical_and(at["index"] < length, ops.any(bound > at["best"]))
 
     def write(at: dict) -> dict:
         now = positions == at["index"]
@@ -102,7 +102,7 @@ def search(
         logits, cache = step(at["newest"], at["index"], at["cache"], now, visible)
         logits = ops.where(np.isin(np.arange(logits.shape[-1]), UNWRITABLE), NEVER, logits)
 
-        # Each beam proposes its likeliest continuations; a finished one proposes itself, once and unchanged.
+        # Each beam proposes its likeliest continuations; the best of all proposals become the beams.
         if draw is None:
             values, tokens = ops.top_k(logits, min(beams, logits.shape[-1]))
             tokens = ops.cast(tokens, "int32")
@@ -110,39 +110,43 @@ def search(
             tokens = ops.cast(draw(logits, at["index"]), "int32")
             values = ops.take_along_axis(logits, tokens, axis=-1)
         width = tokens.shape[-1]
-        scores, lengths, done = (ops.expand_dims(at[name], -1) for name in ("scores", "lengths", "done"))
-        itself = ops.where(ops.arange(width) == 0, scores, 2 * NEVER)
-        tokens = ops.where(done, PAD, tokens)
-        scores = ops.where(done, itself, scores + values - ops.logsumexp(logits, axis=-1, keepdims=True))
-        lengths = lengths + ops.where(done, 0.0, 1.0)
-
-        # The best proposals become the new beams.
-        scores = ops.reshape(scores, (-1, beams * width))
-        ranking = normalised(scores, ops.reshape(ops.tile(lengths, (1, 1, width)), (-1, beams * width)))
-        chosen = ops.cast(ops.top_k(ranking, beams)[1], "int32")
-        parent = chosen // width
-        newest, scores = pick(ops.reshape(tokens, (-1, beams * width)), chosen), pick(scores, chosen)
+        scores = ops.expand_dims(at["scores"], -1) + values - ops.logsumexp(logits, axis=-1, keepdims=True)
+        scores, tokens = (ops.reshape(x, (-1, beams * width)) for x in (scores, tokens))
+        scores, chosen = ops.top_k(scores, beams)
+        chosen = ops.cast(chosen, "int32")
+        newest, parent = pick(tokens, chosen), chosen // width
 
         # A prompt overrules the choice, and is not scored.
         prompted = ops.sum(ops.where(now, prompt, 0), axis=1, keepdims=True)
         forced = prompted > 0
         parent = ops.where(forced, beam, parent)
         newest = ops.where(forced, prompted, newest)
+        scores = ops.where(forced, at["scores"], scores)
+        written = at["written"] + ops.where(forced, 0.0, 1.0)
+        ids = ops.where(now, ops.expand_dims(newest, -1), pick(at["ids"], parent))
+
+        # A caption that ended is kept if it is the best so far, and its beam is free for others.
+        ended = newest == END
+        finished, which = ops.top_k(ops.where(ended, normalised(scores, written), 20 * NEVER), 1)
+        better = finished > ops.expand_dims(at["best"], -1)
         return {
             "index": at["index"] + 1,
             "newest": newest,
-            "ids": ops.where(now, ops.expand_dims(newest, -1), pick(at["ids"], parent)),
+            "ids": ids,
             "history": pick(history, parent),
-            "scores": ops.where(forced, at["scores"], scores),
-            "lengths": ops.where(forced, at["lengths"], pick(lengths[:, :, 0], parent)),
-            "done": ops.logical_or(pick(at["done"], parent), newest == END),
+            "scores": ops.where(ended, 2 * NEVER, scores),
+            "written": written,
+            "best": ops.maximum(at["best"], finished[:, 0]),
+            "best_ids": ops.where(better, pick(ids, ops.cast(which, "int32"))[:, 0], at["best_ids"]),
             "cache": cache,
         }
 
     final = ops.while_loop(unfinished, write, start)
-    scores, best = ops.top_k(normalised(final["scores"], final["lengths"]), 1)
-    ids = pick(final["ids"], ops.cast(best, "int32"))[:, 0]
-    return ops.where(ids == END, PAD, ids), scores[:, 0]
+    # Beams that were still writing when the length was reached count as they are.
+    cut, which = ops.top_k(normalised(final["scores"], final["written"]), 1)
+    ids = pick(final["ids"], ops.cast(which, "int32"))[:, 0]
+    ids = ops.where(cut > ops.expand_dims(final["best"], -1), ids, final["best_ids"])
+    return ops.where(ids == END, PAD, ids), ops.maximum(final["best"], cut[:, 0])
 
 
 def pick(x: Any, index: Any) -> Any:
@@ -154,8 +158,6 @@ def pick(x: Any, index: Any) -> Any:
     if x.shape[1] == 1:
         return x
     chosen = ops.expand_dims(index, -1) == ops.arange(x.shape[1])  # (batch, k, n)
-    if x.dtype == "bool":
-        return ops.any(ops.logical_and(chosen, ops.expand_dims(x, 1)), axis=-1)
     if len(x.shape) == 3:
         return ops.sum(ops.where(ops.expand_dims(chosen, -1), ops.expand_dims(x, 1), 0), axis=2)
     return ops.sum(ops.where(chosen, ops.expand_dims(x, 1), 0), axis=-1)

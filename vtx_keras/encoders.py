@@ -51,7 +51,7 @@ def image(
     """Pictures (h, w, 3) to features (rows, columns, width) or (tokens, width); clips frame by frame.
 
     `encoder` is "vit" (patches, from scratch), "mobilenet_v2", a name of `keras.applications` ("MobileNetV3Small"),
-    a keras-hub image preset, or a model of yours from pictures to features.
+    a keras-hub image preset, or a model of yours from pictures to features (used as it is, not copied).
     """
     *frames, height, width, channels = image_shape
     if encoder == "vit":
@@ -115,22 +115,39 @@ def backbone(encoder: str | keras.Model, frame_shape: tuple, pretrained: bool) -
         elif encoder in BLUE_FIRST:
             x = keras.layers.Rescaling(1.0, offset=BLUE_FIRST_MEAN, name="rescale")(ops.flip(x, axis=-1))
         return keras.Model(pixels, network(x), name=encoder)
-    network, hub = preset(encoder, "image_encoder", pretrained)
-    converter = hub.layers.ImageConverter.from_preset(encoder)
+    return image_preset(encoder, frame_shape, pretrained)
+
+
+def image_preset(name: str, frame_shape: tuple, pretrained: bool) -> keras.Model:
+    """A keras-hub image backbone with its own scaling in front."""
+    network, converter = _preset(name, "image_encoder", pretrained)
+    pixels = keras.Input(frame_shape, name="image")
     scaling = keras.layers.Rescaling(converter.scale or 1.0, offset=converter.offset or 0.0, name="rescale")
     return keras.Model(pixels, network(scaling(pixels)), name="backbone")
 
 
-def preset(name: str, option: str, pretrained: bool) -> tuple[keras.Model, Any]:
-    """A keras-hub backbone by preset name, URL or folder; and the library, which loads slowly and so only here."""
-    import keras_hub
+def text_preset(name: str, _shape: tuple, pretrained: bool) -> keras.Model:
+    """A keras-hub text backbone, new: its published weights belong to words that are not the model's."""
+    if pretrained:
+        raise ValueError(
+            f"text_encoder={name!r} has weights for its own vocabulary, whose ids differ from the zoo's: they would "
+            'meet the wrong words. Use weights=None, or text_encoder="transformer"'
+        )
+    return _preset(name, "text_encoder", pretrained)[0]
+
+
+def _preset(name: str, option: str, pretrained: bool) -> tuple[keras.Model, Any]:
+    """A keras-hub backbone by preset name, URL or folder, and the scaling of its pictures."""
+    import keras_hub  # slow to load
 
     try:
-        return keras_hub.models.Backbone.from_preset(name, load_weights=pretrained), keras_hub
+        network = keras_hub.models.Backbone.from_preset(name, load_weights=pretrained)
+        image = option == "image_encoder"
+        return network, keras_hub.layers.ImageConverter.from_preset(name) if image else None
     except Exception as error:
         raise ValueError(
-            f"{option}={name!r} is not one of ours ({', '.join((*IMAGE, *TEXT))}), nor a name of keras.applications, "
-            f"and keras-hub could not open it as a preset: {error}"
+            f"{option}={name!r} is not one of ours ({', '.join(IMAGE if option == 'image_encoder' else TEXT)}), nor a "
+            f"name of keras.applications, and keras-hub could not open it as a preset: {error}"
         ) from error
 
 
@@ -158,10 +175,10 @@ class Vision(keras.layers.Layer):
     def __init__(self, dim: int, clip: bool = False, temporal: str = "positions", **kwargs: Any):
         super().__init__(**kwargs)
         self.dim, self.clip, self.temporal = dim, clip, temporal
-        self.norm = layer_norm("norm")
-        self.projection = keras.layers.Dense(dim, name="projection")
+        self.norm = layer_norm("norm", dtype=self.dtype_policy)
+        self.projection = keras.layers.Dense(dim, dtype=self.dtype_policy, name="projection")
         if temporal == "gru":
-            self.memory = keras.layers.GRU(dim, return_sequences=True, name="memory")
+            self.memory = keras.layers.GRU(dim, return_sequences=True, dtype=self.dtype_policy, name="memory")
 
     def compute_output_shape(self, shape: tuple) -> tuple:
         return (shape[0], math.prod(shape[1:-1]), self.dim)
@@ -172,12 +189,12 @@ class Vision(keras.layers.Layer):
         self.places = math.prod(grid)
         self.norm.build(shape)
         self.projection.build(shape)
-        self.space = Positions(grid, name="space")
+        self.space = Positions(grid, dtype=self.dtype_policy, name="space")
         self.space.build((None, self.places, self.dim))
         if self.temporal == "gru":
             self.memory.build((None, self.frames, self.dim))
         elif self.clip:
-            self.time = Positions((self.frames,), name="time")
+            self.time = Positions((self.frames,), dtype=self.dtype_policy, name="time")
             self.time.build((None, self.frames, self.dim))
 
     def call(self, features: Any) -> Any:
@@ -230,7 +247,7 @@ def text(
                 recurrent = {"lstm": keras.layers.LSTM, "gru": keras.layers.GRU}[encoder]
                 x = recurrent(dim, return_sequences=True, name=f"{encoder}_{i}")(x)
         return keras.Model(tokens, layer_norm("norm")(x), name="text_encoder")
-    network = encoder if isinstance(encoder, keras.Model) else preset(encoder, "text_encoder", pretrained)[0]
+    network = encoder if isinstance(encoder, keras.Model) else text_preset(encoder, (), pretrained)
     inputs = network.input
     if isinstance(inputs, dict):
         padding_mask = ops.cast(mask, "int32")
@@ -251,3 +268,4 @@ def text(
 IMAGE = ("vit", "mobilenet_v2")
 TEXT = ("transformer", "lstm", "gru")
 KERAS_APPLICATIONS = tuple(name for name in dir(keras.applications) if name[0].isupper())
+NAMES = (*IMAGE, *TEXT, *KERAS_APPLICATIONS)

@@ -65,10 +65,10 @@ class ConcatMLP(Fused):
 
     def __init__(self, dim: int, heads: int, **kwargs: Any):
         super().__init__(dim, heads, **kwargs)
-        self.fusion_norm = layer_norm("fusion_norm")
-        self.from_text = keras.layers.Dense(2 * dim, name="from_text")
-        self.from_image = keras.layers.Dense(2 * dim, use_bias=False, name="from_image")
-        self.joined = keras.layers.Dense(dim, name="joined")
+        self.fusion_norm = layer_norm("fusion_norm", dtype=self.dtype_policy)
+        self.from_text = keras.layers.Dense(2 * dim, name="from_text", dtype=self.dtype_policy)
+        self.from_image = keras.layers.Dense(2 * dim, use_bias=False, name="from_image", dtype=self.dtype_policy)
+        self.joined = keras.layers.Dense(dim, name="joined", dtype=self.dtype_policy)
 
     def parts(self) -> Iterator[tuple[keras.layers.Layer, int]]:
         yield from super().parts()
@@ -92,9 +92,9 @@ class Gate(Composite):
     def __init__(self, dim: int, **kwargs: Any):
         super().__init__(**kwargs)
         self.dim = dim
-        self.gates = keras.layers.Dense(2 * dim, name="gates")
-        self.candidate = keras.layers.Dense(dim, name="candidate")
-        self.summary = keras.layers.Dense(3 * dim, use_bias=False, name="summary")
+        self.gates = keras.layers.Dense(2 * dim, name="gates", dtype=self.dtype_policy)
+        self.candidate = keras.layers.Dense(dim, name="candidate", dtype=self.dtype_policy)
+        self.summary = keras.layers.Dense(3 * dim, use_bias=False, name="summary", dtype=self.dtype_policy)
 
     def parts(self) -> Iterator[tuple[keras.layers.Layer, int]]:
         yield from ((self.gates, self.dim), (self.candidate, self.dim), (self.summary, self.dim))
@@ -123,9 +123,9 @@ class Gated(Fused):
 
     def __init__(self, dim: int, heads: int, **kwargs: Any):
         super().__init__(dim, heads, **kwargs)
-        self.text_gate = Gate(dim, name="text_gate")
+        self.text_gate = Gate(dim, name="text_gate", dtype=self.dtype_policy)
         if not self.causal:
-            self.vision_gate = Gate(dim, name="vision_gate")
+            self.vision_gate = Gate(dim, name="vision_gate", dtype=self.dtype_policy)
 
     def parts(self) -> Iterator[tuple[keras.layers.Layer, int]]:
         yield from super().parts()
@@ -153,8 +153,8 @@ class CrossAttn(Fused):
 
     def __init__(self, dim: int, heads: int, **kwargs: Any):
         super().__init__(dim, heads, **kwargs)
-        self.fusion_norm = layer_norm("fusion_norm")
-        self.cross_attention = Attention(dim, heads, name="cross_attention")
+        self.fusion_norm = layer_norm("fusion_norm", dtype=self.dtype_policy)
+        self.cross_attention = Attention(dim, heads, name="cross_attention", dtype=self.dtype_policy)
 
     def parts(self) -> Iterator[tuple[keras.layers.Layer, int]]:
         yield from super().parts()
@@ -179,10 +179,10 @@ class CoAttn(Fused):
         if kwargs.get("causal"):
             raise ValueError(CO_ATTN_NEEDS_THE_WHOLE_TEXT)
         super().__init__(dim, heads, **kwargs)
-        self.fusion_norm = layer_norm("fusion_norm")
-        self.bilinear = keras.layers.Dense(dim, use_bias=False, name="bilinear")
-        self.to_text = keras.layers.Dense(dim, name="to_text")
-        self.to_vision = keras.layers.Dense(dim, name="to_vision")
+        self.fusion_norm = layer_norm("fusion_norm", dtype=self.dtype_policy)
+        self.bilinear = keras.layers.Dense(dim, use_bias=False, name="bilinear", dtype=self.dtype_policy)
+        self.to_text = keras.layers.Dense(dim, name="to_text", dtype=self.dtype_policy)
+        self.to_vision = keras.layers.Dense(dim, name="to_vision", dtype=self.dtype_policy)
 
     def parts(self) -> Iterator[tuple[keras.layers.Layer, int]]:
         yield from super().parts()

@@ -24,9 +24,9 @@ def gelu(x: Any) -> Any:
     return keras.activations.gelu(x, approximate=True)
 
 
-def layer_norm(name: str) -> keras.layers.Layer:
+def layer_norm(name: str, **kwargs: Any) -> keras.layers.Layer:
     """The one layer norm of the zoo: a small epsilon, as in published transformers."""
-    return keras.layers.LayerNormalization(epsilon=1e-6, name=name)
+    return keras.layers.LayerNormalization(epsilon=1e-6, name=name, **kwargs)
 
 
 def masked_mean(x: Any, mask: Any = None) -> Any:
@@ -84,8 +84,7 @@ class Spec(keras.layers.Layer):
 class Positions(keras.layers.Layer):
     """Adds learned positions to tokens laid out on a grid: (length,) of words, (rows, columns) of patches.
 
-    One table per axis, summed: a grid of another size needs only its axes interpolated. A single axis may be longer
-    than the tokens it meets.
+    One table per axis, summed. A single axis may be longer than the tokens it meets.
     """
 
     def __init__(self, grid: tuple[int, ...], **kwargs: Any):
@@ -125,6 +124,7 @@ class Composite(keras.layers.Layer):
     """A layer made of others, which says in `parts` how wide the tokens are that each of them reads.
 
     Building and shapes are then known without tracing `call`, which the JAX backend cannot do for texts of any length.
+    Every part is made with this layer's own dtype policy: the global one may be another when the layer is loaded.
     """
 
     def parts(self) -> Iterator[tuple[keras.layers.Layer, int]]:
@@ -149,9 +149,9 @@ class Attention(Composite):
     def __init__(self, dim: int, heads: int, **kwargs: Any):
         super().__init__(**kwargs)
         self.dim, self.heads = dim, heads
-        self.query = keras.layers.Dense(dim, name="query")
-        self.key_value = keras.layers.Dense(2 * dim, name="key_value")
-        self.output_projection = keras.layers.Dense(dim, name="output")
+        self.query = keras.layers.Dense(dim, name="query", dtype=self.dtype_policy)
+        self.key_value = keras.layers.Dense(2 * dim, name="key_value", dtype=self.dtype_policy)
+        self.output_projection = keras.layers.Dense(dim, name="output", dtype=self.dtype_policy)
 
     def parts(self) -> Iterator[tuple[keras.layers.Layer, int]]:
         yield from ((self.query, self.dim), (self.key_value, self.dim), (self.output_projection, self.dim))
@@ -192,8 +192,8 @@ class MLP(Composite):
     def __init__(self, dim: int, hidden: int, **kwargs: Any):
         super().__init__(**kwargs)
         self.dim, self.hidden = dim, hidden
-        self.up = keras.layers.Dense(hidden, activation=gelu, name="up")
-        self.down = keras.layers.Dense(dim, name="down")
+        self.up = keras.layers.Dense(hidden, activation=gelu, name="up", dtype=self.dtype_policy)
+        self.down = keras.layers.Dense(dim, name="down", dtype=self.dtype_policy)
 
     def parts(self) -> Iterator[tuple[keras.layers.Layer, int]]:
         yield from ((self.up, self.dim), (self.down, self.hidden))
@@ -218,11 +218,11 @@ class Block(Composite):
     def __init__(self, dim: int, heads: int, *, causal: bool = False, dropout: float = 0.0, **kwargs: Any):
         super().__init__(**kwargs)
         self.dim, self.heads, self.causal, self.rate = dim, heads, causal, dropout
-        self.attention_norm = layer_norm("attention_norm")
-        self.attention = Attention(dim, heads, name="attention")
-        self.mlp_norm = layer_norm("mlp_norm")
-        self.mlp = MLP(dim, 4 * dim, name="mlp")
-        self.dropout = keras.layers.Dropout(dropout, name="dropout")
+        self.attention_norm = layer_norm("attention_norm", dtype=self.dtype_policy)
+        self.attention = Attention(dim, heads, name="attention", dtype=self.dtype_policy)
+        self.mlp_norm = layer_norm("mlp_norm", dtype=self.dtype_policy)
+        self.mlp = MLP(dim, 4 * dim, name="mlp", dtype=self.dtype_policy)
+        self.dropout = keras.layers.Dropout(dropout, name="dropout", dtype=self.dtype_policy)
 
     def parts(self) -> Iterator[tuple[keras.layers.Layer, int]]:
         for part in (self.attention_norm, self.attention, self.mlp_norm, self.mlp, self.dropout):

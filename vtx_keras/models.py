@@ -7,6 +7,7 @@ know about themselves (vocabulary, sizes, class names) they read from their `Spe
 from __future__ import annotations
 
 import random
+import warnings
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -54,7 +55,10 @@ class VisionText(keras.Model):
                 raise ValueError(f"freeze({part!r}): this model's encoders are {', '.join(map(repr, have))}")
             self.get_layer(f"{part}_encoder").trainable = not frozen
         if self.compiled:
-            self.compile_from_config(self.get_compile_config())
+            try:
+                self.compile_from_config(self.get_compile_config())
+            except (TypeError, ValueError):  # Keras cannot repeat a compile with functions it does not know
+                warnings.warn("compile the model again, so that freezing takes effect", stacklevel=2)
 
     def has_layer(self, name: str) -> bool:
         return any(layer.name == name for layer in self.layers)
@@ -64,12 +68,17 @@ class VisionText(keras.Model):
         return media.batch(images, self.image_shape, self.options["resize"])
 
     def tokens_of(self, texts: str | bytes | Sequence[str | bytes], **kwargs: Any) -> np.ndarray:
+        """Texts as ids: a start token, then the pieces."""
         texts = [texts] if isinstance(texts, (str, bytes)) else list(texts)
+        if not texts:
+            raise ValueError("there are no texts: expected at least one")
         return text.encode(texts, self.vocabulary, self.options["max_length"], start=True, **kwargs)
 
     def in_batches(self, run: keras.Model, inputs: dict[str, np.ndarray], batch_size: int) -> np.ndarray:
         """`run.predict_on_batch` in pieces of one shape, so that it is traced once: a short last piece is filled up."""
         total = len(next(iter(inputs.values())))
+        if batch_size < 1:
+            raise ValueError(f"batch_size={batch_size}: expected at least 1")
         size, results = min(batch_size, total), []
         for start in range(0, total, size):
             rows = np.minimum(np.arange(start, start + size), total - 1)
@@ -212,7 +221,11 @@ class Captioner(VisionText):
         prompts = [prompt] * total if isinstance(prompt, (str, bytes)) else list(prompt)
         if len(prompts) != total:
             raise ValueError(f"{len(prompts)} prompts for {total} pictures: give one for all, or one for each")
-        return text.encode(prompts, self.vocabulary, length, allow_empty=True)
+        ids = text.encode(prompts, self.vocabulary, length, allow_empty=True)
+        if (ids == text.UNK).any():
+            row = int((ids == text.UNK).any(axis=1).argmax())
+            warnings.warn(f"prompt {prompts[row]!r} has words the model does not know: left out", stacklevel=3)
+        return ids
 
 
 def _sampling(
@@ -230,7 +243,7 @@ class _Generate(keras.Model):
     """`generate_ids` behind `predict_on_batch`: Keras compiles it for the backend at hand, so this file names none."""
 
     def __init__(self, captioner: Captioner, settings: dict):
-        super().__init__(name="generate")
+        super().__init__(name="generate", dtype="float32")
         self.captioner, self.settings = captioner, settings
         self.compile()
 

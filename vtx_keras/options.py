@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from numbers import Integral
 from typing import Any
 
 ABOUT = {
@@ -18,7 +19,7 @@ TASKS = tuple(ABOUT)
 
 # `base` is the shape in which peers are measured: ViT-S/16 at 224 px under six blocks of width 384.
 SIZES = {
-    "tiny": {"dim": 256, "depth": 3, "vision_depth": 4, "text_depth": 1, "image_shape": (128, 128, 3)},
+    "tiny": {"dim": 192, "depth": 3, "vision_depth": 6, "text_depth": 2, "image_shape": (128, 128, 3)},
     "small": {"dim": 384, "depth": 4, "vision_depth": 8, "text_depth": 2, "image_shape": (160, 160, 3)},
     "base": {"dim": 384, "depth": 6, "vision_depth": 12, "text_depth": 4, "image_shape": (224, 224, 3)},
 }
@@ -52,7 +53,7 @@ class Option:
 
 
 def _whole(least: int) -> Callable[[Any], bool]:
-    return lambda value: isinstance(value, int) and not isinstance(value, bool) and value >= least
+    return lambda value: isinstance(value, Integral) and not isinstance(value, bool) and value >= least
 
 
 def _one_of(*choices: Any) -> Callable[[Any], bool]:
@@ -166,7 +167,11 @@ def resolve(task: str, video: bool, given: dict[str, Any]) -> dict[str, Any]:
             raise ValueError(f"{name}={value!r}: expected {known[name].takes}")
     size = SIZES[given.get("size", OPTIONS["size"].default)]
     options = {name: given.get(name, size.get(name, option.default)) for name, option in known.items()}
-    options["image_shape"] = tuple(options["image_shape"])
+    options = {  # whole numbers may come as NumPy's, which JSON does not know
+        name: int(value) if isinstance(value, Integral) and not isinstance(value, bool) else value
+        for name, value in options.items()
+    }
+    options["image_shape"] = tuple(int(side) for side in options["image_shape"])
     if video and len(options["image_shape"]) == 3:
         if "image_shape" in given:
             raise ValueError(
@@ -175,7 +180,8 @@ def resolve(task: str, video: bool, given: dict[str, Any]) -> dict[str, Any]:
             )
         options["image_shape"] = (FRAMES, *options["image_shape"])
     if options["heads"] is None:
-        options["heads"] = max(1, options["dim"] // HEAD_WIDTH)
+        most = max(1, options["dim"] // HEAD_WIDTH)
+        options["heads"] = next(heads for heads in range(most, 0, -1) if options["dim"] % heads == 0)
     if options["dim"] % options["heads"]:
         raise ValueError(f"dim={options['dim']} does not divide by heads={options['heads']}")
     return options

@@ -170,7 +170,7 @@ def compiled(model: keras.Model, loss: Any, metrics: Any) -> Any:
 class WordLoss(keras.losses.SparseCategoricalCrossentropy):
     """Cross-entropy per word; padding (label 0) does not count, neither above nor below the line."""
 
-    def __init__(self, name: str = "word_loss", **kwargs: Any):
+    def __init__(self, name: str = "word_loss"):
         super().__init__(from_logits=True, ignore_class=PAD, reduction="mean_with_sample_weight", name=name)
 
     def get_config(self) -> dict:

@@ -93,6 +93,9 @@ def vocabulary(source: str | os.PathLike | Sequence[str] | None = None, size: in
         raise ValueError("The vocabulary is empty. Pass at least one piece, or texts to learn from.")
     if "" in entries:
         raise ValueError(f"Piece {entries.index('')} is empty. Remove it (in a file: the blank line).")
+    for piece in entries:
+        if piece != piece.encode("utf-8", "replace").decode():  # half a surrogate pair, which no file can keep
+            raise ValueError(f"Piece {piece!a} is not valid Unicode. Remove it.")
     if not set(SPECIALS) & set(entries):
         entries = SPECIALS + entries
     if entries[: len(SPECIALS)] != SPECIALS:

@@ -21,7 +21,6 @@ from typing import Any
 import numpy as np
 
 CONFIG, WEIGHTS, VOCABULARY = "config.json", "model.weights.h5", "vocabulary.txt"
-HEADS = ("head", "words_head")
 
 
 class BadWeights(ValueError):
@@ -51,7 +50,7 @@ def find(name: str, weights: str | os.PathLike, default: str | None) -> Path:
                 "that training or zoo.save wrote; zoo.list_models(released=True) names the models that have some."
             )
         weights = default
-    if str(weights) in tags:
+    if isinstance(weights, str) and weights in tags:
         return released_root() / name / str(weights)
     folder = Path(weights)
     if (folder / "best" / CONFIG).is_file() and not (folder / CONFIG).is_file():
@@ -90,7 +89,7 @@ def read_config(folder: Path) -> dict:
 
 def save(model: Any, folder: str | os.PathLike, *, half: bool = False) -> Path:
     """Write a model's weights folder, all of it or nothing. `half` stores float16, as releases do."""
-    folder = Path(folder)
+    folder = Path(folder).resolve()  # what a link points to is replaced, not the link
     if folder.exists() and not (folder / CONFIG).is_file() and (not folder.is_dir() or any(folder.iterdir())):
         raise ValueError(f"{folder} holds something that is not a weights folder: choose another place")
 
@@ -146,11 +145,11 @@ def load(model: Any, folder: Path) -> None:
 
 
 def transfer(source: Any, target: Any, *, new_head: bool) -> None:
-    """Copy weights by path. With `new_head` the heads stay new; anything else that does not fit is an error."""
+    """Copy weights by path. With `new_head` the head stays new; anything else that does not fit is an error."""
     have = dict(_by_path(source))
     misfits, copies = [], []
     for path, variable in _by_path(target):
-        if new_head and path.split("/")[0] in HEADS:
+        if new_head and path.startswith("head/"):
             continue
         found = have.get(path)
         if found is None or tuple(found.shape) != tuple(variable.shape):
@@ -171,12 +170,12 @@ def transfer(source: Any, target: Any, *, new_head: bool) -> None:
 
 
 def _by_path(model: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
-    """Weights by path, from the outermost model inwards; the seeds of dropout are not weights."""
+    """Weights by path, from the outermost model inwards."""
     for layer in model.layers:
         if hasattr(layer, "layers"):
             yield from _by_path(layer, f"{prefix}{layer.name}/")
         else:
-            yield from ((prefix + weight.path, weight) for weight in layer.weights if "seed" not in weight.path)
+            yield from ((prefix + weight.path, weight) for weight in layer.weights)
 
 
 def _bare(model: Any) -> Any:

@@ -9,6 +9,7 @@
 from __future__ import annotations
 
 import contextlib
+import copy
 import os
 import tempfile
 import zipfile
@@ -19,7 +20,7 @@ from typing import Any
 
 import keras
 
-from vtx_keras import text
+from vtx_keras import encoders, text
 from vtx_keras import weights as rooms
 from vtx_keras.models import VisionText
 from vtx_keras.options import SIZES, resolve
@@ -57,14 +58,19 @@ def build(
             f"{folder} holds a {saved['name']}, not a {name}: zoo.build({saved['name']!r}, weights=…)"
         )
     options = saved["overrides"]
-    if "size" in overrides:  # another size means its widths, not those saved
+    if overrides.get("size", options["size"]) != options["size"]:  # another size means its widths, not those saved
         options = {key: value for key, value in options.items() if key not in (*SIZES["tiny"], "heads")}
-    words = tuple(saved["vocabulary"]) if vocabulary is None else text.vocabulary(vocabulary)
+    words = tuple(saved["vocabulary"])
+    if vocabulary is not None and text.vocabulary(vocabulary) != words:
+        raise rooms.BadWeights(
+            f"{folder} was trained with {len(words)} other pieces, whose embeddings mean nothing for a new vocabulary: "
+            "leave out vocabulary=, or train anew with weights=None"
+        )
     model = construct(name, {**options, **overrides}, words, dtype or saved["dtype"])
-    if model.options == saved["overrides"] and words == tuple(saved["vocabulary"]):
+    if model.options == saved["overrides"]:
         rooms.load(model, folder)
         return model
-    source = construct(name, saved["overrides"], tuple(saved["vocabulary"]), saved["dtype"])
+    source = construct(name, saved["overrides"], words, saved["dtype"])
     rooms.load(source, folder)
     rooms.transfer(source, model, new_head=_other_classes(source.options, model.options))
     return model
@@ -77,17 +83,32 @@ def construct(
     entry = lookup(name)
     options = resolve(entry.task, entry.video, overrides)
     with _policy(dtype):
+        _open_encoders(options, vocabulary, pretrained)
         spec = {
             "name": name,
             "overrides": {key: _plain(value) for key, value in options.items()},
             "dtype": keras.config.dtype_policy().name,
             "vocabulary": list(vocabulary),
         }
-        for encoder in ("image_encoder", "text_encoder"):
-            if isinstance(options.get(encoder), dict):
-                options[encoder] = keras.saving.deserialize_keras_object(options[encoder])
         o = SimpleNamespace(**options, spec=spec, vocabulary_size=len(vocabulary), pretrained=pretrained)
         return TASKS[entry.task](entry.fusion, o)
+
+
+def _open_encoders(options: dict, vocabulary: tuple[str, ...], pretrained: bool) -> None:
+    """Presets and saved configs to models, in place: from here on they travel with the model, whole."""
+    for option in ("image_encoder", "text_encoder"):
+        value = options.get(option)
+        if isinstance(value, dict):  # a copy, for Keras empties what it reads
+            options[option] = keras.saving.deserialize_keras_object(copy.deepcopy(value))
+        elif isinstance(value, str) and value not in encoders.NAMES:
+            shape = options["image_shape"][-3:]
+            make = {"image_encoder": encoders.image_preset, "text_encoder": encoders.text_preset}[option]
+            options[option] = make(value, shape, pretrained)
+    words = options.get("text_encoder")
+    for limit, needed in (("vocabulary_size", len(vocabulary)), ("max_sequence_length", options["max_length"])):
+        most = getattr(words, limit, None)
+        if isinstance(most, int) and most < needed:
+            raise ValueError(f"text_encoder has a {limit} of {most}: expected at least {needed}")
 
 
 def save(model: VisionText, path: str | os.PathLike) -> Path:
@@ -104,6 +125,7 @@ def save(model: VisionText, path: str | os.PathLike) -> Path:
         raise TypeError(f"zoo.save takes a model from zoo.build, not a {type(model).__name__}: use its own save")
     if path.suffix != ".keras":
         return rooms.save(model, path)
+    path = path.resolve()  # what a link points to is replaced, not the link
     path.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=f".{path.name}.", dir=path.parent) as folder:
         model.save(Path(folder) / path.name)
@@ -116,7 +138,7 @@ def load(path: str | os.PathLike) -> VisionText:
     path = Path(path)
     if (path / rooms.CONFIG).is_file() or (path / "best" / rooms.CONFIG).is_file():
         folder = path if (path / rooms.CONFIG).is_file() else path / "best"
-        return build(rooms.read_config(folder)["name"], weights=folder)
+        return build(rooms.read_config(folder)["name"], weights=folder.resolve())
     if not path.exists():
         raise FileNotFoundError(f"{path} does not exist: expected a .keras file or a weights folder")
     if path.is_dir() or not zipfile.is_zipfile(path):

@@ -50,7 +50,7 @@ def arrays(
         if labels is not None:
             raise ValueError("a captioner learns the texts themselves: leave out labels")
         ids = text.encode(texts, model.vocabulary, length + 1, start=True, end=True)
-        return Batches(pixels, ids[:, :-1], ids[:, 1:], batch_size=batch_size, shuffle=shuffle, seed=seed)
+        return Batches(pixels, ids[:, :-1], ids[:, 1:], words=True, batch_size=batch_size, shuffle=shuffle, seed=seed)
     tokens = model.tokens_of(texts, allow_empty=model.options.get("allow_empty", False))
     return Batches(
         pixels,
@@ -108,12 +108,13 @@ class Batches(keras.utils.PyDataset):
         batch_size: int,
         shuffle: bool,
         seed: int,
+        words: bool = False,
         mlm: bool = False,
         negatives: bool = False,
     ):
         super().__init__()
         self.pixels, self.tokens, self.labels = pixels, tokens, labels
-        self.batch_size, self.mlm, self.negatives = batch_size, mlm, negatives
+        self.batch_size, self.words, self.mlm, self.negatives = batch_size, words, mlm, negatives
         self.shuffle, self.random = shuffle, np.random.default_rng(seed)
         self.order = np.arange(len(pixels))
         self.on_epoch_end()
@@ -132,9 +133,7 @@ class Batches(keras.utils.PyDataset):
             fits = np.any(np.roll(tokens, 1, axis=0) != tokens, axis=1, keepdims=True)
             pixels, tokens = np.concatenate([pixels, pixels]), np.concatenate([tokens, np.roll(tokens, 1, axis=0)])
             labels = np.concatenate([labels, labels * ~fits])
-        weight = (labels != text.PAD).astype("float32") if labels.shape[1:] == tokens.shape[1:] else None
-        if weight is None:
-            weight = np.ones(len(labels), "float32")
+        weight = (labels != text.PAD).astype("float32") if self.words else np.ones(len(labels), "float32")
         if not self.mlm:
             return {"image": pixels, "tokens": tokens}, labels, weight
         hidden = (self.random.random(tokens.shape) < MASKED_SHARE) & (tokens > text.MASK)

@@ -359,7 +359,8 @@ def main() -> None:
         model = zoo.build(
             "cross_attn_captioner",
             weights=None,
-            size="tiny",
+            dim=256,
+            depth=3,
             image_encoder="mobilenet_v2",
             image_shape=(SIDE, SIDE, 3),
             dropout=0.2,
