@@ -19,7 +19,7 @@ from typing import Any
 import keras
 from keras import ops
 
-from vtx_keras.layers import Block, Positions, layer_norm, register
+from vtx_keras.layers import Block, Positions, graph, layer_norm, register
 from vtx_keras.text import PAD
 
 # How keras.applications wants its pixels; those not named here scale inside their own graph.
@@ -69,7 +69,7 @@ def image(
             "columns, width) or tokens (batch, tokens, width). Leave out its pooling and its classifier."
         )
     inputs = keras.Input(image_shape, name="image")
-    return keras.Model(inputs, (PerFrame(model, name="per_frame") if frames else model)(inputs), name="image_encoder")
+    return graph(inputs, (PerFrame(model, name="per_frame") if frames else model)(inputs), name="image_encoder")
 
 
 def vit(shape: tuple, *, dim: int, heads: int, depth: int, patch: int, dropout: float) -> keras.Model:
@@ -88,7 +88,7 @@ def vit(shape: tuple, *, dim: int, heads: int, depth: int, patch: int, dropout: 
     x = Positions((rows, columns), name="positions")(x)
     for i in range(depth):
         x = Block(dim, heads, dropout=dropout, name=f"block_{i}")(x)
-    return keras.Model(pixels, keras.layers.Reshape((rows, columns, dim), name="grid")(x), name="vit")
+    return graph(pixels, keras.layers.Reshape((rows, columns, dim), name="grid")(x), name="vit")
 
 
 def backbone(encoder: str | keras.Model, frame_shape: tuple, pretrained: bool) -> keras.Model:
@@ -103,9 +103,7 @@ def backbone(encoder: str | keras.Model, frame_shape: tuple, pretrained: bool) -
             )
         # The published PyTorch weights: ImageNet scaling. Their symmetric padding is Keras' for sides of 32·k + 1.
         network = keras.applications.MobileNetV2(include_top=False, weights=None, input_shape=frame_shape)
-        return keras.Model(
-            pixels, network(keras.layers.Rescaling(**IMAGENET, name="rescale")(pixels)), name="mobilenet_v2"
-        )
+        return graph(pixels, network(keras.layers.Rescaling(**IMAGENET, name="rescale")(pixels)), name="mobilenet_v2")
     if encoder in KERAS_APPLICATIONS:
         weights = "imagenet" if pretrained else None
         network = getattr(keras.applications, encoder)(include_top=False, weights=weights, input_shape=frame_shape)
@@ -114,7 +112,7 @@ def backbone(encoder: str | keras.Model, frame_shape: tuple, pretrained: bool) -
             x = keras.layers.Rescaling(**SCALED_OUTSIDE[encoder], name="rescale")(x)
         elif encoder in BLUE_FIRST:
             x = keras.layers.Rescaling(1.0, offset=BLUE_FIRST_MEAN, name="rescale")(ops.flip(x, axis=-1))
-        return keras.Model(pixels, network(x), name=encoder)
+        return graph(pixels, network(x), name=encoder)
     return image_preset(encoder, frame_shape, pretrained)
 
 
@@ -123,7 +121,7 @@ def image_preset(name: str, frame_shape: tuple, pretrained: bool) -> keras.Model
     network, converter = _preset(name, "image_encoder", pretrained)
     pixels = keras.Input(frame_shape, name="image")
     scaling = keras.layers.Rescaling(converter.scale or 1.0, offset=converter.offset or 0.0, name="rescale")
-    return keras.Model(pixels, network(scaling(pixels)), name="backbone")
+    return graph(pixels, network(scaling(pixels)), name="backbone")
 
 
 def text_preset(name: str, _shape: tuple, pretrained: bool) -> keras.Model:
@@ -246,7 +244,7 @@ def text(
             else:  # forward in time, so that padding, which comes last, is never seen
                 recurrent = {"lstm": keras.layers.LSTM, "gru": keras.layers.GRU}[encoder]
                 x = recurrent(dim, return_sequences=True, name=f"{encoder}_{i}")(x)
-        return keras.Model(tokens, layer_norm("norm")(x), name="text_encoder")
+        return graph(tokens, layer_norm("norm")(x), name="text_encoder")
     network = encoder if isinstance(encoder, keras.Model) else text_preset(encoder, (), pretrained)
     inputs = network.input
     if isinstance(inputs, dict):
@@ -262,7 +260,7 @@ def text(
         x = x["sequence_output"]
     if len(x.shape) != 3:
         raise ValueError(f"text_encoder gives shape {x.shape}: expected tokens (batch, tokens, dim)")
-    return keras.Model(tokens, x, name="text_encoder")
+    return graph(tokens, x, name="text_encoder")
 
 
 IMAGE = ("vit", "mobilenet_v2")

@@ -29,6 +29,17 @@ def layer_norm(name: str, **kwargs: Any) -> keras.layers.Layer:
     return keras.layers.LayerNormalization(epsilon=1e-6, name=name, **kwargs)
 
 
+def graph(inputs: Any, outputs: Any, name: str, kind: type = keras.Model) -> Any:
+    """A functional model that leaves the precision of its inputs to its layers.
+
+    The container's own dtype policy is not saved, so under another global policy a loaded model would round its
+    pictures differently: here it is always float32.
+    """
+    model = kind(inputs, outputs, name=name)
+    model.dtype_policy = "float32"
+    return model
+
+
 def masked_mean(x: Any, mask: Any = None) -> Any:
     """Mean over the tokens of `x` (batch, tokens, dim) that `mask` (batch, tokens) keeps, as (batch, 1, dim).
 

@@ -16,7 +16,7 @@ import numpy as np
 from keras import ops
 
 from vtx_keras import decode, media, text
-from vtx_keras.layers import Block, register
+from vtx_keras.layers import Block, graph, register
 
 
 class VisionText(keras.Model):
@@ -353,5 +353,5 @@ class Retriever(VisionText):
         name = {"image": "image", "text": "tokens"}[modality]
         return self.kept(
             modality,
-            lambda: keras.Model({name: self.input[name]}, self.get_layer(f"{modality}_embedding").output),
+            lambda: graph({name: self.input[name]}, self.get_layer(f"{modality}_embedding").output, modality),
         )

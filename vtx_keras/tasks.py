@@ -13,7 +13,7 @@ from keras import ops
 
 from vtx_keras import encoders
 from vtx_keras.fusion import FUSIONS
-from vtx_keras.layers import Block, Contrastive, Pool, Positions, Spec, layer_norm, register
+from vtx_keras.layers import Block, Contrastive, Pool, Positions, Spec, graph, layer_norm, register
 from vtx_keras.models import Answerer, Captioner, Matcher, Retriever
 from vtx_keras.text import PAD
 
@@ -45,7 +45,7 @@ def captioner(fusion: str, o: SimpleNamespace) -> Captioner:
         logits = Contrastive(weight=o.contrastive, dtype="float32", name="contrastive")(
             image_embedding, text_embedding, logits
         )
-    return compiled(Captioner(inputs, logits, name="captioner"), WordLoss(), [WordAccuracy()])
+    return compiled(graph(inputs, logits, "captioner", Captioner), WordLoss(), [WordAccuracy()])
 
 
 def vqa(fusion: str, o: SimpleNamespace) -> Answerer:
@@ -86,7 +86,7 @@ def retriever(fusion: None, o: SimpleNamespace) -> Retriever:
     image_embedding = embedding(image_tokens(inputs["image"], o), o, "image")
     text_embedding = embedding(text_tokens(tokens, o), o, "text", mask=ops.not_equal(tokens, PAD))
     pairs = Contrastive(o.loss, dtype="float32", name="contrastive")(image_embedding, text_embedding)
-    return compiled(Retriever(inputs, pairs, name="retriever"), None, [])
+    return compiled(graph(inputs, pairs, "retriever", Retriever), None, [])
 
 
 def fused_logits(fusion: str, o: SimpleNamespace, classes: int) -> tuple[dict, Any, Any]:
@@ -107,9 +107,9 @@ def with_word_head(
 ) -> Any:
     """The finished model; with `mlm` also a head that restores masked words from the fused text (BERT)."""
     if not o.mlm:
-        return compiled(kind(inputs, logits, name=name), loss, metrics)
+        return compiled(graph(inputs, logits, name, kind), loss, metrics)
     words = keras.layers.Dense(o.vocabulary_size, dtype="float32", name="words_head")(fused)
-    model = kind(inputs, {"logits": logits, "words": words}, name=name)
+    model = graph(inputs, {"logits": logits, "words": words}, name, kind)
     return compiled(model, {"logits": loss, "words": WordLoss()}, {"logits": metrics, "words": [WordAccuracy()]})
 
 
