@@ -18,7 +18,6 @@ from vtx_keras.weights import released_root
 
 PACKAGE = Path(vtx_keras.__file__).parent
 ROOT = PACKAGE.parent
-GROUND = {"layers", "text", "media", "options", "weights"}
 MAY_IMPORT = {
     "text": set(),
     "media": set(),

@@ -183,6 +183,8 @@ def test_saving_through_a_link_writes_where_it_points(saved, tmp_path):
 def test_saving_over_something_else_or_failing_half_way_loses_nothing(saved, tmp_path, monkeypatch):
     (tmp_path / "photos").mkdir()
     (tmp_path / "photos" / "one.txt").write_text("precious")
+    with pytest.raises(ValueError, match=r"ends in \.keras"):
+        zoo.save(toy("gated_vqa"), tmp_path / "mine.h5")
     with pytest.raises(ValueError, match="not a weights folder"):
         zoo.save(toy("gated_vqa"), tmp_path / "photos")
     folder = copy_of(saved[0], tmp_path)

@@ -143,7 +143,8 @@ def show(model: str, as_json: bool) -> None:
     for name, option in about["options"].items():
         click.echo(f"  {name} = {option['default']!r}: {option['about']} ({option['takes']})")
     for tag in about["released"]:
-        click.echo("\n" + (weights.released_root() / model / tag / "README.md").read_text(encoding="utf-8"))
+        card = weights.released_root() / model / tag / "README.md"
+        click.echo("\n" + (card.read_text(encoding="utf-8") if card.is_file() else f"{tag} has no card"))
 
 
 if __name__ == "__main__":

@@ -164,7 +164,8 @@ class Captioner(VisionText):
 
         Pure `keras.ops`: it compiles in `tf.function(jit_compile=True)` and `jax.jit`, and converts to LiteRT and
         ONNX. `images` is a float batch of 0–255 at the model's size, `prompt_ids` (batch, n) is 0-padded. A sampler
-        draws by `noise` (batch, max_length) in [0, 1), or makes it from `seed`.
+        draws by `noise` (batch, max_length) in [0, 1), or makes it from `seed` with the backend's own generator (so its
+        draws are not those of `generate`); inside `jax.jit` give one of the two.
         """
         sampling = _sampling(sampler, beams, top_k, top_p, temperature, seed)
         length = self.check_length(max_length)

@@ -123,6 +123,8 @@ def save(model: VisionText, path: str | os.PathLike) -> Path:
     path = Path(path)
     if not isinstance(model, VisionText):
         raise TypeError(f"zoo.save takes a model from zoo.build, not a {type(model).__name__}: use its own save")
+    if path.suffix in (".h5", ".hdf5", ".zip", ".tflite", ".onnx", ".safetensors"):
+        raise ValueError(f"{path}: expected a name that ends in .keras, or a folder's name")
     if path.suffix != ".keras":
         return rooms.save(model, path)
     path = path.resolve()  # what a link points to is replaced, not the link

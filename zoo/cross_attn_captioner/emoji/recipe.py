@@ -343,7 +343,7 @@ def card(results: dict) -> str:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--cache", type=Path, required=True, help="folder for archives and features (4 GB)")
-    parser.add_argument("--epochs", type=int, default=40, help="0 evaluates the weights that are here")
+    parser.add_argument("--epochs", type=int, default=36, help="0 evaluates the weights that are here")
     parser.add_argument("--test", action="store_true", help="also evaluate the test splits: once, for a release")
     arguments = parser.parse_args()
     arguments.cache.mkdir(parents=True, exist_ok=True)
