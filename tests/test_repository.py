@@ -139,7 +139,7 @@ def test_vtx_predict_captions_goes_on_past_a_bad_picture_and_says_so():
     examples = json.loads((released_root() / "cross_attn_captioner/emoji/results.json").read_text())["examples"]
     picture = str(released_root() / "cross_attn_captioner/emoji" / examples[0]["picture"])
     run = vtx("predict", "cross_attn_captioner", picture)
-    assert (run.returncode, run.stdout.strip()) == (0, examples[0]["said"])
+    assert (run.returncode, run.stdout.strip(), run.stderr) == (0, examples[0]["said"], "")
     run = vtx("predict", "cross_attn_captioner", "missing.png", picture, "--json")
     rows = [json.loads(line) for line in run.stdout.splitlines()]
     assert run.returncode == 1

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import sys
-from collections.abc import Callable, Sequence
+import tempfile
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -60,9 +62,13 @@ def predict(
     vtx predict cross_attn_captioner photo.png
     vtx predict runs/mine.keras a.png b.jpg --beams 4
     """
-    from vtx_keras import zoo
-    from vtx_keras.models import Captioner, Retriever
+    with _quiet():
+        from keras import ops
 
+        from vtx_keras import zoo
+        from vtx_keras.models import Captioner, Retriever
+
+        ops.zeros(1)  # looks for a GPU
     try:
         saved = Path(model).exists() and model not in zoo.MODELS
         network = zoo.load(model) if saved else zoo.build(model, weights=weights)
@@ -91,6 +97,23 @@ def predict(
             said = ", ".join(result) if isinstance(result, list) else result
             click.echo(said if len(pictures) == 1 else f"{path}\t{said}")
     sys.exit((2 if len(errors) == len(pictures) else 1) if errors else 0)
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """Hides what TensorFlow logs while it starts, before it can be told not to; shows it if the start fails."""
+    with tempfile.TemporaryFile() as log:
+        stderr = os.dup(2)
+        os.dup2(log.fileno(), 2)
+        try:
+            yield
+        except BaseException:
+            log.seek(0)
+            os.write(stderr, log.read())
+            raise
+        finally:
+            os.dup2(stderr, 2)
+            os.close(stderr)
 
 
 def _each(run: Callable, pictures: Sequence[Path], *args: Any, **kwargs: Any) -> tuple[Sequence, dict[int, str]]:
