@@ -50,8 +50,9 @@ def image(
 ) -> keras.Model:
     """Pictures (h, w, 3) to features (rows, columns, width) or (tokens, width); clips frame by frame.
 
-    `encoder` is "vit" (patches, from scratch), "mobilenet_v2", a name of `keras.applications` ("MobileNetV3Small"),
-    a keras-hub image preset, or a model of yours from pictures to features (used as it is, not copied).
+    `encoder` is "vit" (patches, from scratch), "mobilenet_v2" (scaled as PyTorch's weights want it), a name of
+    `keras.applications` ("MobileNetV3Small"), a keras-hub image preset, or a model of yours from pictures to features
+    (used as it is, not copied).
     """
     *frames, height, width, channels = image_shape
     if encoder == "vit":
@@ -124,7 +125,7 @@ def image_preset(name: str, frame_shape: tuple, pretrained: bool) -> keras.Model
     return graph(pixels, network(scaling(pixels)), name="backbone")
 
 
-def text_preset(name: str, _shape: tuple, pretrained: bool) -> keras.Model:
+def text_preset(name: str, pretrained: bool) -> keras.Model:
     """A keras-hub text backbone, new: its published weights belong to words that are not the model's."""
     if pretrained:
         raise ValueError(
@@ -245,7 +246,7 @@ def text(
                 recurrent = {"lstm": keras.layers.LSTM, "gru": keras.layers.GRU}[encoder]
                 x = recurrent(dim, return_sequences=True, name=f"{encoder}_{i}")(x)
         return graph(tokens, layer_norm("norm")(x), name="text_encoder")
-    network = encoder if isinstance(encoder, keras.Model) else text_preset(encoder, (), pretrained)
+    network = encoder if isinstance(encoder, keras.Model) else text_preset(encoder, pretrained)
     inputs = network.input
     if isinstance(inputs, dict):
         padding_mask = ops.cast(mask, "int32")

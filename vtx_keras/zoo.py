@@ -101,9 +101,10 @@ def _open_encoders(options: dict, vocabulary: tuple[str, ...], pretrained: bool)
         if isinstance(value, dict):  # a copy, for Keras empties what it reads
             options[option] = keras.saving.deserialize_keras_object(copy.deepcopy(value))
         elif isinstance(value, str) and value not in encoders.NAMES:
-            shape = options["image_shape"][-3:]
-            make = {"image_encoder": encoders.image_preset, "text_encoder": encoders.text_preset}[option]
-            options[option] = make(value, shape, pretrained)
+            if option == "image_encoder":
+                options[option] = encoders.image_preset(value, options["image_shape"][-3:], pretrained)
+            else:
+                options[option] = encoders.text_preset(value, pretrained)
     words = options.get("text_encoder")
     for limit, needed in (("vocabulary_size", len(vocabulary)), ("max_sequence_length", options["max_length"])):
         most = getattr(words, limit, None)
