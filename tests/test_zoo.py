@@ -28,6 +28,7 @@ from vtx_keras.weights import CONFIG, VOCABULARY, WEIGHTS, BadWeights
         (lambda: zoo.build("gated_vqa", weights="encoders"), "no published weights"),
         (lambda: toy("gated_vqa", dept=2), "did you mean depth"),
         (lambda: toy("gated_vqa", temporal="lstm"), "positions or gru"),
+        (lambda: toy("gated_vqa", resize="stretched"), "did you mean stretch"),
         (lambda: toy("gated_vqa", dim=0), "whole number"),
         (lambda: toy("gated_vqa", dim=True), "whole number"),
         (lambda: toy("gated_vqa", dim=30, heads=4), "does not divide"),

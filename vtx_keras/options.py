@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import re
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from numbers import Integral
@@ -164,7 +165,8 @@ def resolve(task: str, video: bool, given: dict[str, Any]) -> dict[str, Any]:
             hint = "" if elsewhere else did_you_mean(name, (*known, "vocabulary", "dtype", "weights"))
             raise ValueError(f"{task} has no option {name!r}{elsewhere}{hint}")
         if not known[name].accepts(value):
-            raise ValueError(f"{name}={value!r}: expected {known[name].takes}")
+            hint = did_you_mean(value, re.split(r", | or ", known[name].takes)) if isinstance(value, str) else ""
+            raise ValueError(f"{name}={value!r}: expected {known[name].takes}{hint}")
     size = SIZES[given.get("size", OPTIONS["size"].default)]
     options = {name: given.get(name, size.get(name, option.default)) for name, option in known.items()}
     options = {  # whole numbers may come as NumPy's, which JSON does not know
