@@ -122,12 +122,12 @@ def test_the_jax_backend_gives_the_same_numbers_from_the_same_weights(tmp_path):
     names = ["cross_attn_captioner", "merged_attn_captioner", "gated_video_captioner", "co_attn_vqa"]
     names += ["concat_mlp_matcher", "retriever"]
     for name in names:
-        model = decisive(name) if name in CAPTIONERS else toy(name)
+        model = decisive(name) if name.endswith("captioner") else toy(name)
         zoo.save(model, tmp_path / name)
         zoo.save(model, tmp_path / f"{name}.keras")
         x = inputs(model)
         expected = {"outputs": outputs(model, x)}
-        if name in CAPTIONERS:
+        if name.endswith("captioner"):
             for beams in (1, 3):
                 expected[f"ids_{beams}"] = np.array(model.generate_ids(x["image"], beams=beams)[0])
         np.savez(tmp_path / f"{name}.npz", **expected, **{f"x_{key}": value for key, value in x.items()})
