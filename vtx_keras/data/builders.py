@@ -1,0 +1,356 @@
+"""The data sets of the zoo as tfds builders: `tfds.load("emoji/de")` works once this module is imported.
+
+Each reads its verified archives and yields every example they hold; what is left out is said in the description.
+
+    python -m tensorflow_datasets build emoji --imports vtx_keras.data.builders   # or: vtx data build emoji
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+import re
+from collections import Counter, defaultdict
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import tensorflow_datasets as tfds
+from PIL import Image
+
+from vtx_keras import archives, media
+from vtx_keras.data import emoji, sets
+
+SIDE = 128  # of emoji pictures, at most
+FRAMES, CLIP_SIDE = 16, 96
+PICTURES = {  # archive, which of its files, and by which artist
+    "noto": (sets.NOTO, "package/img/google/64/*.png"),
+    "twemoji": (sets.TWEMOJI, "package/img/twitter/64/*.png"),
+    "openmoji": (sets.OPENMOJI, "package/color/svg/*.svg"),
+    "fluent": (sets.FLUENT, "package/assets/*.webp"),
+}
+GROUPS = (
+    "Activities", "Animals & Nature", "Component", "Flags", "Food & Drink", "Objects", "People & Body",
+    "Smileys & Emotion", "Symbols", "Travel & Places",
+)  # fmt: skip
+CARD_GROUPS = (
+    "actions", "animals", "body", "clothes_n_accessories", "construction", "food", "fruit_n_veg", "jobs", "nature",
+    "people", "sport", "transport",
+)  # fmt: skip
+VQA_RAD = {
+    "trainset.json": "3b0567673ae224b6489ca1bc4ce05cda642223d5cf4f17db8fbf7010c872e00f",
+    "testset.json": "3d32a047592cb680e18054030b38b1a44d6b17105fc62d3088c8655d56a00ced",
+    "images": "a572bdf60c61ad4eb09e0d89c12a989a711596c1b00a534f0eae6619f79b852c",  # all, by name
+}
+WORD = tfds.features.Text
+BY_HAND = "Nothing has to be put here: archives are fetched by npm, pip or apt. An archive put here by hand is used."
+
+
+class _Builder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
+    """What the builders share: the description from the table, verified archives, examples by split."""
+
+    VERSION = tfds.core.Version("1.0.0")
+    MANUAL_DOWNLOAD_INSTRUCTIONS = BY_HAND
+    FEATURES: dict[str, Any] = {}
+
+    def _info(self) -> tfds.core.DatasetInfo:
+        about = sets.describe(self.name)
+        return tfds.core.DatasetInfo(
+            builder=self,
+            description=about.about,
+            license=about.licence,
+            features=tfds.features.FeaturesDict(self.FEATURES),
+        )
+
+    def archive(self, archive: archives.Archive) -> Path:
+        return archives.fetch(archive, self.folder)
+
+    def _split_generators(self, dl_manager: tfds.download.DownloadManager) -> dict:
+        try:
+            self.folder = Path(dl_manager.manual_dir)
+        except AssertionError:  # tfds wants it to exist already
+            self.folder = Path(dl_manager.download_dir) / "manual"
+        by_split: dict[str, list] = defaultdict(list)
+        for split, key, example in self.examples():
+            by_split[split].append((key, example))
+        return {split: iter(rows) for split, rows in by_split.items()}
+
+    def _generate_examples(self) -> None:
+        raise NotImplementedError("every split brings its own examples")
+
+    def examples(self) -> Iterator[tuple[str, str, dict]]:
+        """(split, key, example), all of them."""
+        raise NotImplementedError
+
+
+class _Emoji(_Builder, skip_registration=True):
+    """What the two emoji sets share."""
+
+    LABELS = {
+        "id": WORD(),
+        "emoji": WORD(),
+        "caption": WORD(),
+        "keywords": tfds.features.Sequence(WORD()),
+        "name": WORD(),
+        "concept": WORD(),
+        "group": tfds.features.ClassLabel(names=list(GROUPS)),
+        "subgroup": WORD(),
+    }
+
+    def labels(self, language: str) -> dict[str, dict]:
+        """Emoji (without variation selectors) to all that is known of it but the picture."""
+        names, texts = _annotations(self.archive, "en"), _annotations(self.archive, language)
+        table = json.loads(next(data for _, data in archives.read(self.archive(sets.NOTO), "package/emoji.json")))
+        found = {}
+        for row in table:
+            for one in (row, *row.get("skin_variations", {}).values()):
+                key = _emoji_of(one["unified"])
+                if key not in names or key not in texts:
+                    continue
+                caption, keywords = texts[key]
+                found[key] = {
+                    "emoji": key,
+                    "caption": caption,
+                    "keywords": keywords,
+                    "name": names[key][0],
+                    "concept": emoji.concept(names[key][0]),
+                    "group": row["category"],
+                    "subgroup": row["subcategory"],
+                }
+        return found
+
+
+class Emoji(_Emoji):
+    """Emoji pictures of four artists; `image` lies on white, and `alpha` allows any other ground."""
+
+    BUILDER_CONFIGS = [
+        tfds.core.BuilderConfig(name=language, description=f"Names and keywords in {language}.")
+        for language in sets.LANGUAGES
+    ]
+    FEATURES = {
+        "image": tfds.features.Image(shape=(None, None, 3), encoding_format="png"),
+        "alpha": tfds.features.Image(shape=(None, None, 1), encoding_format="png"),
+        "vendor": WORD(),
+        **_Emoji.LABELS,
+    }
+
+    def examples(self) -> Iterator[tuple[str, str, dict]]:
+        labels, done = self.labels(self.builder_config.name), set()
+        for vendor, (archive, pattern) in PICTURES.items():
+            for name, data in archives.read(self.archive(archive), pattern):
+                key = _emoji_of(Path(name).stem)
+                split = key in labels and split_of(vendor, labels[key]["name"])
+                if not split or (vendor, key) in done:  # Fluent draws some twice
+                    continue
+                done.add((vendor, key))
+                picture = _drawn(data, vendor == "openmoji")
+                example_id = f"{vendor}-{'-'.join(f'{ord(letter):x}' for letter in key)}"
+                pixels = {"image": _png(media.read(picture)), "alpha": _png(np.asarray(picture.getchannel("A")))}
+                yield split, example_id, {"id": example_id, "vendor": vendor, **pixels, **labels[key]}
+
+
+def split_of(vendor: str, name: str) -> str | None:
+    """The split of one artist's picture: Fluent 3D serves `vendor` and `test` alone, and nothing tunes on it.
+
+    >>> split_of("fluent", "strawberry"), split_of("noto", "strawberry")
+    ('vendor', 'train')
+    """
+    split = emoji.split_of(name)
+    if vendor != "fluent":
+        return split
+    return {"train": "vendor", "test": "test", "flags": "flags"}.get(split)
+
+
+class EmojiVideo(_Emoji):
+    """Clips of emoji that move; a clip bears the name `image`, as in every model of the zoo."""
+
+    FEATURES = {
+        "image": tfds.features.Video(shape=(FRAMES, CLIP_SIDE, CLIP_SIDE, 3), encoding_format="png"),
+        **_Emoji.LABELS,
+    }
+
+    def examples(self) -> Iterator[tuple[str, str, dict]]:
+        labels, done = self.labels("en"), set()
+        for archive in sets.ANIMATED:
+            for name, data in archives.read(self.archive(archive), "package/assets/*.webp"):
+                key = _emoji_of(Path(name).stem)
+                if key not in labels or key in done:
+                    continue
+                clip = media.read_clip(data, FRAMES)
+                if all((frame == clip[0]).all() for frame in clip):
+                    continue  # a still
+                done.add(key)
+                clip = [_png(media.resize(frame, (CLIP_SIDE, CLIP_SIDE))) for frame in clip]
+                example_id = f"anim-{'-'.join(f'{ord(letter):x}' for letter in key)}"
+                yield emoji.split_of(labels[key]["name"]), example_id, {"id": example_id, "image": clip, **labels[key]}
+
+
+class EasyVqa(_Builder):
+    """Questions about one coloured shape."""
+
+    FEATURES = {
+        "id": WORD(),
+        "image": tfds.features.Image(shape=(64, 64, 3), encoding_format="png"),
+        "image_id": WORD(),
+        "question": WORD(),
+        "answer": tfds.features.ClassLabel(
+            names=["circle", "green", "red", "gray", "yes", "teal", "black", "rectangle", "yellow", "triangle",
+                   "brown", "blue", "no"]
+        ),
+    }  # fmt: skip
+
+    def examples(self) -> Iterator[tuple[str, str, dict]]:
+        files = dict(archives.read(self.archive(sets.EASY_VQA), "easy_vqa/data/*/*"))
+        for part in ("train", "test"):
+            for row, (question, answer, number) in enumerate(json.loads(files[f"easy_vqa/data/{part}/questions.json"])):
+                image_id, example_id = f"{part}-{number}", f"{part}-{row}"
+                split = "validation" if part == "train" and emoji.fraction(image_id) < 0.1 else part
+                image = media.read(files[f"easy_vqa/data/{part}/images/{number}.png"])
+                example = {"image": image, "image_id": image_id, "question": question, "answer": answer}
+                yield split, example_id, {"id": example_id, **example}
+
+
+class WordCards(_Builder):
+    """Drawings for words."""
+
+    FEATURES = {
+        "id": WORD(),
+        "image": tfds.features.Image(shape=(200, 200, 3), encoding_format="png"),
+        "caption": WORD(),
+        "concept": WORD(),
+        "group": tfds.features.ClassLabel(names=list(CARD_GROUPS)),
+        "attribution": WORD(),
+    }
+
+    def examples(self) -> Iterator[tuple[str, str, dict]]:
+        cards = dict(archives.read(self.archive(sets.ART4APPS), "*/art4apps/*/*.jpg"))
+        drawn: dict[bytes, set[str]] = defaultdict(set)
+        for name, data in cards.items():
+            drawn[data].add(emoji.split_of(Path(name).stem.replace("_", " ")))
+        for name, data in cards.items():
+            group, word = Path(name).parts[-2], Path(name).stem.replace("_", " ")
+            # Some words share a drawing: if one of them is unseen, so are the others.
+            split = next(split for split in ("test", "validation", "train") if split in drawn[data])
+            example = {"image": media.read(data), "caption": word, "concept": emoji.concept(word), "group": group}
+            example_id = f"card-{Path(name).stem}"
+            yield split, example_id, {"id": example_id, **example, "attribution": sets.describe("word_cards").licence}
+
+
+class VqaRad(_Builder):
+    """Radiology images with clinicians' questions."""
+
+    MANUAL_DOWNLOAD_INSTRUCTIONS = sets.SETS["vqa_rad"].by_hand.format(folder="the manual directory")
+    BUILDER_CONFIGS = [
+        tfds.core.BuilderConfig(name="official", description="The published split; validation carved out of train."),
+        tfds.core.BuilderConfig(name="disjoint", description="No image occurs in two splits."),
+    ]
+    FEATURES = {
+        "id": WORD(),
+        "image": tfds.features.Image(shape=(None, None, 3), encoding_format="jpeg"),
+        "image_id": WORD(),
+        "question": WORD(),
+        "answer": WORD(),
+        "answer_type": tfds.features.ClassLabel(names=["open", "closed"]),
+        "question_type": WORD(),
+        "organ": WORD(),
+        "phrase_type": WORD(),
+    }
+
+    def examples(self) -> Iterator[tuple[str, str, dict]]:
+        folder = self.folder / "vqa_rad"
+        _check_vqa_rad(folder)
+        for part in ("train", "test"):
+            for row, entry in enumerate(json.loads((folder / f"{part}set.json").read_text(encoding="utf-8"))):
+                image_id, example_id = Path(entry["image_name"]).stem, f"{part}-{row}"
+                place = emoji.fraction(f"vqa_rad {image_id}")
+                if self.builder_config.name == "disjoint":
+                    split = "train" if place < 0.7 else "validation" if place < 0.8 else "test"
+                else:
+                    split = "validation" if part == "train" and place < 0.1 else part
+                yield split, example_id, {
+                    "id": example_id,
+                    "image": str(folder / "images" / entry["image_name"]),
+                    "image_id": image_id,
+                    "question": _one_line(entry["question"]),
+                    "answer": _one_line(entry["answer"]).lower(),  # some are numbers; "Yes" and "yes" both occur
+                    "answer_type": entry["answer_type"].strip().lower(),  # some have a blank behind
+                    "question_type": entry["question_type"],
+                    "organ": entry["image_organ"],
+                    "phrase_type": entry["phrase_type"],
+                }
+
+
+def _check_vqa_rad(folder: Path) -> None:
+    images = sorted((folder / "images").glob("*.jpg"))
+    missing = [name for name in VQA_RAD if not (folder / name).exists()]
+    if missing:
+        advice = sets.SETS["vqa_rad"].by_hand.format(folder=folder.parent)
+        raise archives.BadArchive(f"{folder} has no {', '.join(missing)}: {advice}")
+    found = {name: hashlib.sha256((folder / name).read_bytes()).hexdigest() for name in VQA_RAD if name != "images"}
+    found["images"] = hashlib.sha256(b"".join(path.read_bytes() for path in images)).hexdigest()
+    wrong = [name for name, sha256 in VQA_RAD.items() if found[name] != sha256]
+    if wrong:
+        raise archives.BadArchive(
+            f"{', '.join(wrong)} in {folder}: not as released (315 images, 3,064 and 451 questions). Fetch it anew"
+        )
+
+
+def _one_line(value: Any) -> str:
+    return " ".join(str(value).split())
+
+
+def _emoji_of(codes: str) -> str:
+    """Code points in hexadecimal to an emoji without variation selectors; "" for a name that is none."""
+    if not re.fullmatch(r"[0-9a-f]{2,6}(-[0-9a-f]{2,6})*", codes.lower()):
+        return ""
+    return "".join(chr(int(code, 16)) for code in codes.split("-") if code.lower() != "fe0f")
+
+
+def _annotations(archive: Any, language: str) -> dict[str, tuple[str, list[str]]]:
+    """Emoji (without variation selectors) to its name and keywords."""
+    found = {}
+    for source, key in zip(sets.CLDR, ("annotations", "annotationsDerived"), strict=True):
+        file = f"package/{key}/{language}/annotations.json"
+        table = json.loads(next(data for _, data in archives.read(archive(source), file)))[key]["annotations"]
+        for letters, row in table.items():
+            if "tts" in row:
+                found[letters.replace("\ufe0f", "")] = (row["tts"][0], row.get("default", []))
+    return found
+
+
+def _drawn(data: bytes, svg: bool) -> Image.Image:
+    """An emoji with its transparency, at most SIDE pixels wide and high."""
+    if svg:
+        try:
+            import resvg_py
+        except ImportError as error:
+            raise ImportError('OpenMoji is drawn from SVG: pip install "vtx_keras[data]" (resvg-py)') from error
+        data = bytes(resvg_py.svg_to_bytes(svg_string=data.decode(), width=SIDE, height=SIDE))
+    picture = Image.open(io.BytesIO(data)).convert("RGBA")
+    picture.thumbnail((SIDE, SIDE), Image.Resampling.BILINEAR)
+    return picture
+
+
+def _png(pixels: np.ndarray) -> bytes:
+    """Encoded at once: tfds asks for all splits before it writes the first, and pixels would fill the memory."""
+    file = io.BytesIO()
+    Image.fromarray(pixels).save(file, "PNG")
+    return file.getvalue()
+
+
+def counts(name: str, folder: Any = None) -> dict[str, Counter]:
+    """Per split, how many examples there are, in all and of each vendor (or group, or answer type)."""
+    builder = tfds.builder(name, data_dir=str(sets.data_dir(folder)))
+    kind = next((key for key in ("vendor", "answer_type", "group") if key in builder.info.features), None)
+    told = {}
+    for split, info in builder.info.splits.items():
+        told[split] = Counter(all=info.num_examples)
+        if kind:
+            only = {kind: True}
+            rows = builder.as_dataset(split=split, decoders=tfds.decode.PartialDecoding(only))
+            feature = builder.info.features[kind]
+            names = getattr(feature, "int2str", lambda value: value.decode())
+            told[split].update(names(row[kind]) for row in rows.as_numpy_iterator())
+    return told
