@@ -77,7 +77,9 @@ def _download(archive: Archive, part: Path, path: Path) -> None:
     by_hand = f"Or put {archive.file} (sha256 {archive.sha256[:16]}...) into {path.parent} by hand"
     missing = importlib.util.find_spec("pip") is None if archive.client == "pip" else not shutil.which(command[0])
     if missing:
-        raise BadArchive(f"{archive.file} comes through {archive.client}, which is missing: install {provider}. {by_hand}")
+        raise BadArchive(
+            f"{archive.file} comes through {archive.client}, which is missing: install {provider}. {by_hand}"
+        )
     wanted = f"{archive.package}{joint}{archive.version}"
     run = subprocess.run([*command, wanted], cwd=part, capture_output=True, text=True)
     if run.returncode:

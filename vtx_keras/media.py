@@ -120,6 +120,20 @@ def batch(items: Any, shape: Sequence[int], fit: str = "pad") -> tuple[np.ndarra
     return pixels[: len(good)], good, errors
 
 
+def header(data: bytes, pixel_limit: int = PIXEL_LIMIT) -> tuple[int, int, int]:
+    """(kind, height, width) of encoded bytes, from their header: 1 is a plain JPEG, 2 a plain PNG, 0 any other kind.
+
+    Plain means that any decoder gives the pixels `read` gives: 8-bit grey or RGB (a PNG also RGBA), upright as stored.
+    """
+    with _opened(data) as image:
+        _check_size(image.width, image.height, pixel_limit)
+        kinds = {("JPEG", "RGB"): 1, ("JPEG", "L"): 1, ("PNG", "RGB"): 2, ("PNG", "RGBA"): 2, ("PNG", "L"): 2}
+        kind = kinds.get((image.format, image.mode), 0)
+        if "transparency" in image.info or "exif" in image.info or image.info.get("adobe_transform") == 0:
+            kind = 0
+        return kind, image.height, image.width
+
+
 def settle(results: Sequence, good: Sequence[int], errors: dict[int, str], total: int, on_error: str) -> list:
     """The good items' results at their places among `total`, None at the others.
 

@@ -269,17 +269,21 @@ class VqaRad(_Builder):
                     split = "train" if place < 0.7 else "validation" if place < 0.8 else "test"
                 else:
                     split = "validation" if part == "train" and place < 0.1 else part
-                yield split, example_id, {
-                    "id": example_id,
-                    "image": str(folder / "images" / entry["image_name"]),
-                    "image_id": image_id,
-                    "question": _one_line(entry["question"]),
-                    "answer": _one_line(entry["answer"]).lower(),  # some are numbers; "Yes" and "yes" both occur
-                    "answer_type": entry["answer_type"].strip().lower(),  # some have a blank behind
-                    "question_type": entry["question_type"],
-                    "organ": entry["image_organ"],
-                    "phrase_type": entry["phrase_type"],
-                }
+                yield (
+                    split,
+                    example_id,
+                    {
+                        "id": example_id,
+                        "image": str(folder / "images" / entry["image_name"]),
+                        "image_id": image_id,
+                        "question": _one_line(entry["question"]),
+                        "answer": _one_line(entry["answer"]).lower(),  # some are numbers; "Yes" and "yes" both occur
+                        "answer_type": entry["answer_type"].strip().lower(),  # some have a blank behind
+                        "question_type": entry["question_type"],
+                        "organ": entry["image_organ"],
+                        "phrase_type": entry["phrase_type"],
+                    },
+                )
 
 
 def _check_vqa_rad(folder: Path) -> None:

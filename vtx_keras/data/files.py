@@ -1,0 +1,242 @@
+"""Your own pictures: a CSV or a folder, every row read once before it is believed.
+
+A row that cannot be used is listed with its reason in `bad_rows.csv` beside the data; if they are many, that is an
+error. Pictures that occur in two splits are told.
+"""
+
+from __future__ import annotations
+
+import csv
+import hashlib
+import os
+import sys
+import time
+import warnings
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import tensorflow as tf
+
+from vtx_keras import media, text
+from vtx_keras.data.pipeline import BadData
+from vtx_keras.data.reading import adapted
+from vtx_keras.options import did_you_mean
+
+COLUMNS = {  # ours, and what people call it
+    "path": ("path", "image", "image_path", "file", "filename", "file_name", "picture", "video"),
+    "caption": ("caption", "text", "sentence", "title", "description"),
+    "question": ("question",),
+    "answer": ("answer",),
+    "label": ("label", "class", "category"),
+    "split": ("split",),
+}
+
+
+def from_csv(
+    file: str | os.PathLike,
+    split: str | None = None,
+    *,
+    images: str | os.PathLike | None = None,
+    most_bad: float = 0.01,
+) -> tf.data.Dataset:
+    """Examples from a CSV with a header: a picture's path, and a caption, or question and answer, or text and label.
+
+    Columns are known by name (`image` or `path`; `caption` or `text`; `question`, `answer`, `label`, `split`), the rest
+    is left alone. Paths are relative to `images`, else to the CSV. With a `split` column, name the split you want. A
+    picture's rows may be many. More than the share `most_bad` of bad rows is an error.
+
+    >>> from PIL import Image
+    >>> folder = getfixture("tmp_path") if "getfixture" in globals() else Path(__import__("tempfile").mkdtemp())
+    >>> Image.new("RGB", (8, 8), "red").save(folder / "red.png")
+    >>> _ = (folder / "captions.csv").write_text("image,text\\nred.png,a red square\\n")
+    >>> [example["caption"].numpy() for example in from_csv(folder / "captions.csv")]
+    [b'a red square']
+    """
+    file = Path(file)
+    if not file.is_file():
+        raise BadData(f"there is no file {str(file)!r}")
+    with file.open(newline="", encoding="utf-8-sig", errors="replace") as lines:
+        reader = csv.reader(lines)
+        header = next(reader, [])
+        places = _columns(header, file)
+        rows = []
+        for number, cells in enumerate(reader, start=2):
+            if any(cell.strip() for cell in cells):
+                row = {ours: cells[at].strip() if at < len(cells) else "" for ours, at in places.items()}
+                rows.append({"row": number, **row})
+    for row in rows:
+        row["path"] = str(Path(images or file.parent) / row["path"]) if row["path"] else ""
+    return _examples(rows, split, file.with_name("bad_rows.csv"), most_bad)
+
+
+def from_folder(folder: str | os.PathLike, split: str | None = None, *, most_bad: float = 0.01) -> tf.data.Dataset:
+    """Examples from a folder: pictures each beside a .txt of the same name, or pictures in folders named by label.
+
+    Folders named train, validation, val or test at the top are splits: name the one you want. With labels, `text` is
+    empty; a classifier built with `allow_empty=True` reads the picture alone.
+    """
+    folder = Path(folder)
+    if not folder.is_dir():
+        raise BadData(f"there is no folder {str(folder)!r}")
+    if (folder / "captions.csv").is_file():
+        return from_csv(folder / "captions.csv", split, most_bad=most_bad)
+    rows = []
+    paths = sorted(path for path in folder.rglob("*") if path.suffix.lower() in media.SUFFIXES)
+    for number, path in enumerate(paths, start=1):
+        inner = path.relative_to(folder).parts[:-1]
+        row: dict[str, Any] = {"row": number, "path": str(path)}
+        if inner and inner[0] in ("train", "validation", "val", "test"):
+            row["split"], inner = (
+                inner[0].replace("val", "validation").replace("validationidation", "validation"),
+                inner[1:],
+            )
+        words = path.with_suffix(".txt")
+        if words.is_file():
+            row["caption"] = words.read_bytes().decode("utf-8", "replace").strip()
+        elif inner:
+            row["text"], row["label"] = "", inner[0]
+        else:
+            row["caption"] = ""
+        rows.append(row)
+    if len({tuple(sorted(row)) for row in rows}) > 1:
+        kinds = Counter("caption" if "caption" in row else "label" for row in rows)
+        if len(kinds) > 1:
+            raise BadData(
+                f"{folder} mixes {kinds['caption']} pictures with captions (or none) and {kinds['label']} in folders "
+                "named by label: keep one of the two, or write a CSV and use from_csv"
+            )
+    return _examples(rows, split, folder / "bad_rows.csv", most_bad)
+
+
+def overlap(first: tf.data.Dataset, second: tf.data.Dataset) -> list[tuple[str, str]]:
+    """Pairs of names (or row numbers) of examples whose pictures are the same in both sets, pixel for pixel.
+
+    >>> ones = tf.data.Dataset.from_tensors({"image": np.ones((2, 2, 3), "uint8"), "caption": "ones"})
+    >>> overlap(ones, ones)
+    [('0', '0')]
+    """
+    seen = defaultdict(list)
+    for name, digest in _digests(first):
+        seen[digest].append(name)
+    return [(other, name) for name, digest in _digests(second) for other in seen[digest]]
+
+
+def _digests(ds: tf.data.Dataset) -> Iterator[tuple[str, bytes]]:
+    for number, example in enumerate(ds):
+        name = next((example[key].numpy().decode() for key in ("id", "path") if key in example), str(number))
+        yield name, _digest(example["image"].numpy())
+
+
+def _digest(pixels: np.ndarray) -> bytes:
+    return hashlib.sha256(repr(pixels.shape).encode() + pixels.tobytes()).digest()
+
+
+def _columns(header: Sequence[str], file: Path) -> dict[str, int]:
+    names = [name.strip().lower() for name in header]
+    places = {
+        ours: next(names.index(name) for name in theirs if name in names)
+        for ours, theirs in COLUMNS.items()
+        if set(theirs) & set(names)
+    }
+    if "path" not in places or not {"caption", "question"} & set(places):
+        known = [name for theirs in COLUMNS.values() for name in theirs]
+        hints = "".join(did_you_mean(name, known) for name in names if name not in known)
+        raise BadData(
+            f"{file} has the columns {header}{hints}: expected a picture's path ({', '.join(COLUMNS['path'])}) and a "
+            f"text ({', '.join(COLUMNS['caption'])}) or a question, in a header line"
+        )
+    if "label" in places and "caption" in places:
+        places["text"] = places.pop("caption")
+    return places
+
+
+def _examples(rows: list[dict], split: str | None, listing: Path, most_bad: float) -> tf.data.Dataset:
+    splits = Counter(row.get("split", "") for row in rows)
+    if split is not None and split not in splits:
+        raise BadData(f"there is no split {split!r}{did_you_mean(split, splits)}: {dict(splits)}")
+    verdicts = _verdicts(rows)
+    bad = [{**row, "reason": reason} for row, (reason, _) in zip(rows, verdicts, strict=True) if reason]
+    _list(bad, listing)
+    _tell_overlap(rows, verdicts)
+    if len(bad) > most_bad * len(rows) or len(bad) == len(rows):
+        common = "; ".join(f"row {row['row']}: {row['reason']}" for row in bad[:5])
+        raise BadData(
+            f"{len(bad)} of {len(rows)} rows cannot be used, more than {most_bad:.0%}: {common}. All are in {listing}. "
+            "Mend them, or allow more with most_bad="
+        )
+    good = [row for row, (reason, _) in zip(rows, verdicts, strict=True) if not reason]
+    if split is not None:
+        good = [row for row in good if row["split"] == split]
+    if not good:
+        raise BadData(f"no row is left of {len(rows)} ({len(bad)} bad, listed in {listing})")
+    if bad:
+        warnings.warn(f"{len(bad)} of {len(rows)} rows are left out, see {listing}", stacklevel=3)
+    keys = [key for key in ("path", "caption", "question", "answer", "text", "label") if key in good[0]]
+    columns = {key: tf.constant([row[key] for row in good]) for key in keys}
+    return adapted(tf.data.Dataset.from_tensor_slices(columns))
+
+
+def _verdicts(rows: Sequence[dict]) -> list[tuple[str, bytes]]:
+    """For each row why it is bad (or ""), and its picture's digest; each picture is decoded once."""
+    paths = list(dict.fromkeys(row["path"] for row in rows))
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        found = dict(zip(paths, _shown(pool.map(_picture_verdict, paths), len(paths)), strict=True))
+    return [(found[row["path"]][0] or _text_verdict(row), found[row["path"]][1]) for row in rows]
+
+
+def _picture_verdict(path: str) -> tuple[str, bytes]:
+    if not path:
+        return "no path", b""
+    try:
+        return "", _digest(media.read(path))
+    except (media.BadPicture, OSError) as error:
+        return str(error), b""
+
+
+def _text_verdict(row: dict) -> str:
+    for key in ("caption", "question"):
+        if key in row and not text.normalize(row[key]):
+            return f"an empty {key}"
+    return next((f"an empty {key}" for key in ("answer", "label") if key in row and not row[key]), "")
+
+
+def _shown(results: Iterable, total: int) -> Iterator:
+    """The same results, with a line of progress where a person waits longer than two seconds."""
+    start = last = time.monotonic()
+    for done, result in enumerate(results, start=1):
+        now = time.monotonic()
+        if now - start > 2 and now - last > 0.5 and sys.stderr.isatty():
+            last = now
+            print(f"\rreading pictures: {done} of {total}", end="" if done < total else "\n", file=sys.stderr)
+        yield result
+
+
+def _list(bad: list[dict], listing: Path) -> None:
+    if not bad:
+        return
+    part = listing.with_name(f".{listing.name}.{os.getpid()}")
+    try:
+        with part.open("w", newline="", encoding="utf-8") as file:
+            writer = csv.writer(file)
+            writer.writerow(["row", "path", "reason"])
+            writer.writerows([row["row"], row["path"], row["reason"]] for row in bad)
+        part.replace(listing)
+    except OSError as error:
+        warnings.warn(f"{listing} could not be written ({error.strerror}): {bad[0]['reason']} ...", stacklevel=4)
+
+
+def _tell_overlap(rows: Sequence[dict], verdicts: Sequence[tuple[str, bytes]]) -> None:
+    where = defaultdict(dict)
+    for row, (reason, digest) in zip(rows, verdicts, strict=True):
+        if not reason and "split" in row:
+            where[digest].setdefault(row["split"], row["path"])
+    shared = [places for places in where.values() if len(places) > 1]
+    if shared:
+        pair = " and ".join(f"{path} ({split})" for split, path in list(shared[0].items())[:2])
+        warnings.warn(
+            f"{len(shared)} pictures occur in more than one split, so scores will flatter: {pair}", stacklevel=5
+        )
