@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import fnmatch
 import importlib.util
 import io
@@ -100,14 +99,16 @@ def _verified(path: Path, archive: Archive, advice: str) -> Path:
 def _sweep(folder: Path) -> None:
     """Removes what killed runs left behind."""
     for part in folder.glob(".fetch-*"):
-        with contextlib.suppress(ValueError, ProcessLookupError, PermissionError):
-            os.kill(int(part.name.split("-")[1]), 0)
-            continue
-        shutil.rmtree(part, ignore_errors=True)
+        try:
+            os.kill(int(part.name.split("-")[1]), 0)  # asks whether that process lives, no more
+        except (ValueError, ProcessLookupError):
+            shutil.rmtree(part, ignore_errors=True)
+        except PermissionError:
+            pass  # it lives, and is another user's
 
 
 def read(path: str | os.PathLike, pattern: str) -> Iterator[tuple[str, bytes]]:
-    """Names and contents of the files in a .tgz, .whl or .deb whose name fits a shell `pattern`, in the archive's order.
+    """Names and contents of the files in a .tgz, .whl or .deb whose name fits a shell `pattern`, in their order there.
 
     >>> folder = tempfile.mkdtemp()
     >>> with zipfile.ZipFile(folder + "/a.whl", "w") as wheel:

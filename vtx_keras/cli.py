@@ -13,6 +13,8 @@ from typing import Any
 
 import click
 
+from vtx_keras.data.cli import data
+
 
 class Suggesting(click.Group):
     """A group that suggests the command that was meant."""
@@ -35,6 +37,9 @@ def main() -> None:
     Exit codes: 0 all went well, 1 some pictures failed (the others were done), 2 nothing could be done.
     """
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+
+
+main.add_command(data)
 
 
 @main.command()
@@ -62,7 +67,7 @@ def predict(
     vtx predict cross_attn_captioner photo.png
     vtx predict runs/mine.keras a.png b.jpg --beams 4
     """
-    with _quiet():
+    with quiet():
         from keras import ops
 
         from vtx_keras import zoo
@@ -100,7 +105,7 @@ def predict(
 
 
 @contextlib.contextmanager
-def _quiet() -> Iterator[None]:
+def quiet() -> Iterator[None]:
     """Hides what TensorFlow logs while it starts, before it can be told not to; shows it if the start fails."""
     with tempfile.TemporaryFile() as log:
         stderr = os.dup(2)

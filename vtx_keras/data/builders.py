@@ -14,7 +14,7 @@ import re
 from collections import Counter, defaultdict
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import tensorflow_datasets as tfds
@@ -53,7 +53,7 @@ class _Builder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
 
     VERSION = tfds.core.Version("1.0.0")
     MANUAL_DOWNLOAD_INSTRUCTIONS = BY_HAND
-    FEATURES: dict[str, Any] = {}
+    FEATURES: ClassVar[dict[str, Any]] = {}
 
     def _info(self) -> tfds.core.DatasetInfo:
         about = sets.describe(self.name)
@@ -88,7 +88,7 @@ class _Builder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
 class _Emoji(_Builder, skip_registration=True):
     """What the two emoji sets share."""
 
-    LABELS = {
+    LABELS: ClassVar[dict[str, Any]] = {
         "id": WORD(),
         "emoji": WORD(),
         "caption": WORD(),
@@ -125,11 +125,11 @@ class _Emoji(_Builder, skip_registration=True):
 class Emoji(_Emoji):
     """Emoji pictures of four artists; `image` lies on white, and `alpha` allows any other ground."""
 
-    BUILDER_CONFIGS = [
+    BUILDER_CONFIGS: ClassVar[list] = [
         tfds.core.BuilderConfig(name=language, description=f"Names and keywords in {language}.")
         for language in sets.LANGUAGES
     ]
-    FEATURES = {
+    FEATURES: ClassVar[dict[str, Any]] = {
         "image": tfds.features.Image(shape=(None, None, 3), encoding_format="png"),
         "alpha": tfds.features.Image(shape=(None, None, 1), encoding_format="png"),
         "vendor": WORD(),
@@ -166,7 +166,7 @@ def split_of(vendor: str, name: str) -> str | None:
 class EmojiVideo(_Emoji):
     """Clips of emoji that move; a clip bears the name `image`, as in every model of the zoo."""
 
-    FEATURES = {
+    FEATURES: ClassVar[dict[str, Any]] = {
         "image": tfds.features.Video(shape=(FRAMES, CLIP_SIDE, CLIP_SIDE, 3), encoding_format="png"),
         **_Emoji.LABELS,
     }
@@ -190,7 +190,7 @@ class EmojiVideo(_Emoji):
 class EasyVqa(_Builder):
     """Questions about one coloured shape."""
 
-    FEATURES = {
+    FEATURES: ClassVar[dict[str, Any]] = {
         "id": WORD(),
         "image": tfds.features.Image(shape=(64, 64, 3), encoding_format="png"),
         "image_id": WORD(),
@@ -215,7 +215,7 @@ class EasyVqa(_Builder):
 class WordCards(_Builder):
     """Drawings for words."""
 
-    FEATURES = {
+    FEATURES: ClassVar[dict[str, Any]] = {
         "id": WORD(),
         "image": tfds.features.Image(shape=(200, 200, 3), encoding_format="png"),
         "caption": WORD(),
@@ -242,11 +242,11 @@ class VqaRad(_Builder):
     """Radiology images with clinicians' questions."""
 
     MANUAL_DOWNLOAD_INSTRUCTIONS = sets.SETS["vqa_rad"].by_hand.format(folder="the manual directory")
-    BUILDER_CONFIGS = [
+    BUILDER_CONFIGS: ClassVar[list] = [
         tfds.core.BuilderConfig(name="official", description="The published split; validation carved out of train."),
         tfds.core.BuilderConfig(name="disjoint", description="No image occurs in two splits."),
     ]
-    FEATURES = {
+    FEATURES: ClassVar[dict[str, Any]] = {
         "id": WORD(),
         "image": tfds.features.Image(shape=(None, None, 3), encoding_format="jpeg"),
         "image_id": WORD(),

@@ -47,7 +47,7 @@ ALIKE = {
     "astonished": r"^(hushed|astonished|anguished) face",
     "horned": r"face with horns$",
     "cross person": r"^(man|woman|person) (frowning|pouting)\b",
-    "plain": r"^(neutral|expressionless|confused|(slightly )?(frowning|smiling)) face|mouth$(?<!open mouth)(?<!zipper-mouth)",
+    "plain": r"^(neutral|expressionless|confused|(slightly )?(frowning|smiling)) face|(?<!open|pper)[ -]mouth$|^mouth$",
     "person with": r"^(old(er)?|deaf) (man|woman|person)",
 }
 TONE = r"(medium-light|medium-dark|light|medium|dark) skin tone"

@@ -118,7 +118,7 @@ def _renaming(columns: Mapping[str, str], spec: dict) -> Callable[[dict], dict]:
     for ours, theirs in columns.items():
         if theirs not in spec:
             raise ValueError(
-                f"columns: {ours!r} is to be {theirs!r}, which is no feature{did_you_mean(theirs, spec)}: {sorted(spec)}"
+                f"columns: {ours!r} is to be {theirs!r}: no such feature{did_you_mean(theirs, spec)} in {sorted(spec)}"
             )
 
     def rename(example: dict) -> dict:

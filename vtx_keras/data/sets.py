@@ -40,8 +40,10 @@ CLDR = (
     ),
 )  # fmt: skip
 ANIMATED = tuple(
-    Archive("npm", f"@lobehub/fluent-emoji-anim-{part}", "1.0.0", f"lobehub-fluent-emoji-anim-{part}-1.0.0.tgz", sha, "MIT")
-    for part, sha in (
+    Archive(
+        "npm", f"@lobehub/fluent-emoji-anim-{n}", "1.0.0", f"lobehub-fluent-emoji-anim-{n}-1.0.0.tgz", sha256, "MIT"
+    )
+    for n, sha256 in (
         (1, "4c03ac178c1eabf2e2a16dd498f3cc2b92dc30ec3466ae38fdc497d4774c99ea"),
         (2, "e431da8172e394036c330faa77648d6fbbae1fd3b0be95637c4497c9075019c0"),
         (3, "3624d0c34c819c1794b74ccf6ae9034adff7c4cb6318dd2a645145f0196feb43"),
@@ -99,9 +101,9 @@ SETS = {
         (ART4APPS,),
     ),
     "vqa_rad": DataSet(
-        "Clinicians' questions about radiology images. `official`: the published split, whose train is train+validation "
-        "here (validation carved by image); its test images all occur in train. `disjoint`: no image in two splits. "
-        "For research, not for diagnosis.",
+        "Clinicians' questions about radiology images. `official`: the published split, whose train is "
+        "train+validation here (validation carved by image); its test images all occur in train. `disjoint`: no image "
+        "in two splits. For research, not for diagnosis.",
         "CC0-1.0; Lau, Gayen, Ben Abacha, Demner-Fushman, Scientific Data 5, 180251 (2018)",
         (),
         ("official", "disjoint"),
