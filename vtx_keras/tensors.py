@@ -1,4 +1,4 @@
-"""Published checkpoints to arrays: PyTorch, safetensors and TensorFlow.js, read as data.
+"""Published checkpoints into Keras models: PyTorch, safetensors and TensorFlow.js, read as data, placed by name.
 
 A PyTorch checkpoint is a pickle, which could run any code. Here its pickle may name only what tensors are made of;
 anything else is refused before it is called, and PyTorch itself is not needed.
@@ -10,8 +10,10 @@ import io
 import json
 import math
 import pickle
+import re
 import zipfile
 from collections import OrderedDict
+from fnmatch import fnmatch
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -148,3 +150,131 @@ def _tensorflow_js(files: dict[str, bytes], name: str) -> dict[str, np.ndarray]:
         if start != len(data):
             raise BadWeights(f"the shards of {name} hold {len(data)} bytes: its manifest describes {start}")
     return arrays
+
+
+# What the checkpoint calls each layer: {0} is the number of a block, {1} the next one; a name in full comes first.
+NAMES_LITE = {
+    "stem": "_conv_stem",
+    "stem_bn": "_bn0",
+    "expand": "_blocks.{0}._expand_conv",
+    "expand_bn": "_blocks.{0}._bn0",
+    "depthwise": "_blocks.{0}._depthwise_conv",
+    "depthwise_bn": "_blocks.{0}._bn1",
+    "project": "_blocks.{0}._project_conv",
+    "project_bn": "_blocks.{0}._bn2",
+    "top": "_conv_head",
+    "top_bn": "_bn1",
+    "logits": "_fc",
+}
+NAMES_MOBILENET = {
+    "stem": "features.0.0",
+    "stem_bn": "features.0.1",
+    "block_0_depthwise": "features.1.conv.0.0",  # the first block does not expand
+    "block_0_depthwise_bn": "features.1.conv.0.1",
+    "block_0_project": "features.1.conv.1",
+    "block_0_project_bn": "features.1.conv.2",
+    "expand": "features.{1}.conv.0.0",
+    "expand_bn": "features.{1}.conv.0.1",
+    "depthwise": "features.{1}.conv.1.0",
+    "depthwise_bn": "features.{1}.conv.1.1",
+    "project": "features.{1}.conv.2",
+    "project_bn": "features.{1}.conv.3",
+    "top": "features.18.0",
+    "top_bn": "features.18.1",
+    "logits": "classifier.1",
+}
+NAMES_RESNET = {"conv1_conv": "conv1", "conv1_bn": "bn_conv1", "logits": "fc1000"} | {
+    f"conv{stage}_block{block + 1}_{place}_{kind}": f"{prefix}{stage}{'abcdef'[block]}_branch{branch}"
+    for stage in range(2, 6)
+    for block in range(6)
+    for place, branch in enumerate(("1", "2a", "2b", "2c"))
+    for kind, prefix in (("conv", "res"), ("bn", "bn"))
+}
+NAMES_BERT = {
+    "words": "embeddings.word_embeddings",
+    "positions": "embeddings.position_embeddings",
+    "segments": "embeddings.token_type_embeddings",
+    "norm": "embeddings.LayerNorm",
+    "self_attention_layer/query": "encoder.layer.{0}.attention.self.query",
+    "self_attention_layer/key": "encoder.layer.{0}.attention.self.key",
+    "self_attention_layer/value": "encoder.layer.{0}.attention.self.value",
+    "self_attention_layer/attention_output": "encoder.layer.{0}.attention.output.dense",
+    "self_attention_layer_norm": "encoder.layer.{0}.attention.output.LayerNorm",
+    "feedforward_intermediate_dense": "encoder.layer.{0}.intermediate.dense",
+    "feedforward_output_dense": "encoder.layer.{0}.output.dense",
+    "feedforward_layer_norm": "encoder.layer.{0}.output.LayerNorm",
+}
+NAMES = {"mobilenet_v2": NAMES_MOBILENET, "resnet50": NAMES_RESNET, "minilm_l6": NAMES_BERT}
+NAMES |= {f"efficientnet_lite{number}": NAMES_LITE for number in range(3)}
+IN_TORCH = {"kernel": "weight", "gamma": "weight", "embeddings": "weight", "position_embeddings": "weight"}
+IN_TORCH |= {"bias": "bias", "beta": "bias", "moving_mean": "running_mean", "moving_variance": "running_var"}
+# What a checkpoint may hold beyond the network: counters of training, and BERT's pooler, which sentences do not use.
+SPARE = ("*.num_batches_tracked", "embeddings.position_ids", "pooler.dense.*")
+
+
+def source_names(model: Any) -> dict[str, Any]:
+    """The variables of an `architecture`, by what its published checkpoint calls them.
+
+    >>> from vtx_keras.published import architecture
+    >>> source_names(architecture("mobilenet_v2"))["classifier.1.weight"].path
+    'logits/kernel'
+    """
+    names, found = NAMES[model.name], {}
+    for variable in model.variables:
+        layer, kind = variable.path.rsplit("/", 1)
+        if kind == "seed_generator_state":  # of dropout
+            continue
+        block = re.fullmatch(r"block_(\d+)[_/](.+)", layer)
+        number, part = (int(block[1]), block[2]) if block and layer not in names else (0, layer)
+        kind = f"/{kind}" if model.name == "resnet50" else f".{IN_TORCH[kind]}"
+        found[names[part].format(number, number + 1) + kind] = variable
+    return found
+
+
+def assign(model: Any, arrays: dict[str, np.ndarray]) -> None:
+    """Give an `architecture` all tensors of its checkpoint, or none: one missing, extra or misshapen is an error.
+
+    >>> from vtx_keras.published import architecture
+    >>> assign(architecture("mobilenet_v2"), {"fc.weight": np.zeros((2, 2))})
+    Traceback (most recent call last):
+    vtx_keras.weights.BadWeights: not a checkpoint of mobilenet_v2: ...
+    """
+    variables = source_names(model)
+    given = {name for name in arrays if not any(fnmatch(name, spare) for spare in SPARE)}
+    wrong = [f"{name}: expected, not found" for name in variables if name not in given]
+    wrong += [f"{name}: found, not expected" for name in sorted(given - set(variables))]
+    ready = []
+    for name in [name for name in variables if name in given]:
+        variable, array = variables[name], arrays[name]
+        if model.name != "resnet50":
+            array = _from_torch(array, variable)
+        elif name == "conv1/kernel":
+            array = array[:, :, ::-1]
+        shape = _flat_heads(variable)
+        if array.shape != shape:
+            wrong.append(f"{name}: expected shape {shape}, found {array.shape}")
+        ready.append((variable, array))
+    if wrong:
+        more = f"\n  … and {len(wrong) - 8} more" if len(wrong) > 8 else ""
+        lines = "\n  ".join(wrong[:8])
+        raise BadWeights(f"not a checkpoint of {model.name}: {len(wrong)} tensors do not fit.\n  {lines}{more}")
+    for variable, array in ready:
+        variable.assign(array.reshape(variable.shape))
+
+
+def _from_torch(array: np.ndarray, variable: Any) -> np.ndarray:
+    """PyTorch's order of axes (outputs first) to Keras' (outputs last); embeddings are the same."""
+    if not variable.path.endswith("/kernel"):
+        return array
+    depthwise = (2, 3, 0, 1) if "depthwise" in variable.path else (2, 3, 1, 0)
+    return array.transpose(depthwise if array.ndim == 4 else None)
+
+
+def _flat_heads(variable: Any) -> tuple[int, ...]:
+    """The shape of a variable with the heads of attention and their width in one axis, as PyTorch has them."""
+    shape = tuple(variable.shape)
+    if "/attention_output/kernel" in variable.path:
+        return (shape[0] * shape[1], shape[2])
+    if "/self_attention_layer/" in variable.path and shape != (384,):
+        return (*shape[:-2], shape[-2] * shape[-1])
+    return shape
