@@ -50,7 +50,7 @@ def processor() -> str:
 
 def store(name: str, rows: list[dict]) -> None:
     """Print the rows and keep them, with what they were measured on."""
-    packages = ("tensorflow", "keras", "torch", "transformers")
+    packages = ("tensorflow", "keras", "tensorflow-text", "pillow", "torch", "transformers", "tokenizers")
     report = {
         "command": f"python benchmarks/{name}.py",
         "hardware": f"{processor()}, one thread",

@@ -9,6 +9,7 @@ grey, palette, CMYK, 16-bit and 1-bit become 8-bit RGB; of an animation, a pictu
 
 import contextlib
 import io
+import math
 import os
 import warnings
 from collections import Counter
@@ -71,16 +72,22 @@ def read_clip(clip: Any, frames: int, *, pixel_limit: int = PIXEL_LIMIT) -> list
     return [np.array(frame) for frame in _frames(clip, frames, pixel_limit)]
 
 
-def resize(picture: Any, size: Sequence[int], fit: str = "pad") -> np.ndarray:
+def resize(picture: Any, size: Sequence[int], fit: str = "pad", window: Sequence[float] | None = None) -> np.ndarray:
     """A picture as uint8 at `size` (height, width): antialiased bilinear, half-pixel centres, rounded.
 
-    `fit` is "pad" (keep the aspect, white borders, centred), "crop" (fill, then cut the centre) or "stretch".
+    `fit` is "pad" (keep the aspect, white borders, centred), "crop" (fill, then cut the centre) or "stretch". `window`
+    takes only a part: (y, x, height, width) as shares of the sides. It is meant for training: of a large JPEG, only as
+    much detail is decoded as the part needs, so its pixels differ a little from those of the whole.
 
     >>> resize(np.zeros((20, 40, 3)), (4, 4))[:, 0, 0].tolist()
     [255, 0, 0, 255]
+    >>> resize(np.arange(3)[None, :, None] * np.ones((3, 3, 3)), (1, 1), window=(0, 2 / 3, 1, 1 / 3))[0, 0, 0]
+    np.uint8(2)
     """
     height, width, _ = _checked((*size, 3), fit)
-    return np.rint(_sized(_load(picture, PIXEL_LIMIT), height, width, fit)).astype("uint8")
+    loaded = _load(picture, PIXEL_LIMIT) if window is None else _part(picture, height, width, window)
+    sized = _sized(loaded, height, width, fit)
+    return sized if sized.dtype == "uint8" else np.rint(sized).astype("uint8")
 
 
 def prepare(picture: Any, shape: Sequence[int], fit: str = "pad") -> np.ndarray:
@@ -118,20 +125,6 @@ def batch(items: Any, shape: Sequence[int], fit: str = "pad") -> tuple[np.ndarra
         except (BadPicture, OSError) as error:
             errors[index] = str(error)
     return pixels[: len(good)], good, errors
-
-
-def header(data: bytes, pixel_limit: int = PIXEL_LIMIT) -> tuple[int, int, int]:
-    """(kind, height, width) of encoded bytes, from their header: 1 is a plain JPEG, 2 a plain PNG, 0 any other kind.
-
-    Plain means that any decoder gives the pixels `read` gives: 8-bit grey or RGB (a PNG also RGBA), upright as stored.
-    """
-    with _opened(data) as image:
-        _check_size(image.width, image.height, pixel_limit)
-        kinds = {("JPEG", "RGB"): 1, ("JPEG", "L"): 1, ("PNG", "RGB"): 2, ("PNG", "RGBA"): 2, ("PNG", "L"): 2}
-        kind = kinds.get((image.format, image.mode), 0)
-        if "transparency" in image.info or "exif" in image.info or image.info.get("adobe_transform") == 0:
-            kind = 0
-        return kind, image.height, image.width
 
 
 def settle(results: Sequence, good: Sequence[int], errors: dict[int, str], total: int, on_error: str) -> list:
@@ -204,7 +197,25 @@ def _load(picture: Any, pixel_limit: int) -> Image.Image | np.ndarray:
         warnings.warn("the fourth channel of an array was taken as alpha, and it was laid on white", stacklevel=2)
         array = 255 + (array[..., :3] - np.float32(255)) * (array[..., 3:] / np.float32(255))
         array = array if exact else np.rint(array)
-    return array.astype("float32") if exact else Image.fromarray(array.astype("uint8"))
+    return array.astype("float32") if exact else Image.fromarray(array.astype("uint8", copy=False))
+
+
+def _part(picture: Any, height: int, width: int, window: Sequence[float]) -> Image.Image:
+    """A part of a picture, no smaller than wanted if it was not so before."""
+    y, x, h, w = window
+    if isinstance(picture, FILE):
+        with _opened(picture) as image:
+            _check_size(image.width, image.height, PIXEL_LIMIT)
+            # Decodes at 1/2, 1/4 or 1/8, which libjpeg does for a fraction of the time. A turned one would need its
+            # sides swapped: its shorter side has to do for both.
+            least = max(height / h, width / w) if image.format == "JPEG" and "exif" in image.info else 0
+            image.draft(None, (math.ceil(least or width / w), math.ceil(least or height / h)))
+            whole = _from_image(image, PIXEL_LIMIT)
+    else:
+        whole = _load(picture, PIXEL_LIMIT)
+        whole = whole if isinstance(whole, Image.Image) else Image.fromarray(np.rint(whole).astype("uint8"))
+    left, top = int(x * whole.width), int(y * whole.height)
+    return whole.crop((left, top, left + max(1, round(w * whole.width)), top + max(1, round(h * whole.height))))
 
 
 def _sized(picture: Image.Image | np.ndarray, height: int, width: int, fit: str) -> np.ndarray:

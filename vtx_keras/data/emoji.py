@@ -37,7 +37,7 @@ ALIKE = {
     "shape": r"\b(circle|square|diamond|triangle)\b|\bmoon\b(?! cake| viewing)|^[\w-]+ skin tone$",
     "six-pointed": r"six-pointed|star of david",
     "star": r"\b(glowing |dizzy |shooting )?star$",
-    "mouse": r"\bmouse\b(?!trap)",
+    "mouse": r"^mouse( face)?$",
     "grinning": r"^grinning face",
     "kissing": r"^kissing face",
     "tongue": r"face with tongue$",
@@ -99,7 +99,7 @@ def person(name: str) -> tuple[str, str, str] | None:
 def held_out(name: str) -> bool:
     """Is this one of the triples that only the split `composition` shows?
 
-    A woman or a man of some tone; the job itself, both genders and all tones are trained on in other triples.
+    A woman or a man of some tone; what they do is trained on with the other gender or tone, or of neither gender.
     """
     triple = person(name)
     return triple is not None and fraction(" ".join(triple)) < HELD_OUT

@@ -15,10 +15,9 @@ from typing import Any, NamedTuple
 import numpy as np
 import tensorflow as tf
 
-from vtx_keras import media, text
+from vtx_keras import text
 from vtx_keras.data import pixels, words
 from vtx_keras.data.memory import MASKED_SHARE
-from vtx_keras.data.reading import picture_of
 from vtx_keras.models import Answerer, Captioner, Matcher, Retriever, VisionText
 from vtx_keras.options import did_you_mean
 
@@ -69,71 +68,80 @@ def batches(
         raise ValueError(f"batch_size={batch_size!r}: expected a whole number of at least 1")
     how = _augmentation(augment)
     source = getattr(ds, "encoded", ds)
-    plan = _plan(source.element_spec, model)
+    plan = _plan(source.element_spec, model, how)
     kept = _survey(source, plan, unknown)
-    source = source.filter(plan.usable)
+    rows = source.filter(plan.usable).map(plan.row, tf.data.AUTOTUNE)
 
-    prepare = _preparing(plan, how)
+    stored = rows.element_spec.get("image")
+    fits_later = stored is None or stored.dtype == tf.string or tuple(stored.shape) == plan.shape
+    if (cache and not how) or not fits_later:  # pixels of many sizes make no batch
+        fit_first = lambda row, draw: {**_without(row, "path"), "image": _fitted(row, plan, how, draw)}  # noqa: E731
     if cache and not how:
-        source = _cached(source.map(lambda example: prepare(example, None), tf.data.AUTOTUNE), cache)
-        prepare = _drawing(plan, how)
-    elif cache:
-        source = _cached(source, cache)
+        rows = rows.map(lambda row: fit_first(row, None), tf.data.AUTOTUNE)
+    if cache:
+        rows = rows.cache() if cache is True else rows.cache(os.fspath(cache))
     if training:
-        source = source.shuffle(kept if "path" in source.element_spec else min(kept, SHUFFLED), seed)
-    draws = tf.data.Dataset.random(seed=seed, rerandomize_each_iteration=True)
-    rows = tf.data.Dataset.zip(source, draws).map(
-        lambda example, draw: prepare(example, _seeds(draw, 3)), tf.data.AUTOTUNE
-    )
+        rows = rows.shuffle(kept if "path" in rows.element_spec else min(kept, SHUFFLED), seed)
+    if not fits_later and not (cache and not how):
+        rows = tf.data.Dataset.zip(rows, _draws(seed + 2)).map(fit_first, tf.data.AUTOTUNE)
+    rows = tf.data.Dataset.zip(rows, _draws(seed + 1)).map(plan.choose, tf.data.AUTOTUNE)
 
     drop = static and isinstance(model, Retriever)
+    finish = _finishing(plan, how if fits_later else {**how, "crop": 0}, batch_size if static and not drop else None)
     if buckets:
-        grouped = _bucketed(rows, plan, buckets, batch_size, drop)
-        count = None
+        ready = tf.data.Dataset.zip(_bucketed(rows, plan, buckets, batch_size, drop), _draws(seed))
+        ready = ready.map(lambda batch, draw: finish(*batch, draw), tf.data.AUTOTUNE)
     else:
-        grouped = rows.batch(batch_size, drop_remainder=drop)
         count = kept // batch_size if drop else -(-kept // batch_size)
-    if count == 0:
-        raise BadData(f"{kept} rows make no batch of {batch_size}: choose a smaller batch_size")
-    finish = _finishing(plan, how, batch_size if static and not drop else None)
-    ready = tf.data.Dataset.zip(grouped, draws)
-    if buckets:
-        ready = ready.map(lambda batch, draw: finish(*batch, _seeds(draw, 2)), tf.data.AUTOTUNE)
-    else:
-        ready = ready.map(lambda batch, draw: finish(batch, plan.length, _seeds(draw, 2)), tf.data.AUTOTUNE)
-    if count is not None:
+        if not count:
+            raise BadData(f"{kept} rows make no batch of {batch_size}: choose a smaller batch_size")
+        ready = tf.data.Dataset.zip(rows.batch(batch_size, drop_remainder=drop), _draws(seed))
+        ready = ready.map(lambda batch, draw: finish(batch, plan.length, draw), tf.data.AUTOTUNE)
         ready = ready.apply(tf.data.experimental.assert_cardinality(count))
     options = tf.data.Options()
     options.experimental_distribute.auto_shard_policy = tf.data.experimental.AutoShardPolicy.DATA
     return ready.prefetch(tf.data.AUTOTUNE).with_options(options)
 
 
+def _draws(seed: int) -> tf.data.Dataset:
+    """Random numbers, others in each epoch."""
+    return tf.data.Dataset.random(seed=seed, rerandomize_each_iteration=True)
+
+
+def _seed(draw: tf.Tensor, use: int) -> tf.Tensor:
+    """A seed for a stateless operation: of one draw, another for each use."""
+    return tf.stack([draw, tf.constant(use, tf.int64)])
+
+
 class _Plan(NamedTuple):
     """What of an example the model reads, and how."""
 
     model: VisionText
+    shape: tuple[int, ...]
+    fit: str
     text: str
     label: str | None
-    length: int
+    length: int  # of ids, with start and end
+    room: int  # for pieces
     cut: Callable  # normalised texts to pieces
     encode: Callable  # texts and a length to ids
     label_of: Callable[[dict], tf.Tensor] | None
-    room: int
     usable: Callable[[dict], tf.Tensor]
+    row: Callable[[dict], dict]  # what is kept of an example
+    choose: Callable[[dict, tf.Tensor], dict]  # a row with one text
 
 
-def _plan(spec: Any, model: VisionText) -> _Plan:
+def _plan(spec: Any, model: VisionText, how: dict[str, Any]) -> _Plan:
     if not isinstance(spec, dict) or not {"image", "path"} & set(spec):
         raise BadData(
             f'examples are {sorted(spec) if isinstance(spec, dict) else spec}: expected a dict with "image" and a text '
             '("caption", "question" or "text"). data.load(..., columns={"image": "your name"}) renames'
         )
     found = [key for key in TEXTS if key in spec]
-    if isinstance(model, Answerer) and "question" in found:
-        found = ["question"]
     if not found:
         raise BadData(f"examples have no text: expected one of {', '.join(TEXTS)} among {sorted(spec)}")
-    label = next((key for key in LABELS if key in spec), None)
+    key = "question" if isinstance(model, Answerer) and "question" in found else found[0]
+    label = next((name for name in LABELS if name in spec), None)
     label_of = None
     if isinstance(model, Answerer):
         if label is None:
@@ -141,23 +149,54 @@ def _plan(spec: Any, model: VisionText) -> _Plan:
         label_of = _labelling(model, label, spec[label])
     elif isinstance(model, Matcher) and label == "label" and spec[label].dtype.is_integer:
         label_of = _fitting
+    background = how.get("background", 0)
+    if background and ("alpha" not in spec or spec["alpha"].dtype != tf.string or len(model.image_shape) == 4):
+        raise BadData('augment "background" needs pictures whose "alpha" is known, as those of data.load("emoji")')
     captioner = isinstance(model, Captioner)
     length = model.options["max_length"] + captioner
     cut = words.pieces(model.vocabulary)
     empty = model.options.get("allow_empty", False)
+    synonyms = 0.0 if captioner or "keywords" not in spec else how.get("synonyms", 0.0)
+
+    def worded(texts: tf.Tensor) -> tf.Tensor:
+        return cut(words.normalize(tf.reshape(texts, [-1]))).row_lengths() > 0
 
     def usable(example: dict) -> tf.Tensor:
-        worded = empty or tf.reduce_any(_worded(cut, tf.reshape(example[found[0]], [-1])))
-        return worded if label_of is None else tf.logical_and(worded, tf.reduce_all(label_of(example) >= 0))
+        good = empty or tf.reduce_any(worded(example[key]))
+        return good if label_of is None else tf.logical_and(good, tf.reduce_all(label_of(example) >= 0))
+
+    def row(example: dict) -> dict:
+        wanted = {"image", "path"} | ({"prompt"} if captioner else set()) | ({"alpha"} if background else set())
+        kept = {name: value for name, value in example.items() if name in wanted}
+        kept = _without(kept, "path") if "image" in kept else kept
+        kept["text"] = example[key]
+        if synonyms:
+            kept["keywords"] = example["keywords"]
+        return kept if label_of is None else {**kept, "label": label_of(example)}
+
+    def one(texts: tf.Tensor, seed: tf.Tensor) -> tf.Tensor:
+        """The text; of several that have words, one at random."""
+        if not texts.shape.rank:
+            return texts
+        good = tf.boolean_mask(texts, worded(texts))
+        return good[tf.random.stateless_uniform([], seed, 0, tf.shape(good)[0], tf.int32)]
+
+    def choose(row: dict, draw: tf.Tensor) -> dict:
+        said = one(row["text"], _seed(draw, 0))
+        if synonyms:
+            some = tf.random.stateless_uniform([], _seed(draw, 1)) < synonyms
+            some = tf.logical_and(some, tf.reduce_any(worded(row["keywords"])))
+            said = tf.cond(some, lambda: one(row["keywords"], _seed(draw, 2)), lambda: said)
+        return {**_without(row, "keywords"), "text": said}
 
     return _Plan(
-        model, found[0], label, length, cut, words.encoder(model.vocabulary, start=True, end=captioner), label_of,
-        length - 1 - captioner, usable,
+        model, model.image_shape, model.options["resize"], key, label, length, length - 1 - captioner, cut,
+        words.encoder(model.vocabulary, start=True, end=captioner), label_of, usable, row, choose,
     )  # fmt: skip
 
 
-def _worded(cut: Callable, texts: tf.Tensor) -> tf.Tensor:
-    return cut(words.normalize(texts)).row_lengths() > 0
+def _without(row: dict, name: str) -> dict:
+    return {key: value for key, value in row.items() if key != name}
 
 
 def _labelling(model: Answerer, key: str, spec: tf.TensorSpec) -> Callable[[dict], tf.Tensor]:
@@ -247,117 +286,26 @@ def _augmentation(augment: bool | Mapping[str, Any]) -> dict[str, Any]:
     return {**pixels.AUGMENT, **wanted}
 
 
-def _cached(source: tf.data.Dataset, cache: bool | str | os.PathLike) -> tf.data.Dataset:
-    return source.cache() if cache is True else source.cache(os.fspath(cache))
+def _said(row: dict) -> tf.Tensor:
+    """All that is read: a captioner's prompt stands before its caption."""
+    return tf.strings.join([row["prompt"], row["text"]], " ") if "prompt" in row else row["text"]
 
 
-def _seeds(draw: tf.Tensor, count: int) -> list[tf.Tensor]:
-    """Seeds for the stateless operations, from one drawn number."""
-    return [tf.stack([draw, tf.constant(index, tf.int64)]) for index in range(count)]
+def _fitted(row: dict, plan: _Plan, how: dict[str, Any], draw: tf.Tensor | None) -> tf.Tensor:
+    """One row's picture as uint8 at the model's shape, or the part of it that augmentation takes."""
+    picture = row["image"] if "image" in row else row["path"]
+    window = None if draw is None or not how else pixels.windows(_seed(draw, 0), 1, how["crop"])
+    if isinstance(picture, tf.RaggedTensor):  # frames of many sizes
+        frames, one = plan.shape[0], tf.TensorSpec(plan.shape[1:], tf.uint8)
+        # As `media.read_clip` picks them.
+        picked = tf.gather(picture, (2 * tf.range(frames) + 1) * picture.nrows(tf.int32) // (2 * frames))
 
+        def frame(pixel_rows: tf.RaggedTensor) -> tf.Tensor:
+            whole = tf.ensure_shape(pixel_rows.to_tensor(), (None, None, 3))
+            return pixels.fitted(whole[None], plan.shape[1:], plan.fit, window)[0]
 
-def _preparing(plan: _Plan, how: dict[str, Any]) -> Callable[[dict, Any], dict]:
-    """An example as one row: the picture at the model's size, a text, a label."""
-    shape, fit = plan.model.image_shape, plan.model.options["resize"]
-    draw = _drawing(plan, how)
-
-    def prepare(example: dict, seeds: Any) -> dict:
-        if not how or seeds is None:
-            row = {key: example[key] for key in (plan.text, "prompt", plan.label, "keywords") if key in example}
-            row["image"] = _fitted(picture_of(example), shape, fit)
-        else:
-            row = {**example, "image": _augmented(example, plan, shape, fit, how, seeds[0])}
-        return row if seeds is None else draw(row, seeds)
-
-    return prepare
-
-
-def _drawing(plan: _Plan, how: dict[str, Any]) -> Callable[[dict, Any], dict]:
-    """A prepared example as a row: one of its texts, or one of its keywords instead."""
-    synonyms = 0.0 if isinstance(plan.model, Captioner) else how.get("synonyms", 0.0)
-
-    def draw(row: dict, seeds: Any) -> dict:
-        ready = {"image": row["image"], "text": _one_text(row[plan.text], plan, seeds[1])}
-        if synonyms and "keywords" in row:
-            some = tf.logical_and(tf.random.stateless_uniform([], seeds[2]) < synonyms, tf.size(row["keywords"]) > 0)
-            ready["text"] = tf.cond(some, lambda: _one_text(row["keywords"], plan, seeds[1]), lambda: ready["text"])
-        if plan.label_of is not None:
-            ready["label"] = plan.label_of(row)
-        if "prompt" in row and isinstance(plan.model, Captioner):
-            ready["prompt"] = row["prompt"]
-        return ready
-
-    return draw
-
-
-def _one_text(texts: tf.Tensor, plan: _Plan, seed: tf.Tensor) -> tf.Tensor:
-    """The text; of several that have words, one at random."""
-    if not texts.shape.rank:
-        return texts
-    good = tf.boolean_mask(texts, _worded(plan.cut, texts))
-    return good[tf.random.stateless_uniform([], seed, 0, tf.shape(good)[0], tf.int32)]
-
-
-def _fitted(picture: tf.Tensor | tf.RaggedTensor, shape: tuple[int, ...], fit: str) -> tf.Tensor:
-    """uint8 at the model's shape (floats of that very shape pass as they are)."""
-    *frames, height, width, _ = shape
-    if picture.dtype == tf.string:
-        if frames:
-            return _clip_of_bytes(picture, shape, fit)
-        picture = pixels.decode(picture)
-    if picture.dtype != tf.uint8:
-        if tuple(picture.shape) == shape:
-            return tf.cast(picture, tf.float32)
-        picture = tf.cast(tf.clip_by_value(tf.round(tf.cast(picture, tf.float32)), 0, 255), tf.uint8)
-    if frames:
-        picture = picture if picture.shape.rank == 4 else picture[None]
-        total = picture.nrows(tf.int32) if isinstance(picture, tf.RaggedTensor) else tf.shape(picture)[0]
-        picks = (2 * tf.range(frames[0]) + 1) * tf.cast(total, tf.int32) // (2 * frames[0])
-        picture = tf.gather(picture, picks)
-        if isinstance(picture, tf.RaggedTensor):  # frames of many sizes
-            one = tf.TensorSpec((height, width, 3), tf.uint8)
-            each = tf.map_fn(
-                lambda x: pixels.resize(tf.ensure_shape(x.to_tensor(), (None, None, 3)), (height, width), fit),
-                picture,
-                fn_output_signature=one,
-            )
-            return tf.ensure_shape(each, shape)
-    picture = tf.repeat(picture, 3, axis=-1) if picture.shape[-1] == 1 else picture
-    return tf.ensure_shape(pixels.resize(picture, (height, width), fit), shape)
-
-
-def _clip_of_bytes(data: tf.Tensor, shape: tuple[int, ...], fit: str) -> tf.Tensor:
-    """An animated file, or encoded frames, as a clip."""
-
-    def read(clip: Any) -> np.ndarray:
-        clip = clip if isinstance(clip, bytes) else clip.item() if np.ndim(clip) == 0 else list(clip)
-        return media.prepare(clip, shape, fit).astype("uint8")
-
-    return tf.ensure_shape(tf.numpy_function(read, [data], tf.uint8, stateful=False), shape)
-
-
-def _augmented(example: dict, plan: _Plan, shape: tuple, fit: str, how: dict, seed: tf.Tensor) -> tf.Tensor:
-    picture = picture_of(example)
-    clear = None
-    if len(shape) == 3 and picture.dtype == tf.string:
-        head = pixels.header(picture)
-        window = pixels.random_window(head, seed, how["crop"])
-        picture = pixels.decode(picture, window)
-    else:
-        if picture.dtype == tf.string or len(shape) == 4 or picture.dtype != tf.uint8:
-            picture = _fitted(picture, shape, fit)
-            picture = tf.cast(tf.round(tf.cast(picture, tf.float32)), tf.uint8)
-        window = pixels.random_window(tf.concat([[0], tf.shape(picture)[-3:-1]], 0), seed, how["crop"])
-        picture = picture[..., window[0] : window[0] + window[2], window[1] : window[1] + window[3], :]
-    sized = pixels.resize(picture, shape[-3:-1], fit)
-    if how["background"] and "alpha" in example and len(shape) == 3:
-        alpha = example["alpha"]
-        alpha = tf.io.decode_png(alpha, channels=1) if alpha.dtype == tf.string else alpha
-        alpha = alpha[window[0] : window[0] + window[2], window[1] : window[1] + window[3]]
-        clear = pixels.resize(tf.repeat(255 - alpha, 3, axis=-1), shape[:2], fit)
-    said = words.normalize(tf.reshape(example[plan.text], [-1]))
-    turnable = tf.logical_not(tf.reduce_any(tf.strings.regex_full_match(said, f".*{DIRECTIONS}.*")))
-    return tf.ensure_shape(pixels.augment(sized, seed + 7, how, flip=turnable, clear=clear), shape)
+        return tf.ensure_shape(tf.map_fn(frame, picked, fn_output_signature=one), plan.shape)
+    return pixels.fitted(picture[None], plan.shape, plan.fit, window, paths="image" not in row)[0]
 
 
 def _bucketed(
@@ -367,22 +315,34 @@ def _bucketed(
     bounds = sorted({*(bound + isinstance(plan.model, Captioner) for bound in buckets), plan.length})
     if bounds[-1] > plan.length or bounds[0] < 3:
         raise ValueError(f"buckets={list(buckets)}: expected lengths from 3 to {plan.model.options['max_length']}")
-    extra = plan.length - plan.room
 
     def bucket(row: dict) -> tf.Tensor:
-        said = _said(row)
-        length = plan.cut(words.normalize(said[None])).row_lengths()[0] + extra
+        length = plan.cut(words.normalize(_said(row)[None])).row_lengths()[0] + plan.length - plan.room
         return tf.cast(tf.searchsorted(tf.constant(bounds[:-1], tf.int64), length[None])[0], tf.int64)
 
-    def together(key: tf.Tensor, window: tf.data.Dataset) -> tf.data.Dataset:
-        batch = window.batch(batch_size, drop_remainder=drop)
-        return batch.map(lambda rows: (rows, tf.gather(tf.constant(bounds), tf.cast(key, tf.int32))))
+    def together(number: tf.Tensor, rows: tf.data.Dataset) -> tf.data.Dataset:
+        batch = rows.batch(batch_size, drop_remainder=drop)
+        return batch.map(lambda rows: (rows, tf.gather(tf.constant(bounds), tf.cast(number, tf.int32))))
 
     return rows.group_by_window(bucket, together, window_size=batch_size)
 
 
-def _said(row: dict) -> tf.Tensor:
-    return tf.strings.join([row["prompt"], row["text"]], " ") if "prompt" in row else row["text"]
+def _pictures(batch: dict, plan: _Plan, how: dict[str, Any], draw: tf.Tensor) -> tf.Tensor:
+    """A batch's pictures at the model's shape, augmented if that is wanted, as float32."""
+    image, paths = (batch["image"], False) if "image" in batch else (batch["path"], True)
+    count = tf.shape(batch["text"])[0]
+    parts = pixels.windows(_seed(draw, 1), count, how["crop"]) if how and how["crop"] else None
+    if image.dtype in (tf.uint8, tf.string) or parts is not None:
+        image = pixels.fitted(image, plan.shape, plan.fit, parts, paths=paths)
+    if not how:
+        return tf.cast(image, tf.float32)
+    clear = None
+    if "alpha" in batch:
+        clear = 255 - pixels.fitted(batch["alpha"], plan.shape, plan.fit, parts)
+    said = words.normalize(batch["text"])
+    sided = tf.strings.regex_full_match(said, f".*{DIRECTIONS}.*")
+    image = tf.cast(image, tf.uint8)
+    return pixels.augment(image, _seed(draw, 2), how, flip=tf.logical_not(sided), clear=clear)
 
 
 def _finishing(plan: _Plan, how: dict, fill: int | None) -> Callable:
@@ -392,8 +352,8 @@ def _finishing(plan: _Plan, how: dict, fill: int | None) -> Callable:
     masked = bool(model.options.get("mlm", False))
     hidden_share = MASKED_SHARE if masked else how.get("words", 0.0)
 
-    def finish(batch: dict, length: Any, seeds: Any) -> tuple:
-        image = tf.cast(batch["image"], tf.float32)
+    def finish(batch: dict, length: Any, draw: tf.Tensor) -> tuple:
+        image = _pictures(batch, plan, how, draw)
         ids = plan.encode(_said(batch), length)
         if captioner:
             tokens, labels = ids[:, :-1], ids[:, 1:]
@@ -412,7 +372,7 @@ def _finishing(plan: _Plan, how: dict, fill: int | None) -> Callable:
             weight = tf.ones(tf.shape(labels)[:1])
         hidden = tf.zeros_like(tokens, tf.bool)
         if hidden_share:
-            draws = tf.random.stateless_uniform(tf.shape(tokens), seeds[0])
+            draws = tf.random.stateless_uniform(tf.shape(tokens), _seed(draw, 0))
             hidden = (draws < hidden_share) & (tokens > text.MASK)
         inputs = {"image": image, "tokens": tf.where(hidden, text.MASK, tokens)}
         if masked:

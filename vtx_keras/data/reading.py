@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import Any
 
 import tensorflow as tf
@@ -19,6 +20,8 @@ from vtx_keras.data import builders, pixels, sets
 from vtx_keras.options import did_you_mean
 
 assert builders.Emoji  # importing the room is what makes tfds know its builders
+SAMPLE = Path(__file__).parents[1] / "sample"
+SAMPLES = {"sample": "captions.csv", "sample/questions": "questions.csv"}
 
 
 def load(
@@ -36,16 +39,23 @@ def load(
     a class is named), or is a function from a tfds example to ours. `where` keeps the examples it is true for:
     `where=lambda example: example["vendor"] != "openmoji"`.
 
+        data.load("sample")                       # bundled: a few emoji (train, validation) and photos
+        data.load("sample/questions")
         data.load("emoji", "test")
         data.load("coco_captions", "val")
     """
+    if name in SAMPLES:
+        from vtx_keras.data.files import from_csv
+
+        found = from_csv(SAMPLE / SAMPLES[name], split).encoded
+        return adapted(found, columns, where)
     try:
         builder = tfds.builder(name, data_dir=str(sets.data_dir(folder)))
     except tfds.core.DatasetNotFoundError as error:
-        known = [*sets.SETS, *ADAPTERS]
+        known = [*SAMPLES, *sets.SETS, *ADAPTERS]
         raise ValueError(
-            f"there is no data set {name!r}{did_you_mean(name, known)}: ours are {', '.join(sets.SETS)}; of tfds, any "
-            f"({', '.join(ADAPTERS)} need no columns=)"
+            f"there is no data set {name!r}{did_you_mean(name, known)}: ours are sample, {', '.join(sets.SETS)}; and "
+            f"any of tfds ({', '.join(ADAPTERS)} need no columns=)"
         ) from error
     builder.download_and_prepare()
     features = builder.info.features
@@ -89,19 +99,14 @@ def adapted(
     return decoded
 
 
-def picture_of(example: dict) -> tf.Tensor:
-    """The picture of an example as it is stored: pixels, encoded bytes (one, or one for each frame)."""
-    return example["image"] if "image" in example else tf.io.read_file(example["path"])
-
-
 def _with_pixels(example: dict) -> dict:
-    picture = picture_of(example)
+    picture = example["image"] if "image" in example else tf.io.read_file(example["path"])
     if picture.dtype != tf.string:
         return example
     rest = {key: value for key, value in example.items() if key != "image"}
     if "alpha" in rest and rest["alpha"].dtype == tf.string:
         rest["alpha"] = tf.io.decode_png(rest["alpha"], channels=1)
-    return {"image": pixels.decode(picture), **rest}
+    return {"image": pixels.read(picture), **rest}
 
 
 def _naming(features: tfds.features.FeaturesDict) -> Callable[[dict], dict]:
@@ -164,7 +169,7 @@ def clevr(example: dict) -> tf.data.Dataset:
 def ref_coco(example: dict) -> tf.data.Dataset:
     """RefCOCO: one example for each object that people referred to: its part of the photograph, and what they said."""
     photo, objects = example["image"], example["objects"]
-    photo = pixels.decode(photo) if photo.dtype == tf.string else photo
+    photo = pixels.read(photo) if photo.dtype == tf.string else photo
     boxes = tf.data.Dataset.from_tensor_slices(objects["bbox"])
     said = tf.data.Dataset.from_tensor_slices(objects["refexp"]["raw"])
 

@@ -9,6 +9,8 @@ import tensorflow_text as tf_text
 
 from vtx_keras import text
 
+PLAIN = "[!-~]+( [!-~]+)*"  # ASCII words with single spaces between: most texts, and only their case can change
+
 
 def normalize(texts: tf.Tensor) -> tf.Tensor:
     """`text.normalize` as a graph: the sequence is written down above `text.GAPS`.
@@ -16,6 +18,11 @@ def normalize(texts: tf.Tensor) -> tf.Tensor:
     >>> normalize(tf.constant(["  A  CAT\\u2028sits "])).numpy().tolist()
     [b'a cat sits']
     """
+    plain = tf.reduce_all(tf.strings.regex_full_match(texts, PLAIN))
+    return tf.cond(plain, lambda: tf.strings.lower(texts), lambda: _normalized(texts))
+
+
+def _normalized(texts: tf.Tensor) -> tf.Tensor:
     texts = tf.strings.unicode_transcode(texts, "UTF-8", "UTF-8", errors="replace", replace_control_characters=False)
     texts = tf.strings.regex_replace(tf.strings.regex_replace(texts, text.UNSEEN, ""), text.GAPS, " ")
     texts = tf.strings.lower(tf_text.normalize_utf8(texts, "NFKC"), encoding="utf-8")
@@ -46,15 +53,14 @@ def encoder(
     cut = pieces(vocabulary)
 
     def encode(texts: tf.Tensor, length: int | tf.Tensor) -> tf.Tensor:
-        ids = cut(normalize(texts))[:, : length - start - end]
-        count = ids.nrows()
-        if start:
-            ids = tf.concat([tf.fill([count, 1], text.START), ids], axis=1)
+        found, width = cut(normalize(texts)), length - start
+        shape = (None, width) if isinstance(width, int) else tf.stack([-1, width])  # a bucket's is known when it is full
+        ids = found.to_tensor(text.PAD, shape=shape)
         if end:
-            ids = tf.concat([ids, tf.fill([count, 1], text.END)], axis=1)
-        if isinstance(length, int):
-            return tf.ensure_shape(ids.to_tensor(text.PAD, shape=(None, length)), (texts.shape[0], length))
-        ids = ids.to_tensor(text.PAD)  # a bucket's length, known only when it is filled
-        return tf.pad(ids, [[0, 0], [0, length - tf.shape(ids)[1]]], constant_values=text.PAD)
+            last = tf.minimum(found.row_lengths(), tf.cast(width, tf.int64) - 1)
+            ids = tf.where(tf.range(tf.cast(width, tf.int64)) == last[:, None], text.END, ids)
+        if start:
+            ids = tf.pad(ids, [[0, 0], [1, 0]], constant_values=text.START)
+        return ids
 
     return encode

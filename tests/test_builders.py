@@ -1,0 +1,309 @@
+"""The data sets as tfds makes them: from small archives here, and (-m network) from the published ones."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections import Counter, defaultdict
+from pathlib import Path
+
+import archives as small
+import numpy as np
+import pytest
+
+pytest.importorskip("tensorflow")
+import tensorflow_datasets as tfds
+
+from vtx_keras import archives, data
+from vtx_keras.data import builders, emoji, sets
+
+SHARED = Path(os.environ.get("VTX_KERAS_TEST_DATA", "no such folder"))
+
+
+@pytest.fixture
+def folder(tmp_path, monkeypatch):
+    small.write(sets.archive_dir(tmp_path), monkeypatch)
+    return tmp_path
+
+
+def examples(name: str, split: str, folder: Path) -> list[dict]:
+    return list(data.load(name, split, folder=folder).as_numpy_iterator())
+
+
+def test_emoji_holds_every_picture_with_its_name_in_its_split(folder):
+    train = examples("emoji", "train", folder)
+    told = builders.counts("emoji", folder)
+    whole = {split: found["all"] for split, found in told.items()}
+    assert whole["train"] == len(train) == 3 * sum(emoji.split_of(name) == "train" for _, name, _ in small.EMOJI)
+    assert told["vendor"]["fluent"] == whole["vendor"] == len(train) // 3
+    assert {row["vendor"] for row in train} == {b"noto", b"twemoji", b"openmoji"}
+    assert {row["vendor"] for row in examples("emoji", "test", folder)} == {b"noto", b"twemoji", b"openmoji", b"fluent"}
+    row = next(row for row in train if row["id"] == b"noto-1f353")
+    assert (row["caption"], row["group"], row["name"]) == (b"strawberry", b"Food & Drink", b"strawberry")
+    assert row["keywords"].tolist() == [b"thing", b"strawberry"]
+    white = np.array(small.picture(0))
+    np.testing.assert_array_equal(row["alpha"], white[..., 3:])
+    assert row["image"].shape == (64, 64, 3)
+    openmoji = next(row for row in train if row["vendor"] == b"openmoji")
+    assert openmoji["image"].shape == (128, 128, 3)
+    assert tuple(openmoji["image"][0, 0]) == (255, 255, 255)
+
+
+def test_emoji_speaks_the_language_of_its_config(folder):
+    assert all(row["caption"] == b"de " + row["name"] for row in examples("emoji/de", "train", folder))
+    assert {config.name for config in builders.Emoji.BUILDER_CONFIGS} >= {"en", "de", "fr", "es", "zh", "ja", "ar", "hi"}
+
+
+def test_emoji_video_holds_what_moves(folder):
+    data.load("emoji_video", "train", folder=folder)
+    rows = [row for split in builders.counts("emoji_video", folder) for row in examples("emoji_video", split, folder)]
+    assert {row["name"].decode() for row in rows} == {name for _, name, _ in small.EMOJI[::2]}
+    assert all(row["image"].shape == (16, 96, 96, 3) for row in rows)
+    assert all((row["image"] != row["image"][0]).any() for row in rows)
+    for split in builders.counts("emoji_video", folder):
+        assert all(emoji.split_of(row["name"].decode()) == split for row in examples("emoji_video", split, folder))
+
+
+def test_easy_vqa_and_its_validation_by_image(folder):
+    rows = examples("easy_vqa", "test", folder)
+    assert [(row["question"].decode(), row["answer"].decode()) for row in sorted(rows, key=lambda row: row["id"])] == [
+        (question, answer) for question, answer, _ in small.QUESTIONS
+    ]
+
+
+def test_word_cards_that_share_a_drawing_share_a_split(folder):
+    found = {
+        row["caption"].decode(): (split, row)
+        for split in ("train", "validation", "test")
+        for row in examples("word_cards", split, folder)
+    }
+    assert set(found) == {*(word.replace("_", " ") for word in small.CARDS), "bake"}
+    assert found["bake"][0] == found["snail"][0]
+    assert b"CC-BY-SA" in found["bake"][1]["attribution"]
+    assert found["lizard"][1]["group"] == b"animals"
+
+
+def test_a_wrong_archive_is_refused_by_name(folder):
+    path = sets.archive_dir(folder) / sets.EASY_VQA.file
+    path.write_bytes(path.read_bytes()[:-1])
+    with pytest.raises(archives.BadArchive, match=r"easy_vqa.*is not easy-vqa 1.0b1 as pinned.*Remove it"):
+        data.load("easy_vqa", folder=folder)
+
+
+def test_vqa_rad_says_where_to_get_what_is_missing(tmp_path):
+    with pytest.raises(archives.BadArchive, match=r"has no trainset.json, testset.json, images: get the official files"):
+        data.load("vqa_rad", folder=tmp_path)
+
+
+def test_vqa_rad_refuses_files_that_are_not_the_release(tmp_path):
+    folder = sets.archive_dir(tmp_path) / "vqa_rad"
+    (folder / "images").mkdir(parents=True)
+    for name in ("trainset.json", "testset.json"):
+        (folder / name).write_text("[]")
+    with pytest.raises(archives.BadArchive, match="not as released"):
+        data.load("vqa_rad", folder=tmp_path)
+
+
+def test_a_build_that_was_killed_leaves_nothing_that_is_read(folder, tmp_path):
+    script = (
+        "import sys, time\n"
+        "sys.path.insert(0, 'tests')\n"
+        "from pathlib import Path\n"
+        "import archives as small, pytest\n"
+        "from vtx_keras import media\n"
+        "from vtx_keras.data import builders, load\n"
+        "patch = pytest.MonkeyPatch()\n"
+        "small.write(Path(sys.argv[1]) / 'again', patch)\n"  # the same archives, so the same pins
+        "read = builders.media.read\n"
+        "def slow(picture):\n"
+        "    if Path(sys.argv[1], 'kill').exists():\n"
+        "        print('reading', flush=True); time.sleep(60)\n"
+        "    return read(picture)\n"
+        "builders.media.read = slow\n"
+        "print(len(load('word_cards', 'train', folder=sys.argv[1])), flush=True)\n"
+    )
+    (tmp_path / "kill").touch()
+    command = [sys.executable, "-c", script, str(tmp_path)]
+    root = Path(__file__).parents[1]
+    process = subprocess.Popen(command, cwd=root, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
+    assert any(line == "reading\n" for line in process.stdout)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    assert not list(tmp_path.glob("word_cards/1.0.0/*"))
+    (tmp_path / "kill").unlink()
+    data.load("word_cards", folder=tmp_path)
+    assert sum(found["all"] for found in builders.counts("word_cards", tmp_path).values()) == len(small.CARDS) + 1
+
+
+# ---- fetching
+
+
+FAKE = "import pathlib, sys, time; pathlib.Path('made.tgz').write_bytes(b'half'); "
+MADE = archives.Archive("npm", "made", "1.0", "made.tgz", hashlib.sha256(b"halfwhole").hexdigest(), "MIT")
+
+
+def fake_client(monkeypatch, then: str) -> None:
+    """Stands in for npm, which has no network here: a program that writes what it is told."""
+    monkeypatch.setitem(archives.CLIENTS, "npm", ([sys.executable, "-c", FAKE + then], "Node.js", "@"))
+
+
+def test_fetch_takes_what_is_whole_and_right(tmp_path, monkeypatch):
+    fake_client(monkeypatch, "open('made.tgz', 'ab').write(b'whole')")
+    said = []
+    path = archives.fetch(MADE, tmp_path, said.append)
+    assert path.read_bytes() == b"halfwhole"
+    assert said == ["fetching made 1.0 (MIT) with npm"]
+    archives.fetch(MADE, tmp_path, said.append)
+    assert len(said) == 1, "what is here is not fetched again"
+    assert [entry.name for entry in tmp_path.iterdir()] == ["made.tgz"]
+
+
+@pytest.mark.parametrize(
+    ("then", "told"),
+    [
+        ("pass", "as pinned"),
+        ("sys.exit('E404 not found')", "could not fetch made@1.0: E404 not found. Is there a network"),
+        ("pathlib.Path('more').touch()", "made 2 files"),
+    ],
+)
+def test_fetch_leaves_nothing_when_it_fails(tmp_path, monkeypatch, then, told):
+    fake_client(monkeypatch, then)
+    with pytest.raises(archives.BadArchive, match=told):
+        archives.fetch(MADE, tmp_path, str)
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_fetch_that_was_killed_is_swept_and_done_again(tmp_path, monkeypatch):
+    script = (
+        "import sys; from vtx_keras import archives\n"
+        "archives.CLIENTS['npm'] = ([sys.executable, '-c', sys.argv[1]], 'Node.js', '@')\n"
+        f"archives.fetch(archives.Archive(*{tuple(MADE)!r}), sys.argv[2])\n"
+    )
+    process = subprocess.Popen([sys.executable, "-c", script, FAKE + "time.sleep(60)", str(tmp_path)])
+    while not list(tmp_path.glob(".fetch-*/made.tgz")):
+        assert process.poll() is None
+        time.sleep(0.02)
+    process.kill()
+    process.wait()
+    assert not (tmp_path / "made.tgz").exists()
+    fake_client(monkeypatch, "open('made.tgz', 'ab').write(b'whole')")
+    archives.fetch(MADE, tmp_path, str)
+    assert [entry.name for entry in tmp_path.iterdir()] == ["made.tgz"]
+
+
+@pytest.mark.parametrize("client", ["npm", "apt"])
+def test_a_missing_client_is_named_with_what_brings_it(tmp_path, monkeypatch, client):
+    monkeypatch.setenv("PATH", str(tmp_path))
+    with pytest.raises(archives.BadArchive, match=rf"{client}.*missing: install .*Or put made.tgz .* by hand"):
+        archives.fetch(MADE._replace(client=client), tmp_path, str)
+
+
+# ---- vtx data
+
+
+def vtx(*arguments: str) -> subprocess.CompletedProcess:
+    return subprocess.run([sys.executable, "-m", "vtx_keras.cli", "data", *arguments], capture_output=True, text=True)
+
+
+def test_vtx_data_lists_without_tensorflow_and_is_polite(tmp_path):
+    run = vtx("list", "--json", "--folder", str(tmp_path))
+    assert {row["name"] for row in json.loads(run.stdout)} == set(sets.SETS)
+    assert all(row["built"] == [] and row["licence"] for row in json.loads(run.stdout))
+    run = vtx("show", "emojo", "--folder", str(tmp_path))
+    assert (run.returncode, run.stdout) == (2, "")
+    assert "did you mean emoji" in run.stderr
+    assert "Traceback" not in run.stderr
+    run = vtx("build", "vqa_rad", "--folder", str(tmp_path))
+    assert run.returncode == 2
+    assert "osf.io/89kps" in run.stderr
+    run = vtx("fetch", "vqa_rad", "--folder", str(tmp_path))
+    assert run.returncode == 0
+    assert "CC0-1.0" in run.stdout
+
+
+def test_vtx_data_builds_and_shows(folder, tmp_path):
+    from click.testing import CliRunner
+
+    from vtx_keras.cli import main
+
+    run = CliRunner().invoke(main, ["data", "build", "emoji", "--folder", str(folder)])
+    assert run.exit_code == 0, run.output
+    assert "licence" in run.output
+    sheet = tmp_path / "sheet.png"
+    run = CliRunner().invoke(main, ["data", "show", "emoji", "--folder", str(folder), "--sheet", str(sheet)])
+    assert "openmoji" in run.output
+    assert sheet.read_bytes()[:4] == b"\x89PNG"
+    run = CliRunner().invoke(main, ["data", "list", "--folder", str(folder)])
+    assert "built: en/1.0.0" in run.output
+
+
+# ---- the published archives
+
+
+@pytest.mark.network
+@pytest.mark.parametrize("name", ["emoji", "emoji_video", "easy_vqa", "word_cards"])
+def test_the_published_archives_make_the_sets(name):
+    data.load(name)
+    told = {split: found["all"] for split, found in builders.counts(name).items()}
+    assert told == PUBLISHED[name]
+
+
+PUBLISHED = {
+    "emoji": {"train": 7083, "validation": 729, "test": 3298, "vendor": 2063, "composition": 195, "flags": 1059},
+    "emoji_video": {"train": 1423, "validation": 141, "test": 476, "composition": 64, "flags": 5},
+    "easy_vqa": {"train": 34611, "validation": 3964, "test": 9673},
+    "word_cards": {"train": 395, "validation": 37, "test": 153},
+}
+
+
+@pytest.mark.network
+def test_no_test_concept_or_picture_is_in_train():
+    concepts, pictures = defaultdict(set), defaultdict(set)
+    for name in ("emoji", "word_cards"):
+        for split in ("train", "validation", "test"):
+            for row in data.load(name, split).as_numpy_iterator():
+                concepts[split].add(row["concept"])
+                pictures[split].add(hashlib.sha256(row["image"].tobytes()).digest())
+    stills = set(concepts["train"])
+    for split in ("validation", "test"):
+        assert not concepts["train"] & concepts[split]
+        assert not pictures["train"] & pictures[split]
+        moving = {row["concept"] for row in data.load("emoji_video", split).as_numpy_iterator()}
+        assert moving
+        assert not moving & stills
+
+
+@pytest.mark.network
+def test_train_holds_no_fluent_picture_and_no_held_out_triple():
+    rows = list(data.load("emoji", "train").as_numpy_iterator())
+    assert Counter(row["vendor"] for row in rows).keys() == {b"noto", b"twemoji", b"openmoji"}
+    assert not any(emoji.held_out(row["name"].decode()) for row in rows)
+    assert {emoji.held_out(row["name"].decode()) for row in data.load("emoji", "composition").as_numpy_iterator()} == {True}
+
+
+@pytest.mark.network
+@pytest.mark.skipif(not SHARED.is_dir(), reason="VTX_KERAS_TEST_DATA names no folder that holds vqa_rad/")
+@pytest.mark.parametrize("config", ["official", "disjoint"])
+def test_vqa_rad_splits(config, tmp_path):
+    sets.archive_dir(tmp_path).mkdir(parents=True)
+    (sets.archive_dir(tmp_path) / "vqa_rad").symlink_to(SHARED / "vqa_rad")
+    rows = {split: examples(f"vqa_rad/{config}", split, tmp_path) for split in ("train", "validation", "test")}
+    images = {split: {row["image_id"] for row in found} for split, found in rows.items()}
+    assert not images["train"] & images["validation"]
+    assert sum(map(len, rows.values())) == 3515
+    assert {row["answer_type"] for row in rows["test"]} == {b"open", b"closed"}
+    if config == "official":
+        assert (len(rows["train"]) + len(rows["validation"]), len(rows["test"])) == (3064, 451)
+        assert Counter(row["answer_type"] for row in rows["test"]) == {b"closed": 272, b"open": 179}
+        assert images["test"] <= images["train"] | images["validation"]
+    else:
+        assert not images["test"] & (images["train"] | images["validation"])
+
+
+def test_tfds_itself_finds_the_builders():
+    assert {"emoji", "emoji_video", "easy_vqa", "word_cards", "vqa_rad"} <= set(tfds.list_builders())
