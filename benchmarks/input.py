@@ -129,7 +129,9 @@ def tokens_row(texts: list[str]) -> dict:
     encode = words.encoder(vocabulary, start=True, end=True)
     ours = source.map(lambda batch: encode(batch, LENGTH))
     peer = source.map(lambda batch: tf.numpy_function(by_rust, [batch], tf.int32))
-    same = sum(int((a == b).all(axis=1).sum()) for a, b in zip(ours.as_numpy_iterator(), peer.as_numpy_iterator(), strict=True))
+    same = sum(
+        int((a == b).all(axis=1).sum()) for a, b in zip(ours.as_numpy_iterator(), peer.as_numpy_iterator(), strict=True)
+    )
     times = _turns({"vtx_keras": lambda: list(ours), "peer": lambda: list(peer)})
     return {
         "what": "captions to ids in tf.data, batches of 32",

@@ -64,7 +64,9 @@ def write(folder: Path, monkeypatch) -> None:
     for name, files in pictures.items():
         _pin(name, getattr(sets, name), files, folder, monkeypatch)
     monkeypatch.setattr(
-        builders, "PICTURES", {vendor: (getattr(sets, vendor.upper()), p) for vendor, (_, p) in builders.PICTURES.items()}
+        builders,
+        "PICTURES",
+        {vendor: (getattr(sets, vendor.upper()), p) for vendor, (_, p) in builders.PICTURES.items()},
     )
 
     def annotations(key: str, part: list) -> dict[str, bytes]:

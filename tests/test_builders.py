@@ -15,8 +15,6 @@ from pathlib import Path
 import archives as small
 import numpy as np
 import pytest
-
-pytest.importorskip("tensorflow")
 import tensorflow_datasets as tfds
 
 from vtx_keras import archives, data
@@ -56,7 +54,16 @@ def test_emoji_holds_every_picture_with_its_name_in_its_split(folder):
 
 def test_emoji_speaks_the_language_of_its_config(folder):
     assert all(row["caption"] == b"de " + row["name"] for row in examples("emoji/de", "train", folder))
-    assert {config.name for config in builders.Emoji.BUILDER_CONFIGS} >= {"en", "de", "fr", "es", "zh", "ja", "ar", "hi"}
+    assert {config.name for config in builders.Emoji.BUILDER_CONFIGS} >= {
+        "en",
+        "de",
+        "fr",
+        "es",
+        "zh",
+        "ja",
+        "ar",
+        "hi",
+    }
 
 
 def test_emoji_video_holds_what_moves(folder):
@@ -96,7 +103,9 @@ def test_a_wrong_archive_is_refused_by_name(folder):
 
 
 def test_vqa_rad_says_where_to_get_what_is_missing(tmp_path):
-    with pytest.raises(archives.BadArchive, match=r"has no trainset.json, testset.json, images: get the official files"):
+    with pytest.raises(
+        archives.BadArchive, match=r"has no trainset.json, testset.json, images: get the official files"
+    ):
         data.load("vqa_rad", folder=tmp_path)
 
 
@@ -283,7 +292,9 @@ def test_train_holds_no_fluent_picture_and_no_held_out_triple():
     rows = list(data.load("emoji", "train").as_numpy_iterator())
     assert Counter(row["vendor"] for row in rows).keys() == {b"noto", b"twemoji", b"openmoji"}
     assert not any(emoji.held_out(row["name"].decode()) for row in rows)
-    assert {emoji.held_out(row["name"].decode()) for row in data.load("emoji", "composition").as_numpy_iterator()} == {True}
+    assert {emoji.held_out(row["name"].decode()) for row in data.load("emoji", "composition").as_numpy_iterator()} == {
+        True
+    }
 
 
 @pytest.mark.network

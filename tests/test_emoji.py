@@ -66,7 +66,18 @@ def test_what_looks_alike_is_one_concept(alike):
 
 
 def test_what_differs_is_not():
-    names = ["hot dog", "dog", "moon cake", "full moon", "mouse trap", "mouse", "star", "starfish", "fire", "firefighter"]
+    names = [
+        "hot dog",
+        "dog",
+        "moon cake",
+        "full moon",
+        "mouse trap",
+        "mouse",
+        "star",
+        "starfish",
+        "fire",
+        "firefighter",
+    ]
     assert len({emoji.concept(name) for name in names}) == len(names)
 
 

@@ -47,9 +47,10 @@ def fetch(archive: Archive, folder: str | os.PathLike, say: Callable[[str], obje
     A file put there by hand is as good. What is being fetched lies in a hidden folder until it is whole and right, so
     a broken run leaves nothing that a later one could take for an archive.
 
-    >>> fetch(Archive("pip", "nothing", "1.0", "nothing.whl", "00", "MIT"), "/no/such", say=str)
-    Traceback (most recent call last):
-    vtx_keras.archives.BadArchive: cannot write to /no/such...
+    >>> folder = tempfile.mkdtemp()
+    >>> _ = Path(folder, "a.tgz").write_bytes(b"put here by hand")
+    >>> fetch(Archive("npm", "a", "1.0", "a.tgz", file_hash(Path(folder, "a.tgz")), "MIT"), folder).name
+    'a.tgz'
     """
     path = Path(folder) / archive.file
     if path.exists():

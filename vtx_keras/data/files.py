@@ -34,6 +34,7 @@ COLUMNS = {  # ours, and what people call it
     "label": ("label", "class", "category"),
     "split": ("split",),
 }
+SPLITS = {"train": "train", "validation": "validation", "val": "validation", "test": "test"}  # folders' names
 
 
 def from_csv(
@@ -89,11 +90,8 @@ def from_folder(folder: str | os.PathLike, split: str | None = None, *, most_bad
     for number, path in enumerate(paths, start=1):
         inner = path.relative_to(folder).parts[:-1]
         row: dict[str, Any] = {"row": number, "path": str(path)}
-        if inner and inner[0] in ("train", "validation", "val", "test"):
-            row["split"], inner = (
-                inner[0].replace("val", "validation").replace("validationidation", "validation"),
-                inner[1:],
-            )
+        if inner and inner[0] in SPLITS:
+            row["split"], inner = SPLITS[inner[0]], inner[1:]
         words = path.with_suffix(".txt")
         if words.is_file():
             row["caption"] = words.read_bytes().decode("utf-8", "replace").strip()
@@ -102,13 +100,12 @@ def from_folder(folder: str | os.PathLike, split: str | None = None, *, most_bad
         else:
             row["caption"] = ""
         rows.append(row)
-    if len({tuple(sorted(row)) for row in rows}) > 1:
-        kinds = Counter("caption" if "caption" in row else "label" for row in rows)
-        if len(kinds) > 1:
-            raise BadData(
-                f"{folder} mixes {kinds['caption']} pictures with captions (or none) and {kinds['label']} in folders "
-                "named by label: keep one of the two, or write a CSV and use from_csv"
-            )
+    kinds = Counter("caption" if "caption" in row else "label" for row in rows)
+    if len(kinds) > 1:
+        raise BadData(
+            f"{folder} mixes {kinds['caption']} pictures with captions (or none) and {kinds['label']} in folders "
+            "named by label: keep one of the two, or write a CSV and use from_csv"
+        )
     return _examples(rows, split, folder / "bad_rows.csv", most_bad)
 
 
@@ -155,6 +152,8 @@ def _columns(header: Sequence[str], file: Path) -> dict[str, int]:
 
 
 def _examples(rows: list[dict], split: str | None, listing: Path, most_bad: float) -> tf.data.Dataset:
+    if not rows:
+        raise BadData(f"{listing.parent} has no picture, or its table no row")
     splits = Counter(row.get("split", "") for row in rows)
     if split is not None and split not in splits:
         raise BadData(f"there is no split {split!r}{did_you_mean(split, splits)}: {dict(splits)}")

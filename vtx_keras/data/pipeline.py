@@ -87,7 +87,9 @@ def batches(
     rows = tf.data.Dataset.zip(rows, _draws(seed + 1)).map(plan.choose, tf.data.AUTOTUNE)
 
     drop = static and isinstance(model, Retriever)
-    finish = _finishing(plan, how if fits_later else {**how, "crop": 0}, batch_size if static and not drop else None)
+    finish = _finishing(
+        plan, {**how, "crop": 0} if how and not fits_later else how, batch_size if static and not drop else None
+    )
     if buckets:
         ready = tf.data.Dataset.zip(_bucketed(rows, plan, buckets, batch_size, drop), _draws(seed))
         ready = ready.map(lambda batch, draw: finish(*batch, draw), tf.data.AUTOTUNE)

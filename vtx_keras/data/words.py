@@ -54,7 +54,9 @@ def encoder(
 
     def encode(texts: tf.Tensor, length: int | tf.Tensor) -> tf.Tensor:
         found, width = cut(normalize(texts)), length - start
-        shape = (None, width) if isinstance(width, int) else tf.stack([-1, width])  # a bucket's is known when it is full
+        shape = (
+            (None, width) if isinstance(width, int) else tf.stack([-1, width])
+        )  # a bucket's is known when it is full
         ids = found.to_tensor(text.PAD, shape=shape)
         if end:
             last = tf.minimum(found.row_lengths(), tf.cast(width, tf.int64) - 1)

@@ -1,0 +1,250 @@
+"""Your own files: what is taken, what is refused, and that every row is told."""
+
+from __future__ import annotations
+
+import csv
+import io
+import struct
+import warnings
+import zlib
+from pathlib import Path
+
+import numpy as np
+import pytest
+import toys
+from PIL import Image
+
+from vtx_keras import data, media
+from vtx_keras.data.pipeline import BadData
+
+
+def picture(seed: int = 0, mode: str = "RGB", size: tuple[int, int] = (48, 32)) -> Image.Image:
+    pixels = np.random.default_rng(seed).integers(0, 256, (8, 8, 4), dtype="uint8")
+    return Image.fromarray(pixels, "RGBA").resize(size).convert(mode)
+
+
+def encoded(kind: str = "PNG", mode: str = "RGB", **options) -> bytes:
+    file = io.BytesIO()
+    picture(mode=mode).save(file, kind, **options)
+    return file.getvalue()
+
+
+def turned() -> bytes:
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    return encoded("JPEG", exif=exif)
+
+
+def deep() -> bytes:
+    file = io.BytesIO()
+    Image.fromarray((np.arange(32 * 48).reshape(32, 48) * 40).astype("uint16")).save(file, "PNG")
+    return file.getvalue()
+
+
+def huge() -> bytes:
+    """A PNG of 20,000 × 20,000 pixels in a few bytes."""
+
+    def chunk(name: bytes, body: bytes) -> bytes:
+        return struct.pack(">I", len(body)) + name + body + struct.pack(">I", zlib.crc32(name + body))
+
+    header = struct.pack(">IIBBBBB", 20_000, 20_000, 1, 0, 0, 0, 0)
+    return (
+        b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(b"\0" * 100)) + chunk(b"IEND", b"")
+    )
+
+
+def damaged() -> bytes:
+    whole = bytearray(encoded("PNG"))
+    whole[len(whole) // 2] ^= 0xFF
+    return bytes(whole)
+
+
+ANIMATED = {"save_all": True, "append_images": [picture(1), picture(2)]}
+CORPUS = {  # file, its bytes, and what is wrong with it ("" for nothing)
+    "plain.png": (encoded(), ""),
+    "plain.jpg": (encoded("JPEG"), ""),
+    "grey.jpg": (encoded("JPEG", "L"), ""),
+    "cmyk.jpg": (encoded("JPEG", "CMYK"), ""),
+    "turned.jpg": (turned(), ""),
+    "deep.png": (deep(), ""),
+    "palette.png": (encoded("PNG", "P"), ""),
+    "clear.png": (encoded("PNG", "RGBA"), ""),
+    "greyclear.png": (encoded("PNG", "LA"), ""),
+    "bits.png": (encoded("PNG", "1"), ""),
+    "moving.gif": (encoded("GIF", **ANIMATED), ""),
+    "moving.webp": (encoded("WEBP", **ANIMATED), ""),
+    "old.bmp": (encoded("BMP"), ""),
+    "scan.tif": (encoded("TIFF"), ""),
+    "wrong-extension.jpg": (encoded("PNG"), ""),
+    "no-extension": (encoded("JPEG"), ""),
+    "empty.jpg": (b"", "empty"),
+    "page.jpg": (b"<!DOCTYPE html><html><body>404</body></html>", "begins with b'<!DOCTYPE"),
+    "text.png": (b"not a picture at all", "begins with"),
+    "drawing.svg": (b'<svg xmlns="http://www.w3.org/2000/svg"/>', "begins with"),
+    "paper.pdf": (b"%PDF-1.7\n", "begins with"),
+    "cut.jpg": (encoded("JPEG")[:-200], "cut off or damaged"),
+    "cut.png": (encoded()[:-200], "cut off or damaged"),
+    "header-only.jpg": (encoded("JPEG")[:24], "cut off or damaged"),
+    "damaged.png": (damaged(), "cut off or damaged"),
+    "huge.png": (huge(), "20000 x 20000 pixels"),
+    "float.tif": (encoded("TIFF", "F"), "32 bits per pixel"),
+    "missing.jpg": (None, "no such file"),
+}
+WORDS = {  # a caption's bytes in the CSV, and what is wrong with it
+    b"a plain caption": "",
+    "Straße 猫 👩‍🚒 é".encode(): "",
+    "two\u2028lines\u2029 and \u0085more".encode(): "",
+    b"broken \xff\xfe UTF-8": "",
+    b"tab\tand \x07bell": "",
+    b'"quoted, with ""quotes"" and\na line break"': "",
+    b"long " * 500: "",
+    b"": "an empty caption",
+    b"   ": "an empty caption",
+    "\u200b\u200d\ufeff".encode(): "an empty caption",
+    "\u2028".encode(): "an empty caption",
+    b"\x00\x01": "an empty caption",
+}
+
+
+def listed(folder: Path) -> list[dict]:
+    with (folder / "bad_rows.csv").open(encoding="utf-8") as lines:
+        return list(csv.DictReader(lines))
+
+
+@pytest.mark.parametrize("name", CORPUS)
+def test_a_file_has_its_verdict(name, tmp_path):
+    content, wrong = CORPUS[name]
+    if content is not None:
+        (tmp_path / name).write_bytes(content)
+    (tmp_path / "good.png").write_bytes(encoded())
+    (tmp_path / "captions.csv").write_text(f"image,text\n{name},a thing\ngood.png,a good one\n")
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        ds = data.from_csv(tmp_path / "captions.csv", most_bad=0.5)
+    if wrong:
+        assert len(ds) == 1
+        (row,) = listed(tmp_path)
+        assert row["row"] == "2"
+        assert row["path"].endswith(name)
+        assert wrong in row["reason"]
+    else:
+        assert len(ds) == 2
+        assert not (tmp_path / "bad_rows.csv").exists()
+        # The same pixels wherever the picture enters: as an example, in a batch, at `generate`.
+        example = next(iter(ds))
+        np.testing.assert_array_equal(example["image"], media.read(tmp_path / name))
+        model = toys.toy("gated_captioner", vocabulary=["thing", "good", "one", "a"])
+        inputs, _, _ = next(iter(data.batches(ds, model)))
+        np.testing.assert_array_equal(inputs["image"][:1], model.prepare(tmp_path / name)[0])
+
+
+@pytest.mark.parametrize("words", WORDS, ids=lambda words: repr(words[:12]))
+def test_a_text_has_its_verdict(words, tmp_path):
+    (tmp_path / "good.png").write_bytes(encoded())
+    (tmp_path / "captions.csv").write_bytes(b"image,text\ngood.png," + words + b"\ngood.png,a good one\n")
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        ds = data.from_csv(tmp_path / "captions.csv", most_bad=0.5)
+        model = toys.toy("gated_captioner", vocabulary=None)
+        (batch,) = data.batches(ds, model)
+    assert len(batch[1]) == len(ds) == (1 if WORDS[words] else 2)
+    if WORDS[words]:
+        assert listed(tmp_path)[0]["reason"] == WORDS[words]
+
+
+def table(folder: Path, lines: list[str], pictures: int = 4) -> Path:
+    for number in range(pictures):
+        picture(number).save(folder / f"{number}.png")
+    (folder / "set.csv").write_text("\n".join(lines) + "\n", encoding="utf-8")
+    return folder / "set.csv"
+
+
+def test_more_than_one_in_a_hundred_bad_rows_is_an_error_with_a_summary(tmp_path):
+    lines = ["image,caption", *(f"{i % 4}.png,a thing" for i in range(50)), "gone.png,a thing"]
+    with pytest.raises(BadData, match=r"1 of 51 rows cannot be used, more than 1%: row 52: .*gone.png.*no such file"):
+        data.from_csv(table(tmp_path, lines))
+    assert [row["row"] for row in listed(tmp_path)] == ["52"]
+    with pytest.warns(UserWarning, match="1 of 51 rows are left out"):
+        assert len(data.from_csv(tmp_path / "set.csv", most_bad=0.05)) == 50
+
+
+def test_nothing_good_is_an_error(tmp_path):
+    with pytest.raises(BadData, match="1 of 1 rows cannot be used"):
+        data.from_csv(table(tmp_path, ["image,caption", "gone.png,a thing"]), most_bad=1)
+
+
+def test_columns_are_known_by_many_names_and_a_missing_one_is_told(tmp_path):
+    ds = data.from_csv(table(tmp_path, ["Filename,Question,Answer,extra", "0.png,is it red?,no,x"]))
+    example = next(iter(ds))
+    assert (example["question"].numpy(), example["answer"].numpy()) == (b"is it red?", b"no")
+    ds = data.from_csv(table(tmp_path, ["path,text,label", "0.png,w1,cat"]))
+    assert {"text", "label"} <= set(next(iter(ds)))
+    with pytest.raises(BadData, match=r"did you mean caption\?.*expected a picture's path"):
+        data.from_csv(table(tmp_path, ["image,captoin", "0.png,a thing"]))
+    with pytest.raises(BadData, match="there is no file"):
+        data.from_csv(tmp_path / "none.csv")
+
+
+def test_a_split_is_chosen_and_shared_pictures_are_told(tmp_path):
+    lines = ["image,caption,split", "0.png,a,train", "1.png,b,train", "2.png,c,validation", "1.png,d,validation"]
+    with pytest.warns(
+        UserWarning, match=r"1 pictures occur in more than one split.*1.png \(train\).*1.png \(validation\)"
+    ):
+        train = data.from_csv(table(tmp_path, lines), "train")
+    assert [row["caption"] for row in train.as_numpy_iterator()] == [b"a", b"b"]
+    with pytest.raises(BadData, match=r"no split 'trian' \(did you mean train\?\)"):
+        data.from_csv(tmp_path / "set.csv", "trian")
+
+
+def test_overlap_finds_the_same_pixels_in_another_file(tmp_path):
+    file = table(tmp_path, ["image,caption,split", "0.png,a,train", "1.png,b,train", "0.bmp,c,test"])
+    picture(0).save(tmp_path / "0.bmp")
+    with pytest.warns(UserWarning, match="more than one split"):
+        train, test = data.from_csv(file, "train"), data.from_csv(file, "test")
+    ((first, second),) = data.overlap(train, test)
+    assert (Path(first).name, Path(second).name) == ("0.png", "0.bmp")
+
+
+def test_the_listing_goes_on_where_the_folder_is_read_only(tmp_path, monkeypatch):
+    file = table(tmp_path, ["image,caption", "0.png,a", "gone.png,b"])
+
+    def refused(self, *args, **kwargs):
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(Path, "replace", refused)
+    with pytest.warns(UserWarning, match="bad_rows.csv could not be written"):
+        assert len(data.from_csv(file, most_bad=0.5)) == 1
+
+
+def test_a_folder_of_pictures_with_captions_beside_them(tmp_path):
+    for split in ("train", "val"):
+        (tmp_path / split).mkdir()
+        for number in range(2):
+            picture(number + 5 * (split == "val")).save(tmp_path / split / f"{number}.png")
+            (tmp_path / split / f"{number}.txt").write_text(f"{split} {number}\n")
+    found = {row["caption"] for row in data.from_folder(tmp_path, "train").as_numpy_iterator()}
+    assert found == {b"train 0", b"train 1"}
+    assert len(data.from_folder(tmp_path, "validation")) == 2
+    (tmp_path / "train" / "0.txt").unlink()
+    with pytest.raises(BadData, match="an empty caption"):
+        data.from_folder(tmp_path, "train")
+
+
+def test_a_folder_of_folders_named_by_label(tmp_path):
+    for number, label in enumerate(("cat", "dog", "cat")):
+        (tmp_path / label).mkdir(exist_ok=True)
+        picture(number).save(tmp_path / label / f"{number}.png")
+    ds = data.from_folder(tmp_path)
+    model = toys.toy("gated_classifier", classes=["cat", "dog"], allow_empty=True)
+    _, labels, _ = next(iter(data.batches(ds, model)))
+    assert sorted(labels.numpy().tolist()) == [0, 0, 1]
+    (tmp_path / "cat" / "0.txt").write_text("a caption")
+    with pytest.raises(BadData, match="mixes 1 pictures with captions"):
+        data.from_folder(tmp_path)
+
+
+def test_an_empty_folder_is_told(tmp_path):
+    with pytest.raises(BadData, match="has no picture"):
+        data.from_folder(tmp_path)
+    with pytest.raises(BadData, match="there is no folder"):
+        data.from_folder(tmp_path / "none")

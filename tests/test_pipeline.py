@@ -1,0 +1,463 @@
+"""data.batches: the same batches as from memory, with every row accounted for; and any tfds set through it."""
+
+from __future__ import annotations
+
+import io
+import warnings
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+import tensorflow_datasets as tfds
+import toys
+from PIL import Image
+
+from vtx_keras import data, media, text
+from vtx_keras.data import pixels, words
+from vtx_keras.data.pipeline import BadData
+
+TEXTS = ["w1 w2", "w3", "w4 w5 w6", "w7 w8", "w9"]
+LABELS = ["no", "yes", "maybe", "yes", "no"]
+
+
+def source(**columns) -> tf.data.Dataset:
+    """Five pictures of random pixels, and what else is given."""
+    pictures = np.random.default_rng(0).integers(0, 256, (5, 40, 56, 3), dtype="uint8")
+    return tf.data.Dataset.from_tensor_slices({"image": pictures, **columns})
+
+
+def png(picture: np.ndarray) -> bytes:
+    file = io.BytesIO()
+    Image.fromarray(picture).save(file, "PNG")
+    return file.getvalue()
+
+
+def flat(batch: tuple) -> list[np.ndarray]:
+    return [np.asarray(part) for part in keras.tree.flatten(batch)]
+
+
+CASES = {
+    "cross_attn_captioner": {"caption": TEXTS},
+    "gated_vqa": {"question": TEXTS, "answer": LABELS},
+    "concat_mlp_classifier": {"text": TEXTS, "label": LABELS},
+    "co_attn_matcher": {"caption": TEXTS},
+    "retriever": {"caption": TEXTS},
+}
+
+
+@pytest.mark.parametrize("name", CASES)
+@pytest.mark.parametrize("form", ["pixels", "encoded", "cached"])
+def test_batches_are_those_of_arrays(name, form):
+    model, columns = toys.toy(name), CASES[name]
+    ds = source(**columns)
+    pictures = [row["image"] for row in ds.as_numpy_iterator()]
+    if form == "encoded":
+        ds = tf.data.Dataset.from_tensor_slices({**columns, "image": [png(picture) for picture in pictures]})
+    found = list(data.batches(ds, model, batch_size=2, cache=form == "cached"))
+    texts = columns.get("caption") or columns.get("question") or columns["text"]
+    wanted = data.arrays(model, pictures, texts, columns.get("answer") or columns.get("label"), batch_size=2)
+    assert len(found) == len(wanted) == 3
+    for ours, theirs in zip(found, (wanted[i] for i in range(3)), strict=True):
+        keras.tree.assert_same_structure(ours, theirs)
+        for one, other in zip(flat(ours), flat(theirs), strict=True):
+            np.testing.assert_array_equal(one, other)
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_every_task_fits_evaluates_and_predicts(name):
+    model = toys.toy(name)
+    ds = source(**CASES[name])
+    history = model.fit(data.batches(ds, model, batch_size=2, training=True, augment=True), epochs=2, verbose=0)
+    assert np.isfinite(history.history["loss"]).all()
+    assert np.isfinite(model.evaluate(data.batches(ds, model, batch_size=2), verbose=0)).all()
+    assert len(model.predict(data.batches(ds, model, batch_size=2), verbose=0)) >= 5
+
+
+@pytest.mark.skipif(keras.backend.backend() != "tensorflow", reason="XLA of TensorFlow")
+def test_static_batches_train_under_xla_with_one_shape():
+    model = toys.toy("gated_captioner")
+    model.compile(optimizer=model.optimizer, loss=model.loss, jit_compile=True)
+    ds = data.batches(source(caption=TEXTS), model, batch_size=2, training=True, static=True)
+    spec = ds.element_spec[0]
+    assert spec["image"].shape == (2, 32, 32, 3)
+    assert spec["tokens"].shape == (2, 8)
+    assert np.isfinite(model.fit(ds, verbose=0).history["loss"]).all()
+
+
+def test_static_fills_the_last_batch_with_rows_of_no_weight():
+    for name in ("gated_captioner", "gated_matcher"):
+        model = toys.toy(name)
+        whole = list(data.batches(source(caption=TEXTS), model, batch_size=2))
+        filled = list(data.batches(source(caption=TEXTS), model, batch_size=2, static=True))
+        assert {flat(batch)[0].shape for batch in filled} == {flat(whole[0])[0].shape}
+        assert sum(batch[2].numpy().sum() for batch in whole) == sum(batch[2].numpy().sum() for batch in filled)
+        losses = [model.test_on_batch(*batch, return_dict=True)["loss"] for batch in (whole[-1], filled[-1])]
+        assert losses[0] == pytest.approx(losses[1], rel=1e-5)
+
+
+def test_a_static_retriever_leaves_the_last_batch_out():
+    model = toys.toy("retriever")
+    assert len(list(data.batches(source(caption=TEXTS), model, batch_size=2, static=True))) == 2
+
+
+def test_buckets_share_a_length_and_lose_nothing():
+    model = toys.toy("gated_captioner", max_length=12)
+    many = [" ".join(["w1"] * n) for n in (1, 9, 2, 8, 3)]
+    found = list(data.batches(source(caption=many), model, batch_size=2, buckets=(5,)))
+    lengths = sorted(tuple(inputs["tokens"].shape) for inputs, _, _ in found)
+    assert lengths == [(1, 5), (2, 5), (2, 12)]
+    said = sorted(words for inputs, _, _ in found for words in text.decode(inputs["tokens"].numpy(), model.vocabulary))
+    assert said == sorted(many)
+    with pytest.raises(ValueError, match="expected lengths from 3 to 12"):
+        data.batches(source(caption=many), model, buckets=(40,))
+
+
+def test_training_shuffles_anew_each_epoch_but_the_same_way_for_a_seed():
+    model = toys.toy("retriever")
+
+    def orders(seed: int) -> list[list[str]]:
+        ds = data.batches(source(caption=TEXTS), model, batch_size=5, training=True, seed=seed)
+        return [text.decode(next(iter(ds))[0]["tokens"].numpy(), model.vocabulary) for _ in range(4)]
+
+    first = orders(1)
+    assert first == orders(1)
+    assert len({tuple(order) for order in first}) > 1
+    assert all(sorted(order) == sorted(TEXTS) for order in first)
+
+
+def test_of_several_captions_one_is_drawn_and_each_comes_in_time():
+    model = toys.toy("gated_captioner")
+    captions = tf.ragged.constant([["w1", "", "w2", "w3"]] * 5)
+    ds = data.batches(source(captions=captions), model, batch_size=5, training=True)
+    said = {words for _ in range(8) for inputs, _, _ in ds for words in text.decode(inputs["tokens"], model.vocabulary)}
+    assert said == {"w1", "w2", "w3"}
+
+
+def test_a_prompt_is_read_and_not_learned():
+    model = toys.toy("gated_captioner")
+    inputs, labels, weight = next(iter(data.batches(source(caption=["w3 w4"] * 5, prompt=["w1 w2"] * 5), model)))
+    three, four = (model.vocabulary.index(word) for word in ("w3", "w4"))
+    assert text.decode(inputs["tokens"][:1].numpy(), model.vocabulary) == ["w1 w2 w3 w4"]
+    learned = labels.numpy()[0][weight.numpy()[0] > 0]
+    assert learned.tolist() == [three, four, text.END]
+
+
+def test_words_hidden_by_augmentation_stay_in_the_labels():
+    model = toys.toy("gated_captioner")
+    inputs, labels, weight = next(
+        iter(data.batches(source(caption=["w1 w2 w3 w4"] * 5), model, augment={"words": 0.5}))
+    )
+    hidden = inputs["tokens"].numpy() == text.MASK
+    assert 0 < hidden.sum() < 20
+    assert (labels.numpy() != text.MASK).all()
+    assert (weight.numpy().sum(axis=1) == 5).all()
+
+
+def test_synonyms_come_from_the_keywords_but_not_for_a_captioner():
+    columns = {"caption": ["w1"] * 5, "keywords": tf.ragged.constant([["w2", "w3"]] * 5)}
+    for name, wanted in (("retriever", {"w2", "w3"}), ("gated_captioner", {"w1"})):
+        model = toys.toy(name)
+        ds = data.batches(source(**columns), model, augment={"synonyms": 1.0})
+        said = {words for _ in range(4) for x, _, _ in ds for words in text.decode(x["tokens"], model.vocabulary)}
+        assert said == wanted
+
+
+def test_masked_words_are_learned_where_the_model_has_that_head():
+    model = toys.toy("gated_matcher", mlm=True)
+    ds = data.batches(source(caption=["w1 w2 w3 w4 w5"] * 5), model, training=True)
+    inputs, labels, weight = next(iter(ds))
+    hidden = inputs["tokens"].numpy() == text.MASK
+    assert hidden.any()
+    assert (labels["words"].numpy()[hidden] > text.MASK).all()
+    np.testing.assert_array_equal(weight["words"].numpy() > 0, hidden)
+    assert np.isfinite(model.fit(ds, verbose=0).history["loss"]).all()
+
+
+def test_several_labels_per_row():
+    model = toys.toy("gated_classifier", multi_label=True)
+    labels = tf.ragged.constant([["no"], ["yes", "no"], [], ["maybe"], ["yes"]], dtype=tf.string)
+    _, hot, _ = next(iter(data.batches(source(text=TEXTS, label=labels), model)))
+    assert hot.numpy().tolist() == [[1, 0, 0], [1, 1, 0], [0, 0, 0], [0, 0, 1], [0, 1, 0]]
+
+
+def test_a_matcher_takes_labels_of_its_own():
+    model = toys.toy("gated_matcher")
+    _, labels, _ = next(iter(data.batches(source(caption=TEXTS, label=[1, 0, 1, 0, 0]), model)))
+    assert labels.numpy().ravel().tolist() == [1, 0, 1, 0, 0]
+
+
+@pytest.mark.parametrize("name", ["cross_attn_video_captioner", "gated_video_vqa"])
+def test_a_clip_bears_the_name_image(name):
+    model = toys.toy(name)
+    clips = np.random.default_rng(0).integers(0, 256, (4, 6, 40, 40, 3), dtype="uint8")
+    columns = {"caption": TEXTS[:4]} if "captioner" in name else {"question": TEXTS[:4], "answer": LABELS[:4]}
+    ds = tf.data.Dataset.from_tensor_slices({"image": clips, **columns})
+    inputs, _, _ = next(iter(data.batches(ds, model)))
+    np.testing.assert_array_equal(inputs["image"], media.batch(list(clips), model.image_shape)[0])
+    changed, _, _ = next(iter(data.batches(ds, model, augment=True)))
+    assert changed["image"].shape == inputs["image"].shape
+    assert (changed["image"].numpy() != inputs["image"].numpy()).any()
+    still = tf.data.Dataset.from_tensor_slices({"image": np.repeat(clips[:, :1], 6, axis=1), **columns})
+    changed, _, _ = next(iter(data.batches(still, model, augment=True)))
+    np.testing.assert_array_equal(changed["image"][:, 0], changed["image"][:, -1])  # frames change alike
+
+
+# ---- every row is accounted for
+
+
+def test_what_is_left_out_cut_and_mended_is_said_once():
+    model = toys.toy("gated_captioner")
+    texts = [b"w1", b"  \xe2\x80\xa8 ", b"w2 " * 30, b"w3 \xff", b"\xe2\x80\x8b"]
+    with pytest.warns(
+        UserWarning, match=r"2 of 5 rows are left out \(2 texts without words.*1 texts are cut to 7.*1 text"
+    ):
+        found = data.batches(source(caption=texts), model)
+    assert sum(len(labels) for _, labels, _ in found) == 3 == int(found.cardinality()) * 3
+
+
+def test_no_example_left_is_an_error_with_counts():
+    model = toys.toy("gated_captioner")
+    with pytest.raises(BadData, match=r"no example is left of 5: 5 texts without words"):
+        data.batches(source(caption=[""] * 5), model)
+    with pytest.raises(BadData, match="no example is left of 0"):
+        data.batches(source(caption=TEXTS).take(0), model)
+
+
+def test_labels_out_of_range_are_found_before_the_first_step():
+    model = toys.toy("gated_vqa")
+    odd = ["yes", "no", "yess", "yess", "red"]
+    with pytest.raises(
+        BadData, match=r"3 labels of 5 rows are none of the model's 3 classes: 'yess' \(2 x\).*did you mean"
+    ):
+        data.batches(source(question=TEXTS, answer=odd), model)
+    with pytest.raises(BadData, match=r"1 labels of 5 rows.*'3'"):
+        data.batches(source(question=TEXTS, answer=[0, 1, 2, 3, 0]), model)
+    with pytest.warns(UserWarning, match="3 of 5 rows are left out"):
+        found = data.batches(source(question=TEXTS, answer=odd), model, unknown="drop")
+    assert sum(len(labels) for _, labels, _ in found) == 2
+
+
+@pytest.mark.parametrize(
+    ("name", "columns", "told"),
+    [
+        ("gated_captioner", {"title": TEXTS}, "examples have no text: expected one of captions, caption"),
+        ("gated_vqa", {"question": TEXTS}, 'learns "answer" or "label"'),
+        ("gated_vqa", {"question": TEXTS, "answer": [["no"]] * 5}, "multi_label=True"),
+    ],
+)
+def test_a_missing_column_is_named(name, columns, told):
+    with pytest.raises(BadData, match=told):
+        data.batches(source(**columns), toys.toy(name))
+
+
+@pytest.mark.parametrize(
+    ("options", "told"),
+    [
+        ({"augment": {"colur": 1}}, "did you mean colour"),
+        ({"batch_size": 0}, "at least 1"),
+        ({"unknown": "skip"}, 'expected "error" or "drop"'),
+        ({"augment": {"background": 1}}, "alpha"),
+    ],
+)
+def test_wrong_options_are_told(options, told):
+    with pytest.raises(ValueError, match=told):
+        data.batches(source(caption=TEXTS), toys.toy("gated_captioner"), **options)
+
+
+def test_a_dataset_without_pictures_is_told():
+    with pytest.raises(BadData, match='expected a dict with "image"'):
+        data.batches(tf.data.Dataset.from_tensor_slices({"caption": TEXTS}), toys.toy("gated_captioner"))
+
+
+# ---- augmentation
+
+
+def test_augmentation_changes_pictures_within_their_range_and_repeats_for_a_seed():
+    pictures = tf.constant(np.random.default_rng(0).integers(0, 256, (3, 32, 32, 3), dtype="uint8"))
+    how = {**pixels.AUGMENT, "flip": True, "background": 0.5}
+    clear = tf.cast(tf.fill((3, 32, 32, 3), 128), tf.uint8)
+    arguments = {"flip": tf.constant([True] * 3), "clear": clear}
+    one, again, other = (
+        pixels.augment(pictures, tf.constant(seed), how, **arguments) for seed in ([1, 2], [1, 2], [3, 2])
+    )
+    np.testing.assert_array_equal(one, again)
+    assert (one.numpy() != other.numpy()).any()
+    assert one.dtype == tf.float32
+    assert one.numpy().min() >= 0
+    assert one.numpy().max() <= 255
+    assert (one.numpy() % 1 == 0).all()
+
+
+def test_nothing_asked_changes_nothing():
+    pictures = tf.constant(np.random.default_rng(0).integers(0, 256, (2, 32, 32, 3), dtype="uint8"))
+    same = pixels.augment(pictures, tf.constant([1, 2]), dict.fromkeys(pixels.AUGMENT, 0), flip=tf.constant([True] * 2))
+    np.testing.assert_array_equal(same, tf.cast(pictures, tf.float32))
+
+
+@pytest.mark.parametrize(
+    ("said", "mirrored"), [("a cat on the LEFT", False), ("twelve o’clock", False), ("a cleft", True)]
+)
+def test_a_picture_is_mirrored_only_where_its_text_allows(said, mirrored):
+    model = toys.toy("gated_captioner", vocabulary=None)
+    half = np.zeros((1, 32, 32, 3), "uint8")
+    half[:, :, :16] = 255
+    ds = tf.data.Dataset.from_tensor_slices({"image": half, "caption": [said]})
+    how = {"flip": True, "crop": 0, "rotation": 0, "colour": 0}
+    ds = data.batches(ds, model, augment=how)
+    seen = {float(next(iter(ds))[0]["image"][0, 5, 5, 0]) for _ in range(20)}
+    assert seen == ({0.0, 255.0} if mirrored else {255.0})
+
+
+def test_a_mirrored_picture_is_the_mirror_image():
+    picture = np.random.default_rng(0).integers(0, 256, (1, 8, 8, 3), dtype="uint8")
+    how = {**dict.fromkeys(pixels.AUGMENT, 0), "flip": True}
+    found = {
+        tuple(pixels.augment(tf.constant(picture), tf.constant([s, 1]), how, flip=tf.constant([True])).numpy().ravel())
+        for s in range(8)
+    }
+    assert found == {tuple(picture.ravel().astype("float32")), tuple(picture[:, :, ::-1].ravel().astype("float32"))}
+
+
+def test_a_window_takes_the_part_it_names():
+    picture = np.zeros((40, 80, 3), "uint8")
+    picture[10:20, 60:80] = 200
+    part = media.resize(picture, (10, 20), "stretch", window=(0.25, 0.75, 0.25, 0.25))
+    assert (part == 200).all()
+
+
+@pytest.mark.parametrize("turn", [None, 6])
+def test_a_window_of_a_large_jpeg_looks_as_that_of_its_pixels(turn):
+    y, x = np.mgrid[0:480, 0:720]
+    picture = np.stack([x // 3, y // 2, (x + y) // 5], -1).astype("uint8")
+    file, exif = io.BytesIO(), Image.Exif()
+    if turn:
+        exif[0x0112] = turn
+    Image.fromarray(picture).save(file, "JPEG", quality=95, exif=exif)
+    window = (0.2, 0.3, 0.6, 0.5)
+    whole = media.read(file.getvalue())
+    apart = media.resize(file.getvalue(), (64, 64), "pad", window).astype(int) - media.resize(
+        whole, (64, 64), "pad", window
+    )
+    assert np.abs(apart).mean() < 3
+
+
+def test_another_ground_replaces_white_where_the_picture_is_clear():
+    picture = np.full((1, 8, 8, 3), 255, "uint8")
+    picture[:, 2:6, 2:6] = (10, 200, 30)
+    clear = np.full((1, 8, 8, 3), 255, "uint8")
+    clear[:, 2:6, 2:6] = 0
+    how = {**dict.fromkeys(pixels.AUGMENT, 0), "background": 1.0}
+    found = pixels.augment(
+        tf.constant(picture), tf.constant([3, 1]), how, flip=tf.constant([False]), clear=tf.constant(clear)
+    ).numpy()
+    assert (found[:, 2:6, 2:6] == picture[:, 2:6, 2:6]).all()
+    assert len(np.unique(found[0, :2].reshape(-1, 3), axis=0)) == 1
+    assert (found[0, 0, 0] != 255).any()
+
+
+# ---- words
+
+
+def test_ids_in_tf_data_are_those_of_text_encode():
+    vocabulary = text.vocabulary()
+    random = np.random.default_rng(0)
+    letters = list(
+        "abc xyzABC'-.,!?\t\n\r\v\f\x00\x1b\x7f\x85\u2028\u2029\u200b\u200d\ufeff\u00ad ßÄÉñÅÇİIıŽǅªﬁﬃÅ½①②™℃Ωжйё"
+        "中文字日本語カﾅガ한국어عربيहिन्दीไทย👩🏽‍🚒🇩🇪❤️[START]##s$€£^`~|<>{}《》«»—…·“”‘’e\u0301"
+    )
+    texts = ["".join(random.choice(letters, random.integers(0, 24))) for _ in range(3000)]
+    texts += ["x" * 120, "a" * 5000, "the " * 60, "", "  ", "Straße ẞ", "H\u0331"]
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        wanted = text.encode(texts, vocabulary, 24, start=True, end=True, allow_empty=True)
+    found = words.encoder(vocabulary, start=True, end=True)(tf.constant([one.encode() for one in texts]), 24)
+    np.testing.assert_array_equal(found, wanted)
+    plain = words.normalize(tf.constant([one.encode() for one in texts])).numpy()
+    assert [one.decode() for one in plain] == [text.normalize(one) for one in texts]
+
+
+def test_broken_utf8_is_mended_alike():
+    random = np.random.default_rng(0)
+    parts = [0x61, 0x20, 0xC3, 0xA9, 0xE4, 0xB8, 0xAD, 0xFF, 0xF0, 0x9F, 0x98, 0x80, 0xED, 0xA0, 0x80, 0xC0, 0x80]
+    texts = [bytes(random.choice(parts, 8).tolist()) for _ in range(2000)]
+    found = words.normalize(tf.constant(texts)).numpy()
+    assert [one.decode() for one in found] == [text.normalize(one) for one in texts]
+
+
+# ---- tfds
+
+
+@pytest.mark.parametrize("name", ["coco_captions", "ref_coco", "clevr", "covr", "ai2dcaption", "webvid"])
+def test_the_built_in_sets_of_tfds_reach_fit(name, tmp_path):
+    video = name in ("covr", "webvid")
+    task = "vqa" if name in ("clevr", "covr") else "captioner"
+    with tfds.testing.mock_data(num_examples=3):
+        ds = data.load(name, "train", folder=tmp_path).take(4)
+        example = next(iter(ds))
+        assert example["image"].shape[-1] == 3
+        assert {"question", "answer"} <= set(example) if task == "vqa" else {"caption", "captions"} & set(example)
+        options = {"vocabulary": [*"abcdefghij", *("##" + letter for letter in "abcdefghij")]}
+        if task == "vqa":
+            options["classes"] = sorted({row["answer"].decode() for row in ds.as_numpy_iterator()})
+        model = toys.toy(f"gated_{'video_' * video}{task}", **options)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # random texts are too long
+            found = data.batches(ds, model, batch_size=2, training=True, augment=True)
+        assert np.isfinite(model.fit(found, verbose=0).history["loss"]).all()
+
+
+def test_your_own_tfds_set_takes_one_line(tmp_path):
+    with tfds.testing.mock_data(num_examples=3):
+        ds = data.load("ai2dcaption", columns={"caption": "image_filename"}, folder=tmp_path)
+        assert set(next(iter(ds))) == {"image", "caption"}
+        with pytest.raises(ValueError, match=r"'caption' is to be 'captoin': no such feature \(did you mean caption"):
+            data.load("ai2dcaption", columns={"caption": "captoin"}, folder=tmp_path)
+
+
+def test_an_unknown_set_is_met_with_the_close_one():
+    with pytest.raises(ValueError, match=r"no data set 'emojii' \(did you mean emoji\?\)"):
+        data.load("emojii")
+
+
+def test_the_sample_is_whole_and_says_whose_it_is():
+    counts = {split: len(data.load("sample", split)) for split in ("train", "validation", "photos")}
+    assert counts == {"train": 198, "validation": 66, "photos": 10}
+    assert len(data.load("sample/questions", "train")) == 396
+    from vtx_keras.data.reading import SAMPLE
+
+    assert sum(path.stat().st_size for path in SAMPLE.rglob("*") if path.is_file()) < 3_000_000
+    told = (SAMPLE / "photos" / "LICENCES.md").read_text(encoding="utf-8")
+    assert all(path.name in told for path in (SAMPLE / "photos").glob("*.jpg"))
+    assert {path.stem.rsplit("-", 1)[1] for path in (SAMPLE / "emoji").glob("*")} == {
+        "noto", "twemoji", "openmoji", "fluent",
+    }  # fmt: skip
+
+
+def test_the_sample_shows_no_unseen_concept():
+    from vtx_keras.data import emoji
+
+    names = {row["caption"].decode() for row in data.load("sample", "train").as_numpy_iterator()}
+    assert {emoji.split_of(name) for name in names} == {"train"}
+
+
+def test_preview_draws_examples_and_batches(tmp_path):
+    model = toys.toy("gated_vqa")
+    ds = source(question=TEXTS, answer=LABELS)
+    sheets = [data.preview(ds, tmp_path / "a.png"), data.preview(data.batches(ds, model), tmp_path / "b.png", model)]
+    for sheet in sheets:
+        assert Image.open(sheet).size == (5 * 152 + 8, 192 + 16)
+    with pytest.raises(ValueError, match="nothing to draw"):
+        data.preview(ds.take(0), tmp_path / "c.png")
+
+
+def test_a_tfds_set_goes_through_fit_and_keras_file(tmp_path):
+    from vtx_keras import zoo
+
+    model = toys.toy("cross_attn_captioner", vocabulary=None)
+    train = data.load("sample", "train")
+    model.fit(data.batches(train, model, batch_size=32, training=True), verbose=0)
+    zoo.save(model, tmp_path / "model.keras")
+    again = zoo.load(tmp_path / "model.keras")
+    pictures = [row["image"] for row in data.load("sample", "photos").take(2).as_numpy_iterator()]
+    assert again.generate(pictures) == model.generate(pictures)
