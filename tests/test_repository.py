@@ -148,6 +148,16 @@ def test_the_readme_tells_the_stored_figures(name):
         assert f"| {ours:.0f} ms | {peer:.0f} ms | {peer / ours:.1f} × |" in readme
 
 
+def test_the_readme_tells_the_stored_baselines_and_input_speed():
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+    for row in json.loads((ROOT / "benchmarks/results/baselines.json").read_text())["rows"]:
+        told = [row[key] for key in ("exact_concept", "recall@1", "exact") if key in row]
+        if "without" not in row["what"] and "all: question" not in row["what"].replace("easy_vqa", ""):
+            assert any("{:.3f} [{:.3f}, {:.3f}]".format(*figure) in readme for figure in told), row
+    for row in json.loads((ROOT / "benchmarks/results/input.json").read_text())["rows"]:
+        assert f"| {row['ratio']:.1f} × |" in readme, row
+
+
 def vtx(*arguments: str) -> subprocess.CompletedProcess:
     return subprocess.run([sys.executable, "-m", "vtx_keras.cli", *arguments], capture_output=True, text=True)
 

@@ -69,7 +69,9 @@ def batches(
     how = _augmentation(augment)
     source = getattr(ds, "encoded", ds)
     plan = _plan(source.element_spec, model, how)
-    kept = _survey(source, plan, unknown)
+    kept, plain = _survey(source, plan, unknown)
+    surveyed = "prompt" not in source.element_spec and not how.get("synonyms")
+    encode = words.encoder(model.vocabulary, start=True, end=isinstance(model, Captioner), plain=plain and surveyed)
     rows = source.filter(plan.usable).map(plan.row, tf.data.AUTOTUNE)
 
     stored = rows.element_spec.get("image")
@@ -88,7 +90,7 @@ def batches(
 
     drop = static and isinstance(model, Retriever)
     finish = _finishing(
-        plan, {**how, "crop": 0} if how and not fits_later else how, batch_size if static and not drop else None
+        plan, encode, {**how, "crop": 0} if how and not fits_later else how, batch_size if static and not drop else None
     )
     if buckets:
         ready = tf.data.Dataset.zip(_bucketed(rows, plan, buckets, batch_size, drop), _draws(seed))
@@ -126,7 +128,6 @@ class _Plan(NamedTuple):
     length: int  # of ids, with start and end
     room: int  # for pieces
     cut: Callable  # normalised texts to pieces
-    encode: Callable  # texts and a length to ids
     label_of: Callable[[dict], tf.Tensor] | None
     usable: Callable[[dict], tf.Tensor]
     row: Callable[[dict], dict]  # what is kept of an example
@@ -192,8 +193,8 @@ def _plan(spec: Any, model: VisionText, how: dict[str, Any]) -> _Plan:
         return {**_without(row, "keywords"), "text": said}
 
     return _Plan(
-        model, model.image_shape, model.options["resize"], key, label, length, length - 1 - captioner, cut,
-        words.encoder(model.vocabulary, start=True, end=captioner), label_of, usable, row, choose,
+        model, model.image_shape, model.options["resize"], key, label, length, length - 1 - captioner, cut, label_of,
+        usable, row, choose,
     )  # fmt: skip
 
 
@@ -232,8 +233,11 @@ def _fitting(example: dict) -> tf.Tensor:
     return tf.where((value == 0) | (value == 1), value, -1.0)
 
 
-def _survey(source: tf.data.Dataset, plan: _Plan, unknown: str) -> int:
-    """How many rows remain; says what was left out, cut and mended, and refuses what cannot be trained on."""
+def _survey(source: tf.data.Dataset, plan: _Plan, unknown: str) -> tuple[int, bool]:
+    """How many rows remain, and whether all texts are plain.
+
+    Says what was left out, cut and mended, and refuses what cannot be trained on.
+    """
     total, kept, told, labels = 0, 0, Counter(), Counter()
 
     def look(example: dict) -> dict:
@@ -241,7 +245,8 @@ def _survey(source: tf.data.Dataset, plan: _Plan, unknown: str) -> int:
         mended = tf.strings.unicode_transcode(texts, "UTF-8", "UTF-8", replace_control_characters=False) != texts
         lengths = plan.cut(words.normalize(texts)).row_lengths()
         known = tf.reduce_all(plan.label_of(example) >= 0) if plan.label_of else tf.constant(True)
-        seen = {"empty": lengths == 0, "cut": lengths > plan.room, "mended": mended}
+        odd = tf.logical_not(words.is_plain(texts))
+        seen = {"empty": lengths == 0, "cut": lengths > plan.room, "mended": mended, "odd": odd}
         return {
             **{key: tf.math.count_nonzero(value) for key, value in seen.items()},
             "usable": plan.usable(example),
@@ -251,7 +256,7 @@ def _survey(source: tf.data.Dataset, plan: _Plan, unknown: str) -> int:
 
     for row in source.map(look, tf.data.AUTOTUNE).as_numpy_iterator():
         total, kept = total + 1, kept + bool(row["usable"])
-        told.update({key: int(row[key]) for key in ("empty", "cut", "mended")})
+        told.update({key: int(row[key]) for key in ("empty", "cut", "mended", "odd")})
         if not row["known"]:
             labels.update(label.decode() for label in np.atleast_1d(row["label"]))
     if labels and unknown == "error":
@@ -275,7 +280,7 @@ def _survey(source: tf.data.Dataset, plan: _Plan, unknown: str) -> int:
         said.append(f"broken UTF-8 is mended in {told['mended']} texts")
     if said:
         warnings.warn("; ".join(said), stacklevel=3)
-    return kept
+    return kept, not told["odd"]
 
 
 def _augmentation(augment: bool | Mapping[str, Any]) -> dict[str, Any]:
@@ -347,7 +352,7 @@ def _pictures(batch: dict, plan: _Plan, how: dict[str, Any], draw: tf.Tensor) ->
     return pixels.augment(image, _seed(draw, 2), how, flip=tf.logical_not(sided), clear=clear)
 
 
-def _finishing(plan: _Plan, how: dict, fill: int | None) -> Callable:
+def _finishing(plan: _Plan, encode: Callable, how: dict, fill: int | None) -> Callable:
     """A batch of rows as what `fit` takes."""
     model, captioner = plan.model, isinstance(plan.model, Captioner)
     rolled = isinstance(model, Matcher) and plan.label_of is None
@@ -356,7 +361,7 @@ def _finishing(plan: _Plan, how: dict, fill: int | None) -> Callable:
 
     def finish(batch: dict, length: Any, draw: tf.Tensor) -> tuple:
         image = _pictures(batch, plan, how, draw)
-        ids = plan.encode(_said(batch), length)
+        ids = encode(_said(batch), length)
         if captioner:
             tokens, labels = ids[:, :-1], ids[:, 1:]
             weight = tf.cast(labels != text.PAD, tf.float32)

@@ -1,0 +1,168 @@
+"""What needs no training, on exactly our splits: the figures that a model must beat.
+
+    python benchmarks/baselines.py [--folder DATA]     # vqa_rad only where it was put by hand
+
+Emoji: a frozen EfficientNet-Lite0 at 160 px, mean of its features. Copying the nearest training picture's name or
+concept; ridge from features to MiniLM's embedding of the name, for retrieval (one name per concept, the shortest;
+strength tuned on validation). Questions: the commonest training answer to the same words.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+from collections import Counter, defaultdict
+from pathlib import Path
+
+import numpy as np
+from common import store
+
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+SIDE = 160
+SPLITS = ("train", "validation", "test", "vendor", "composition")
+
+
+def features(folder: str | None) -> dict[str, dict[str, np.ndarray]]:
+    """Per split, features (unit length) beside names, concepts and vendors."""
+    import tensorflow as tf
+
+    from vtx_keras import data, published
+    from vtx_keras.data import pixels
+
+    encoder = published.load("efficientnet_lite0", image_shape=(SIDE, SIDE, 3))
+    found = {}
+    for split in SPLITS:
+        rows = defaultdict(list)
+        ds = data.load("emoji", split, folder=folder).encoded
+        ds = ds.map(lambda row: {key: row[key] for key in ("image", "name", "concept", "vendor")})
+        for batch in ds.batch(64):
+            pictures = pixels.fitted(batch["image"], (SIDE, SIDE, 3), "pad")
+            maps = encoder.predict_on_batch(tf.cast(pictures, tf.float32))
+            rows["features"].append(maps.mean(axis=(1, 2)))
+            for key in ("name", "concept", "vendor"):
+                rows[key] += [value.decode() for value in batch[key].numpy()]
+        points = np.concatenate(rows.pop("features"))
+        found[split] = {key: np.array(value) for key, value in rows.items()}
+        found[split]["features"] = points / np.linalg.norm(points, axis=1, keepdims=True)
+        print(f"{split}: {len(points)} pictures", flush=True)
+    return found
+
+
+def interval(hits: np.ndarray) -> list[float]:
+    """The mean with its 95 % bootstrap interval."""
+    random = np.random.default_rng(0)
+    means = [random.choice(hits, len(hits)).mean() for _ in range(1000)]
+    return [round(float(x), 3) for x in (hits.mean(), *np.quantile(means, (0.025, 0.975)))]
+
+
+def nearest(found: dict, split: str, without: tuple[str, ...] = ()) -> dict:
+    """The name and concept of the nearest training picture, right or not."""
+    train = ~np.isin(found["train"]["vendor"], without)
+    index = (found[split]["features"] @ found["train"]["features"][train].T).argmax(axis=1)
+    hits = {key: (found["train"][key][train][index] == found[split][key]).astype(float) for key in ("name", "concept")}
+    return {
+        "what": f"emoji {split}: copy of the nearest training picture"
+        + f", without {', '.join(without)}" * bool(without),
+        "pictures": len(index),
+        **{f"exact_{key}": interval(value) for key, value in hits.items()},
+    }
+
+
+def embeddings(found: dict, folder: Path) -> dict[str, np.ndarray]:
+    """MiniLM's sentence embedding of every name."""
+    from vtx_keras import published, text
+
+    home = folder / "minilm_l6"
+    if not (home / "config.json").is_file():
+        published.convert("minilm_l6", home, folder)
+    encoder = published.load("minilm_l6", head=True, folder=home)
+    vocabulary = (home / "vocabulary.txt").read_text(encoding="utf-8").split("\n")
+    ids = {piece: number for number, piece in enumerate(vocabulary)}
+    from tokenizers import BertWordPieceTokenizer
+
+    tokenizer = BertWordPieceTokenizer(ids, lowercase=True)
+    tokenizer.enable_padding(length=32)
+    tokenizer.enable_truncation(32)
+    names = sorted({name for rows in found.values() for name in rows["name"]})
+    rows = np.array([row.ids for row in tokenizer.encode_batch([text.normalize(name) for name in names])], "int32")
+    points = np.concatenate([encoder.predict_on_batch(rows[i : i + 64]) for i in range(0, len(rows), 64)])
+    return dict(zip(names, points, strict=True))
+
+
+def retrieval(found: dict, vectors: dict[str, np.ndarray]) -> list[dict]:
+    """Recall of ridge regression, from a picture to the name of its concept among all of that split."""
+    train = found["train"]
+    targets = np.stack([vectors[name] for name in train["name"]])
+    centre, mean = train["features"].mean(axis=0), targets.mean(axis=0)
+    x = train["features"] - centre
+    gram, cross = x.T @ x, x.T @ (targets - mean)
+
+    def recalls(split: str, strength: float) -> tuple[np.ndarray, np.ndarray, int]:
+        rows = found[split]
+        shortest = {}
+        for name, concept in zip(rows["name"], rows["concept"], strict=True):
+            shortest[concept] = min(name, shortest.get(concept, name), key=lambda one: (len(one), one))
+        pool = sorted(shortest.values())
+        asked = np.isin(rows["name"], pool)
+        weights = np.linalg.solve(gram + strength * np.eye(len(gram)), cross)
+        guesses = (rows["features"][asked] - centre) @ weights + mean
+        scores = guesses @ np.stack([vectors[name] for name in pool]).T
+        right = np.array([pool.index(name) for name in rows["name"][asked]])
+        rank = (scores > scores[np.arange(len(right)), right][:, None]).sum(axis=1)
+        return (rank < 1).astype(float), (rank < 5).astype(float), len(pool)
+
+    strengths = (0.1, 0.3, 1, 3, 10, 30)
+    best = max(strengths, key=lambda strength: recalls("validation", strength)[1].mean())
+    rows = []
+    for split in ("test", "vendor"):
+        one, five, pool = recalls(split, best)
+        rows.append(
+            {
+                "what": f"emoji {split}: ridge from picture to MiniLM text, strength {best}",
+                "pictures": len(one),
+                "pool": pool,
+                "recall@1": interval(one),
+                "recall@5": interval(five),
+            }
+        )
+    return rows
+
+
+def questions(name: str, folder: str | None) -> list[dict]:
+    """The commonest training answer to the same words, else the commonest of all: no picture is looked at."""
+    from vtx_keras import data
+
+    known, common = defaultdict(Counter), Counter()
+    for row in data.load(name, "train+validation", folder=folder).as_numpy_iterator():
+        known[row["question"].lower()][row["answer"]] += 1
+        common[row["answer"]] += 1
+    hits = defaultdict(list)
+    for row in data.load(name, "test", folder=folder).as_numpy_iterator():
+        guess = (known[row["question"].lower()] or common).most_common(1)[0][0]
+        for kind in {"all", row["answer_type"].decode() if "answer_type" in row else "all"}:
+            hits[kind].append(float(guess == row["answer"]))
+    return [
+        {"what": f"{name} test, {kind}: question alone", "questions": len(right), "exact": interval(np.array(right))}
+        for kind, right in hits.items()
+    ]
+
+
+def main() -> None:
+    """Measures all, and keeps it."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--folder", help="where the data lives, as for vtx data")
+    folder = parser.parse_args().folder
+    from vtx_keras.data import sets
+
+    found = features(folder)
+    rows = [nearest(found, split) for split in ("vendor", "test", "composition")]
+    rows.append(nearest(found, "vendor", without=("openmoji",)))
+    rows += retrieval(found, embeddings(found, sets.archive_dir(folder)))
+    rows += questions("easy_vqa", folder)
+    if (sets.archive_dir(folder) / "vqa_rad").is_dir():
+        rows += questions("vqa_rad/official", folder) + questions("vqa_rad/disjoint", folder)
+    store(Path(__file__).stem, rows)
+
+
+if __name__ == "__main__":
+    main()
