@@ -104,7 +104,9 @@ def write(folder: Path, monkeypatch) -> None:
     monkeypatch.setattr(sets, "EASY_VQA", sets.EASY_VQA._replace(sha256=file_hash(path)))
 
     cards = {f"./usr/share/art4apps/animals/{word}.jpg": encoded(i, "JPEG", 200) for i, word in enumerate(CARDS)}
-    cards["./usr/share/art4apps/actions/bake.jpg"] = cards["./usr/share/art4apps/animals/snail.jpg"]
+    cards["./usr/share/art4apps/jobs/teacher.jpg"] = cards["./usr/share/art4apps/actions/teach.jpg"] = encoded(
+        9, "JPEG"
+    )
     packed = io.BytesIO()
     _write_tar(packed, cards, "w:xz")
     data = packed.getvalue()

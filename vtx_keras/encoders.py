@@ -14,13 +14,18 @@ picture gives N tokens, a clip of T frames T·N, and every task takes both. Scal
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import Any
 
 import keras
 from keras import ops
 
+from vtx_keras import published
 from vtx_keras.layers import Block, Positions, graph, layer_norm, register
-from vtx_keras.text import PAD
+from vtx_keras.published import load
+from vtx_keras.text import END, PAD
+
+__all__ = ["PerFrame", "Vision", "image", "load", "text"]
 
 # How keras.applications wants its pixels; those not named here scale inside their own graph.
 PLUS_MINUS_ONE = {"scale": 1 / 127.5, "offset": -1.0}
@@ -50,16 +55,16 @@ def image(
 ) -> keras.Model:
     """Pictures (h, w, 3) to features (rows, columns, width) or (tokens, width); clips frame by frame.
 
-    `encoder` is "vit" (patches, from scratch), "mobilenet_v2" (scaled as PyTorch's weights want it), a name of
-    `keras.applications` ("MobileNetV3Small"), a keras-hub image preset, or a model of yours from pictures to features
-    (used as it is, not copied).
+    `encoder` is "vit" (patches, from scratch), a published one ("efficientnet_lite0", "mobilenet_v2" ...: see
+    `published.PUBLISHED`), a name of `keras.applications` ("MobileNetV3Small"), a keras-hub image preset, or a model of
+    yours from pictures to features (used as it is, not copied).
     """
     *frames, height, width, channels = image_shape
     if encoder == "vit":
         if pretrained:
             raise ValueError(
                 'the "vit" encoder is trained from scratch and has no published weights: name a pretrained '
-                'image_encoder (for example "MobileNetV2"), or pass weights=None'
+                'image_encoder (for example "efficientnet_lite0"), or pass weights=None'
             )
         model = vit((height, width, channels), dim=dim, heads=heads, depth=depth, patch=patch, dropout=dropout)
     else:
@@ -96,15 +101,13 @@ def backbone(encoder: str | keras.Model, frame_shape: tuple, pretrained: bool) -
     """A published backbone with its own scaling in front, from 0–255 pixels to features."""
     if isinstance(encoder, keras.Model):
         return encoder
+    if encoder in published.IMAGES:
+        return (
+            load(encoder, image_shape=frame_shape)
+            if pretrained
+            else published.features_of(published.architecture(encoder, frame_shape))
+        )
     pixels = keras.Input(frame_shape, name="image")
-    if encoder == "mobilenet_v2":
-        if pretrained:
-            raise ValueError(
-                'no weights for "mobilenet_v2" are bundled yet: use image_encoder="MobileNetV2" or weights=None'
-            )
-        # The published PyTorch weights: ImageNet scaling. Their symmetric padding is Keras' for sides of 32·k + 1.
-        network = keras.applications.MobileNetV2(include_top=False, weights=None, input_shape=frame_shape)
-        return graph(pixels, network(keras.layers.Rescaling(**IMAGENET, name="rescale")(pixels)), name="mobilenet_v2")
     if encoder in KERAS_APPLICATIONS:
         weights = "imagenet" if pretrained else None
         network = getattr(keras.applications, encoder)(include_top=False, weights=weights, input_shape=frame_shape)
@@ -217,7 +220,7 @@ class Vision(keras.layers.Layer):
 def text(
     encoder: str | keras.Model = "transformer",
     *,
-    vocabulary_size: int,
+    vocabulary: Sequence[str],
     max_length: int,
     dim: int,
     heads: int,
@@ -227,16 +230,16 @@ def text(
 ) -> keras.Model:
     """Token ids (0 = padding) to (batch, tokens, dim).
 
-    `encoder` is "transformer", "lstm" or "gru" (from scratch; the recurrent ones are for small devices), a keras-hub
-    text preset, or a model of yours. Padding never changes a token before it.
+    `encoder` is "transformer", "lstm" or "gru" (from scratch; the recurrent ones are for small devices), a published
+    one ("minilm_l6"), a keras-hub text preset, or a model of yours. Padding never changes a token before it.
 
-    >>> text("gru", vocabulary_size=64, max_length=8, dim=16, heads=1, depth=1).output_shape
+    >>> text("gru", vocabulary=["[PAD]", "a", "cat"], max_length=8, dim=16, heads=1, depth=1).output_shape
     (None, None, 16)
     """
     tokens = keras.Input((None,), dtype="int32", name="tokens")
     mask = ops.not_equal(tokens, PAD)
-    if encoder in TEXT:
-        x = keras.layers.Embedding(vocabulary_size, dim, name="words")(tokens)
+    if encoder in SCRATCH:
+        x = keras.layers.Embedding(len(vocabulary), dim, name="words")(tokens)
         if encoder == "transformer":
             x = Positions((max_length,), name="positions")(x)
         for i in range(depth):
@@ -246,6 +249,13 @@ def text(
                 recurrent = {"lstm": keras.layers.LSTM, "gru": keras.layers.GRU}[encoder]
                 x = recurrent(dim, return_sequences=True, name=f"{encoder}_{i}")(x)
         return graph(tokens, layer_norm("norm")(x), name="text_encoder")
+    if encoder in published.TEXTS:
+        # It learned from texts that end in a special piece: one is put behind the last, and its place left out again.
+        network = published.reader(encoder, vocabulary, pretrained=pretrained)
+        longer = ops.pad(tokens, [[0, 0], [0, 1]])
+        after_a_piece = ops.pad(ops.cast(mask, "int32"), [[0, 0], [1, 0]]) > 0
+        x = network(ops.where(ops.logical_and(after_a_piece, longer == PAD), END, longer))
+        return graph(tokens, x[:, :-1], name="text_encoder")
     network = encoder if isinstance(encoder, keras.Model) else text_preset(encoder, pretrained)
     inputs = network.input
     if isinstance(inputs, dict):
@@ -264,7 +274,8 @@ def text(
     return graph(tokens, x, name="text_encoder")
 
 
-IMAGE = ("vit", "mobilenet_v2")
-TEXT = ("transformer", "lstm", "gru")
+SCRATCH = ("transformer", "lstm", "gru")
+IMAGE = ("vit", *published.IMAGES)
+TEXT = (*SCRATCH, *published.TEXTS)
 KERAS_APPLICATIONS = tuple(name for name in dir(keras.applications) if name[0].isupper())
 NAMES = (*IMAGE, *TEXT, *KERAS_APPLICATIONS)

@@ -40,8 +40,10 @@ class VisionText(keras.Model):
         """(h, w, 3), or (frames, h, w, 3) for a video model."""
         return tuple(self.input["image"].shape[1:])
 
-    def freeze(self, *parts: str, frozen: bool = True) -> None:
+    def freeze(self, *parts: str, frozen: bool = True, but_last: int = 0) -> None:
         """Stop (or with `frozen=False` resume) training the "image" or the "text" encoder, and compile again.
+
+        `but_last` layers at its end go on learning: freeze all, train, freeze all but the last few, train slower.
 
         >>> from vtx_keras import zoo
         >>> model = zoo.build("gated_vqa", weights=None, dim=32, image_shape=(32, 32, 3))
@@ -53,12 +55,83 @@ class VisionText(keras.Model):
             if part not in ("image", "text") or not self.has_layer(f"{part}_encoder"):
                 have = [known for known in ("image", "text") if self.has_layer(f"{known}_encoder")]
                 raise ValueError(f"freeze({part!r}): this model's encoders are {', '.join(map(repr, have))}")
-            self.get_layer(f"{part}_encoder").trainable = not frozen
+            encoder = self.get_layer(f"{part}_encoder")
+            encoder.trainable = not frozen or but_last > 0
+            if frozen and but_last:
+                learning = [layer for layer in _leaves(encoder) if layer.weights]
+                for layer in learning[:-but_last]:
+                    layer.trainable = False
+        self.compile_again()
+
+    def compile_again(self) -> None:
+        """Compile as before, so that what changed about the layers takes effect."""
         if self.compiled:
             try:
                 self.compile_from_config(self.get_compile_config())
             except (TypeError, ValueError):  # Keras cannot repeat a compile with functions it does not know
-                warnings.warn("compile the model again, so that freezing takes effect", stacklevel=2)
+                warnings.warn("compile the model again, so that the change takes effect", stacklevel=3)
+
+    def enable_lora(self, rank: int = 8) -> None:
+        """Learn low-rank additions to the matrices of the fusion and text blocks in place of the matrices (LoRA).
+
+        Both encoders' own weights and the rest stay as `freeze` left them. `merged()` gives a model without additions;
+        saving merges by itself.
+
+        >>> from vtx_keras import zoo
+        >>> model = zoo.build("cross_attn_vqa", weights=None, dim=32, image_shape=(32, 32, 3))
+        >>> before = len(model.trainable_variables)
+        >>> model.enable_lora(4)
+        >>> len(model.trainable_variables) > before
+        True
+        """
+        blocks = [layer for layer in self.layers if isinstance(layer, Block)]
+        blocks += [self.get_layer("text_encoder")] if self.has_layer("text_encoder") else []
+        dense = [layer for block in blocks for layer in _leaves(block) if isinstance(layer, keras.layers.Dense)]
+        if not dense:
+            raise ValueError(f"a {self.name} has no fusion or text block for LoRA")
+        for layer in dense:
+            layer.enable_lora(rank)
+        self.compile_again()
+
+    def merged(self) -> VisionText:
+        """A copy whose matrices hold what LoRA added to them.
+
+        >>> from vtx_keras import zoo
+        >>> model = zoo.build("cross_attn_vqa", weights=None, dim=32, image_shape=(32, 32, 3))
+        >>> model.enable_lora(4)
+        >>> model.merged().count_params() < model.count_params()
+        True
+        """
+        copy = type(self).from_config(self.get_config())
+        for ours, theirs in zip(_leaves(self), _leaves(copy), strict=True):
+            if getattr(ours, "lora_enabled", False):
+                theirs.kernel.assign(ours.kernel)  # the sum
+                if ours.bias is not None:
+                    theirs.bias.assign(ours.bias)
+            else:
+                for one, other in zip(ours.weights, theirs.weights, strict=True):
+                    other.assign(one)
+        if self.compiled:
+            copy.compile_from_config(self.get_compile_config())
+        return copy
+
+    def behind_encoder(self) -> VisionText:
+        """The same layers without the image encoder, compiled alike: reads its features where this model reads pictures.
+
+        What it learns this model knows, for the layers are shared. `data.features` makes the features once.
+
+        >>> from vtx_keras import zoo
+        >>> model = zoo.build("gated_vqa", weights=None, dim=32, image_shape=(32, 32, 3))
+        >>> model.behind_encoder().image_shape
+        (2, 2, 32)
+        """
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # that the features are not called "image"
+            inputs = {**self.input, "image": self.get_layer("vision").input}
+            behind = type(self)(inputs, self.output, name=self.name)
+        if self.compiled:
+            behind.compile_from_config(self.get_compile_config())
+        return behind
 
     def has_layer(self, name: str) -> bool:
         return any(layer.name == name for layer in self.layers)
@@ -91,6 +164,12 @@ class VisionText(keras.Model):
         if key not in keep:
             keep[key] = make()
         return keep[key]
+
+
+def _leaves(layer: Any) -> list:
+    """All layers inside that hold no others, in order."""
+    inner = layer._flatten_layers(include_self=False)
+    return [one for one in inner if not list(one._flatten_layers(include_self=False, recursive=False))]
 
 
 class _Kept:

@@ -97,7 +97,7 @@ OPTIONS = {
     "image_encoder": Option(
         "how pictures are read",
         "vit",
-        "vit, mobilenet_v2, a keras.applications name, a keras-hub preset or a keras.Model",
+        "vit, a published one (efficientnet_lite0), a keras.applications name, a keras-hub preset or a keras.Model",
         _encoder,
     ),
     "vision_depth": Option("blocks of the vit", None, WHOLE, _whole(1)),
@@ -108,7 +108,7 @@ OPTIONS = {
     "text_encoder": Option(
         "how texts are read",
         "transformer",
-        "transformer, lstm, gru, a keras-hub preset or a keras.Model",
+        "transformer, lstm, gru, minilm_l6, a keras-hub preset or a keras.Model",
         _encoder,
         READERS,
     ),

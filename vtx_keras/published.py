@@ -18,7 +18,8 @@ import json
 import math
 import os
 import sys
-from collections.abc import Callable
+import warnings
+from collections.abc import Callable, Sequence
 from fnmatch import fnmatch
 from importlib.metadata import PackageNotFoundError, distribution
 from pathlib import Path
@@ -45,7 +46,7 @@ from vtx_keras.weights import (
 )
 
 LABELS = "labels.txt"
-CONVERT = "python -m vtx_keras.published convert"
+CONVERT = "python -m vtx_keras.weights convert"
 
 
 class Published(NamedTuple):
@@ -113,6 +114,9 @@ PUBLISHED = {
     ),
 }
 
+# Our special pieces, and what BERT calls them.
+SPECIALS = {"[PAD]": "[PAD]", "[UNK]": "[UNK]", "[START]": "[CLS]", "[END]": "[SEP]", "[MASK]": "[MASK]"}
+
 # Inverted residual networks, stage by stage; every block but the first expands its channels sixfold.
 STRIDES = (1, 2, 2, 2, 1, 2, 1)
 MOBILENET_V2 = {"widths": (16, 24, 32, 64, 96, 160, 320), "depths": (1, 2, 3, 4, 3, 3, 1), "kernels": (3,) * 7}
@@ -139,7 +143,7 @@ def architecture(name: str, image_shape: tuple[int, int, int] | None = None) -> 
     (None, 1000)
     """
     if _known(name).modality == "text":
-        return _minilm(name)
+        return _minilm(name, 30522)
     image_shape = tuple(image_shape or (PUBLISHED[name].size, PUBLISHED[name].size, 3))
     if len(image_shape) != 3 or image_shape[2] != 3 or any(side and side < 32 for side in image_shape[:2]):
         raise ValueError(f"image_shape={image_shape}: {name} takes (height, width, 3), sides of at least 32 px")
@@ -206,13 +210,13 @@ def exact_gelu(x: Any) -> Any:
     return 0.5 * x * (1 + ops.erf(x / math.sqrt(2)))
 
 
-def _minilm(name: str) -> keras.Model:
+def _minilm(name: str, pieces: int) -> keras.Model:
     """BERT with 6 layers; its output is the sentence: the mean of its tokens, of unit length."""
     from keras_hub.layers import PositionEmbedding, TransformerEncoder  # slow to load
 
     tokens = keras.Input((None,), dtype="int32", name="tokens")
     mask = ops.not_equal(tokens, 0)
-    words = layers.Embedding(30522, 384, name="words")(tokens)
+    words = layers.Embedding(pieces, 384, name="words")(tokens)
     segments = layers.Embedding(2, 384, name="segments")(ops.zeros_like(tokens))
     x = layers.Add(name="add")([words, PositionEmbedding(PUBLISHED[name].size, name="positions")(words), segments])
     x = layers.LayerNormalization(epsilon=1e-12, name="norm")(x)
@@ -328,7 +332,52 @@ def load(
         model.load_weights(source / WEIGHTS)
     except Exception as error:
         raise BadWeights(f"{source / WEIGHTS} does not fit {name}: {error}. {_advice(name)}") from error
-    return model if head else graph(model.input, model.get_layer("features").output, name=name)
+    return model if head else features_of(model)
+
+
+def features_of(model: keras.Model) -> keras.Model:
+    """An architecture without its head.
+
+    >>> features_of(architecture("mobilenet_v2", (64, 64, 3))).output_shape
+    (None, 2, 2, 1280)
+    """
+    return graph(model.input, model.get_layer("features").output, name=model.name)
+
+
+def reader(name: str, vocabulary: Sequence[str], *, pretrained: bool) -> keras.Model:
+    """A text encoder for ids of another vocabulary: a piece that it knows has its embedding, the rest are new.
+
+    >>> reader("minilm_l6", ["[PAD]", "[UNK]", "[START]", "[END]", "[MASK]", "cat"], pretrained=False).output_shape
+    (None, None, 384)
+    """
+    model = _minilm(name, len(vocabulary))
+    if pretrained:
+        source = load(name, head=True)
+        ours, theirs = (one.get_layer("words").embeddings for one in (model, source))
+        places = {piece: row for row, piece in enumerate(words_of(name))}
+        rows = [places.get(SPECIALS.get(piece, piece), -1) for piece in vocabulary]
+        known = np.array(rows) >= 0
+        table, given = np.array(ours), np.array(theirs)
+        table[known] = given[np.array(rows)[known]]
+        for one, other in zip(model.layers, source.layers, strict=True):
+            if one.name != "words":
+                one.set_weights(other.get_weights())
+        ours.assign(table)
+        if not known.all():
+            said = f"{known.sum():,d} of {len(rows):,d} pieces have the embeddings of {name}; the others start new"
+            warnings.warn(said, stacklevel=2)
+    return features_of(model)
+
+
+def words_of(name: str) -> list[str]:
+    """The pieces of a text encoder's own vocabulary, in the order of its ids."""
+    return (find(name) / VOCABULARY).read_text(encoding="utf-8").removesuffix("\n").split("\n")
+
+
+def vocabulary_of(name: str) -> tuple[str, ...]:
+    """The same pieces in our order: our special ones first, its own special and unused ones left out."""
+    special = {*SPECIALS.values(), *(f"[unused{n}]" for n in range(1000))}
+    return (*SPECIALS, *(piece for piece in words_of(name) if piece not in special))
 
 
 def find(name: str, folder: str | os.PathLike | None = None) -> Path:
@@ -422,8 +471,8 @@ def _verified(name: str, folder: Path) -> Path:
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """The command `python -m vtx_keras.published`."""
-    parser = argparse.ArgumentParser(prog="python -m vtx_keras.published", description=__doc__.splitlines()[0])
+    """The command `python -m vtx_keras.weights`."""
+    parser = argparse.ArgumentParser(prog="python -m vtx_keras.weights", description=__doc__.splitlines()[0])
     command = parser.add_subparsers(required=True, metavar="COMMAND").add_parser(
         "convert", help="fetch a published encoder, check it and write it where load() finds it"
     )
@@ -443,5 +492,5 @@ def main(arguments: list[str] | None = None) -> int:
     return 0
 
 
-if __name__ == "__main__":
-    sys.exit(main())
+IMAGES = tuple(name for name, entry in PUBLISHED.items() if entry.modality == "image")
+TEXTS = tuple(name for name, entry in PUBLISHED.items() if entry.modality == "text")

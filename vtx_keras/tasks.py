@@ -123,7 +123,7 @@ def image_tokens(image: Any, o: SimpleNamespace) -> Any:
         depth=o.vision_depth,
         patch=o.patch,
         dropout=o.dropout,
-        pretrained=o.pretrained,
+        pretrained="image_encoder" in o.pretrained,
     )
     return encoders.Vision(o.dim, clip=len(o.image_shape) == 4, temporal=o.temporal, name="vision")(encoder(image))
 
@@ -132,13 +132,13 @@ def text_tokens(tokens: Any, o: SimpleNamespace) -> Any:
     """The text through its encoder, as tokens of the model's width."""
     x = encoders.text(
         o.text_encoder,
-        vocabulary_size=o.vocabulary_size,
+        vocabulary=o.spec["vocabulary"],
         max_length=o.max_length,
         dim=o.dim,
         heads=o.heads,
         depth=o.text_depth,
         dropout=o.dropout,
-        pretrained=o.pretrained,
+        pretrained="text_encoder" in o.pretrained,
     )(tokens)
     return x if x.shape[-1] == o.dim else keras.layers.Dense(o.dim, name="text")(x)
 

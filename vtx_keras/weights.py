@@ -87,14 +87,17 @@ def read_config(folder: Path) -> dict:
     return config
 
 
-def save(model: Any, folder: str | os.PathLike, *, half: bool = False) -> Path:
-    """Write a model's weights folder, all of it or nothing. `half` stores float16, as releases do."""
+def save(model: Any, folder: str | os.PathLike, *, half: bool = False, encoder: dict[str, str] | None = None) -> Path:
+    """Write a model's weights folder, all of it or nothing. `half` stores float16, as releases do.
+
+    `encoder` {"name", "sha256"} says that the image encoder is a published one, unchanged: then only its name is kept.
+    """
     folder = Path(folder).resolve()  # what a link points to is replaced, not the link
     if folder.exists() and not (folder / CONFIG).is_file() and (not folder.is_dir() or any(folder.iterdir())):
         raise ValueError(f"{folder} holds something that is not a weights folder: choose another place")
 
     def write(target: Path) -> None:
-        _bare(model).save_weights(target / WEIGHTS)
+        _bare(model, without_encoder=encoder is not None).save_weights(target / WEIGHTS)
         if half:
             halve(target / WEIGHTS)
         (target / VOCABULARY).write_text("\n".join(model.vocabulary) + "\n", encoding="utf-8")
@@ -106,6 +109,8 @@ def save(model: Any, folder: str | os.PathLike, *, half: bool = False) -> Path:
             "files": {name: file_hash(target / name) for name in (WEIGHTS, VOCABULARY)},
             "versions": {name: version_of(name) for name in ("vtx_keras", "keras", "keras-hub", "tensorflow")},
         }
+        if encoder is not None:
+            config["image_encoder"] = encoder
         config["sha256"] = _config_hash(config)
         (target / CONFIG).write_text(json.dumps(config, indent=1) + "\n", encoding="utf-8")
 
@@ -136,26 +141,31 @@ def new_folder(folder: Path) -> Iterator[Path]:
         shutil.rmtree(old, ignore_errors=True)
 
 
-def load(model: Any, folder: Path) -> None:
+def load(model: Any, folder: Path, *, without_encoder: bool = False) -> None:
     """Read verified weights into a model built from that folder's own config."""
     try:
-        _bare(model).load_weights(folder / WEIGHTS)
+        _bare(model, without_encoder=without_encoder).load_weights(folder / WEIGHTS)
     except Exception as error:
         raise BadWeights(f"{folder / WEIGHTS} does not fit the model that its {CONFIG} describes: {error}") from error
 
 
 def transfer(source: Any, target: Any, *, new_head: bool) -> None:
-    """Copy weights by path. With `new_head` the head stays new; anything else that does not fit is an error."""
+    """Copy weights by path. With `new_head` the head stays new.
+
+    Positions of pictures and clips are interpolated to another grid, embeddings are matched by piece to another
+    vocabulary, and both are said; anything else that does not fit is an error.
+    """
     have = dict(_by_path(source))
-    misfits, copies = [], []
+    misfits, copies, said = [], [], []
     for path, variable in _by_path(target):
         if new_head and path.startswith("head/"):
             continue
         found = have.get(path)
-        if found is None or tuple(found.shape) != tuple(variable.shape):
+        value = None if found is None else _adapted(path, np.array(found), np.array(variable), source, target, said)
+        if value is None:
             misfits.append((path, tuple(variable.shape), "nothing" if found is None else tuple(found.shape)))
         else:
-            copies.append((variable, found))
+            copies.append((variable, value))
     if misfits:
         rows = "\n".join(f"  {path}: expected {expected}, found {found}" for path, expected, found in misfits[:10])
         more = f"\n  … and {len(misfits) - 10} more" if len(misfits) > 10 else ""
@@ -163,10 +173,40 @@ def transfer(source: Any, target: Any, *, new_head: bool) -> None:
             f"the weights do not fit the options given, in {len(misfits)} places:\n{rows}{more}\n"
             "Leave out the options that change these layers, or train anew with weights=None."
         )
-    for variable, found in copies:
-        variable.assign(found)
+    for variable, value in copies:
+        variable.assign(value)
     if new_head:
-        warnings.warn(f"{target.name}: the head is new (its classes changed); all else keeps its weights", stacklevel=4)
+        said.append("the head is new (its classes changed); all else keeps its weights")
+    if said:
+        warnings.warn(f"{target.name}: {'; '.join(dict.fromkeys(said))}", stacklevel=4)
+
+
+def _adapted(
+    path: str, found: np.ndarray, wanted: np.ndarray, source: Any, target: Any, said: list[str]
+) -> np.ndarray | None:
+    """A weight as the target has it; None where it cannot be."""
+    before, after = source.vocabulary, target.vocabulary
+    axis = next((axis for axis, size in enumerate(wanted.shape) if size == len(after)), None)
+    of_words = axis is not None and path.split("/")[-2:-1] in (["words"], ["words_head"])
+    if of_words and before != after:
+        rows = {piece: row for row, piece in enumerate(before)}
+        kept = [(new, rows[piece]) for new, piece in enumerate(after) if piece in rows]
+        said.append(f"{len(kept):,d} of {len(after):,d} pieces keep their embeddings, the rest start new")
+        new, old = np.array(kept).T
+        value = np.moveaxis(wanted.copy(), axis, 0)
+        value[new] = np.moveaxis(found, axis, 0)[old]
+        return np.moveaxis(value, 0, axis)
+    if found.shape == wanted.shape:
+        return found
+    if "/axis_" in path and found.ndim == 2 and found.shape[1] == wanted.shape[1] and _of_pictures(path):
+        said.append("positions are interpolated to the new size")
+        places = (np.arange(len(wanted)) + 0.5) * len(found) / len(wanted) - 0.5
+        return np.stack([np.interp(places, np.arange(len(found)), column) for column in found.T], axis=1)
+    return None
+
+
+def _of_pictures(path: str) -> bool:
+    return path.startswith(("image_encoder/", "vision/"))
 
 
 def _by_path(model: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
@@ -178,10 +218,13 @@ def _by_path(model: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
             yield from ((prefix + weight.path, weight) for weight in layer.weights)
 
 
-def _bare(model: Any) -> Any:
+def _bare(model: Any, *, without_encoder: bool = False) -> Any:
     """The same layers without the optimizer, whose state Keras would store among the weights."""
     import keras
 
+    if without_encoder:
+        features = model.get_layer("vision").input
+        return keras.Model({"tokens": model.input["tokens"], features.name: features}, model.output)
     return keras.Model(model.input, model.output)
 
 
@@ -225,3 +268,11 @@ def version_of(package: str) -> str | None:
         return version(package)
     except PackageNotFoundError:
         return None
+
+
+if __name__ == "__main__":  # python -m vtx_keras.weights convert NAME
+    import sys
+
+    from vtx_keras.published import main
+
+    sys.exit(main())

@@ -19,8 +19,9 @@ from types import SimpleNamespace
 from typing import Any
 
 import keras
+import numpy as np
 
-from vtx_keras import encoders, text
+from vtx_keras import encoders, published, text
 from vtx_keras import weights as rooms
 from vtx_keras.models import VisionText
 from vtx_keras.options import SIZES, resolve
@@ -28,6 +29,7 @@ from vtx_keras.table import MODELS, describe, list_models, lookup
 from vtx_keras.tasks import TASKS
 
 __all__ = ["MODELS", "build", "describe", "list_models", "load", "save"]
+ENCODERS = ("image_encoder", "text_encoder")
 
 
 def build(
@@ -49,8 +51,13 @@ def build(
     True
     """
     entry = lookup(name)
-    if weights is None or weights == "encoders":
-        return construct(name, overrides, text.vocabulary(vocabulary), dtype, pretrained=weights == "encoders")
+    if weights is None:
+        return construct(name, overrides, text.vocabulary(vocabulary), dtype)
+    if weights == "encoders":
+        reader = overrides.get("text_encoder")
+        if vocabulary is None and isinstance(reader, str) and reader in published.TEXTS:
+            vocabulary = published.vocabulary_of(reader)
+        return construct(name, overrides, text.vocabulary(vocabulary), dtype, pretrained=ENCODERS)
     folder = rooms.find(name, weights, entry.default)
     saved = rooms.read_config(folder)
     if saved["name"] != name:
@@ -60,26 +67,57 @@ def build(
     options = saved["overrides"]
     if overrides.get("size", options["size"]) != options["size"]:  # another size means its widths, not those saved
         options = {key: value for key, value in options.items() if key not in (*SIZES["tiny"], "heads")}
-    words = tuple(saved["vocabulary"])
-    if vocabulary is not None and text.vocabulary(vocabulary) != words:
-        raise rooms.BadWeights(
-            f"{folder} was trained with {len(words)} other pieces, whose embeddings mean nothing for a new vocabulary: "
-            "leave out vocabulary=, or train anew with weights=None"
-        )
-    model = construct(name, {**options, **overrides}, words, dtype or saved["dtype"])
-    if model.options == saved["overrides"]:
-        rooms.load(model, folder)
+    before = tuple(saved["vocabulary"])
+    after = before if vocabulary is None else text.vocabulary(vocabulary)
+    model = construct(name, {**options, **overrides}, after, dtype or saved["dtype"], pretrained=_kept(saved))
+    if model.options == saved["overrides"] and before == after:
+        rooms.load(model, folder, without_encoder="image_encoder" in saved)
         return model
-    source = construct(name, saved["overrides"], words, saved["dtype"])
-    rooms.load(source, folder)
+    source = construct(name, saved["overrides"], before, saved["dtype"], pretrained=_kept(saved))
+    rooms.load(source, folder, without_encoder="image_encoder" in saved)
     rooms.transfer(source, model, new_head=_other_classes(source.options, model.options))
     return model
 
 
+def _kept(saved: dict) -> tuple[str, ...]:
+    """Which encoder a weights folder names instead of holding it, after checking that it is the same one."""
+    if "image_encoder" not in saved:
+        return ()
+    wanted = saved["image_encoder"]
+    found = rooms.file_hash(published.find(wanted["name"]) / rooms.WEIGHTS)
+    if found != wanted["sha256"]:
+        raise rooms.BadWeights(
+            f"these weights were trained on {wanted['name']} with sha256 {wanted['sha256'][:16]}, but the one here has "
+            f"{found[:16]}: install the release they came with"
+        )
+    return ("image_encoder",)
+
+
+def _unchanged_encoder(model: VisionText) -> dict[str, str] | None:
+    """The name and hash of the published image encoder that this model still holds as it was published."""
+    name = model.options["image_encoder"]
+    if not isinstance(name, str) or name not in published.IMAGES:
+        return None
+    try:
+        folder = published.find(name)
+    except rooms.BadWeights:  # not here, so nobody could say
+        return None
+    given = published.load(name, image_shape=model.image_shape[-3:]).get_weights()
+    held = model.get_layer("image_encoder").get_weights()
+    if len(given) != len(held) or not all(map(np.array_equal, given, held)):
+        return None
+    return {"name": name, "sha256": rooms.file_hash(folder / rooms.WEIGHTS)}
+
+
 def construct(
-    name: str, overrides: dict, vocabulary: tuple[str, ...], dtype: str | None, *, pretrained: bool = False
+    name: str,
+    overrides: dict,
+    vocabulary: tuple[str, ...],
+    dtype: str | None,
+    *,
+    pretrained: Sequence[str] = (),
 ) -> VisionText:
-    """A new model with these options."""
+    """A new model with these options; `pretrained` says which of its encoders are to have their published weights."""
     entry = lookup(name)
     options = resolve(entry.task, entry.video, overrides)
     with _policy(dtype):
@@ -94,17 +132,17 @@ def construct(
         return TASKS[entry.task](entry.fusion, o)
 
 
-def _open_encoders(options: dict, vocabulary: tuple[str, ...], pretrained: bool) -> None:
+def _open_encoders(options: dict, vocabulary: tuple[str, ...], pretrained: Sequence[str]) -> None:
     """Presets and saved configs to models, in place: from here on they travel with the model, whole."""
-    for option in ("image_encoder", "text_encoder"):
+    for option in ENCODERS:
         value = options.get(option)
         if isinstance(value, dict):  # a copy, for Keras empties what it reads
             options[option] = keras.saving.deserialize_keras_object(copy.deepcopy(value))
         elif isinstance(value, str) and value not in encoders.NAMES:
             if option == "image_encoder":
-                options[option] = encoders.image_preset(value, options["image_shape"][-3:], pretrained)
+                options[option] = encoders.image_preset(value, options["image_shape"][-3:], option in pretrained)
             else:
-                options[option] = encoders.text_preset(value, pretrained)
+                options[option] = encoders.text_preset(value, option in pretrained)
     words = options.get("text_encoder")
     for limit, needed in (("vocabulary_size", len(vocabulary)), ("max_sequence_length", options["max_length"])):
         most = getattr(words, limit, None)
@@ -112,8 +150,10 @@ def _open_encoders(options: dict, vocabulary: tuple[str, ...], pretrained: bool)
             raise ValueError(f"text_encoder has a {limit} of {most}: expected at least {needed}")
 
 
-def save(model: VisionText, path: str | os.PathLike) -> Path:
+def save(model: VisionText, path: str | os.PathLike, *, half: bool = False) -> Path:
     """Save whole: to one file where `path` ends in `.keras`, else as a weights folder. Nothing is half-written.
+
+    A folder names a published image encoder that was not trained on instead of holding it; `half` stores float16.
 
     >>> model = build("gated_vqa", weights=None, dim=32, depth=1, vision_depth=1, image_shape=(32, 32, 3))
     >>> with tempfile.TemporaryDirectory() as folder:
@@ -127,7 +167,7 @@ def save(model: VisionText, path: str | os.PathLike) -> Path:
     if path.suffix in (".h5", ".hdf5", ".zip", ".tflite", ".onnx", ".safetensors"):
         raise ValueError(f"{path}: expected a name that ends in .keras, or a folder's name")
     if path.suffix != ".keras":
-        return rooms.save(model, path)
+        return rooms.save(model, path, half=half, encoder=_unchanged_encoder(model))
     path = path.resolve()  # what a link points to is replaced, not the link
     path.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=f".{path.name}.", dir=path.parent) as folder:

