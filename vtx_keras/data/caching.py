@@ -1,0 +1,113 @@
+"""What a frozen encoder sees, kept: its features are made once, so that the rest of a model trains in minutes.
+
+features = data.features(data.load("emoji", "train"), model)
+head = model.behind_encoder()
+head.fit(data.batches(features, head, training=True), epochs=20)    # `model` has learned it too
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import sys
+import warnings
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+from vtx_keras.data import pixels
+from vtx_keras.models import VisionText
+
+SHARD = 512
+
+
+def features(
+    ds: tf.data.Dataset, model: VisionText, folder: str | os.PathLike = "features", *, batch_size: int = 32
+) -> tf.data.Dataset:
+    """The same examples with the image encoder's features (float16) in place of their pictures.
+
+    They lie in `folder`, in pieces named by the encoder's weights, the preprocessing and the pictures themselves: what
+    is there is not made again, a run that was killed goes on where it was, and another encoder never reads them.
+
+    >>> import tempfile
+    >>> from vtx_keras import zoo
+    >>> model = zoo.build("gated_captioner", weights=None, dim=32, depth=1, vision_depth=1, image_shape=(32, 32, 3))
+    >>> ds = tf.data.Dataset.from_tensor_slices({"image": np.zeros((4, 40, 40, 3), "uint8"), "caption": ["a cat"] * 4})
+    >>> next(iter(features(ds, model, tempfile.mkdtemp())))["image"].shape
+    TensorShape([2, 2, 32])
+    """
+    source = getattr(ds, "encoded", ds)
+    folder = Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    encoder = model.get_layer("image_encoder")
+    if encoder.trainable:
+        warnings.warn("the image encoder is not frozen: model.freeze('image'), or features grow stale", stacklevel=2)
+    key, stored = _key(encoder, model), "path" if "image" not in source.element_spec else "image"
+    pieces, made, total = [], 0, 0
+    for rows in _chunks(source.map(lambda example: example[stored], tf.data.AUTOTUNE)):
+        path = folder / f"{key}-{_digest(rows, stored)}.npy"
+        total += len(rows)
+        if not path.exists():
+            made += len(rows)
+            part = path.with_name(f".{path.name}.{os.getpid()}")
+            with part.open("wb") as file:
+                np.save(file, _encoded(rows, encoder, model, batch_size, stored))
+            part.replace(path)
+            if sys.stderr.isatty():
+                print(f"\rfeatures of {total:,d} pictures", end="", file=sys.stderr)
+        pieces.append(path)
+    print(f"features: {total - made:,d} read, {made:,d} made, in {folder}")
+
+    def rows() -> Iterator[np.ndarray]:
+        for path in pieces:
+            yield from np.load(path, mmap_mode="r")
+
+    spec = tf.TensorSpec(encoder.output.shape[1:], tf.float16)
+    others = source.map(
+        lambda example: {name: value for name, value in example.items() if name not in ("image", "path")}
+    )
+    seen = tf.data.Dataset.from_generator(rows, output_signature=spec)
+    return tf.data.Dataset.zip(others, seen).map(lambda example, image: {**example, "image": image})
+
+
+def _key(encoder: keras.Model, model: VisionText) -> str:
+    """What the features depend on besides the pictures."""
+    told = hashlib.sha256(json.dumps(encoder.get_config(), sort_keys=True, default=str).encode())
+    told.update(repr((tuple(model.image_shape), model.options["resize"])).encode())
+    for weight in encoder.get_weights():
+        told.update(np.ascontiguousarray(weight))
+    return told.hexdigest()[:16]
+
+
+def _digest(rows: list, stored: str) -> str:
+    told = hashlib.sha256()
+    for row in rows:
+        data = Path(row.decode()).read_bytes() if stored == "path" else row
+        data = data if isinstance(data, bytes) else repr(data.shape).encode() + np.ascontiguousarray(data).tobytes()
+        told.update(len(data).to_bytes(8) + data)
+    return told.hexdigest()[:16]
+
+
+def _chunks(pictures: tf.data.Dataset) -> Iterator[list]:
+    rows: list[Any] = []
+    for row in pictures.as_numpy_iterator():
+        rows.append(row)
+        if len(rows) == SHARD:
+            yield rows
+            rows = []
+    if rows:
+        yield rows
+
+
+def _encoded(rows: list, encoder: keras.Model, model: VisionText, batch_size: int, stored: str) -> np.ndarray:
+    found = []
+    for at in range(0, len(rows), batch_size):
+        part = rows[at : at + batch_size]
+        fitted = pixels.fitted_rows(part, model.image_shape, model.options["resize"], paths=stored == "path")
+        found.append(np.asarray(encoder.predict_on_batch(fitted.astype("float32"))).astype("float16"))
+    return np.concatenate(found)
