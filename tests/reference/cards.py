@@ -123,9 +123,9 @@ def card(name: str, results: dict) -> str:
 
 {entry.about}.
 
-    from vtx_keras import published
-    encoder = published.load("{name}")
-    whole = published.load("{name}", head=True)
+    from vtx_keras import encoders
+    encoder = encoders.load("{name}")
+    whole = encoders.load("{name}", head=True)
 
 {where}
 

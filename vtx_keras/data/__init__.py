@@ -14,6 +14,7 @@ _ROOM_OF = {
     "Batches": "memory",
     "targets": "memory",
     "load": "reading",
+    "sample": "reading",
     "batches": "pipeline",
     "features": "caching",
     "preview": "sheets",

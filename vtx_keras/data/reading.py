@@ -70,6 +70,18 @@ def load(
     )
 
 
+def sample(name: str) -> Path:
+    """A file of the bundled sample.
+
+    >>> sample("photos/cat.jpg").is_file()
+    True
+    """
+    path = SAMPLE / name
+    if not path.is_file():
+        raise FileNotFoundError(f"the sample has no {name}: it has emoji/ and photos/, listed in captions.csv")
+    return path
+
+
 def adapted(
     encoded: tf.data.Dataset,
     columns: Mapping[str, str] | Callable[[dict], Any] | None = None,
