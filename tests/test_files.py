@@ -196,6 +196,15 @@ def test_a_split_is_chosen_and_shared_pictures_are_told(tmp_path):
         data.from_csv(tmp_path / "set.csv", "trian")
 
 
+def test_the_limit_on_pixels_can_be_changed(tmp_path, monkeypatch):
+    file = table(tmp_path, ["image,caption", "0.png,a", "1.png,b"])
+    monkeypatch.setattr(media, "PIXEL_LIMIT", 100)
+    with pytest.raises(BadData, match=r"2 of 2 rows cannot be used.*set vtx_keras.media.PIXEL_LIMIT"):
+        data.from_csv(file)
+    monkeypatch.setattr(media, "PIXEL_LIMIT", 48 * 32)
+    assert len(data.from_csv(file)) == 2
+
+
 def test_overlap_finds_the_same_pixels_in_another_file(tmp_path):
     file = table(tmp_path, ["image,caption,split", "0.png,a,train", "1.png,b,train", "0.bmp,c,test"])
     picture(0).save(tmp_path / "0.bmp")

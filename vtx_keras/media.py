@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 from PIL import Image, ImageOps
 
-PIXEL_LIMIT = 50_000_000
+PIXEL_LIMIT = 50_000_000  # set media.PIXEL_LIMIT to change it wherever pictures enter
 CLIP_LIMIT = 20  # times the pixel limit, for a whole animation: to show a late frame, all before it are decoded
 # Pillow opens many more, but some start other programs or hide a large picture behind a small header.
 FORMATS = ("JPEG", "PNG", "GIF", "WEBP", "AVIF", "BMP", "TIFF", "PPM")
@@ -49,16 +49,16 @@ class BadItems(ValueError):
         return "\n  ".join([*lines, 'Good results are in error.results; on_error="none" gives None for a bad item.'])
 
 
-def read(picture: Any, *, pixel_limit: int = PIXEL_LIMIT) -> np.ndarray:
+def read(picture: Any, *, pixel_limit: int | None = None) -> np.ndarray:
     """A picture as uint8 (h, w, 3), yours to change; an array of floats stays float32.
 
     >>> read(np.full((2, 3, 3), 7))[0, 0].tolist()
     [7, 7, 7]
     """
-    return np.array(_load(picture, pixel_limit))
+    return np.array(_load(picture, pixel_limit or PIXEL_LIMIT))
 
 
-def read_clip(clip: Any, frames: int, *, pixel_limit: int = PIXEL_LIMIT) -> list[np.ndarray]:
+def read_clip(clip: Any, frames: int, *, pixel_limit: int | None = None) -> list[np.ndarray]:
     """`frames` pictures, picked evenly: the i-th is frame floor((i + 0.5) * t / frames) of t; a short clip repeats.
 
     A folder is sorted by name as text: number its files 09, 10 and not 9, 10.
@@ -69,7 +69,7 @@ def read_clip(clip: Any, frames: int, *, pixel_limit: int = PIXEL_LIMIT) -> list
     """
     if not isinstance(frames, int) or frames < 1:
         raise ValueError(f"frames={frames!r}: expected a whole number of at least 1")
-    return [np.array(frame) for frame in _frames(clip, frames, pixel_limit)]
+    return [np.array(frame) for frame in _frames(clip, frames, pixel_limit or PIXEL_LIMIT)]
 
 
 def resize(picture: Any, size: Sequence[int], fit: str = "pad", window: Sequence[float] | None = None) -> np.ndarray:
@@ -155,7 +155,7 @@ def _checked(shape: Sequence[int], fit: str) -> tuple[int, ...]:
 def _check_size(width: int, height: int, limit: int, frames: int = 1) -> None:
     if not 0 < width * height <= limit or frames * width * height > CLIP_LIMIT * limit:
         most = f"expected 1 to {limit / 1e6:g} million" + f", {CLIP_LIMIT} times that in all frames" * (frames > 1)
-        advice = "Make it smaller, or call read (read_clip) with a greater pixel_limit"
+        advice = "Make it smaller, or set vtx_keras.media.PIXEL_LIMIT, or read it with a greater pixel_limit"
         raise BadPicture(f"{width} x {height} pixels{f' x {frames} frames' * (frames > 1)}: {most}. {advice}")
 
 

@@ -2,7 +2,8 @@
 
 Each reads its verified archives and yields every example they hold; what is left out is said in the description.
 
-    python -m tensorflow_datasets build emoji --imports vtx_keras.data.builders   # or: vtx data build emoji
+    vtx data build emoji
+    tfds build emoji --imports vtx_keras.data.builders    # tfds' own command, which wants apache-beam installed
 """
 
 from __future__ import annotations
