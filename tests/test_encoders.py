@@ -13,9 +13,9 @@ import tensorflow as tf
 import toys
 from PIL import Image
 
-from vtx_keras import data, encoders, media, published, text, weights, zoo
+from vtx_keras import data, encoders, media, published, text, tuning, weights, zoo
 from vtx_keras.data.reading import SAMPLE
-from vtx_keras.models import _leaves
+from vtx_keras.models import leaves
 from vtx_keras.weights import BadWeights
 
 SHAPE = (64, 64, 3)
@@ -157,16 +157,16 @@ def test_what_cannot_be_adapted_is_still_an_error(tmp_path):
 def test_freezing_all_but_the_last_layers():
     model = pretrained()
     model.freeze("image", but_last=4)
-    leaves = [layer for layer in _leaves(model.get_layer("image_encoder")) if layer.weights]
-    assert (leaves[0].name, leaves[-1].name) == ("stem", "top_bn")
-    assert [layer.trainable for layer in leaves] == [False] * (len(leaves) - 4) + [True] * 4
+    inner = [layer for layer in leaves(model.get_layer("image_encoder")) if layer.weights]
+    assert (inner[0].name, inner[-1].name) == ("stem", "top_bn")
+    assert [layer.trainable for layer in inner] == [False] * (len(inner) - 4) + [True] * 4
     before = [np.array(value) for value in model.get_layer("image_encoder").weights]
     model.fit(toys.batches(model), verbose=0)
     moved = [(np.array(a) != b).any() for a, b in zip(model.get_layer("image_encoder").weights, before, strict=True)]
     assert any(moved[-6:])
     assert not any(moved[:-10])
     model.freeze("image", frozen=False)
-    assert all(layer.trainable for layer in leaves)
+    assert all(layer.trainable for layer in inner)
 
 
 @pytest.mark.parametrize("name", ["cross_attn_captioner", "merged_attn_matcher", "retriever"])
@@ -189,6 +189,22 @@ def test_lora_learns_beside_the_matrices_and_merges(name, tmp_path):
     zoo.save(model, tmp_path / "mine")
     np.testing.assert_allclose(toys.outputs(zoo.load(tmp_path / "mine"), inputs), after, atol=1e-4)
     assert np.isfinite(merged.fit(toys.batches(merged), verbose=0).history["loss"]).all()
+
+
+def test_a_paced_encoder_moves_at_its_share_of_the_rate():
+    model = toys.toy("gated_vqa", vision_depth=2)
+    encoder = model.get_layer("image_encoder")
+    tuning.pace(model, "image", rate=0.1, decay=0.5)
+    model.compile(tuning.PacedAdamW(1e-2, weight_decay=0.0), loss=model.loss)
+    learned = [layer for layer in leaves(encoder) if layer.trainable_variables]
+    chosen = [learned[-1].trainable_variables[0], learned[-2].trainable_variables[0], model.get_layer("head").kernel]
+    before = [np.array(variable) for variable in chosen]
+    model.train_on_batch(*toys.batches(model)[0])
+    # Adam's first step is the rate itself, whatever the gradient.
+    steps = [float(np.abs(np.array(v) - b).max()) for v, b in zip(chosen, before, strict=True)]
+    np.testing.assert_allclose(steps, [1e-3, 5e-4, 1e-2], rtol=0.05)
+    with pytest.raises(ValueError, match="expected shares"):
+        tuning.pace(model, rate=2)
 
 
 # ---- features, made once

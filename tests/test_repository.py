@@ -32,6 +32,7 @@ MAY_IMPORT = {
     "encoders": {"layers", "published", "text"},
     "decode": {"text"},
     "models": {"decode", "layers", "media", "text"},
+    "tuning": {"layers", "models"},
     "tasks": {"encoders", "fusion", "layers", "models", "text"},
     "zoo": {"encoders", "models", "options", "published", "table", "tasks", "text", "weights"},
     "data": set(),  # imports its rooms when they are asked for

@@ -57,7 +57,7 @@ class VisionText(keras.Model):
                 raise ValueError(f"freeze({part!r}): this model's encoders are {', '.join(map(repr, have))}")
             encoder = self.get_layer(f"{part}_encoder")
             encoder.trainable = not frozen or but_last > 0
-            layers = [layer for layer in _leaves(encoder) if layer.weights]
+            layers = [layer for layer in leaves(encoder) if layer.weights]
             for place, layer in enumerate(layers):
                 layer.trainable = not frozen or place >= len(layers) - but_last
         self.compile_again()
@@ -85,7 +85,7 @@ class VisionText(keras.Model):
         """
         blocks = [layer for layer in self.layers if isinstance(layer, Block)]
         blocks += [self.get_layer("text_encoder")] if self.has_layer("text_encoder") else []
-        dense = [layer for block in blocks for layer in _leaves(block) if isinstance(layer, keras.layers.Dense)]
+        dense = [layer for block in blocks for layer in leaves(block) if isinstance(layer, keras.layers.Dense)]
         if not dense:
             raise ValueError(f"a {self.name} has no fusion or text block for LoRA")
         for layer in dense:
@@ -102,7 +102,7 @@ class VisionText(keras.Model):
         True
         """
         copy = type(self).from_config(self.get_config())
-        for ours, theirs in zip(_leaves(self), _leaves(copy), strict=True):
+        for ours, theirs in zip(leaves(self), leaves(copy), strict=True):
             if getattr(ours, "lora_enabled", False):
                 theirs.kernel.assign(ours.kernel)  # the sum
                 if ours.bias is not None:
@@ -165,10 +165,15 @@ class VisionText(keras.Model):
         return keep[key]
 
 
-def _leaves(layer: Any) -> list:
-    """All layers inside that hold no others, in order."""
+def leaves(layer: Any) -> list:
+    """All layers inside that hold no others, in order.
+
+    >>> pair = keras.Sequential([keras.layers.Dense(1, name="a"), keras.layers.ReLU(name="b")])
+    >>> [layer.name for layer in leaves(pair)]
+    ['a', 'b']
+    """
     inner = getattr(layer, "layers", None) or getattr(layer, "_layers", None) or []
-    return [leaf for one in inner for leaf in _leaves(one)] or [layer]
+    return [leaf for one in inner for leaf in leaves(one)] or [layer]
 
 
 class _Kept:

@@ -41,6 +41,7 @@ from vtx_keras.weights import (
     file_hash,
     halve,
     new_folder,
+    parse_config,
     released_root,
     version_of,
 )
@@ -450,17 +451,7 @@ def _installed(entry: Published) -> dict[str, bytes]:
 
 def _config(folder: Path) -> dict[str, Any]:
     """The config of a folder, empty where there is none."""
-    path = folder / CONFIG
-    if not path.is_file():
-        return {}
-    try:
-        config = json.loads(path.read_text(encoding="utf-8"))
-        intact = config["sha256"] == _config_hash(config)
-    except (ValueError, KeyError, TypeError, AttributeError):
-        intact = False
-    if not intact:
-        raise BadWeights(f"{path} is damaged or was edited: its contents do not match its hash. Remove the folder")
-    return config
+    return parse_config(folder / CONFIG) if (folder / CONFIG).is_file() else {}
 
 
 def _verified(name: str, folder: Path) -> Path:

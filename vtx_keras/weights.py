@@ -64,9 +64,8 @@ def find(name: str, weights: str | os.PathLike, default: str | None) -> Path:
     return folder
 
 
-def read_config(folder: Path) -> dict:
-    """The config of a weights folder, after checking the hash of every file in it."""
-    path = folder / CONFIG
+def parse_config(path: Path) -> dict:
+    """A config.json whose contents match the hash it holds of itself."""
     try:
         config = json.loads(path.read_text(encoding="utf-8"))
         intact = config["sha256"] == _config_hash(config)
@@ -76,6 +75,12 @@ def read_config(folder: Path) -> dict:
         raise BadWeights(
             f"{path} is damaged or was edited: its contents do not match its hash. Copy the folder afresh."
         )
+    return config
+
+
+def read_config(folder: Path) -> dict:
+    """The config of a weights folder, after checking the hash of every file in it."""
+    config = parse_config(folder / CONFIG)
     for name, wanted in config["files"].items():
         if not (folder / name).is_file():
             raise BadWeights(f"{folder / name} is missing. Copy the folder afresh.")

@@ -3,7 +3,7 @@
 Each reads its verified archives and yields every example they hold; what is left out is said in the description.
 
     vtx data build emoji
-    tfds build emoji --imports vtx_keras.data.builders    # tfds' own command, which wants apache-beam installed
+    tfds build emoji --imports vtx_keras.data.builders    # tfds' own command, which wants apache-beam and mlcroissant
 """
 
 from __future__ import annotations

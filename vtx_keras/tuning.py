@@ -1,0 +1,44 @@
+"""Layer-wise learning rates: what was learned elsewhere moves slower than what is new.
+
+tuning.pace(model, "image", rate=0.1, decay=0.9)
+model.compile(tuning.PacedAdamW(3e-4), loss=model.loss, weighted_metrics=...)
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import keras
+
+from vtx_keras.layers import register
+from vtx_keras.models import VisionText, leaves
+
+
+def pace(model: VisionText, part: str = "image", *, rate: float = 0.1, decay: float = 1.0) -> None:
+    """The last layer of the "image" or "text" encoder learns at `rate` times the optimizer's rate, the others slower.
+
+    Each layer learns at `decay` times the rate of the next. Only `PacedAdamW` heeds it; a loaded model is told anew.
+
+    >>> from vtx_keras import zoo
+    >>> model = zoo.build("gated_vqa", weights=None, dim=32, image_shape=(32, 32, 3))
+    >>> pace(model, "image", rate=0.1)
+    >>> {variable.pace for variable in model.get_layer("image_encoder").trainable_variables}
+    {0.1}
+    """
+    if not model.has_layer(f"{part}_encoder"):
+        raise ValueError(f"pace(model, {part!r}): this model has no such encoder")
+    if not 0 <= rate <= 1 or not 0 < decay <= 1:
+        raise ValueError(f"rate={rate}, decay={decay}: expected shares, 0 to 1")
+    layers = [layer for layer in leaves(model.get_layer(f"{part}_encoder")) if layer.weights]
+    for steps, layer in enumerate(reversed(layers)):
+        for variable in layer.weights:
+            variable.pace = rate * decay**steps
+
+
+@register
+class PacedAdamW(keras.optimizers.AdamW):
+    """AdamW that heeds `pace`. Its weight decay is not slowed."""
+
+    def update_step(self, gradient: Any, variable: Any, learning_rate: Any) -> None:
+        """One variable's step, at its own pace."""
+        super().update_step(gradient, variable, learning_rate * getattr(variable, "pace", 1.0))
