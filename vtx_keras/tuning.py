@@ -41,4 +41,5 @@ class PacedAdamW(keras.optimizers.AdamW):
 
     def update_step(self, gradient: Any, variable: Any, learning_rate: Any) -> None:
         """One variable's step, at its own pace."""
-        super().update_step(gradient, variable, learning_rate * getattr(variable, "pace", 1.0))
+        known = self._trainable_variables[self._get_variable_index(variable)]  # TensorFlow passes its own variable
+        super().update_step(gradient, variable, learning_rate * getattr(known, "pace", 1.0))
