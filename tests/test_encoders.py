@@ -260,6 +260,19 @@ def test_features_are_read_where_they_are_and_made_where_they_are_not(tmp_path, 
     assert "4 read, 0 made" in capsys.readouterr().out
 
 
+def test_features_and_pictures_are_not_mixed_up(tmp_path):
+    model = toys.toy("retriever")
+    model.freeze("image")
+    head, features = model.behind_encoder(), data.features(pairs("encoded"), model, tmp_path)
+    with pytest.raises(ValueError, match=r"this model reads features \(2, 2, 32\): data.features"):
+        data.batches(pairs("encoded"), head)
+    with pytest.raises(ValueError, match="features cannot be augmented"):
+        data.batches(features, head, augment=True)
+    words = {"words": 0.5, "crop": 0, "rotation": 0, "colour": 0}
+    inputs, _, _ = next(iter(data.batches(features, head, augment=words)))
+    assert (inputs["tokens"].numpy() == text.MASK).any()
+
+
 def test_features_of_an_encoder_that_learns_are_warned_of(tmp_path):
     with pytest.warns(UserWarning, match="not frozen"):
         data.features(pairs("pixels"), toys.toy("retriever"), tmp_path)

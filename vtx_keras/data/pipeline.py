@@ -75,23 +75,25 @@ def batches(
     rows = source.filter(plan.usable).map(plan.row, tf.data.AUTOTUNE)
 
     stored = rows.element_spec.get("image")
-    fits_later = stored is None or stored.dtype == tf.string or tuple(stored.shape) == plan.shape
-    if (cache and not how) or not fits_later:  # pixels of many sizes make no batch
-        fit_first = lambda row, draw: {**_without(row, "path"), "image": _fitted(row, plan, how, draw)}  # noqa: E731
-    if cache and not how:
-        rows = rows.map(lambda row: fit_first(row, None), tf.data.AUTOTUNE)
+    by_batch = stored is None or stored.dtype == tf.string or tuple(stored.shape) == plan.shape
+    kept_fitted = bool(cache) and not how  # pictures are stored as they will be used
+
+    def fit(row: dict, draw: tf.Tensor | None) -> dict:
+        return {**_without(row, "path"), "image": _fitted(row, plan, how, draw)}
+
+    if kept_fitted:
+        rows = rows.map(lambda row: fit(row, None), tf.data.AUTOTUNE)
     if cache:
         rows = rows.cache() if cache is True else rows.cache(os.fspath(cache))
     if training:
         rows = rows.shuffle(kept if "path" in rows.element_spec else min(kept, SHUFFLED), seed)
-    if not fits_later and not (cache and not how):
-        rows = tf.data.Dataset.zip(rows, _draws(seed + 2)).map(fit_first, tf.data.AUTOTUNE)
+    if not by_batch and not kept_fitted:  # pixels of many sizes make no batch
+        rows = tf.data.Dataset.zip(rows, _draws(seed + 2)).map(fit, tf.data.AUTOTUNE)
     rows = tf.data.Dataset.zip(rows, _draws(seed + 1)).map(plan.choose, tf.data.AUTOTUNE)
 
     drop = static and isinstance(model, Retriever)
-    finish = _finishing(
-        plan, encode, {**how, "crop": 0} if how and not fits_later else how, batch_size if static and not drop else None
-    )
+    rest = how if by_batch or not how else {**how, "crop": 0}  # what `fit` has not done
+    finish = _finishing(plan, encode, rest, batch_size if static and not drop else None)
     if buckets:
         ready = tf.data.Dataset.zip(_bucketed(rows, plan, buckets, batch_size, drop), _draws(seed))
         ready = ready.map(lambda batch, draw: finish(*batch, draw), tf.data.AUTOTUNE)
@@ -155,6 +157,11 @@ def _plan(spec: Any, model: VisionText, how: dict[str, Any]) -> _Plan:
     background = how.get("background", 0)
     if background and ("alpha" not in spec or spec["alpha"].dtype != tf.string or len(model.image_shape) == 4):
         raise BadData('augment "background" needs pictures whose "alpha" is known, as those of data.load("emoji")')
+    if model.image_shape[-1] != 3:  # model.behind_encoder()
+        if "image" not in spec or tuple(spec["image"].shape) != model.image_shape:
+            raise BadData(f"this model reads features {model.image_shape}: data.features(ds, model) makes them")
+        if any(how.get(name) for name in ("crop", "flip", "rotation", "colour", "background")):
+            raise BadData("features cannot be augmented: train on pictures, or change the words alone")
     captioner = isinstance(model, Captioner)
     length = model.options["max_length"] + captioner
     cut = words.pieces(model.vocabulary)
@@ -341,7 +348,7 @@ def _pictures(batch: dict, plan: _Plan, how: dict[str, Any], draw: tf.Tensor) ->
     parts = pixels.windows(_seed(draw, 1), count, how["crop"]) if how and how["crop"] else None
     if image.dtype in (tf.uint8, tf.string) or parts is not None:
         image = pixels.fitted(image, plan.shape, plan.fit, parts, paths=paths)
-    if not how:
+    if not how or plan.shape[-1] != 3:
         return tf.cast(image, tf.float32)
     clear = None
     if "alpha" in batch:
