@@ -76,8 +76,8 @@ SETS = {
     "emoji": DataSet(
         "Emoji by four artists (Noto, Twemoji, OpenMoji, Fluent 3D) with CLDR names and keywords, in eight languages. "
         "Splits by concept: train, validation, test; composition (unseen job x gender x tone); vendor (Fluent 3D "
-        "pictures of the concepts in train, an artist that train, validation and composition never show: its pictures of "
-        "their own concepts are left out); flags.",
+        "pictures of the concepts in train; train, validation and composition show no other of that artist: those are "
+        "left out); flags.",
         "Noto Apache-2.0; Twemoji CC-BY-4.0, by Twitter and contributors; OpenMoji CC-BY-SA-4.0, by HfG Schwaebisch "
         "Gmuend and contributors; Fluent Emoji MIT, by Microsoft; names Unicode-3.0",
         (NOTO, TWEMOJI, OPENMOJI, FLUENT, *CLDR),
