@@ -146,6 +146,13 @@ def test_a_prompt_is_read_and_not_learned():
     assert learned.tolist() == [three, four, text.END]
 
 
+def test_a_captioner_reads_questions_and_writes_answers():
+    model = toys.toy("gated_captioner")
+    inputs, labels, weight = next(iter(data.batches(source(question=["w1 w2"] * 5, answer=["w3"] * 5), model)))
+    assert text.decode(inputs["tokens"][:1].numpy(), model.vocabulary) == ["w1 w2 w3"]
+    assert labels.numpy()[0][weight.numpy()[0] > 0].tolist() == [model.vocabulary.index("w3"), text.END]
+
+
 def test_words_hidden_by_augmentation_stay_in_the_labels():
     model = toys.toy("gated_captioner")
     inputs, labels, weight = next(

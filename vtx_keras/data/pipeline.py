@@ -48,7 +48,8 @@ def batches(
 
     `ds` holds dicts: "image" (pixels, or encoded bytes) and a text ("caption", "question" or "text"; "captions" are
     several, of which one is drawn each time); a vqa model or classifier needs "answer" or "label", a captioner may have
-    a "prompt", which is read and not learned. `data.load`, `from_csv` and any `tf.data` of yours make such.
+    a "prompt", which is read and not learned (of a question and its answer, the question is). `data.load`, `from_csv`
+    and any `tf.data` of yours make such.
 
     `training` shuffles. `augment` is True or a dict that changes `pixels.AUGMENT`. `buckets` are text lengths: rows of
     like length share a batch and are filled up to the next of them. `static` fills the last batch with rows of weight
@@ -68,6 +69,8 @@ def batches(
         raise ValueError(f"batch_size={batch_size!r}: expected a whole number of at least 1")
     how = _augmentation(augment)
     source = getattr(ds, "encoded", ds)
+    if isinstance(model, Captioner) and _asks(source.element_spec):
+        source = source.map(_prompted, tf.data.AUTOTUNE)
     plan = _plan(source.element_spec, model, how)
     kept, plain = _survey(source, plan, unknown)
     surveyed = "prompt" not in source.element_spec and not how.get("synonyms")
@@ -107,6 +110,17 @@ def batches(
     options = tf.data.Options()
     options.experimental_distribute.auto_shard_policy = tf.data.experimental.AutoShardPolicy.DATA
     return ready.prefetch(tf.data.AUTOTUNE).with_options(options)
+
+
+def _asks(spec: Any) -> bool:
+    return isinstance(spec, dict) and {"question", "answer"} <= set(spec) and not {"caption", "captions"} & set(spec)
+
+
+def _prompted(example: dict) -> dict:
+    """A question and its answer as a captioner takes them: it reads the one and writes the other."""
+    answer = example["answer"] if example["answer"].dtype == tf.string else tf.strings.as_string(example["answer"])
+    kept = _without(_without(example, "question"), "answer")
+    return {**kept, "prompt": example["question"], "caption": answer}
 
 
 def _draws(seed: int) -> tf.data.Dataset:
