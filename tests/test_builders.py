@@ -52,6 +52,15 @@ def test_emoji_holds_every_picture_with_its_name_in_its_split(folder):
     assert tuple(openmoji["image"][0, 0]) == (255, 255, 255)
 
 
+def test_where_sees_the_set_and_columns_what_is_left(folder):
+    columns = {"text": "keywords", "label": "group"}
+    ds = data.load("emoji", "train", columns=columns, where=lambda row: row["vendor"] == "noto", folder=folder)
+    rows = list(ds.as_numpy_iterator())
+    assert 3 * len(rows) == len(examples("emoji", "train", folder))
+    assert {"text", "label"} <= set(rows[0])
+    assert all(row["id"].startswith(b"noto") and row["label"].decode() in builders.GROUPS for row in rows)
+
+
 def test_emoji_speaks_the_language_of_its_config(folder):
     assert all(row["caption"] == b"de " + row["name"] for row in examples("emoji/de", "train", folder))
     assert {config.name for config in builders.Emoji.BUILDER_CONFIGS} >= {

@@ -243,6 +243,9 @@ def test_labels_out_of_range_are_found_before_the_first_step():
         data.batches(source(question=TEXTS, answer=odd), model)
     with pytest.raises(BadData, match=r"1 labels of 5 rows.*'3'"):
         data.batches(source(question=TEXTS, answer=[0, 1, 2, 3, 0]), model)
+    numbered = toys.toy("gated_vqa", classes=["5", "7"])
+    with pytest.raises(BadData, match=r"1 labels of 5 rows.*'5'"):  # a number is a place, not a name
+        data.batches(source(question=TEXTS, answer=[0, 1, 5, 1, 0]), numbered)
     with pytest.warns(UserWarning, match="3 of 5 rows are left out"):
         found = data.batches(source(question=TEXTS, answer=odd), model, unknown="drop")
     assert sum(len(labels) for _, labels, _ in found) == 2

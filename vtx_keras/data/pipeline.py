@@ -272,7 +272,7 @@ def _survey(source: tf.data.Dataset, plan: _Plan, unknown: str) -> tuple[int, bo
             **{key: tf.math.count_nonzero(value) for key, value in seen.items()},
             "usable": plan.usable(example),
             "known": known,
-            "label": tf.strings.as_string(example[plan.label]) if plan.label and not known.dtype.is_floating else "",
+            "label": tf.strings.as_string(example[plan.label]) if plan.label_of else "",
         }
 
     for row in source.map(look, tf.data.AUTOTUNE).as_numpy_iterator():
@@ -282,7 +282,7 @@ def _survey(source: tf.data.Dataset, plan: _Plan, unknown: str) -> tuple[int, bo
             labels.update(label.decode() for label in np.atleast_1d(row["label"]))
     if labels and unknown == "error":
         names = getattr(plan.model, "class_names", ["0", "1"])
-        odd = {label: n for label, n in labels.items() if label not in names}
+        odd = {label: n for label, n in labels.items() if label not in names} or labels
         common = ", ".join(f"{label!r} ({n} x)" for label, n in Counter(odd).most_common(5))
         raise BadData(
             f"{sum(odd.values())} labels of {total} rows are none of the model's {len(names)} classes: {common}"

@@ -36,8 +36,8 @@ def load(
 
     `name` may carry a config ("emoji/de"), `split` is what tfds takes ("train+validation", "test[:10%]"). `columns`
     says which features are meant, by our name (`{"text": "keywords", "label": "group"}`: a list of texts is joined,
-    a class is named), or is a function from a tfds example to ours. `where` keeps the examples it is true for:
-    `where=lambda example: example["vendor"] != "openmoji"`.
+    a class is named), or is a function from a tfds example to ours. `where` keeps the examples of the set that it is
+    true for, whatever columns are taken of them: `where=lambda example: example["vendor"] != "openmoji"`.
 
         data.load("sample")                       # bundled: a few emoji (train, validation) and photos
         data.load("sample/questions")
@@ -100,12 +100,12 @@ def adapted(
     >>> example["image"].shape, example["caption"].numpy()
     (TensorShape([2, 4, 3]), b'a red thing')
     """
+    if where is not None:
+        encoded = encoded.filter(where)
     if columns is not None:
         adapter = columns if callable(columns) else _renaming(columns, encoded.element_spec)
         found = encoded.map(adapter, tf.data.AUTOTUNE)
         encoded = encoded.flat_map(adapter) if isinstance(found.element_spec, tf.data.DatasetSpec) else found
-    if where is not None:
-        encoded = encoded.filter(where)
     decoded = encoded.map(_with_pixels, tf.data.AUTOTUNE)
     decoded.encoded = encoded
     return decoded
@@ -125,7 +125,8 @@ def _naming(features: tfds.features.FeaturesDict) -> Callable[[dict], dict]:
     names = {key: feature.names for key, feature in features.items() if isinstance(feature, tfds.features.ClassLabel)}
 
     def name(example: dict) -> dict:
-        told = {key: tf.gather(tf.constant([*names[key], ""]), example[key]) for key in names}
+        # tfds says -1 where a label is not known: "" stands first.
+        told = {key: tf.gather(tf.constant(["", *names[key]]), example[key] + 1) for key in names}
         return {**example, **told}
 
     return name
