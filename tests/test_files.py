@@ -15,7 +15,7 @@ import toys
 from PIL import Image
 
 from vtx_keras import data, media
-from vtx_keras.data.pipeline import BadData
+from vtx_keras.data.plan import BadData
 
 
 def picture(seed: int = 0, mode: str = "RGB", size: tuple[int, int] = (48, 32)) -> Image.Image:

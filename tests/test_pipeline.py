@@ -15,7 +15,7 @@ from PIL import Image
 
 from vtx_keras import data, media, text
 from vtx_keras.data import pixels, words
-from vtx_keras.data.pipeline import BadData
+from vtx_keras.data.plan import BadData
 
 TEXTS = ["w1 w2", "w3", "w4 w5 w6", "w7 w8", "w9"]
 LABELS = ["no", "yes", "maybe", "yes", "no"]

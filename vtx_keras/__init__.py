@@ -7,7 +7,7 @@ import importlib
 from typing import Any
 
 __version__ = "0.1.0"
-__all__ = ["data", "encoders", "media", "text", "tuning", "zoo"]
+__all__ = ["data", "encoders", "evaluate", "explain", "export", "media", "metrics", "text", "train", "tuning", "zoo"]
 
 
 def __getattr__(name: str) -> Any:

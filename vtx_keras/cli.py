@@ -14,6 +14,9 @@ from typing import Any
 import click
 
 from vtx_keras.data.cli import data
+from vtx_keras.evaluate.cli import evaluate
+from vtx_keras.explain.cli import explain
+from vtx_keras.train.cli import train
 
 
 class Suggesting(click.Group):
@@ -39,7 +42,8 @@ def main() -> None:
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
 
-main.add_command(data)
+for command in (data, train, evaluate, explain):
+    main.add_command(command)
 
 
 @main.command()

@@ -55,6 +55,10 @@ class Fused(Block):
         x, cache = self.look_back_step(x, cache, now, visible)
         return self.think(self.fuse(x, state)), cache
 
+    def self_attention_weights(self, text: Any, mask: Any = None) -> Any:
+        normed = self.attention_norm(text)
+        return self.attention.weights_between(normed, normed, self.visible(text, mask))
+
 
 @register
 class ConcatMLP(Fused):
@@ -166,6 +170,12 @@ class CrossAttn(Fused):
     def fuse(self, text: Any, state: Any) -> Any:
         return text + self.dropout(self.cross_attention.attend(self.fusion_norm(text), *state))
 
+    def attention_weights(self, text: Any, vision: Any, text_mask: Any = None, vision_mask: Any = None) -> tuple:
+        """Where each word looks: over the image (batch, heads, words, image tokens), over the text (…, words)."""
+        words = self.fusion_norm(self.look_back(text, self.visible(text, text_mask)))
+        over_image = self.cross_attention.weights_between(words, vision, key_mask(vision_mask))
+        return over_image, self.self_attention_weights(text, text_mask)
+
 
 @register
 class CoAttn(Fused):
@@ -191,19 +201,31 @@ class CoAttn(Fused):
 
     def meet(self, text: Any, vision: Any, text_mask: Any, vision_mask: Any) -> tuple[Any, Any]:
         words = self.fusion_norm(text)
-        affinity = ops.matmul(self.bilinear(words), ops.transpose(vision, (0, 2, 1))) * self.dim**-0.5
+        affinity = self.affinity(words, vision)
         image_for_text = self.read(affinity, vision, vision_mask)
         text_for_image = self.read(ops.transpose(affinity, (0, 2, 1)), words, text_mask)
         vision = vision + self.dropout(self.to_vision(text_for_image))
         text = text + self.dropout(self.to_text(image_for_text)) + masked_mean(vision, vision_mask)
         return text, vision
 
+    def affinity(self, words: Any, vision: Any) -> Any:
+        return ops.matmul(self.bilinear(words), ops.transpose(vision, (0, 2, 1))) * self.dim**-0.5
+
     def read(self, affinity: Any, other: Any, mask: Any) -> Any:
         """The softmax-weighted tokens of the `other` modality, padding left out."""
+        return ops.matmul(self.weights_of(affinity, mask), other)
+
+    def weights_of(self, affinity: Any, mask: Any) -> Any:
         affinity = ops.cast(affinity, "float32")
         if mask is not None:
             affinity = ops.where(key_mask(mask), affinity, MASKED)
-        return ops.matmul(ops.cast(ops.softmax(affinity), self.compute_dtype), other)
+        return ops.cast(ops.softmax(affinity), self.compute_dtype)
+
+    def attention_weights(self, text: Any, vision: Any, text_mask: Any = None, vision_mask: Any = None) -> tuple:
+        """Where each word looks: over the image (batch, 1, words, image tokens), over the text (…, words)."""
+        words = self.fusion_norm(self.look_back(text, self.visible(text, text_mask)))
+        over_image = ops.expand_dims(self.weights_of(self.affinity(words, vision), vision_mask), 1)
+        return over_image, self.self_attention_weights(text, text_mask)
 
 
 @register
@@ -218,6 +240,17 @@ class MergedAttn(Fused):
         merged = ops.concatenate([vision, text], axis=1)
         merged = self.think(self.look_back(merged, self.merged_mask(text, vision, text_mask, vision_mask)))
         return merged[:, prefix:], merged[:, :prefix]
+
+    def attention_weights(self, text: Any, vision: Any, text_mask: Any = None, vision_mask: Any = None) -> tuple:
+        """Where each word looks: over the image (batch, heads, words, image tokens), over the text (…, words).
+
+        The two are parts of one softmax: together they sum to 1.
+        """
+        prefix = ops.shape(vision)[1]
+        merged = self.attention_norm(ops.concatenate([vision, text], axis=1))
+        mask = self.merged_mask(text, vision, text_mask, vision_mask)
+        weights = self.attention.weights_between(merged, merged, mask)[:, :, prefix:]
+        return weights[..., :prefix], weights[..., prefix:]
 
     def merged_mask(self, text: Any, vision: Any, text_mask: Any, vision_mask: Any) -> Any:
         order = keep = None

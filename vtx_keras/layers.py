@@ -185,6 +185,10 @@ class Attention(Composite):
             logits = ops.where(ops.expand_dims(mask, 1), logits, MASKED)
         return ops.cast(ops.softmax(logits), self.compute_dtype)
 
+    def weights_between(self, x: Any, context: Any, mask: Any = None) -> Any:
+        """`weights_over` the keys that `call` would make of `context`: for those who want to see the attention."""
+        return self.weights_over(x, self.keys_values(context)[0], mask)
+
     def attend(self, x: Any, keys: Any, values: Any, mask: Any = None) -> Any:
         seen = ops.transpose(ops.matmul(self.weights_over(x, keys, mask), values), (0, 2, 1, 3))
         return self.output_projection(ops.reshape(seen, (-1, ops.shape(x)[1], self.dim)))

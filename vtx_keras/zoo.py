@@ -196,6 +196,8 @@ def load(path: str | os.PathLike) -> VisionText:
         raise rooms.BadWeights(f"{path} is damaged: {damaged} in it does not match its checksum. Copy it afresh.")
     if uses_hub:  # registers its classes
         import keras_hub  # noqa: F401
+    import vtx_keras.metrics.training  # noqa: F401 (registers what a model may be compiled with)
+
     with _policy("float32"):  # layers bring their own policies; see layers.graph
         return keras.saving.load_model(path)
 

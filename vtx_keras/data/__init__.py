@@ -21,6 +21,7 @@ _ROOM_OF = {
     "from_csv": "files",
     "from_folder": "files",
     "overlap": "files",
+    "named": "files",
 }
 __all__ = sorted(_ROOM_OF)
 

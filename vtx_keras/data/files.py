@@ -22,8 +22,8 @@ import numpy as np
 import tensorflow as tf
 
 from vtx_keras import media, text
-from vtx_keras.data.pipeline import BadData
-from vtx_keras.data.reading import adapted
+from vtx_keras.data.plan import BadData
+from vtx_keras.data.reading import adapted, load
 from vtx_keras.options import did_you_mean
 
 COLUMNS = {  # ours, and what people call it
@@ -107,6 +107,21 @@ def from_folder(folder: str | os.PathLike, split: str | None = None, *, most_bad
             "named by label: keep one of the two, or write a CSV and use from_csv"
         )
     return _examples(rows, split, folder / "bad_rows.csv", most_bad)
+
+
+def named(
+    name: str | os.PathLike, split: str | None = None, folder: str | os.PathLike | None = None
+) -> tf.data.Dataset:
+    """A data set as a command line names it: a CSV, a folder of pictures, or a name for `load`.
+
+    >>> "caption" in named("sample", "train").element_spec
+    True
+    """
+    if str(name).lower().endswith((".csv", ".tsv")):
+        return from_csv(name, split)
+    if Path(name).is_dir():
+        return from_folder(name, split)
+    return load(str(name), split or "train", folder=folder)
 
 
 def overlap(first: tf.data.Dataset, second: tf.data.Dataset) -> list[tuple[str, str]]:

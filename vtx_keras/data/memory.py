@@ -8,6 +8,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import math
 from collections.abc import Sequence
 from typing import Any
@@ -115,18 +116,45 @@ class Batches(keras.utils.PyDataset):
         super().__init__()
         self.pixels, self.tokens, self.labels = pixels, tokens, labels
         self.batch_size, self.words, self.mlm, self.negatives = batch_size, words, mlm, negatives
-        self.shuffle, self.random = shuffle, np.random.default_rng(seed)
-        self.order = np.arange(len(pixels))
-        self.on_epoch_end()
+        self.shuffle, self.seed = shuffle, seed
+        self.begin(0)
 
-    def __len__(self) -> int:
+    @property
+    def steps(self) -> int:
+        """Batches in a whole epoch."""
         return math.ceil(len(self.pixels) / self.batch_size)
 
-    def on_epoch_end(self) -> None:
+    def begin(self, epoch: int, done: int = 0) -> None:
+        """Go on at this epoch, of whose batches some are done: order and masks depend on nothing but (seed, epoch)."""
+        self.epoch, self.done = epoch, done
+        self.order = np.arange(len(self.pixels))
         if self.shuffle:
-            self.random.shuffle(self.order)
+            np.random.default_rng([self.seed, epoch]).shuffle(self.order)
+
+    def rows_of(self, epoch: int, first: int, last: int) -> list[dict]:
+        """Which rows these batches of an epoch hold."""
+        before = self.epoch, self.done
+        self.begin(epoch)
+        rows = self.order[first * self.batch_size : last * self.batch_size]
+        self.begin(*before)
+        return [{"row": int(row)} for row in rows]
+
+    @property
+    def fingerprint(self) -> str:
+        """A hash of all pictures, texts and labels."""
+        told = hashlib.sha256()
+        for array in (self.pixels, self.tokens, self.labels):
+            told.update(np.ascontiguousarray(array))
+        return told.hexdigest()
+
+    def __len__(self) -> int:
+        return self.steps - self.done
+
+    def on_epoch_end(self) -> None:
+        self.begin(self.epoch + 1)
 
     def __getitem__(self, index: int) -> tuple:
+        index += self.done
         rows = self.order[index * self.batch_size : (index + 1) * self.batch_size]
         pixels, tokens, labels = self.pixels[rows], self.tokens[rows], self.labels[rows]
         if self.negatives:  # each picture once with its own text and once with its neighbour's
@@ -136,7 +164,8 @@ class Batches(keras.utils.PyDataset):
         weight = (labels != text.PAD).astype("float32") if self.words else np.ones(len(labels), "float32")
         if not self.mlm:
             return {"image": pixels, "tokens": tokens}, labels, weight
-        hidden = (self.random.random(tokens.shape) < MASKED_SHARE) & (tokens > text.MASK)
+        draws = np.random.default_rng([self.seed, self.epoch, index]).random(tokens.shape)
+        hidden = (draws < MASKED_SHARE) & (tokens > text.MASK)
         words = np.where(hidden, tokens, text.PAD)
         inputs = {"image": pixels, "tokens": np.where(hidden, text.MASK, tokens).astype("int32")}
         weights = {"logits": weight, "words": hidden.astype("float32")}

@@ -7,28 +7,20 @@ each is counted and said once, before the first step. A label that the model doe
 from __future__ import annotations
 
 import os
-import warnings
-from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
-import numpy as np
 import tensorflow as tf
 
 from vtx_keras import text
 from vtx_keras.data import pixels, words
 from vtx_keras.data.memory import MASKED_SHARE
-from vtx_keras.models import Answerer, Captioner, Matcher, Retriever, VisionText
+from vtx_keras.data.plan import BadData, Plan, plan_of, seed_for, survey, without
+from vtx_keras.models import Captioner, Matcher, Retriever, VisionText
 from vtx_keras.options import did_you_mean
 
-TEXTS = ("captions", "caption", "question", "text")
-LABELS = ("answer", "label")
 SHUFFLED = 2_000  # rows mixed at a time where they hold pictures; tfds has mixed the whole set when it wrote it
 DIRECTIONS = r"(^|[^a-z])(left|right|clockwise|counterclockwise|o’clock)"
-
-
-class BadData(ValueError):
-    """A data set that cannot be trained on, and why."""
 
 
 def batches(
@@ -63,6 +55,51 @@ def batches(
     >>> inputs["image"].shape, labels.shape == weight.shape
     (TensorShape([2, 32, 32, 3]), True)
     """
+    found = epochs(
+        ds, model, batch_size=batch_size, training=training, augment=augment, buckets=buckets, static=static,
+        cache=cache, unknown=unknown, seed=seed,
+    )  # fmt: skip
+    return (
+        found.batches
+        if found.steps is None
+        else found.batches.apply(tf.data.experimental.assert_cardinality(found.steps))
+    )
+
+
+class Epochs(NamedTuple):
+    """What `batches` makes, for a run that goes on where it was: any epoch again, from any batch on."""
+
+    batches: tf.data.Dataset  # of the epoch that `begin` named; before it is called, of another each time
+    steps: int | None  # in a whole epoch; None with buckets
+    begin: Callable[[int, int], None]  # which epoch comes next, and how many of its batches are done
+    rows_of: Callable[[int, int, int], list[dict]]  # (epoch, first, last): what examples these batches hold
+    fingerprint: str  # of all texts, labels and encoded pictures, in order
+
+
+def epochs(
+    ds: tf.data.Dataset,
+    model: VisionText,
+    *,
+    batch_size: int = 32,
+    training: bool = False,
+    augment: bool | Mapping[str, Any] = False,
+    buckets: Sequence[int] = (),
+    static: bool = False,
+    cache: bool | str | os.PathLike = False,
+    unknown: str = "error",
+    seed: int = 0,
+) -> Epochs:
+    """`batches` whose every draw is a function of (seed, epoch): what was begun can be gone on with, bit for bit.
+
+    >>> from vtx_keras import zoo
+    >>> model = zoo.build("gated_captioner", weights=None, dim=32, depth=1, vision_depth=1, image_shape=(32, 32, 3))
+    >>> pictures = np.zeros((4, 32, 32, 3), "uint8")
+    >>> ds = tf.data.Dataset.from_tensor_slices({"image": pictures, "caption": ["one", "two", "three", "four"]})
+    >>> found = epochs(ds, model, batch_size=1, training=True)
+    >>> found.begin(3, 2)
+    >>> len(list(found.batches)), found.steps, len(found.rows_of(3, 2, 4))
+    (2, 4, 2)
+    """
     if unknown not in ("error", "drop"):
         raise ValueError(f'unknown={unknown!r}: expected "error" or "drop"')
     if not isinstance(batch_size, int) or batch_size < 1:
@@ -71,45 +108,86 @@ def batches(
     source = getattr(ds, "encoded", ds)
     if isinstance(model, Captioner) and _asks(source.element_spec):
         source = source.map(_prompted, tf.data.AUTOTUNE)
-    plan = _plan(source.element_spec, model, how)
-    kept, plain = _survey(source, plan, unknown)
+    plan = plan_of(source.element_spec, model, how)
+    kept, plain, fingerprint = survey(source, plan, unknown)
+    drop = static and isinstance(model, Retriever)
+    count = kept // batch_size if drop else -(-kept // batch_size)
+    if not count:
+        raise BadData(f"{kept} rows make no batch of {batch_size}: choose a smaller batch_size")
     surveyed = "prompt" not in source.element_spec and not how.get("synonyms")
     encode = words.encoder(model.vocabulary, start=True, end=isinstance(model, Captioner), plain=plain and surveyed)
-    rows = source.filter(plan.usable).map(plan.row, tf.data.AUTOTUNE)
+    rows = source.enumerate().map(lambda number, example: {**example, "row": number}, tf.data.AUTOTUNE)
+    rows = rows.filter(plan.usable).map(plan.row, tf.data.AUTOTUNE)
 
     stored = rows.element_spec.get("image")
     by_batch = stored is None or stored.dtype == tf.string or tuple(stored.shape) == plan.shape
     kept_fitted = bool(cache) and not how  # pictures are stored as they will be used
 
     def fit(row: dict, draw: tf.Tensor | None) -> dict:
-        return {**_without(row, "path"), "image": _fitted(row, plan, how, draw)}
+        return {**without(row, "path"), "image": _fitted(row, plan, how, draw)}
 
     if kept_fitted:
         rows = rows.map(lambda row: fit(row, None), tf.data.AUTOTUNE)
     if cache:
         rows = rows.cache() if cache is True else rows.cache(os.fspath(cache))
-    if training:
-        rows = rows.shuffle(kept if "path" in rows.element_spec else min(kept, SHUFFLED), seed)
-    if not by_batch and not kept_fitted:  # pixels of many sizes make no batch
-        rows = tf.data.Dataset.zip(rows, _draws(seed + 2)).map(fit, tf.data.AUTOTUNE)
-    rows = tf.data.Dataset.zip(rows, _draws(seed + 1)).map(plan.choose, tf.data.AUTOTUNE)
-
-    drop = static and isinstance(model, Retriever)
     rest = how if by_batch or not how else {**how, "crop": 0}  # what `fit` has not done
     finish = _finishing(plan, encode, rest, batch_size if static and not drop else None)
-    if buckets:
-        ready = tf.data.Dataset.zip(_bucketed(rows, plan, buckets, batch_size, drop), _draws(seed))
-        ready = ready.map(lambda batch, draw: finish(*batch, draw), tf.data.AUTOTUNE)
-    else:
-        count = kept // batch_size if drop else -(-kept // batch_size)
-        if not count:
-            raise BadData(f"{kept} rows make no batch of {batch_size}: choose a smaller batch_size")
-        ready = tf.data.Dataset.zip(rows.batch(batch_size, drop_remainder=drop), _draws(seed))
-        ready = ready.map(lambda batch, draw: finish(batch, plan.length, draw), tf.data.AUTOTUNE)
-        ready = ready.apply(tf.data.experimental.assert_cardinality(count))
+
+    def ordered(number: tf.Tensor, done: tf.Tensor) -> tf.data.Dataset:
+        """The rows of an epoch, from batch `done` on, in its own order."""
+        tf.compat.v1.get_default_graph().seed = None  # `shuffle` joins a global seed with Python numbers only
+        if not training:
+            return rows.skip(done * batch_size)
+        mixed = kept if "path" in rows.element_spec else min(kept, SHUFFLED)
+        return rows.shuffle(mixed, _epoch_seed(seed, number, 0), reshuffle_each_iteration=False).skip(done * batch_size)
+
+    def draws(number: tf.Tensor, use: int, done: tf.Tensor) -> tf.data.Dataset:
+        return tf.data.Dataset.random(_epoch_seed(seed, number, use)).skip(done)
+
+    def epoch(number: tf.Tensor, done: tf.Tensor) -> tf.data.Dataset:
+        order, rows_done = ordered(number, done), done * batch_size
+        if not by_batch and not kept_fitted:  # pixels of many sizes make no batch
+            order = tf.data.Dataset.zip(order, draws(number, 3, rows_done)).map(fit, tf.data.AUTOTUNE)
+        order = tf.data.Dataset.zip(order, draws(number, 2, rows_done)).map(plan.choose, tf.data.AUTOTUNE)
+        if buckets:
+            ready = tf.data.Dataset.zip(_bucketed(order, plan, buckets, batch_size, drop), draws(number, 1, done))
+            return ready.map(lambda batch, draw: finish(*batch, draw), tf.data.AUTOTUNE)
+        ready = tf.data.Dataset.zip(order.batch(batch_size, drop_remainder=drop), draws(number, 1, done))
+        return ready.map(lambda batch, draw: finish(batch, plan.length, draw), tf.data.AUTOTUNE)
+
+    with tf.device("CPU"):
+        position = tf.Variable([-1, 0], dtype=tf.int64)  # read when an epoch begins
+
+    def now(other: tf.Tensor) -> tf.data.Dataset:
+        return epoch(tf.where(position[0] < 0, other, position[0]), position[1])
+
+    def begin(number: int, done: int = 0) -> None:
+        position.assign([number, done])
+
+    def rows_of(number: int, first: int, last: int) -> list[dict]:
+        order = tf.data.Dataset.from_tensors(tf.constant([number, first], tf.int64)).flat_map(
+            lambda at: ordered(*tf.unstack(at))
+        )
+        told = order.take((last - first) * batch_size).map(_names)
+        return [
+            {
+                key: value.decode(errors="replace") if isinstance(value, bytes) else value.tolist()
+                for key, value in row.items()
+            }
+            for row in told.as_numpy_iterator()
+        ]
+
     options = tf.data.Options()
     options.experimental_distribute.auto_shard_policy = tf.data.experimental.AutoShardPolicy.DATA
-    return ready.prefetch(tf.data.AUTOTUNE).with_options(options)
+    another = tf.data.Dataset.random(seed=seed, rerandomize_each_iteration=True).take(1)
+    ready = another.flat_map(now).prefetch(tf.data.AUTOTUNE).with_options(options)
+    return Epochs(ready, None if buckets else count, begin, rows_of, fingerprint)
+
+
+def _names(row: dict) -> dict:
+    """What tells one example from others, without its picture."""
+    told = {key: row[key] for key in ("row", "id", "path", "text", "label") if key in row}
+    return {**told, "text": tf.strings.reduce_join(tf.reshape(told["text"], [-1]), separator=" | ")}
 
 
 def _asks(spec: Any) -> bool:
@@ -119,189 +197,16 @@ def _asks(spec: Any) -> bool:
 def _prompted(example: dict) -> dict:
     """A question and its answer as a captioner takes them: it reads the one and writes the other."""
     answer = example["answer"] if example["answer"].dtype == tf.string else tf.strings.as_string(example["answer"])
-    kept = _without(_without(example, "question"), "answer")
+    kept = without(without(example, "question"), "answer")
     return {**kept, "prompt": example["question"], "caption": answer}
 
 
-def _draws(seed: int) -> tf.data.Dataset:
-    """Random numbers, others in each epoch."""
-    return tf.data.Dataset.random(seed=seed, rerandomize_each_iteration=True)
-
-
-def _seed(draw: tf.Tensor, use: int) -> tf.Tensor:
-    """A seed for a stateless operation: of one draw, another for each use."""
-    return tf.stack([draw, tf.constant(use, tf.int64)])
-
-
-class _Plan(NamedTuple):
-    """What of an example the model reads, and how."""
-
-    model: VisionText
-    shape: tuple[int, ...]
-    fit: str
-    text: str
-    label: str | None
-    length: int  # of ids, with start and end
-    room: int  # for pieces
-    cut: Callable  # normalised texts to pieces
-    label_of: Callable[[dict], tf.Tensor] | None
-    usable: Callable[[dict], tf.Tensor]
-    row: Callable[[dict], dict]  # what is kept of an example
-    choose: Callable[[dict, tf.Tensor], dict]  # a row with one text
-
-
-def _plan(spec: Any, model: VisionText, how: dict[str, Any]) -> _Plan:
-    if not isinstance(spec, dict) or not {"image", "path"} & set(spec):
-        raise BadData(
-            f'examples are {sorted(spec) if isinstance(spec, dict) else spec}: expected a dict with "image" and a text '
-            '("caption", "question" or "text"). data.load(..., columns={"image": "your name"}) renames'
-        )
-    found = [key for key in TEXTS if key in spec]
-    if not found:
-        raise BadData(f"examples have no text: expected one of {', '.join(TEXTS)} among {sorted(spec)}")
-    key = "question" if isinstance(model, Answerer) and "question" in found else found[0]
-    label = next((name for name in LABELS if name in spec), None)
-    label_of = None
-    if isinstance(model, Answerer):
-        if label is None:
-            raise BadData(f'a {model.name} learns "answer" or "label", but examples have {sorted(spec)}')
-        label_of = _labelling(model, label, spec[label])
-    elif isinstance(model, Matcher) and label == "label" and spec[label].dtype.is_integer:
-        label_of = _fitting
-    background = how.get("background", 0)
-    if background and ("alpha" not in spec or spec["alpha"].dtype != tf.string or len(model.image_shape) == 4):
-        raise BadData('augment "background" needs pictures whose "alpha" is known, as those of data.load("emoji")')
-    if model.image_shape[-1] != 3:  # model.behind_encoder()
-        if "image" not in spec or tuple(spec["image"].shape) != model.image_shape:
-            raise BadData(f"this model reads features {model.image_shape}: data.features(ds, model) makes them")
-        if any(how.get(name) for name in ("crop", "flip", "rotation", "colour", "background")):
-            raise BadData("features cannot be augmented: train on pictures, or change the words alone")
-    captioner = isinstance(model, Captioner)
-    length = model.options["max_length"] + captioner
-    cut = words.pieces(model.vocabulary)
-    empty = model.options.get("allow_empty", False)
-    synonyms = 0.0 if captioner or "keywords" not in spec else how.get("synonyms", 0.0)
-
-    def worded(texts: tf.Tensor) -> tf.Tensor:
-        return cut(words.normalize(tf.reshape(texts, [-1]))).row_lengths() > 0
-
-    def usable(example: dict) -> tf.Tensor:
-        good = empty or tf.reduce_any(worded(example[key]))
-        return good if label_of is None else tf.logical_and(good, tf.reduce_all(label_of(example) >= 0))
-
-    def row(example: dict) -> dict:
-        wanted = {"image", "path"} | ({"prompt"} if captioner else set()) | ({"alpha"} if background else set())
-        kept = {name: value for name, value in example.items() if name in wanted}
-        kept = _without(kept, "path") if "image" in kept else kept
-        kept["text"] = example[key]
-        if synonyms:
-            kept["keywords"] = example["keywords"]
-        return kept if label_of is None else {**kept, "label": label_of(example)}
-
-    def one(texts: tf.Tensor, seed: tf.Tensor) -> tf.Tensor:
-        """The text; of several that have words, one at random."""
-        if not texts.shape.rank:
-            return texts
-        good = tf.boolean_mask(texts, worded(texts))
-        return good[tf.random.stateless_uniform([], seed, 0, tf.shape(good)[0], tf.int32)]
-
-    def choose(row: dict, draw: tf.Tensor) -> dict:
-        said = one(row["text"], _seed(draw, 0))
-        if synonyms:
-            some = tf.random.stateless_uniform([], _seed(draw, 1)) < synonyms
-            some = tf.logical_and(some, tf.reduce_any(worded(row["keywords"])))
-            said = tf.cond(some, lambda: one(row["keywords"], _seed(draw, 2)), lambda: said)
-        return {**_without(row, "keywords"), "text": said}
-
-    return _Plan(
-        model, model.image_shape, model.options["resize"], key, label, length, length - 1 - captioner, cut, label_of,
-        usable, row, choose,
-    )  # fmt: skip
-
-
-def _without(row: dict, name: str) -> dict:
-    return {key: value for key, value in row.items() if key != name}
-
-
-def _labelling(model: Answerer, key: str, spec: tf.TensorSpec) -> Callable[[dict], tf.Tensor]:
-    """Class numbers of an example, -1 for what is none; a row of zeros and ones where there may be several."""
-    names = model.class_names
-    table = tf.lookup.StaticHashTable(
-        tf.lookup.KeyValueTensorInitializer(tf.constant(names), tf.range(len(names), dtype=tf.int64)), -1
+def _epoch_seed(seed: int, number: tf.Tensor, use: int) -> tf.Tensor:
+    """A seed for one use within one epoch."""
+    drawn = tf.random.stateless_uniform(
+        [2], tf.stack([tf.constant(seed, tf.int64) * 8 + use, number]), 0, 2**31 - 1, tf.int32
     )
-
-    def number(example: dict) -> tf.Tensor:
-        value = example[key]
-        if value.dtype == tf.string:
-            value = table.lookup(value)
-        else:
-            value = tf.where((value >= 0) & (value < len(names)), tf.cast(value, tf.int64), -1)
-        if not model.options["multi_label"]:
-            return tf.cast(value, tf.int32)
-        value = tf.reshape(value, [-1])
-        hot = tf.reduce_max(tf.one_hot(value, len(names)), axis=0) if value.shape != (0,) else tf.zeros(len(names))
-        return tf.where(tf.reduce_any(value < 0), -1.0, tf.maximum(hot, 0.0))
-
-    if not model.options["multi_label"] and spec.shape.rank:
-        raise BadData(
-            f"{key!r} holds several labels per row, but {model.name} takes one: build it with multi_label=True"
-        )
-    return number
-
-
-def _fitting(example: dict) -> tf.Tensor:
-    value = tf.cast(tf.reshape(example["label"], [1]), tf.float32)
-    return tf.where((value == 0) | (value == 1), value, -1.0)
-
-
-def _survey(source: tf.data.Dataset, plan: _Plan, unknown: str) -> tuple[int, bool]:
-    """How many rows remain, and whether all texts are plain.
-
-    Says what was left out, cut and mended, and refuses what cannot be trained on.
-    """
-    total, kept, told, labels = 0, 0, Counter(), Counter()
-
-    def look(example: dict) -> dict:
-        texts = tf.reshape(example[plan.text], [-1])
-        mended = tf.strings.unicode_transcode(texts, "UTF-8", "UTF-8", replace_control_characters=False) != texts
-        lengths = plan.cut(words.normalize(texts)).row_lengths()
-        known = tf.reduce_all(plan.label_of(example) >= 0) if plan.label_of else tf.constant(True)
-        odd = tf.logical_not(words.is_plain(texts))
-        seen = {"empty": lengths == 0, "cut": lengths > plan.room, "mended": mended, "odd": odd}
-        return {
-            **{key: tf.math.count_nonzero(value) for key, value in seen.items()},
-            "usable": plan.usable(example),
-            "known": known,
-            "label": tf.strings.as_string(example[plan.label]) if plan.label_of else "",
-        }
-
-    for row in source.map(look, tf.data.AUTOTUNE).as_numpy_iterator():
-        total, kept = total + 1, kept + bool(row["usable"])
-        told.update({key: int(row[key]) for key in ("empty", "cut", "mended", "odd")})
-        if not row["known"]:
-            labels.update(label.decode() for label in np.atleast_1d(row["label"]))
-    if labels and unknown == "error":
-        names = getattr(plan.model, "class_names", ["0", "1"])
-        odd = {label: n for label, n in labels.items() if label not in names} or labels
-        common = ", ".join(f"{label!r} ({n} x)" for label, n in Counter(odd).most_common(5))
-        raise BadData(
-            f"{sum(odd.values())} labels of {total} rows are none of the model's {len(names)} classes: {common}"
-            f"{did_you_mean(next(iter(odd)), names)}. Build it with classes= that hold them, or pass "
-            'unknown="drop" to leave those rows out'
-        )
-    counts = f"{told['empty']} texts without words, {sum(labels.values())} unknown labels"
-    if not kept:
-        raise BadData(f"no example is left of {total}: {counts}")
-    said = []
-    if total - kept:
-        said.append(f"{total - kept} of {total} rows are left out ({counts})")
-    if told["cut"]:
-        said.append(f"{told['cut']} texts are cut to {plan.room} pieces (build the model with a greater max_length)")
-    if told["mended"]:
-        said.append(f"broken UTF-8 is mended in {told['mended']} texts")
-    if said:
-        warnings.warn("; ".join(said), stacklevel=3)
-    return kept, not told["odd"]
+    return tf.cast(drawn[0], tf.int64) + 1  # two zeros would mean "no seed"
 
 
 def _augmentation(augment: bool | Mapping[str, Any]) -> dict[str, Any]:
@@ -319,10 +224,10 @@ def _said(row: dict) -> tf.Tensor:
     return tf.strings.join([row["prompt"], row["text"]], " ") if "prompt" in row else row["text"]
 
 
-def _fitted(row: dict, plan: _Plan, how: dict[str, Any], draw: tf.Tensor | None) -> tf.Tensor:
+def _fitted(row: dict, plan: Plan, how: dict[str, Any], draw: tf.Tensor | None) -> tf.Tensor:
     """One row's picture as uint8 at the model's shape, or the part of it that augmentation takes."""
     picture = row["image"] if "image" in row else row["path"]
-    window = None if draw is None or not how else pixels.windows(_seed(draw, 0), 1, how["crop"])
+    window = None if draw is None or not how else pixels.windows(seed_for(draw, 0), 1, how["crop"])
     if isinstance(picture, tf.RaggedTensor):  # frames of many sizes
         frames, one = plan.shape[0], tf.TensorSpec(plan.shape[1:], tf.uint8)
         # As `media.read_clip` picks them.
@@ -337,7 +242,7 @@ def _fitted(row: dict, plan: _Plan, how: dict[str, Any], draw: tf.Tensor | None)
 
 
 def _bucketed(
-    rows: tf.data.Dataset, plan: _Plan, buckets: Sequence[int], batch_size: int, drop: bool
+    rows: tf.data.Dataset, plan: Plan, buckets: Sequence[int], batch_size: int, drop: bool
 ) -> tf.data.Dataset:
     """Batches of rows of like length, each with the length to fill up to."""
     bounds = sorted({*(bound + isinstance(plan.model, Captioner) for bound in buckets), plan.length})
@@ -355,11 +260,11 @@ def _bucketed(
     return rows.group_by_window(bucket, together, window_size=batch_size)
 
 
-def _pictures(batch: dict, plan: _Plan, how: dict[str, Any], draw: tf.Tensor) -> tf.Tensor:
+def _pictures(batch: dict, plan: Plan, how: dict[str, Any], draw: tf.Tensor) -> tf.Tensor:
     """A batch's pictures at the model's shape, augmented if that is wanted, as float32."""
     image, paths = (batch["image"], False) if "image" in batch else (batch["path"], True)
     count = tf.shape(batch["text"])[0]
-    parts = pixels.windows(_seed(draw, 1), count, how["crop"]) if how and how["crop"] else None
+    parts = pixels.windows(seed_for(draw, 1), count, how["crop"]) if how and how["crop"] else None
     if image.dtype in (tf.uint8, tf.string) or parts is not None:
         image = pixels.fitted(image, plan.shape, plan.fit, parts, paths=paths)
     if not how or plan.shape[-1] != 3:
@@ -370,10 +275,10 @@ def _pictures(batch: dict, plan: _Plan, how: dict[str, Any], draw: tf.Tensor) ->
     said = words.normalize(batch["text"])
     sided = tf.strings.regex_full_match(said, f".*{DIRECTIONS}.*")
     image = tf.cast(image, tf.uint8)
-    return pixels.augment(image, _seed(draw, 2), how, flip=tf.logical_not(sided), clear=clear)
+    return pixels.augment(image, seed_for(draw, 2), how, flip=tf.logical_not(sided), clear=clear)
 
 
-def _finishing(plan: _Plan, encode: Callable, how: dict, fill: int | None) -> Callable:
+def _finishing(plan: Plan, encode: Callable, how: dict, fill: int | None) -> Callable:
     """A batch of rows as what `fit` takes."""
     model, captioner = plan.model, isinstance(plan.model, Captioner)
     rolled = isinstance(model, Matcher) and plan.label_of is None
@@ -400,7 +305,7 @@ def _finishing(plan: _Plan, encode: Callable, how: dict, fill: int | None) -> Ca
             weight = tf.ones(tf.shape(labels)[:1])
         hidden = tf.zeros_like(tokens, tf.bool)
         if hidden_share:
-            draws = tf.random.stateless_uniform(tf.shape(tokens), _seed(draw, 0))
+            draws = tf.random.stateless_uniform(tf.shape(tokens), seed_for(draw, 0))
             hidden = (draws < hidden_share) & (tokens > text.MASK)
         inputs = {"image": image, "tokens": tf.where(hidden, text.MASK, tokens)}
         if masked:

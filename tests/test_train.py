@@ -1,0 +1,406 @@
+"""A run of training: killed and gone on with, watched, kept."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import random
+import shutil
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import keras
+import numpy as np
+import pytest
+from toys import WORDS, texts, toy
+
+from vtx_keras import data, train, zoo
+from vtx_keras.train import folder as rooms
+from vtx_keras.train import state
+
+TF = keras.backend.backend() == "tensorflow"
+SCRIPT = Path(__file__).with_name("killed_run.py")
+
+
+def pairs(model, count: int = 12, batch_size: int = 4, **kwargs) -> data.Batches:
+    pictures = np.random.default_rng(0).uniform(0, 255, (count, *model.image_shape)).astype("float32")
+    return data.arrays(model, pictures, texts(count), batch_size=batch_size, shuffle=True, **kwargs)
+
+
+def small_run(folder, model=None, **kwargs):
+    model = model or toy("gated_captioner")
+    return train.run(model, pairs(model), folder, **{"epochs": 2, "verbose": False, **kwargs})
+
+
+def script(folder: Path, kill_at: int = 0, how: str = "SIGKILL", source: str = "arrays") -> subprocess.CompletedProcess:
+    return subprocess.run(
+        [sys.executable, str(SCRIPT), str(folder), str(kill_at), how, source], capture_output=True, text=True
+    )
+
+
+def digest_of(run: subprocess.CompletedProcess) -> dict:
+    assert run.returncode == 0, run.stderr[-3000:]
+    return json.loads(run.stdout.splitlines()[-1])
+
+
+@pytest.mark.parametrize("source", ["arrays", pytest.param("tf.data", marks=pytest.mark.skipif(not TF, reason="once"))])
+def test_a_run_killed_three_times_ends_with_the_same_bits(tmp_path, source):
+    """Weights, optimizer, averages, seeds, metrics and the history, after SIGKILL at random steps."""
+    whole = digest_of(script(tmp_path / "whole", source=source))
+    seed = random.SystemRandom().randrange(2**32)
+    steps = sorted(random.Random(seed).sample(range(2, 15), 3))
+    done = 0
+    for step in steps:
+        run = script(tmp_path / "killed", kill_at=max(1, step - done), source=source)
+        assert run.returncode == -signal.SIGKILL, (seed, run.stderr[-3000:])
+        done = max([int(path.stem.split("-")[1]) for path in (tmp_path / "killed" / "states").glob("step-*")])
+        assert step - done <= 2, "more than save_every=2 steps were lost"
+    assert digest_of(script(tmp_path / "killed", source=source)) == whole, f"seed {seed}, killed at {steps}"
+
+
+def test_sigterm_saves_the_very_step_and_the_same_call_goes_on(tmp_path):
+    whole = digest_of(script(tmp_path / "whole"))
+    run = script(tmp_path / "stopped", kill_at=3, how="SIGTERM")
+    assert run.returncode == 75
+    assert "SIGTERM in epoch 1 after 3 of 5 batches" in run.stderr
+    assert digest_of(script(tmp_path / "stopped")) == whole
+
+
+def test_a_damaged_state_is_passed_over_with_a_message(tmp_path, capfd):
+    model = toy("gated_captioner")
+    small_run(tmp_path / "run", model)
+    newest, older = state.states(tmp_path / "run" / "states")
+    newest.write_bytes(newest.read_bytes()[:-100])
+    position, values, complaints = state.latest(tmp_path / "run" / "states")
+    assert position["done"] == 0
+    assert len(values) == len(state.variables(model))
+    assert len(complaints) == 1
+    assert newest.name in complaints[0]
+    assert "the one before it is used" in complaints[0]
+    flipped = bytearray(older.read_bytes())
+    flipped[len(flipped) // 2] ^= 1
+    older.write_bytes(flipped)
+    position, values, complaints = state.latest(tmp_path / "run" / "states")
+    assert not position
+    assert not values
+    assert len(complaints) == 2
+
+
+def test_a_run_leaves_what_it_promises(tmp_path):
+    model = toy("gated_captioner")
+    history = small_run(tmp_path / "run", model, epochs=3)
+    assert len(history.history["loss"]) == 3
+    about = json.loads((tmp_path / "run" / "run.json").read_text())
+    assert about["state"] == "finished"
+    assert about["identity"]["epochs"] == 3
+    assert about["versions"]["keras"] == keras.__version__
+    lines = (tmp_path / "run" / "results.csv").read_text().splitlines()
+    assert lines[0].startswith("epoch,")
+    assert len(lines) == 4
+    assert (tmp_path / "run" / "results.png").read_bytes().startswith(b"\x89PNG")
+    assert len(state.states(tmp_path / "run" / "states")) == 2
+    again = zoo.build("gated_captioner", weights=tmp_path / "run" / "last")
+    for ours, theirs in zip(model.weights, again.weights, strict=True):
+        np.testing.assert_array_equal(np.array(ours), np.array(theirs))
+    assert zoo.load(tmp_path / "run").options == model.options  # best
+
+
+def test_best_is_the_epoch_with_the_least_validation_loss(tmp_path):
+    model = toy("gated_captioner")
+    history = train.run(
+        model, pairs(model), tmp_path / "run", validation=pairs(model, 4), epochs=4, learning_rate=3e-2, verbose=False
+    )
+    best = json.loads((tmp_path / "run" / "run.json").read_text())["best"]
+    losses = history.history["val_loss"]
+    assert best == {"epoch": int(np.argmin(losses)) + 1, "val_loss": min(losses)}
+    kept = zoo.build("gated_captioner", weights=tmp_path / "run" / "best")
+    kept.compile(loss=kept.loss, optimizer="adam")
+    found = kept.evaluate(pairs(kept, 4), verbose=0, return_dict=True)["loss"]
+    assert abs(found - min(losses)) < 1e-4
+
+
+def test_averaged_weights_are_validated_and_kept(tmp_path):
+    model = toy("gated_captioner")
+    seen = []
+
+    class Look(keras.callbacks.Callback):
+        def on_train_batch_end(self, batch, logs=None):
+            if hasattr(self.model, "jax_state_sync"):
+                self.model.jax_state_sync()
+            seen.append(np.array(self.model.get_layer("norm").gamma))
+
+    history = small_run(tmp_path / "run", model, ema=0.5, epochs=1, learning_rate=1e-2, warmup=0.0, callbacks=[Look()])
+    average = seen[0]
+    for values in seen[1:]:
+        average = 0.5 * average + 0.5 * values
+    np.testing.assert_allclose(np.array(model.get_layer("norm").gamma), average, rtol=1e-5)
+    kept = zoo.build("gated_captioner", weights=history.folder / "last")
+    np.testing.assert_array_equal(np.array(kept.get_layer("norm").gamma), np.array(model.get_layer("norm").gamma))
+
+
+def test_norms_and_biases_do_not_decay():
+    model = toy("gated_captioner")
+    optimizer = train.adamw(model, 10, learning_rate=0.1, weight_decay=0.5, warmup=0.0)
+    optimizer.build(model.trainable_variables)
+    before = [np.array(variable) for variable in model.trainable_variables]
+    optimizer.apply([keras.ops.zeros_like(variable) for variable in model.trainable_variables])
+    for variable, was in zip(model.trainable_variables, before, strict=True):
+        decayed = not np.array_equal(np.array(variable), was)
+        assert decayed == (len(variable.shape) > 1), variable.path
+
+
+def test_the_rate_warms_up_and_falls_to_nothing():
+    optimizer = train.adamw(toy("gated_captioner"), 100, learning_rate=1.0, warmup=0.1)
+    rates = [float(optimizer._learning_rate(step)) for step in (0, 5, 10, 55, 100)]
+    np.testing.assert_allclose(rates, [0.0, 0.5, 1.0, 0.5, 0.0], atol=1e-6)
+
+
+def test_a_nan_loss_stops_names_the_examples_and_keeps_good_weights(tmp_path):
+    model = toy("gated_captioner")
+    source = pairs(model)
+    bad = int(source.order[5])  # in the second batch of the first epoch
+    source.pixels = source.pixels.copy()
+    source.pixels[bad] = np.nan
+    with pytest.raises(train.Diverged, match="epoch 1, batch 2") as error:
+        train.run(model, source, tmp_path / "run", epochs=2, verbose=False)
+    assert "smaller learning rate" in str(error.value)
+    about = json.loads((tmp_path / "run" / "diverged.json").read_text())
+    assert about["batches"] == [2, 2]
+    assert bad in [example["row"] for example in about["examples"]]
+    assert len(about["examples"]) == 4
+    assert json.loads((tmp_path / "run" / "run.json").read_text())["state"].startswith("diverged")
+    kept = zoo.build("gated_captioner", weights=tmp_path / "run" / "last")
+    assert all(np.isfinite(np.array(weight)).all() for weight in kept.weights)
+
+
+def test_weights_that_are_not_finite_are_never_saved(tmp_path):
+    model = toy("gated_captioner")
+    model.get_layer("norm").gamma.assign(np.full(32, np.inf))
+    with pytest.raises(state.NotFinite):
+        state.save(tmp_path, model, {}, 1)
+    assert not list(tmp_path.iterdir())
+
+
+def test_two_processes_in_one_folder(tmp_path):
+    with rooms.alone(tmp_path), pytest.raises(train.BadRun, match="another process is training"), rooms.alone(tmp_path):
+        pass
+    with rooms.alone(tmp_path):
+        run = script(tmp_path)
+    assert run.returncode == 2
+    assert "another process is training" in run.stderr
+
+
+def test_other_settings_in_the_same_folder_are_refused_by_name(tmp_path):
+    small_run(tmp_path / "run")
+    with pytest.raises(train.BadRun, match="epochs was 2, now is 3"):
+        small_run(tmp_path / "run", epochs=3)
+    with pytest.raises(train.BadRun, match="holds a run already"):
+        small_run(tmp_path / "run", new=True)
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "thesis.txt").write_text("precious")
+    with pytest.raises(train.BadRun, match="not a run"):
+        small_run(tmp_path / "mine")
+
+
+def test_a_finished_run_is_not_run_again(tmp_path):
+    first = toy("gated_captioner")
+    history = small_run(tmp_path / "run", first)
+    second = toy("gated_captioner")
+    again = small_run(tmp_path / "run", second)
+    assert again.history == history.history
+    for ours, theirs in zip(first.weights, second.weights, strict=True):
+        np.testing.assert_array_equal(np.array(ours), np.array(theirs))
+
+
+def test_runs_are_numbered_and_an_unfinished_one_is_found(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert small_run(None).folder == Path("runs/gated_captioner")
+    assert small_run(None).folder == Path("runs/gated_captioner-2")
+    rooms.tell(Path("runs/gated_captioner"), state="stopped")
+    assert small_run(None).folder == Path("runs/gated_captioner")
+    assert small_run(None, new=True).folder == Path("runs/gated_captioner-3")
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root writes anywhere")
+def test_a_folder_that_cannot_be_written_is_found_before_training(tmp_path):
+    tmp_path.chmod(0o500)
+    with pytest.raises(train.BadRun, match="cannot write"):
+        small_run(tmp_path / "run")
+
+
+def test_too_little_room_is_found_before_training(tmp_path, monkeypatch):
+    usage = shutil.disk_usage(tmp_path)
+    monkeypatch.setattr(shutil, "disk_usage", lambda folder: usage._replace(free=1000))
+    with pytest.raises(train.BadRun, match="MB free: this run needs"):
+        small_run(tmp_path / "run")
+
+
+def test_a_disk_that_fills_up_does_not_end_the_run(tmp_path, capfd):
+    """A limit on file size stands for the full disk: the states no longer fit, the small files do."""
+    run = script(tmp_path / "run", how="FULL")
+    assert run.returncode == 2, run.stderr[-2000:]
+    assert "could not be saved" in run.stderr
+    assert "the run goes on" in run.stderr
+    assert state.latest(tmp_path / "run" / "states")[1], "the state from before is kept"
+    assert not list((tmp_path / "run" / "states").glob(".step-*"))
+
+
+def test_a_dry_run_tells_and_trains_nothing(tmp_path, capsys):
+    model = toy("gated_captioner")
+    before = state.digest(model)
+    small_run(tmp_path / "run", model, dry_run=True)
+    told = capsys.readouterr().out
+    for line in ("image (4, 32, 32, 3)", "2 epochs of 3 batches: 6", "MB at its peak", "can be saved"):
+        assert line in told
+    assert state.digest(zoo.build("gated_captioner", weights=tmp_path / "run" / "last")) == before
+    assert len(small_run(tmp_path / "run", toy("gated_captioner")).history["loss"]) == 2  # the real run goes on
+
+
+@pytest.mark.parametrize(
+    ("wrong", "told"),
+    [
+        ({"epochs": 0}, "epochs=0"),
+        ({"ema": 2.0}, "ema=2.0"),
+        ({"save_every": 0}, "save_every=0"),
+        ({"scores": 5}, "pass validation="),
+        ({"callbacks": [keras.callbacks.SwapEMAWeights()]}, "ema=0.999"),
+    ],
+)
+def test_what_cannot_be_is_said(tmp_path, wrong, told):
+    with pytest.raises(ValueError, match=told):
+        small_run(tmp_path / "run", **wrong)
+    with pytest.raises(TypeError, match="from zoo"):
+        train.run(keras.Sequential([keras.layers.Dense(1)]), None)
+
+
+def test_early_stopping_goes_on_counting_after_a_restart(tmp_path):
+    whole, part = tmp_path / "whole", tmp_path / "part"
+    stopping = {"epochs": 6, "learning_rate": 0.0, "weight_decay": 0.0, "clip": 0.0}
+
+    class Stop(keras.callbacks.Callback):
+        def __init__(self, at):
+            super().__init__()
+            self.at = at
+
+        def on_epoch_begin(self, epoch, logs=None):
+            if epoch == self.at:
+                raise KeyboardInterrupt
+
+    def early():
+        return keras.callbacks.EarlyStopping("loss", min_delta=100.0, patience=3)
+
+    assert len(small_run(whole, callbacks=[early(), Stop(-1)], **stopping).history["loss"]) == 4
+    with pytest.raises(KeyboardInterrupt):
+        small_run(part, callbacks=[early(), Stop(2)], **stopping)
+    history = small_run(part, callbacks=[early(), Stop(-1)], **stopping)
+    assert len(history.history["loss"]) == 4
+    assert len(small_run(part, callbacks=[early(), Stop(-1)], **stopping).history["loss"]) == 4  # ended for good
+
+
+@pytest.mark.skipif(not TF, reason="tf.data through Pillow is the same on both backends")
+def test_a_frozen_encoder_looks_once(tmp_path, capsys):
+    model = toy("gated_captioner")
+    model.freeze("image")
+    before = state.digest(model.get_layer("image_encoder"))
+    ds = data.load("sample", "train").take(12)
+    with contextlib.suppress(Warning):
+        train.run(model, ds, tmp_path / "run", validation=ds, epochs=2, batch_size=4, learning_rate=1e-2)
+    assert "it looks at each picture once" in capsys.readouterr().out
+    assert list((tmp_path / "features").glob("*.npy"))
+    assert state.digest(model.get_layer("image_encoder")) == before
+    assert (tmp_path / "run" / "samples.html").is_file()
+    kept = zoo.build("gated_captioner", weights=tmp_path / "run" / "last")
+    assert state.digest(kept) == state.digest(model)
+
+
+@pytest.mark.skipif(not TF, reason="tf.data")
+@pytest.mark.parametrize("name", ["cross_attn_vqa", "co_attn_matcher", "retriever"])
+def test_samples_and_scores_of_every_task(tmp_path, name):
+    overrides = {"vocabulary": WORDS, **({"classes": ["no", "yes"]} if name.endswith("vqa") else {})}
+    model = toy(name, **overrides)
+    ds = data.load("sample/questions" if name.endswith("vqa") else "sample", "train").take(8)
+    history = train.run(
+        model, ds, tmp_path / "run", validation=ds, epochs=1, batch_size=4, scores=8, verbose=False, unknown="drop"
+    )
+    assert (tmp_path / "run" / "samples.html").stat().st_size > 1000
+    assert any(key.startswith("val_") and key != "val_loss" for key in history.history)
+
+
+@pytest.mark.skipif(not TF, reason="one device type")
+def test_xla_with_static_shapes(tmp_path):
+    model = toy("cross_attn_captioner")
+    ds = data.load("sample", "train").take(10)
+    history = train.run(
+        model, ds, tmp_path / "run", epochs=2, batch_size=4, jit_compile=True, learning_rate=1e-2, verbose=False
+    )
+    assert history.history["loss"][1] < history.history["loss"][0]
+
+
+@pytest.mark.gpu
+def test_tfds_to_fit_under_xla_on_a_gpu(tmp_path):
+    import tensorflow as tf
+
+    if not tf.config.list_physical_devices("GPU"):
+        pytest.skip("TensorFlow sees no GPU here: this path has not been run")
+    model = zoo.build("cross_attn_captioner", weights=None, size="tiny", dtype="mixed_bfloat16")
+    history = train.run(model, data.load("sample", "train"), tmp_path / "run", epochs=2, jit_compile=True)
+    assert history.history["loss"][1] < history.history["loss"][0]
+
+
+@pytest.mark.parametrize("dtype", ["mixed_bfloat16", "mixed_float16"])
+def test_mixed_precision(tmp_path, dtype):
+    history = small_run(tmp_path / "run", toy("gated_captioner", dtype=dtype), learning_rate=1e-2, epochs=3, ema=0.5)
+    losses = history.history["loss"]
+    assert losses[-1] < losses[0]
+
+
+def test_two_devices(tmp_path):
+    """Both devices train, and what they learn is what one device learns."""
+    results = {}
+    for devices in (1, 2):
+        run = subprocess.run(
+            [sys.executable, str(SCRIPT.with_name("two_devices.py")), str(tmp_path / str(devices)), str(devices)],
+            capture_output=True,
+            text=True,
+            env={**os.environ, "XLA_FLAGS": f"--xla_force_host_platform_device_count={devices}"},
+        )
+        results[devices] = digest_of(run)
+    assert results[2]["devices"] == 2
+    np.testing.assert_allclose(results[1]["loss"], results[2]["loss"], rtol=1e-3)
+
+
+@pytest.mark.skipif(not TF, reason="what TensorFlow cannot do")
+def test_many_hosts_and_cut_matrices_need_jax():
+    from vtx_keras.train import parallel
+
+    with pytest.raises(ValueError, match="KERAS_BACKEND=jax"):
+        parallel.join("localhost:1234", 2, 0)
+    with pytest.raises(ValueError, match="KERAS_BACKEND=jax"), parallel.over("model"):
+        pass
+
+
+@pytest.mark.skipif(not TF, reason="one backend is enough for the command line")
+def test_the_command_line_trains_goes_on_and_is_polite(tmp_path):
+    def vtx(*words: str) -> subprocess.CompletedProcess:
+        return subprocess.run(
+            [sys.executable, "-m", "vtx_keras.cli", "train", *words], capture_output=True, text=True, cwd=tmp_path
+        )
+
+    small = ["--set", "dim=32", "--set", "depth=1", "--set", "vision_depth=1", "--set", "image_shape=[32, 32, 3]"]
+    run = vtx("cross_attn_captioner", "--data", "sample", *small, "--epochs", "2", "--learning-rate", "0.003")
+    assert run.returncode == 0, run.stderr[-3000:]
+    rows = (tmp_path / "runs/cross_attn_captioner/results.csv").read_text().splitlines()
+    losses = [float(row.split(",")[rows[0].split(",").index("loss")]) for row in rows[1:]]
+    assert losses[1] < losses[0]
+    assert (tmp_path / "runs/cross_attn_captioner/samples.html").is_file()
+    assert "next: vtx eval runs/cross_attn_captioner/best" in run.stdout
+    run = vtx("cross_attn_captionr", "--data", "sample")
+    assert run.returncode == 2
+    assert "did you mean cross_attn_captioner" in run.stderr
+    assert "Traceback" not in run.stderr
+    run = vtx("gated_vqa", "--data", "sample/questions", *small, "--dry-run")
+    assert run.returncode == 0, run.stderr[-3000:]
+    assert "can be saved" in run.stdout

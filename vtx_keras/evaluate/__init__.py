@@ -1,0 +1,17 @@
+"""How good a model is, beside what needs no model: figures with intervals, cases to look at, files that keep them.
+
+results = evaluate.run(model, data.load("emoji", "vendor"), train=data.load("emoji", "train"), folder="out")
+print(results.table())
+"""
+
+import importlib
+from typing import Any
+
+_ROOM_OF = {"run": "running", "Results": "report", "BASELINES": "baselines"}
+__all__ = sorted(_ROOM_OF)
+
+
+def __getattr__(name: str) -> Any:
+    if name in _ROOM_OF:
+        return getattr(importlib.import_module(f"vtx_keras.evaluate.{_ROOM_OF[name]}"), name)
+    raise AttributeError(f"module 'vtx_keras.evaluate' has no attribute {name!r}")

@@ -1,0 +1,188 @@
+"""vtx eval: the figures of a model on a data set, beside what needs no model."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import sys
+import warnings
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import click
+
+
+@click.command("eval")
+@click.argument("model")
+@click.option("--data", "name", required=True, help="A data set (sample, emoji, vqa_rad/official, ...) or a CSV.")
+@click.option("--split", help="Which part to judge by [default: test; of a CSV without splits, all].")
+@click.option("--train-split", default="train", show_default=True, help="What the baselines learn from.")
+@click.option("--weights", default="default", show_default=True, help="A released tag, or a weights folder.")
+@click.option("--limit", type=click.IntRange(1), help="Judge only so many rows, drawn at random.")
+@click.option("--beams", type=click.IntRange(1), default=1, show_default=True)
+@click.option("--batch-size", type=click.IntRange(1), default=32, show_default=True)
+@click.option("--baselines/--no-baselines", default=True, help="Also measure what needs no model.", show_default=True)
+@click.option("--scorer", "scorers", multiple=True, help="bleu, rouge_l, cider, meteor or spice; may be repeated.")
+@click.option("--tokenizer", type=click.Choice(["plain", "penn"]), default="plain", show_default=True)
+@click.option("--seed", type=int, default=0, show_default=True, help="Of --limit and of the intervals.")
+@click.option("--folder", type=click.Path(path_type=Path), help="Where data lives, as for vtx data.")
+@click.option("--out", type=click.Path(path_type=Path), help="Write results.json and results.html here.")
+@click.option("--json", "as_json", is_flag=True, help="Print the results as JSON.")
+def evaluate(
+    model: str,
+    name: str,
+    split: str | None,
+    train_split: str,
+    weights: str,
+    limit: int | None,
+    beams: int,
+    batch_size: int,
+    baselines: bool,
+    scorers: tuple[str, ...],
+    tokenizer: str,
+    seed: int,
+    folder: Path | None,
+    out: Path | None,
+    as_json: bool,
+) -> None:
+    """Measure MODEL, a name of the zoo or a saved model, with 95 % intervals and beside baselines.
+
+    \b
+    vtx eval cross_attn_captioner --data emoji --split vendor
+    vtx eval runs/mine.keras --data pictures.csv --out report
+    """
+    with _polite():
+        from vtx_keras.cli import quiet
+
+        with quiet():
+            from keras import ops
+
+            from vtx_keras import zoo
+            from vtx_keras.evaluate.running import run
+
+            ops.zeros(1)  # looks for a GPU
+        saved = Path(model).exists() and model not in zoo.MODELS
+        network = zoo.load(model) if saved else zoo.build(model, weights=weights)
+        ds, about = _examples(name, split, folder)
+        about = {"command": _command(), **about, **_files(model, weights, saved)}
+        train, missing = _training(name, about["split"], train_split, folder) if baselines else (None, "")
+        about |= {"missing": missing} if missing else {}
+        results = run(
+            network, ds, train=train, baselines=_BASELINES if baselines else (), limit=limit, folder=out, seed=seed,
+            beams=beams, batch_size=batch_size, scorers=scorers or None, tokenizer=tokenizer, about=about,
+        )  # fmt: skip
+    if as_json:
+        click.echo(json.dumps(results.as_dict(), indent=1, ensure_ascii=False))
+        return
+    _print(results)
+    for line in [*results.summary(), *([missing] if missing else [])]:
+        click.echo(line)
+    if out:
+        click.echo(f"{out / 'results.html'}\n{out / 'results.json'}")
+
+
+_BASELINES = ("most_frequent", "question_alone", "nearest_neighbour", "chance")
+
+
+def _command() -> str:
+    """The command as it was given, so that the figures can be had again."""
+    context = click.get_current_context()
+    words = ["vtx eval", str(context.params["model"])]
+    for option in context.command.params[1:]:
+        value = context.params[option.name]
+        if context.get_parameter_source(option.name) is click.core.ParameterSource.COMMANDLINE:
+            flag = option.opts[0] if value is not False else option.secondary_opts[0]
+            several = value if isinstance(value, tuple) else [value]
+            words += [flag] if isinstance(value, bool) else [f"{flag} {one}" for one in several]
+    return " ".join(words)
+
+
+def _examples(name: str, split: str | None, folder: Path | None) -> tuple[Any, dict[str, Any]]:
+    """The examples to judge by, and what identifies them."""
+    from vtx_keras import data
+    from vtx_keras.weights import file_hash
+
+    if not name.lower().endswith((".csv", ".tsv")):
+        split = split or "test"
+        return data.load(name, split, folder=folder), {"data": name, "split": split, **_version(name, folder)}
+    if split is None and _has_splits(Path(name)):
+        split = "test"
+    ds = data.from_csv(name, split)
+    return ds, {"data": name, "split": split or "all", "sha256": file_hash(Path(name))}
+
+
+def _training(name: str, split: str, train_split: str, folder: Path | None) -> tuple[Any, str]:
+    """The training split, or why there is none."""
+    if train_split == split:
+        return None, f"no baselines: {split!r} is what is judged, so it cannot teach them"
+    if split == "all":
+        return None, "no baselines: the table has no splits"
+    try:
+        return _examples(name, train_split, folder)[0], ""
+    except (ValueError, KeyError, OSError) as error:
+        return None, f"no baselines: {str(error).splitlines()[0]}"
+
+
+def _has_splits(path: Path) -> bool:
+    import csv
+
+    if not path.is_file():
+        return False
+    with path.open(newline="", encoding="utf-8-sig", errors="replace") as lines:
+        return "split" in [cell.strip().lower() for cell in next(csv.reader(lines), [])]
+
+
+def _version(name: str, folder: Path | None) -> dict[str, str]:
+    """Which version of a data set this is, as tfds says it; the sample's is its table."""
+    from vtx_keras.data import reading, sets
+    from vtx_keras.weights import file_hash
+
+    if name in reading.SAMPLES:
+        return {"sha256": file_hash(reading.SAMPLE / reading.SAMPLES[name])}
+    import tensorflow_datasets as tfds
+
+    return {"version": tfds.builder(name, data_dir=str(sets.data_dir(folder))).info.full_name}
+
+
+def _files(model: str, weights: str, saved: bool) -> dict[str, str]:
+    """The hash of the file that the weights came from."""
+    from vtx_keras import weights as rooms
+    from vtx_keras.table import lookup
+
+    path = Path(model) if saved else rooms.find(model, weights, lookup(model).default)
+    if path.is_dir():
+        path = path if (path / rooms.WEIGHTS).is_file() else path / "best"
+        path = path / rooms.WEIGHTS
+    return {"weights": model if saved else f"{model} {weights}", "weights_file_sha256": rooms.file_hash(path)}
+
+
+def _print(results: Any) -> None:
+    if sys.stdout.isatty():
+        with contextlib.suppress(ImportError):
+            from rich.console import Console
+            from rich.table import Table
+
+            header, rows = results.grid()
+            table = Table(box=None, header_style="bold")
+            for column, cell in enumerate(header):
+                table.add_column(cell, justify="right" if column else "left")
+            for row in rows:
+                table.add_row(*row)
+            Console().print(table)
+            return
+    click.echo(results.table())
+
+
+@contextlib.contextmanager
+def _polite() -> Iterator[None]:
+    """What went wrong as one line and exit code 2; warnings as lines, too."""
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+    with warnings.catch_warnings():
+        warnings.showwarning = lambda message, *_, **__: click.echo(f"vtx: {message}", err=True)
+        try:
+            yield
+        except (ValueError, TypeError, KeyError, OSError, ImportError, RuntimeError) as error:
+            click.echo(f"vtx: {' '.join(str(error).split())}", err=True)
+            raise SystemExit(2) from error

@@ -1,0 +1,257 @@
+"""The callback that keeps a run: its state every so often, its books every epoch, and an eye on the loss."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import math
+import signal
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+import keras
+
+from vtx_keras import zoo
+from vtx_keras.models import VisionText
+from vtx_keras.train import books, state
+from vtx_keras.train.folder import STATES, write
+
+
+class Diverged(ArithmeticError):
+    """The loss, or a weight, became NaN or infinite."""
+
+
+class Stopped(RuntimeError):
+    """The run was asked to stop, and did; the same command goes on with it."""
+
+
+class Averaged(keras.callbacks.Callback):
+    """Validation, and all callbacks at an epoch's end, see the averaged weights (EMA) where the optimizer keeps them.
+
+    It must be the first callback, and `Keeper`, which puts the trained weights back, the last.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.inside = False
+
+    def swap(self, inside: bool) -> None:
+        optimizer = getattr(self.model.optimizer, "inner_optimizer", self.model.optimizer)  # under loss scaling
+        if self.inside == inside or not optimizer.use_ema:
+            return
+        self.inside = inside
+        pairs = zip(optimizer._trainable_variables, optimizer._model_variables_moving_average, strict=True)
+        for variable, average in pairs:
+            before = keras.ops.convert_to_numpy(variable)
+            variable.assign(average)
+            average.assign(before)
+
+    def on_test_begin(self, logs: dict | None = None) -> None:
+        _synced(self.model)
+        self.swap(inside=True)
+
+    def on_epoch_end(self, epoch: int, logs: dict | None = None) -> None:
+        _synced(self.model)
+        self.swap(inside=True)
+
+
+class Keeper(keras.callbacks.Callback):
+    """Saves, restores, stops, complains. The last callback of a run."""
+
+    def __init__(
+        self,
+        folder: Path,
+        whole: VisionText,
+        source: Any,
+        averaged: Averaged,
+        *,
+        epochs: int,
+        save_every: int,
+        monitor: str,
+        others: Sequence[keras.callbacks.Callback],
+        position: dict[str, Any],
+        values: list,
+        samples: Callable[[Path], None] | None,
+        progress: books.Progress,
+    ):
+        super().__init__()
+        self.folder, self.whole, self.source, self.averaged = folder, whole, source, averaged
+        self.epochs, self.save_every, self.monitor, self.others = epochs, save_every, monitor, others
+        self.samples, self.progress, self.values = samples, progress, values
+        self.epoch, self.done = position.get("epoch", 0), position.get("done", 0)
+        self.rows, self.best = position.get("rows", []), position.get("best")
+        self.kept_callbacks = position.get("callbacks", [])
+        self.ended = False  # all epochs done, or a callback such as EarlyStopping said stop
+        self.seconds, self.since, self.stop_signal = position.get("seconds", 0.0), time.monotonic(), None
+
+    @property
+    def step(self) -> int:
+        return self.epoch * self.source.steps + self.done
+
+    def on_train_begin(self, logs: dict | None = None) -> None:
+        if self.values:
+            state.restore(self.model, self.values)
+            for callback, kept in zip(self.others, self.kept_callbacks, strict=True):
+                vars(callback).update(kept)
+        self.since = time.monotonic()
+        if not self.values:  # a model that cannot be saved fails now, not after training
+            self.save_weights("last")
+            self.save(must=True)
+
+    def on_epoch_begin(self, epoch: int, logs: dict | None = None) -> None:
+        if epoch != self.epoch:  # the first epoch of a fit may be one that was begun
+            self.epoch, self.done = epoch, 0
+        self.source.begin(self.epoch, self.done)
+        if self.done and self.values:  # Keras has just reset the metrics: they go on counting
+            own = {id(variable) for variable in self.model.metrics_variables}
+            for variable, value in zip(state.variables(self.model), self.values, strict=True):
+                if id(variable) in own:
+                    variable.assign(value)
+        self.values, self.first = [], self.done
+        self.progress.begin(self.epoch, self.done)
+
+    def on_train_batch_end(self, batch: int, logs: dict | None = None) -> None:
+        before = self.done
+        self.done = min(self.first + batch + 1, self.source.steps)
+        loss = (logs or {}).get("loss", 0.0)
+        if not math.isfinite(loss):
+            self.diverged(f"the loss is {loss}", before)
+        self.progress.step(self.done, logs or {})
+        passed = self.step // self.save_every > (self.step - self.done + before) // self.save_every
+        if self.done == self.source.steps:  # the epoch's end saves, and heeds signals, by itself
+            if self.first:
+                # Keras expects a whole epoch. Asking tf.data for one batch more would draw seeds before it failed;
+                # this is how an input that ran out ends an epoch.
+                raise StopIteration
+            return
+        if not (passed or self.stop_signal):
+            return
+        _synced(self.model)
+        with self.finite(before):
+            self.save(must=bool(self.stop_signal))
+        if self.stop_signal:
+            raise Stopped(
+                f"stopped by {signal.Signals(self.stop_signal).name} in epoch {self.epoch + 1} after {self.done} of "
+                f"{self.source.steps} batches. The same command goes on from there"
+            )
+
+    def on_epoch_end(self, epoch: int, logs: dict | None = None) -> None:
+        logs = {name: float(value) for name, value in (logs or {}).items()}
+        self.rows = [*self.rows[:epoch], {"epoch": epoch + 1, **logs}]
+        with self.finite(0), self.tolerant("the epoch's files"):
+            books.write_rows(self.folder, self.rows)
+            self.save_weights("last")
+            if self.better(logs):
+                self.save_weights("best")
+                self.best = {"epoch": epoch + 1, self.monitor: logs.get(self.monitor)}
+            if self.samples:
+                self.samples(self.folder / "samples.html")
+        self.averaged.swap(inside=False)
+        self.epoch, self.done = epoch + 1, 0
+        self.ended = epoch + 1 == self.epochs or self.model.stop_training
+        with self.finite(self.source.steps - 1):
+            self.save(must=self.ended)
+        self.progress.end(self.rows[-1], self.best)
+        self.epoch, self.done = epoch, self.source.steps
+        if self.stop_signal and not self.ended:
+            raise Stopped(f"stopped after epoch {epoch + 1}. The same command goes on from there")
+
+    def better(self, logs: dict) -> bool:
+        if self.monitor not in logs:
+            return True
+        now, falling = logs[self.monitor], self.monitor.endswith(("loss", "perplexity", "rank"))
+        was = (self.best or {}).get(self.monitor)
+        return was is None or (now < was if falling else now > was)
+
+    def position(self) -> dict[str, Any]:
+        return {
+            "epoch": self.epoch,
+            "done": self.done,
+            "rows": self.rows,
+            "best": self.best,
+            "ended": self.ended,
+            "callbacks": [_plain_state(callback) for callback in self.others],
+            "seconds": self.seconds + time.monotonic() - self.since,
+        }
+
+    def save(self, must: bool = False) -> None:
+        with contextlib.nullcontext() if must else self.tolerant("the state"):
+            state.save(self.folder / STATES, self.model, self.position(), self.step)
+
+    def save_weights(self, name: str) -> None:
+        zoo.save(self.whole, self.folder / name)
+
+    @contextlib.contextmanager
+    def tolerant(self, what: str) -> Iterator[None]:
+        """A full disk in the middle of a run is said, and tried again at the next time; older files stay."""
+        try:
+            yield
+        except OSError as error:
+            self.progress.say(
+                f"{what} could not be saved ({error.strerror or error}); the run goes on, older files stay"
+            )
+
+    @contextlib.contextmanager
+    def finite(self, first: int) -> Iterator[None]:
+        try:
+            yield
+        except state.NotFinite as error:
+            self.diverged(str(error), first)
+
+    def diverged(self, what: str, first: int) -> None:
+        """Say which examples were in the batches since the last sound one, and end the run."""
+        about = {
+            "what": what,
+            "epoch": self.epoch + 1,
+            "batches": [first + 1, max(first + 1, self.done)],
+            "examples": self.source.rows_of(self.epoch, first, max(first + 1, self.done)),
+        }
+        path = self.folder / "diverged.json"
+        with self.tolerant(path.name):
+            write(path, json.dumps(about, indent=1, ensure_ascii=False) + "\n")
+        raise Diverged(
+            f"{what} in epoch {self.epoch + 1}, batch {first + 1}: {path} names its {len(about['examples'])} examples. "
+            f"The last good state and weights are kept in {self.folder}. Look at those examples, or start anew with a "
+            "smaller learning rate, stronger clipping or float32"
+        )
+
+    @contextlib.contextmanager
+    def heeding_signals(self) -> Iterator[None]:
+        """SIGTERM and Ctrl-C end the run after the step at hand, saved; a second one ends it at once."""
+        if threading.current_thread() is not threading.main_thread():
+            yield
+            return
+
+        def heed(number: int, frame: FrameType | None) -> None:
+            if self.stop_signal:
+                raise KeyboardInterrupt
+            self.stop_signal = number
+            self.progress.say("stopping after this step; once more stops at once")
+
+        before = {number: signal.signal(number, heed) for number in (signal.SIGTERM, signal.SIGINT)}
+        try:
+            yield
+        finally:
+            for number, handler in before.items():
+                signal.signal(number, handler)
+
+
+def _synced(model: keras.Model) -> None:
+    """On the JAX backend `fit` holds the weights elsewhere while it runs: bring them back."""
+    sync = getattr(model, "jax_state_sync", None)
+    if sync is not None:
+        sync()
+
+
+def _plain_state(callback: keras.callbacks.Callback) -> dict[str, Any]:
+    """The numbers and words of a callback (what EarlyStopping has seen so far), which a new process is to know."""
+    told = {}
+    for name, value in vars(callback).items():
+        value = value.item() if getattr(value, "shape", None) == () and hasattr(value, "item") else value
+        if value is None or isinstance(value, (bool, int, float, str)):
+            told[name] = value
+    return told

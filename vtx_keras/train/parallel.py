@@ -1,0 +1,72 @@
+"""Several devices: what is built and trained inside spreads over them.
+
+with train.parallel.over("data"):
+    model = zoo.build("cross_attn_captioner", weights=None)
+    train.run(model, ds)
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+
+import keras
+
+
+@contextlib.contextmanager
+def over(kind: str = "data", devices: list[str] | None = None) -> Iterator[None]:
+    """Spread over this host's devices: "data" gives each a part of the batch, "model" a part of the wide matrices.
+
+    On the TensorFlow backend "data" is `MirroredStrategy`; on JAX it is `keras.distribution.DataParallel`, over all
+    hosts after `join`, and "model" is `ModelParallel`. Build and train inside; the batch must divide by the devices.
+
+    >>> with over("data"):
+    ...     _ = keras.Sequential([keras.Input((2,)), keras.layers.Dense(1)])
+    """
+    if kind not in ("data", "model"):
+        raise ValueError(f'{kind!r}: expected "data" or "model"')
+    if keras.backend.backend() == "tensorflow":
+        if kind == "model":
+            raise ValueError(
+                "ModelParallel needs the JAX backend (KERAS_BACKEND=jax): on TensorFlow only the batch can be spread"
+            )
+        import tensorflow as tf
+
+        with tf.distribute.MirroredStrategy(devices).scope():
+            yield
+        return
+    devices = devices or keras.distribution.list_devices()
+    before = keras.distribution.distribution()
+    keras.distribution.set_distribution(_data(devices) if kind == "data" else _model(devices))
+    try:
+        yield
+    finally:
+        keras.distribution.set_distribution(before)
+
+
+def join(coordinator: str, processes: int, process: int) -> None:
+    """Make this process one of many, each on its own host: the same command on each, with its own number.
+
+    `coordinator` is the address:port of process 0, which all must reach. Call it before anything is built.
+    """
+    if keras.backend.backend() != "jax":
+        raise ValueError(
+            "many hosts need the JAX backend: with TensorFlow, MultiWorkerMirroredStrategy and Keras 3's fit do not "
+            "work together. Set KERAS_BACKEND=jax and start the same command on each host"
+        )
+    if not 0 <= process < processes:
+        raise ValueError(f"process {process} of {processes}: expected a number from 0 to {processes - 1}")
+    keras.distribution.initialize(coordinator, processes, process)
+
+
+def _data(devices: list[str]) -> keras.distribution.Distribution:
+    return keras.distribution.DataParallel(devices=devices, auto_shard_dataset=False)
+
+
+def _model(devices: list[str]) -> keras.distribution.Distribution:
+    """Wide matrices are cut across their outputs: queries, keys, values, the MLP's first half, the word table."""
+    mesh = keras.distribution.DeviceMesh((1, len(devices)), ["batch", "model"], devices)
+    layout = keras.distribution.LayoutMap(mesh)
+    layout[".*(qkv|query|key|value|expand|up|mlp_in).*kernel"] = (None, "model")
+    layout[".*(words|token_embedding).*embeddings"] = ("model", None)
+    return keras.distribution.ModelParallel(layout_map=layout, batch_dim_name="batch", auto_shard_dataset=False)
