@@ -339,3 +339,12 @@ def test_an_archive_from_a_url_is_checked(tmp_path):
     with pytest.raises(ValueError, match=r"(?i)incomplete or corrupted|hash|sha256"):
         published.convert("resnet50", tmp_path / "out", tmp_path / "archives", url=url)
     assert not (tmp_path / "out").exists()
+
+
+def test_a_model_whose_encoder_was_cut_off_can_still_be_saved_in_one_file(tmp_path):
+    model = toys.toy("gated_vqa")
+    model.behind_encoder()
+    weights._bare(model, without_encoder=True)
+    again = zoo.load(zoo.save(model, tmp_path / "whole.keras"))
+    x = toys.inputs(model)
+    np.testing.assert_allclose(toys.outputs(again, x), toys.outputs(model, x), atol=1e-6)

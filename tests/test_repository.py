@@ -91,6 +91,29 @@ MAY_IMPORT = {
     "data.caching": {"data.pixels", "models"},
     "data.files": {"data.plan", "data.reading", "media", "options", "text"},
     "data.sheets": {"media", "models", "text"},
+    "export": set(),  # imports its rooms when they are asked for
+    "export.verify": {"metrics.captions", "models", "text"},
+    "export.graphs": {"decode", "layers", "models"},
+    "export.companions": {"models", "text"},
+    "export.resizing": set(),
+    "export.pictures": {"export.resizing", "media"},
+    "export.strings": {"text"},
+    "export.slim": set(),
+    "export.savedmodel": {
+        "export.companions",
+        "export.graphs",
+        "export.pictures",
+        "export.slim",
+        "export.strings",
+        "export.verify",
+        "media",
+        "models",
+    },
+    "export.surgery": set(),
+    "export.onnx_files": set(),
+    "export.tflite": {"export.companions", "export.graphs", "export.surgery", "export.verify", "models"},
+    "export.onnx_graph": {"export.companions", "export.graphs", "export.verify", "models"},
+    "export.cli": set(),
     "data.cli": set(),  # imports what a command needs when it runs
     "explain": set(),  # imports its rooms when they are asked for
     "explain.pictures": {"media", "options"},
@@ -102,7 +125,7 @@ MAY_IMPORT = {
     "train.folder": {"weights"},
     "train.books": {"train.folder"},
     "train.keeping": {"models", "train.books", "train.folder", "train.state", "zoo"},
-    "train.samples": {"explain", "media", "metrics", "models", "pages"},
+    "train.samples": {"explain", "explain.methods", "media", "metrics", "models", "pages"},
     "train.parallel": set(),
     "train.running": {
         "data.memory", "models", "train.books", "train.folder", "train.keeping", "train.state", "tuning",

@@ -7,6 +7,7 @@ more than five dimensions, no `slice_update` (a cache is written with `where`), 
 from __future__ import annotations
 
 import math
+import warnings
 from collections.abc import Iterator
 from typing import Any
 
@@ -38,6 +39,27 @@ def graph(inputs: Any, outputs: Any, name: str, kind: type = keras.Model) -> Any
     model = kind(inputs, outputs, name=name)
     model.dtype_policy = "float32"
     return model
+
+
+def cut(model: keras.Model, inputs: dict, outputs: Any, kind: type = keras.Model, name: str | None = None) -> Any:
+    """The part of a model's graph from `inputs`, which may lie in its middle, to `outputs`; the layers are shared.
+
+    Keras marks the model's own inputs anew when it cuts, after which the model could no longer be saved as `.keras`.
+
+    >>> x = keras.Input((2,), name="x")
+    >>> middle = keras.layers.Dense(3, name="first")(x)
+    >>> model = keras.Model({"x": x}, keras.layers.Dense(1)(middle))
+    >>> cut(model, {"middle": middle}, model.output).input_shape
+    {'middle': (None, 3)}
+    """
+    marks = [(tensor, tensor._keras_history) for tensor in keras.tree.flatten(model.input)]
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # that names of inputs and keys differ
+            return graph(inputs, outputs, name, kind)
+    finally:
+        for tensor, mark in marks:
+            tensor._keras_history = mark
 
 
 def masked_mean(x: Any, mask: Any = None) -> Any:

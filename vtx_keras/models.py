@@ -16,7 +16,7 @@ import numpy as np
 from keras import ops
 
 from vtx_keras import decode, media, text
-from vtx_keras.layers import Block, graph, register
+from vtx_keras.layers import Block, cut, graph, register
 
 
 class VisionText(keras.Model):
@@ -124,10 +124,8 @@ class VisionText(keras.Model):
         >>> model.behind_encoder().image_shape
         (2, 2, 32)
         """
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # that the features are not called "image"
-            inputs = {**self.input, "image": self.get_layer("vision").input}
-            behind = type(self)(inputs, self.output, name=self.name)
+        inputs = {**self.input, "image": self.get_layer("vision").input}
+        behind = cut(self, inputs, self.output, type(self), self.name)
         if self.compiled:
             behind.compile_from_config(self.get_compile_config())
         return behind

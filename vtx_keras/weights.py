@@ -227,9 +227,11 @@ def _bare(model: Any, *, without_encoder: bool = False) -> Any:
     """The same layers without the optimizer, whose state Keras would store among the weights."""
     import keras
 
+    from vtx_keras.layers import cut
+
     if without_encoder:
         features = model.get_layer("vision").input
-        return keras.Model({"tokens": model.input["tokens"], features.name: features}, model.output)
+        return cut(model, {"tokens": model.input["tokens"], features.name: features}, model.output)
     return keras.Model(model.input, model.output)
 
 

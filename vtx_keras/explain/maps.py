@@ -193,4 +193,4 @@ def _said(model: VisionText, written: np.ndarray, scores: np.ndarray | None) -> 
         ", ".join(names[i] for i in np.flatnonzero(row > 0)) or "none" if several else names[int(row.argmax())]
         for row in scores
     ]
-    return [f"{words} {answer}" for words, answer in zip(texts, answers, strict=True)]
+    return [f"{words} — {answer}" for words, answer in zip(texts, answers, strict=True)]

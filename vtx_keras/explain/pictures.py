@@ -18,7 +18,7 @@ TILE, FRAME, MARGIN, LINE, COLUMNS = 168, 104, 10, 18, 6
 COLOURS = np.array([(0, 0, 4), (81, 18, 124), (183, 55, 121), (252, 137, 97), (252, 253, 191)], "float32")
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Explanation:
     """Where a model looked in one picture (or clip), word by word.
 

@@ -20,6 +20,9 @@ def over(kind: str = "data", devices: list[str] | None = None) -> Iterator[None]
     On the TensorFlow backend "data" is `MirroredStrategy`; on JAX it is `keras.distribution.DataParallel`, over all
     hosts after `join`, and "model" is `ModelParallel`. Build and train inside; the batch must divide by the devices.
 
+    `MirroredStrategy` takes the mean over words on each device, then the mean of the devices: where their numbers of
+    words differ, each word counts a little more or less than on one device. On JAX the mean is that of the whole batch.
+
     >>> with over("data"):
     ...     _ = keras.Sequential([keras.Input((2,)), keras.layers.Dense(1)])
     """
@@ -64,9 +67,9 @@ def _data(devices: list[str]) -> keras.distribution.Distribution:
 
 
 def _model(devices: list[str]) -> keras.distribution.Distribution:
-    """Wide matrices are cut across their outputs: queries, keys, values, the MLP's first half, the word table."""
+    """Matrices that widen are cut across their outputs, those that narrow again across their inputs."""
     mesh = keras.distribution.DeviceMesh((1, len(devices)), ["batch", "model"], devices)
     layout = keras.distribution.LayoutMap(mesh)
-    layout[".*(qkv|query|key|value|expand|up|mlp_in).*kernel"] = (None, "model")
-    layout[".*(words|token_embedding).*embeddings"] = ("model", None)
+    layout[".*(query|key_value|up|gates|candidate|from_text|from_image)/kernel"] = (None, "model")
+    layout[".*(output|down|joined)/kernel"] = ("model", None)
     return keras.distribution.ModelParallel(layout_map=layout, batch_dim_name="batch", auto_shard_dataset=False)

@@ -85,6 +85,8 @@ def run(
     how = {"batch_size": batch_size, "unknown": unknown, "static": static}
     source = _source(data, trained, training=True, augment=augment, seed=seed, **how)
     judged = None if validation is None else _source(validation_examples, trained, **{**how, "unknown": "drop"})
+    if judged:
+        judged.begin(0, 0)  # the same draws (of several captions, say) every time
     monitor = monitor or ("val_loss" if judged else "loss")
     if optimizer is None:
         optimizer = adamw(
@@ -97,7 +99,7 @@ def run(
         "trainable": len(trained.trainable_variables),
         "data": source.fingerprint,
         "validation": judged.fingerprint if judged else None,
-        "optimizer": keras.saving.serialize_keras_object(optimizer),
+        "optimizer": _unnamed(keras.saving.serialize_keras_object(optimizer)),
         "epochs": epochs, "batch_size": batch_size, "augment": augment, "seed": seed, "monitor": monitor,
         "backend": keras.backend.backend(), "steps_per_execution": steps_per_execution,
         "jit_compile": jit_compile, "callbacks": [type(callback).__name__ for callback in callbacks],
@@ -327,6 +329,13 @@ def _tensorboard(folder: Path) -> keras.callbacks.Callback:
     except ImportError as error:
         raise ImportError("TensorBoard logs were asked for: pip install tensorboard") from error
     return keras.callbacks.TensorBoard(folder / "tensorboard")
+
+
+def _unnamed(config: Any) -> Any:
+    """A config without the names that Keras numbers within a process."""
+    if not isinstance(config, dict):
+        return config
+    return {key: _unnamed(value) for key, value in config.items() if key != "name"}
 
 
 def _hash(value: Any) -> str:
