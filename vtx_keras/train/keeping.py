@@ -96,6 +96,8 @@ class Keeper(keras.callbacks.Callback):
         if self.values:
             state.restore(self.model, self.values)
             for callback, kept in zip(self.others, self.kept_callbacks, strict=True):
+                if getattr(callback, "monitor_op", True) is None:  # Keras turns `min_delta` round when it sets this
+                    callback._set_monitor_op()
                 vars(callback).update(kept)
         self.since = time.monotonic()
         if not self.values:  # a model that cannot be saved fails now, not after training

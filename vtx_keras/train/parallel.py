@@ -20,8 +20,8 @@ def over(kind: str = "data", devices: list[str] | None = None) -> Iterator[None]
     On the TensorFlow backend "data" is `MirroredStrategy`; on JAX it is `keras.distribution.DataParallel`, over all
     hosts after `join`, and "model" is `ModelParallel`. Build and train inside; the batch must divide by the devices.
 
-    `MirroredStrategy` takes the mean over words on each device, then the mean of the devices: where their numbers of
-    words differ, each word counts a little more or less than on one device. On JAX the mean is that of the whole batch.
+    Two things `MirroredStrategy` does on each device alone: the mean over words, so that where devices differ in their
+    number of words each word counts a little more or less; and clipping. On JAX both are those of the whole batch.
 
     >>> with over("data"):
     ...     _ = keras.Sequential([keras.Input((2,)), keras.layers.Dense(1)])

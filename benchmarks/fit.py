@@ -1,0 +1,84 @@
+"""What a run's callbacks cost beside the training itself: the share of CPU time inside them.
+
+`train.run` trains the tiny captioner; every method of its callbacks is timed. Saving a state is spread over the 200
+steps after which it comes by default, an epoch's books over the 222 batches of 32 that an epoch of `emoji` has.
+
+    python benchmarks/fit.py [--steps 24]
+"""
+
+from __future__ import annotations
+
+import argparse
+import statistics
+import tempfile
+import time
+from collections import defaultdict
+from pathlib import Path
+
+from common import one_thread, store
+
+BATCH, SAVE_EVERY, EPOCH = 32, 200, 222
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--steps", type=int, default=24)
+    steps = parser.parse_args().steps
+    one_thread()
+    import keras
+    import numpy as np
+
+    from vtx_keras import data, train, zoo
+    from vtx_keras.train import keeping
+
+    spent: dict[str, list[float]] = defaultdict(list)
+
+    def timed(name: str, method):
+        def run(*args, **kwargs):
+            start = time.process_time()
+            try:
+                return method(*args, **kwargs)
+            finally:
+                spent[name].append(1000 * (time.process_time() - start))
+
+        return run
+
+    class Clock(keras.callbacks.Callback):
+        """Between the beginning of a batch and the run's own callbacks lies Keras' step."""
+
+        def on_train_batch_begin(self, batch, logs=None):
+            self.start = time.process_time()
+
+        def on_train_batch_end(self, batch, logs=None):
+            spent["step"].append(1000 * (time.process_time() - self.start))
+
+    for name in ("on_train_batch_end", "on_epoch_end", "save"):
+        setattr(keeping.Keeper, name, timed(name, getattr(keeping.Keeper, name)))
+    model = zoo.build("cross_attn_captioner", weights=None, size="tiny")
+    pictures = np.random.default_rng(0).uniform(0, 255, (BATCH * steps, *model.image_shape)).astype("float32")
+    pairs = data.arrays(model, pictures, ["a cat on a mat"] * len(pictures), batch_size=BATCH)
+    with tempfile.TemporaryDirectory() as folder:
+        train.run(model, pairs, Path(folder) / "run", epochs=2, callbacks=[Clock()], save_every=steps // 3, samples=0)
+
+    step = statistics.median(spent["step"][2:])
+    plain = statistics.median(spent["on_train_batch_end"])  # most steps save nothing
+    save, books = statistics.median(spent["save"]), statistics.median(spent["on_epoch_end"])
+    overhead = (plain + save / SAVE_EVERY + books / EPOCH) / step
+    store(
+        "fit",
+        [
+            {
+                "model": "cross_attn_captioner tiny",
+                "batch": BATCH,
+                "step_ms": round(step, 2),
+                "callbacks_per_step_ms": round(plain, 3),
+                "save_ms": round(save, 1),
+                "epoch_end_ms": round(books, 1),
+                "overhead": round(overhead, 5),
+            }
+        ],
+    )
+
+
+if __name__ == "__main__":
+    main()
