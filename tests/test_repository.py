@@ -92,7 +92,8 @@ MAY_IMPORT = {
     "data.files": {"data.plan", "data.reading", "media", "options", "text"},
     "data.sheets": {"media", "models", "text"},
     "export": set(),  # imports its rooms when they are asked for
-    "export.verify": {"metrics.captions", "models", "text"},
+    "export.report": set(),
+    "export.verify": {"export.report", "metrics.captions", "models", "text"},
     "export.graphs": {"decode", "layers", "models"},
     "export.companions": {"models", "text"},
     "export.resizing": set(),
@@ -131,7 +132,7 @@ MAY_IMPORT = {
         "data.memory", "models", "train.books", "train.folder", "train.keeping", "train.state", "tuning",
     },
     "train.cli": set(),
-    "cli": {"data.cli", "evaluate.cli", "explain.cli", "train.cli"},
+    "cli": {"data.cli", "evaluate.cli", "explain.cli", "export.cli", "train.cli"},
 }
 NAMES_TENSORFLOW = {"data", "export", "train", "explain"}
 

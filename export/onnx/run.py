@@ -1,0 +1,75 @@
+"""What an exported .onnx says of a picture, with onnxruntime, NumPy and Pillow alone.
+
+    python run.py model.onnx photo.png                 # a captioner; of the form `split` word by word
+    python run.py model.onnx photo.png "is it a cat?"  # a model that also reads a text
+
+A model in two files (model.encode.onnx, model.decode_step.onnx) is named as one: model.onnx.
+"""
+
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import onnxruntime
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+from pictures_and_words import companions, pixels, tokens, told, words
+
+
+def main(model: str, picture: str, text: str | None = None) -> None:
+    path = Path(model)
+    about, vocabulary = companions(path)
+    image = pixels(picture, about)
+    if about["form"] == "split":
+        ids: list[int] = []
+        for one in stream(path, image, about):
+            ids.append(one)
+            print(words(ids, about, vocabulary), end="\r", flush=True)
+        print()
+        return
+    if about["task"] != "captioner" and text is None:
+        sys.exit(f"a {about['task']} reads a text beside the picture: give it behind the picture's name")
+    if about["task"] == "retriever":
+        seen = run(opened(path, "image"), {"image": image})["image_embedding"]
+        read = run(opened(path, "text"), {"tokens": tokens(text, about, vocabulary)})["text_embedding"]
+        print(f"similarity {float((seen @ read.T)[0, 0]):.3f}")
+        return
+    more = {} if about["task"] == "captioner" else {"tokens": tokens(text, about, vocabulary)}
+    print(told(run(opened(path), {"image": image, **more}), about, vocabulary))
+
+
+def opened(path: Path, part: str = "") -> onnxruntime.InferenceSession:
+    """The session of a file, or of one of two."""
+    file = path.with_name(f"{path.stem}.{part}.onnx") if part else path
+    return onnxruntime.InferenceSession(str(file), providers=["CPUExecutionProvider"])
+
+
+def run(session: onnxruntime.InferenceSession, inputs: dict) -> dict:
+    """Outputs by name."""
+    return dict(zip([one.name for one in session.get_outputs()], session.run(None, inputs), strict=True))
+
+
+def stream(path: Path, image: np.ndarray, about: dict) -> Iterator[int]:
+    """Ids one by one, the likeliest each time; the cache goes out of each step and into the next."""
+    step, newest = opened(path, "decode_step"), about["special_ids"]["start"]
+    states = run(opened(path, "encode"), {"image": image})
+    shapes = {one.name: (1, *one.shape[1:]) for one in step.get_inputs() if one.name.startswith("cache_")}
+    caches = {name: np.zeros(shape, "float32") for name, shape in shapes.items()}
+    for index in range(about["max_length"]):
+        given = {"token": np.array([[newest]], "int32"), "index": np.array(index, "int32"), **caches, **states}
+        outputs = run(step, given)
+        newest = int(outputs["logits"][0].argmax())
+        if newest == about["special_ids"]["end"]:
+            return
+        yield newest
+        caches = {name: outputs[f"next_{name}"] for name in caches}
+
+
+if __name__ == "__main__":
+    if len(sys.argv) not in (3, 4):
+        sys.exit(__doc__)
+    try:
+        main(*sys.argv[1:])
+    except Exception as error:  # onnxruntime's own errors have no common kind
+        sys.exit(f"{sys.argv[1]} on {sys.argv[2]}: {error}")

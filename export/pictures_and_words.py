@@ -1,0 +1,117 @@
+"""What an exported model needs around it: a picture as its pixels, a text as ids, ids as a text.
+
+Shared by the programs in mobile/ and onnx/. Needs NumPy and Pillow. What is particular to a model (`about`: model.json,
+and the vocabulary) travels with it: in a zip at the end of a .tflite, beside an .onnx.
+"""
+
+import json
+import re
+import unicodedata
+import zipfile
+from pathlib import Path
+
+import numpy as np
+from PIL import Image, ImageOps
+
+MOST_PIXELS = 50_000_000
+IDEOGRAPHS = (
+    (0x4E00, 0x9FFF), (0x3400, 0x4DBF), (0x20000, 0x2A6DF), (0x2A700, 0x2CEAF), (0xF900, 0xFAFF), (0x2F800, 0x2FA1F),
+)  # fmt: skip
+
+
+def companions(path: Path) -> tuple[dict, list[str]]:
+    """What travels with a model: what it is, and its vocabulary."""
+    if path.suffix == ".tflite":
+        with zipfile.ZipFile(path) as inside:
+            about, pieces = (inside.read(name).decode("utf-8") for name in ("model.json", "vocabulary.txt"))
+    else:
+        about, pieces = (path.with_name(name).read_text("utf-8") for name in ("model.json", "vocabulary.txt"))
+    return json.loads(about), pieces.rstrip("\n").split("\n")
+
+
+def pixels(picture: Path | str, about: dict) -> np.ndarray:
+    """A picture as uint8 (1, height, width, 3), or as (1, frames, height, width, 3) for a model of clips."""
+    *frames, height, width, _ = about["image_shape"]
+    with Image.open(picture) as image:
+        if image.width * image.height > MOST_PIXELS:
+            raise ValueError(f"{picture}: {image.width} x {image.height} pixels are too many")
+        total, shown = getattr(image, "n_frames", 1), []
+        for i in range(frames[0] if frames else 1):
+            image.seek((2 * i + 1) * total // (2 * frames[0]) if frames else 0)
+            shown.append(_fitted(_upright_rgb(image), width, height, about["resize"]))
+    return np.stack(shown)[None] if frames else shown[0][None]
+
+
+def _upright_rgb(image: Image.Image) -> Image.Image:
+    if image.mode.startswith("I"):  # 16 bits; Pillow would cut them off
+        image = Image.fromarray(((np.asarray(image).astype("uint32") + 128) // 257).astype("uint8"))
+    image = ImageOps.exif_transpose(image)
+    if image.has_transparency_data:
+        image = image.convert("RGBA")
+        image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
+    return image.convert("RGB")
+
+
+def _fitted(image: Image.Image, width: int, height: int, fit: str) -> np.ndarray:
+    smooth = Image.Resampling.BILINEAR
+    if fit == "stretch":
+        return np.asarray(image.resize((width, height), smooth))
+    if fit == "crop":
+        return np.asarray(ImageOps.fit(image, (width, height), smooth))
+    scale = min(width / image.width, height / image.height)
+    inner = image.resize([max(1, int(side * scale + 0.5)) for side in image.size], smooth)
+    whole = Image.new("RGB", (width, height), "white")
+    whole.paste(inner, ((width - inner.width) // 2, (height - inner.height) // 2))
+    return np.asarray(whole)
+
+
+def words(ids: np.ndarray, about: dict, vocabulary: list[str]) -> str:
+    """Ids up to the first end or padding as a text."""
+    special = about["special_ids"]
+    ids = list(map(int, ids))
+    stop = next((at for at, one in enumerate(ids) if one in (special["end"], special["pad"])), len(ids))
+    text = " ".join(vocabulary[one] for one in ids[:stop] if one >= len(special))
+    for pattern, rewrite in about["join_rules"]:
+        text = re.sub(pattern, rewrite, text)
+    return text
+
+
+def tokens(text: str, about: dict, vocabulary: list[str]) -> np.ndarray:
+    """A text as int32 ids (1, length): the start, then the longest pieces that fit, then padding."""
+    special, known = about["special_ids"], {piece: i for i, piece in enumerate(vocabulary)}
+    text = re.sub(about["gaps"], " ", re.sub(about["unseen"], "", text))
+    text = unicodedata.normalize("NFKC", unicodedata.normalize("NFKC", text).lower())
+    ids = [special["start"]]
+    for word in "".join(map(_parted, re.sub(about["gaps"], " ", text))).split(" "):
+        pieces, at = [], 0
+        while at < len(word) and len(word.encode()) <= 100:
+            part = ("##" if at else "") + word[at:]
+            while part.removeprefix("##" if at else "") and part not in known:
+                part = part[:-1]
+            if part not in known:
+                break
+            pieces.append(known[part])
+            at += len(part) - 2 * bool(at)
+        ids += ([special["unk"]] if at < len(word) else pieces) if word else []
+    ids = ids[: about["max_length"]]
+    return np.array([ids + [special["pad"]] * (about["max_length"] - len(ids))], "int32")
+
+
+def _parted(one: str) -> str:
+    """A character that stands alone gets spaces; one that shows nothing becomes a space."""
+    kind = unicodedata.category(one)
+    alone = kind[0] == "P" or ("!" <= one <= "~" and not one.isalnum())
+    alone = alone or any(first <= ord(one) <= last for first, last in IDEOGRAPHS)
+    return f" {one} " if alone else " " if kind in ("Cc", "Cf") else one
+
+
+def told(outputs: dict, about: dict, vocabulary: list[str]) -> str:
+    """What a model's outputs say."""
+    if "ids" in outputs:
+        return words(outputs["ids"][0], about, vocabulary)
+    logits = outputs["logits"][0]
+    if about["task"] == "matcher":
+        return f"fits with probability {1 / (1 + np.exp(-logits[0])):.3f}"
+    if about["multi_label"]:
+        return ", ".join(label for label, logit in zip(about["labels"], logits, strict=True) if logit > 0) or "nothing"
+    return about["labels"][int(np.argmax(logits))]

@@ -1,0 +1,87 @@
+"""Speaks TensorFlow Serving's REST interface where that is not installed: to try a model, not to serve it.
+
+    python stand_in.py out/captions --model captions --port 8501
+
+Needs TensorFlow, nothing else. The folder holds versions by number, as for the server: out/captions/1, 2, ...
+"""
+
+import argparse
+import base64
+import json
+import os
+import sys
+from http.server import BaseHTTPRequestHandler, HTTPServer
+from pathlib import Path
+
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+
+import tensorflow as tf
+
+
+def predict(model, request: dict) -> dict:
+    """A signature's outputs by name, as JSON keeps them."""
+    signature = model.signatures[request.get("signature_name", "serving_default")]
+    specs = signature.structured_input_signature[1]
+    given = request.get("inputs")
+    if not isinstance(given, dict) or set(given) != set(specs):
+        raise ValueError(f"inputs are {sorted(given) if isinstance(given, dict) else given}: expected {sorted(specs)}")
+    inputs = {name: tf.constant(decoded(given[name]), spec.dtype) for name, spec in specs.items()}
+    return {"outputs": {name: plain(value.numpy().tolist()) for name, value in signature(**inputs).items()}}
+
+
+def decoded(value):
+    """What a client sent as {"b64": ...}, in lists of any depth."""
+    if isinstance(value, list):
+        return [decoded(one) for one in value]
+    return base64.b64decode(value["b64"]) if isinstance(value, dict) else value
+
+
+def plain(value):
+    """Bytes as str, in lists of any depth."""
+    if isinstance(value, list):
+        return [plain(one) for one in value]
+    return value.decode() if isinstance(value, bytes) else value
+
+
+def serve(folder: Path, name: str, port: int) -> HTTPServer:
+    """A server for the newest version in a folder; `serve_forever` starts it. Port 0 means any that is free."""
+    versions = [int(path.name) for path in folder.iterdir() if path.name.isdigit()]
+    if not versions:
+        raise SystemExit(f"{folder} has no version: expected a folder such as {folder / '1'}")
+    model = tf.saved_model.load(str(folder / str(max(versions))))
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_POST(self):
+            status, answer = 404, {"error": f"{self.path}: expected /v1/models/{name}:predict"}
+            if self.path == f"/v1/models/{name}:predict":
+                try:
+                    body = self.rfile.read(int(self.headers["Content-Length"]))
+                    status, answer = 200, predict(model, json.loads(body))
+                except Exception as error:  # whatever a client sends
+                    status, answer = 400, {"error": str(error)}
+            content = json.dumps(answer).encode()
+            self.send_response(status)
+            self.send_header("Content-Type", "application/json")
+            self.send_header("Content-Length", str(len(content)))
+            self.end_headers()
+            self.wfile.write(content)
+
+        def log_message(self, *_):
+            pass
+
+    return HTTPServer(("localhost", port), Handler)
+
+
+def main(arguments: list[str]) -> None:
+    parser = argparse.ArgumentParser(description="Try a SavedModel as if TensorFlow Serving served it.")
+    parser.add_argument("folder", type=Path)
+    parser.add_argument("--model", default="captions")
+    parser.add_argument("--port", type=int, default=8501)
+    given = parser.parse_args(arguments)
+    server = serve(given.folder, given.model, given.port)
+    print(f"http://localhost:{server.server_port}/v1/models/{given.model}", flush=True)
+    server.serve_forever()
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])

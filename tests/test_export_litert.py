@@ -1,0 +1,236 @@
+"""LiteRT: every task and fusion in one file of builtins, run where it will run."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import zipfile
+from pathlib import Path
+
+import keras
+import numpy as np
+import pytest
+from toys import ANSWERS, decisive, pictures, toy
+
+from vtx_keras import data, export, text, zoo
+from vtx_keras.export import tflite, verify
+
+interpreters = pytest.importorskip("ai_edge_litert.interpreter")
+pytestmark = pytest.mark.skipif(keras.backend.backend() != "tensorflow", reason="exports are made by TensorFlow")
+RUN = Path(__file__).parents[1] / "export/mobile/run.py"
+QUICK = {"cross_attn_captioner", "gated_vqa", "co_attn_classifier", "retriever", "merged_attn_video_captioner"}
+NAMES = [pytest.param(name, marks=[] if name in QUICK else pytest.mark.slow) for name in zoo.list_models()]
+
+
+@pytest.fixture(scope="module")
+def captioner():
+    return decisive("cross_attn_captioner")
+
+
+def few(model, count=6):
+    """Examples that are quickly made."""
+    images = pictures(model, count).astype("uint8")
+    keys = {"caption": "w1 w2", "question": "w1 w3", "answer": "no"}
+    return [{"image": image, **keys} for image in images]
+
+
+def made(name):
+    return decisive(name) if name.endswith("captioner") else toy(name)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_every_model_says_the_same_from_its_file(name, tmp_path):
+    model = made(name)
+    report = export.litert(model, tmp_path / "model.tflite", verify_data=few(model))
+    assert report.ok
+    assert report.identical == report.n == 6
+    assert report.difference < 1e-4
+    interpreter = interpreters.Interpreter(str(tmp_path / "model.tflite"))
+    used = {one["op_name"] for one in interpreter._get_ops_details()}
+    assert not {one for one in used if one.startswith("Flex")} | (used & {"CUSTOM"})
+
+
+@pytest.mark.parametrize(
+    ("name", "options"),
+    [
+        ("gated_classifier", {"multi_label": True}),
+        ("cross_attn_vqa", {"mlm": True}),
+        pytest.param("gated_vqa", {"text_encoder": "lstm"}, marks=pytest.mark.slow),
+        pytest.param("cross_attn_video_captioner", {"temporal": "gru"}, marks=pytest.mark.slow),
+    ],
+)
+def test_options_that_change_the_graph(name, options, tmp_path):
+    model = toy(name, **options)
+    assert export.litert(model, tmp_path / "model.tflite", verify_data=few(model)).identical == 6
+
+
+def test_the_contract_of_the_file(captioner, tmp_path):
+    path = tmp_path / "model.tflite"
+    report = export.litert(captioner, path, verify_data=few(captioner))
+    interpreter = interpreters.Interpreter(str(path))
+    run = interpreter.get_signature_runner("serving_default")
+    assert list(run.get_input_details()) == ["image"]
+    assert run.get_input_details()["image"]["dtype"] == np.uint8
+    image = pictures(captioner, 1).astype("uint8")
+    outputs = run(image=image)
+    assert outputs["ids"].dtype == np.int32
+    expected = np.array(captioner.generate_ids(image)[0])
+    np.testing.assert_array_equal(outputs["ids"], expected)
+    with zipfile.ZipFile(path) as inside:
+        vocabulary = inside.read("vocabulary.txt").decode().rstrip("\n").split("\n")
+        about = json.loads(inside.read("model.json"))
+    assert tuple(vocabulary) == captioner.vocabulary
+    assert about["image_shape"] == [32, 32, 3]
+    assert about["join_rules"] == [list(rule) for rule in text.JOIN_RULES]
+    assert report.path == str(path)
+    stored = json.loads(Path(f"{path}.report.json").read_text())
+    assert stored["identical"] == 6
+    assert {"load_s", "ms_p50", "ms_p95", "peak_megabytes", "megabytes", "metric"} <= set(stored)
+    assert 0 < report.peak_megabytes < 500
+    assert [one for one in tmp_path.iterdir() if one.name.startswith(".")] == []
+
+
+@pytest.mark.parametrize(
+    "settings", [{"beams": 3}, {"max_length": 4}, {"form": "split"}, {"form": "split", "max_length": 5}]
+)
+def test_beams_lengths_and_forms(captioner, settings, tmp_path):
+    report = export.litert(captioner, tmp_path / "model.tflite", verify_data=few(captioner), **settings)
+    assert report.identical == 6
+    assert report.difference < 1e-4
+
+
+@pytest.mark.parametrize("name", ["merged_attn_captioner", "concat_mlp_captioner", "gated_captioner"])
+def test_every_causal_fusion_goes_word_by_word(name, tmp_path):
+    model = decisive(name)
+    assert export.litert(model, tmp_path / "m.tflite", form="split", verify_data=few(model)).identical == 6
+
+
+def test_a_contrastive_captioner_goes_word_by_word(tmp_path):
+    model = toy("cross_attn_captioner", contrastive=0.5)
+    assert export.litert(model, tmp_path / "m.tflite", form="split", verify_data=few(model)).identical == 6
+
+
+@pytest.mark.parametrize(
+    ("quantize", "form"),
+    [
+        ("float16", "one"),
+        ("int8", "one"),
+        ("int8_encoder", "split"),
+        *(pytest.param(*one, marks=pytest.mark.slow) for one in (("int8_encoder", "one"), ("int8", "split"))),
+    ],
+)
+def test_smaller_files_stay_near(captioner, quantize, form, tmp_path):
+    path = tmp_path / "small.tflite"
+    small = export.litert(captioner, path, form=form, quantize=quantize, verify_data=few(captioner), share=0.5)
+    assert small.identical >= 3
+    assert small.megabytes < {"float16": 0.75}.get(quantize, 0.65) * small.weights_megabytes
+    assert small.quantize == quantize
+
+
+@pytest.mark.parametrize("name", ["retriever", "gated_matcher"])
+def test_an_encoder_in_whole_numbers_serves_every_task(name, tmp_path):
+    model = toy(name)
+    report = export.litert(model, tmp_path / "m.tflite", quantize="int8_encoder", verify_data=few(model), share=0.5)
+    assert 0 < report.difference < 0.5
+
+
+def test_convolutions_keep_sixteen_bits(tmp_path):
+    image = keras.Input((32, 32, 3))
+    encoder = keras.Model(image, keras.layers.Conv2D(64, 5, 8)(image), name="small")
+    model = toy("cross_attn_captioner", image_encoder=encoder)
+    export.litert(model, tmp_path / "m.tflite", quantize="int8", verify_data=few(model), share=0.5)
+    file = (tmp_path / "m.tflite").read_bytes()
+    kernel = np.array(model.get_layer("image_encoder").weights[0])
+    assert np.transpose(kernel, (3, 0, 1, 2)).astype("float16").tobytes() in file
+    assert np.transpose(kernel, (3, 0, 1, 2)).tobytes() not in file
+
+
+def test_the_words_are_stored_once(tmp_path):
+    model = toy("cross_attn_captioner", dim=64, vocabulary=[f"w{i}" for i in range(4000)])
+    table = 4005 * 64
+    whole = len(tflite.converted(model, "one", None, pictures(model)))
+    small = len(tflite.converted(model, "one", "int8", pictures(model)))
+    rest = model.count_params() - table
+    assert whole < 4 * (table + rest) + 100_000
+    assert small < table + rest + 150_000
+
+
+def test_what_has_no_builtin_is_named_with_its_layer(tmp_path):
+    @keras.saving.register_keras_serializable("test_export_litert")
+    class Odd(keras.layers.Layer):
+        def call(self, x):
+            return x * keras.ops.erfinv(keras.ops.clip(x / 256, -0.5, 0.5))
+
+    image = keras.Input((32, 32, 3))
+    encoder = keras.Model(image, keras.layers.AveragePooling2D(8)(Odd(name="odd")(image)), name="small")
+    model = toy("gated_vqa", image_encoder=encoder)
+    with pytest.raises(tflite.NoBuiltin, match=r"Erfinv \(in .*odd"):
+        export.litert(model, tmp_path / "m.tflite", verify_data=few(model))
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("settings", "told"),
+    [
+        ({"quantize": "int4"}, "expected None, 'float16'"),
+        ({"form": "both"}, "expected one of one, split"),
+        ({"beams": 0}, "at least 1"),
+        ({"beams": 2, "form": "split"}, "word by word"),
+        ({"max_length": 99}, "from 1 to 8"),
+    ],
+)
+def test_what_contradicts_itself_is_refused_before_any_work(captioner, settings, told, tmp_path):
+    with pytest.raises(ValueError, match=told):
+        export.litert(captioner, tmp_path / "m.tflite", verify_data=few(captioner), **settings)
+    with pytest.raises(ValueError, match=r"ends in \.tflite"):
+        export.litert(captioner, tmp_path / "m.onnx")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_model_without_captions_refuses_what_is_for_them(tmp_path):
+    for settings in ({"form": "split"}, {"beams": 2}, {"max_length": 3}):
+        with pytest.raises(ValueError, match="writes no captions"):
+            export.litert(toy("gated_vqa"), tmp_path / "m.tflite", **settings)
+
+
+def ran(*arguments):
+    return subprocess.run([sys.executable, str(RUN), *map(str, arguments)], capture_output=True, text=True)
+
+
+def test_the_program_captions_answers_and_streams(captioner, tmp_path):
+    photo = data.sample("photos/cat.jpg")
+    said = captioner.generate(photo)[0]
+    for form in ("one", "split"):
+        export.litert(captioner, tmp_path / f"{form}.tflite", form=form, verify_data=few(captioner))
+        done = ran(tmp_path / f"{form}.tflite", photo)
+        assert done.returncode == 0, done.stderr
+        assert done.stdout.replace("\r", "\n").strip().split("\n")[-1].strip() == said
+    asked = toy("gated_vqa")
+    export.litert(asked, tmp_path / "vqa.tflite", verify_data=few(asked))
+    done = ran(tmp_path / "vqa.tflite", photo, "W1 w2!")
+    assert done.stdout.strip() == asked.answer(photo, "W1 w2!")[0]
+    assert done.stdout.strip() in ANSWERS
+    assert "reads a text" in ran(tmp_path / "vqa.tflite", photo).stderr
+
+
+@pytest.mark.parametrize("content", [b"", b"GIF89a", b"\xff\xd8\xff\xe0 cut off"])
+def test_the_program_says_what_is_wrong_with_a_picture_or_a_file(captioner, content, tmp_path):
+    export.litert(captioner, tmp_path / "m.tflite", verify_data=few(captioner))
+    (tmp_path / "bad.png").write_bytes(content)
+    for model, picture in (("m.tflite", "bad.png"), ("m.tflite", "none.png"), ("bad.tflite", "bad.png")):
+        (tmp_path / "bad.tflite").write_bytes((tmp_path / "m.tflite").read_bytes()[:1000])
+        done = ran(tmp_path / model, tmp_path / picture)
+        assert done.returncode == 1
+        assert done.stdout == ""
+        assert "Traceback" not in done.stderr
+
+
+@pytest.mark.slow
+def test_the_released_captioner_in_every_precision(tmp_path):
+    model = zoo.build("cross_attn_captioner")
+    for quantize, most in ((None, 1.05), ("float16", 0.55), ("int8", 0.36)):
+        report = export.litert(model, tmp_path / "m.tflite", quantize=quantize)
+        assert report.n >= 60
+        assert report.megabytes <= most * report.weights_megabytes
+        assert report.identical >= report.n * verify.SHARE[quantize is None]

@@ -1,0 +1,27 @@
+"""A model as a file that runs without us: `saved_model` for servers, `litert` for phones, `onnx` for the rest.
+
+    report = export.saved_model(model, "out/serving")
+    report = export.litert(model, "out/model.tflite", quantize="int8")
+    report = export.onnx(model, "out/model.onnx")
+
+Each has run what it wrote in that format's own runtime, in a fresh process, and compared it with the model: see
+`verify`. What does not agree does not get its name, and raises `NotEqual`.
+"""
+
+import importlib
+from typing import Any
+
+_ROOM_OF = {
+    "saved_model": "savedmodel",
+    "litert": "tflite",
+    "onnx": "onnx_graph",
+    "NotEqual": "report",
+    "Report": "report",
+}
+__all__ = sorted(_ROOM_OF)
+
+
+def __getattr__(name: str) -> Any:
+    if name in _ROOM_OF:
+        return getattr(importlib.import_module(f"vtx_keras.export.{_ROOM_OF[name]}"), name)
+    raise AttributeError(f"module 'vtx_keras.export' has no attribute {name!r}")

@@ -1,0 +1,197 @@
+"""What of a model is exported: TensorFlow graphs over uint8 pictures and ids, their weights frozen into constants.
+
+one      image -> ids, score                          a captioner, its whole loop inside
+split    image -> state_0 …                           a captioner in two: once per picture,
+         token, index, cache_0 …, state_0 … -> logits, next_cache_0 …     and once per word
+one      image, tokens -> logits                      vqa, classifier, matcher
+towers   image -> image_embedding; tokens -> text_embedding              a retriever
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import keras
+import numpy as np
+import tensorflow as tf
+from keras import ops
+from tensorflow.python.framework.convert_to_constants import convert_variables_to_constants_v2
+
+from vtx_keras.decode import NEVER, UNWRITABLE, search
+from vtx_keras.layers import Block
+from vtx_keras.models import Captioner, Retriever, VisionText
+
+FORMS = ("one", "split")
+
+
+class Graph(NamedTuple):
+    """A frozen function; its inputs and outputs are called by name, in this order."""
+
+    function: Any
+    inputs: tuple[str, ...]
+    outputs: tuple[str, ...]
+
+
+def graphs(
+    model: VisionText,
+    form: str = "one",
+    batch: int | None = None,
+    *,
+    beams: int = 1,
+    max_length: int | None = None,
+    from_features: bool = False,
+) -> dict[str, Graph]:
+    """The graphs of a form by name: "serving_default", or "encode" and "decode_step", or "image" and "text".
+
+    `batch` None leaves the batch size and the length of texts open. With `from_features` they begin behind the image
+    encoder, and `features` are an input where `image` was.
+
+    >>> from vtx_keras import zoo
+    >>> model = zoo.build("cross_attn_captioner", weights=None, dim=32, depth=1, image_shape=(32, 32, 3))
+    >>> graphs(model, "split", 1)["encode"].outputs
+    ('state_0', 'state_1')
+    """
+    check(model, form, beams, max_length)
+    image = tf.TensorSpec((batch, *model.image_shape), tf.uint8, "image")
+    if from_features:
+        image = _spec(model.get_layer("vision").input, batch, "features")
+    tokens = tf.TensorSpec((batch, model.options["max_length"] if batch else None), tf.int32, "tokens")
+    if isinstance(model, Captioner):
+        length = model.check_length(max_length)
+        if form == "split":
+            return split(model, image, length)
+
+        def caption(image: Any) -> dict:
+            rows = ops.shape(image)[0]
+            cache = [block.empty_cache(rows, length, beams) for block in blocks_of(model)]
+            prompt = ops.zeros((rows, length), "int32")
+            ids, score = search(stepper(model, begun(model, image)), cache, prompt, length=length, beams=beams)
+            return {"ids": ids, "score": score}
+
+        return {"serving_default": frozen(caption, image)}
+    if isinstance(model, Retriever):
+        seen = model.get_layer("vision").input if from_features else model.input["image"]
+        see, read = keras.Model(seen, model.get_layer("image_embedding").output), model.tower("text")
+        return {
+            "image": frozen(lambda image: {"image_embedding": see(ops.cast(image, "float32"))}, image),
+            "text": frozen(lambda tokens: {"text_embedding": read({"tokens": tokens})}, tokens),
+        }
+    reader = model.behind_encoder() if from_features else model
+
+    def logits(image: Any, tokens: Any) -> dict:
+        outputs = reader({"image": ops.cast(image, "float32"), "tokens": tokens}, training=False)
+        return {"logits": outputs["logits"] if isinstance(outputs, dict) else outputs}
+
+    return {"serving_default": frozen(logits, image, tokens)}
+
+
+def image_encoder(model: VisionText, batch: int | None = None) -> Graph:
+    """image -> features: what the graphs `from_features` begin with."""
+    image = tf.TensorSpec((batch, *model.image_shape), tf.uint8, "image")
+    encoder = model.get_layer("image_encoder")
+    return frozen(lambda image: {"features": encoder(ops.cast(image, "float32"))}, image)
+
+
+def check(model: VisionText, form: str, beams: int, max_length: int | None = None) -> None:
+    """Refuse what cannot be exported, before any work is done."""
+    if keras.backend.backend() != "tensorflow":
+        raise RuntimeError(
+            f"Keras runs on {keras.backend.backend()} here, and exports are made by TensorFlow: save the model with "
+            "zoo.save(model, 'mine.keras'), and export it in a process with KERAS_BACKEND=tensorflow"
+        )
+    if form not in FORMS:
+        raise ValueError(f"form={form!r}: expected one of {', '.join(FORMS)}")
+    if isinstance(beams, bool) or not isinstance(beams, int) or beams < 1:
+        raise ValueError(f"beams={beams!r}: expected a whole number of at least 1")
+    if isinstance(model, Captioner):
+        model.check_length(max_length)
+    elif form == "split" or beams > 1 or max_length is not None:
+        raise ValueError(f"a {model.name} writes no captions: form='split', beams= and max_length= are for captioners")
+    if form == "split" and beams > 1:
+        raise ValueError(f"beams={beams}: form='split' goes word by word; for beams export form='one'")
+
+
+def split(model: Captioner, image: tf.TensorSpec, length: int) -> dict[str, Graph]:
+    """What is done once per picture, and what is done once per word.
+
+    The caller keeps the cache, zeros at first. Special ids that are never written have a logit of -1e9.
+    """
+    layout: list[Any] = []  # how the states are laid out, one structure for each block; found by tracing
+
+    def encode(image: Any) -> dict:
+        layout[:] = begun(model, image)
+        return {f"state_{i}": state for i, state in enumerate(_tensors(layout))}
+
+    encoder, batch = frozen(encode, image), image.shape[0]
+    specs = [tf.TensorSpec((batch, 1), tf.int32, "token"), tf.TensorSpec((), tf.int32, "index")]
+    empty = [cache for block in blocks_of(model) for cache in block.empty_cache(1, length, 1)]
+    specs += [_spec(cache, batch, f"cache_{i}") for i, cache in enumerate(empty)]
+    specs += [_spec(state, batch, name) for name, state in zip(encoder.outputs, _tensors(layout), strict=True)]
+
+    def decode_step(token: Any, index: Any, *values: Any) -> dict:
+        now = ops.arange(length) == index
+        visible = ops.tile((ops.arange(length) <= index)[None, None], (ops.shape(token)[0], 1, 1))
+        cache = list(zip(values[0 : len(empty) : 2], values[1 : len(empty) : 2], strict=True))
+        rest = iter(values[len(empty) :])
+        states = tf.nest.map_structure(lambda part: None if part is None else next(rest), layout)
+        logits, after = stepper(model, states)(token, index, cache, now, visible)
+        logits = ops.where(np.isin(np.arange(logits.shape[-1]), UNWRITABLE), NEVER, logits)
+        return {"logits": logits[:, 0], **{f"next_cache_{i}": one for i, one in enumerate(_tensors(after))}}
+
+    return {"encode": encoder, "decode_step": frozen(decode_step, *specs)}
+
+
+# `begun` and `stepper` are `Captioner.decoder` cut in two, so that its states can be inputs and outputs of graphs.
+
+
+def begun(model: Captioner, image: Any) -> list:
+    """What every block's `step` needs of these pictures (uint8) or features."""
+    features = model.get_layer("image_encoder")(ops.cast(image, "float32")) if image.dtype == tf.uint8 else image
+    vision, states = model.get_layer("vision")(features), []
+    for block in blocks_of(model):
+        state, vision = block.begin(vision)
+        states.append(state)
+    return states
+
+
+def stepper(model: Captioner, states: list) -> Callable:
+    """The `step` of `decode.search` for these states."""
+    words, positions, norm = (model.get_layer(name) for name in ("words", "positions", "norm"))
+    head = ops.transpose(ops.cast(words.embeddings, "float32"))
+
+    def step(tokens: Any, index: Any, cache: list, now: Any, visible: Any) -> tuple[Any, list]:
+        x, after = positions.step(words(tokens), index), []
+        for block, block_cache, state in zip(blocks_of(model), cache, states, strict=True):
+            x, block_cache = block.step(x, block_cache, now, visible, state)
+            after.append(block_cache)
+        return ops.matmul(ops.cast(norm(x), "float32"), head), after
+
+    return step
+
+
+def blocks_of(model: Captioner) -> list[Block]:
+    """The decoder's blocks, in order."""
+    return [layer for layer in model.layers if isinstance(layer, Block)]
+
+
+def _spec(tensor: Any, batch: int | None, name: str) -> tf.TensorSpec:
+    return tf.TensorSpec((batch, *tensor.shape[1:]), tensor.dtype, name)
+
+
+def _tensors(states: list) -> list:
+    return [tensor for tensor in tf.nest.flatten(states) if tensor is not None]
+
+
+def frozen(function: Callable[..., dict], *specs: tf.TensorSpec) -> Graph:
+    """The function as a graph without variables. Loops stay loops."""
+    names: list[str] = []
+
+    def in_order(*values: Any) -> tuple:
+        outputs = function(*values)
+        names[:] = outputs
+        return tuple(tf.identity(value, name) for name, value in outputs.items())
+
+    traced = tf.function(in_order, input_signature=specs, autograph=False).get_concrete_function()
+    constant = convert_variables_to_constants_v2(traced, lower_control_flow=False)
+    return Graph(constant, tuple(spec.name for spec in specs), tuple(names))

@@ -1,0 +1,153 @@
+"""ONNX files as we want them: plain names, each table stored once, weights of 16 or 8 bits where that is asked for."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+from onnx import helper, numpy_helper
+
+LARGE = 1024  # numbers in a weight worth shrinking
+
+
+def rename(graph: Any, names: Mapping[str, str]) -> None:
+    """Give tensors new names, in loops' bodies too."""
+    for one in graphs_of(graph):
+        for tensor in (*one.input, *one.output, *one.value_info):
+            tensor.name = names.get(tensor.name, tensor.name)
+        for node in one.node:
+            node.input[:] = [names.get(name, name) for name in node.input]
+            node.output[:] = [names.get(name, name) for name in node.output]
+
+
+def with_loops_that_look_out(graph: Any) -> None:
+    """Let the body of a loop read what never changes from outside, where TensorFlow hands it round with each turn.
+
+    A weight is then a constant to the body: a runtime can lay it out once, and a quantizer can see that it is one.
+    """
+    for node in [node for node in graph.node if node.op_type == "Loop"]:
+        body = next(attribute.g for attribute in node.attribute if attribute.name == "body")
+        copies = {one.output[0]: one.input[0] for one in body.node if one.op_type == "Identity"}
+        changing, outside = [], {}
+        for i, (given, made) in enumerate(zip(body.input[2:], body.output[1:], strict=False)):
+            source = made.name
+            while source in copies:
+                source = copies[source]
+            if source == given.name:
+                outside[given.name] = node.input[2 + i]
+                outside[node.output[i]] = node.input[2 + i]
+            else:
+                changing.append(i)
+        scanned = len(body.input) - 2  # outputs behind these are gathered turn by turn
+        for field, first, keep in (
+            (body.input, 2, changing),
+            (body.output, 1, [*changing, *range(scanned, len(body.output) - 1)]),
+            (node.input, 2, changing),
+            (node.output, 0, [*changing, *range(scanned, len(node.output))]),
+        ):
+            kept = [*field[:first], *(field[first + i] for i in keep)]
+            del field[:]
+            field.extend(kept)
+        for one in [one for one in body.node if one.op_type == "Identity" and one.input[0] in outside]:
+            outside[one.output[0]] = outside[one.input[0]]
+            body.node.remove(one)
+        rename(graph, outside)
+        with_loops_that_look_out(body)
+
+
+def with_tables_once(model: Any) -> None:
+    """Replace a table that is another one turned by a `Transpose` of it, which a runtime does once, when it loads."""
+    graph = model.graph
+    tables = {one.name: one for one in graph.initializer if len(one.dims) == 2 and np.prod(one.dims) >= LARGE}
+    by_shape: dict[tuple, list[str]] = {}
+    for name, one in tables.items():
+        by_shape.setdefault(tuple(one.dims), []).append(name)
+    gone: set[str] = set()
+    for name, one in tables.items():
+        for other in by_shape.get(tuple(reversed(one.dims)), []):
+            if name == other or {name, other} & gone:
+                continue
+            ours, theirs = (numpy_helper.to_array(tables[which]) for which in (name, other))
+            if np.array_equal(ours, theirs.T) and one.dims[0] >= one.dims[1]:  # the words' rows stay as they are
+                gone.add(other)
+                graph.node.insert(0, helper.make_node("Transpose", [name], [other], f"{other}/turned", perm=[1, 0]))
+    kept = [one for one in graph.initializer if one.name not in gone]
+    del graph.initializer[:]
+    graph.initializer.extend(kept)
+
+
+def with_half_weights(model: Any, chosen: Callable[[str], bool]) -> None:
+    """Store in float16 the large float weights that operators `chosen` by type read; they compute in float32 still."""
+    readers = [node for graph in graphs_of(model.graph) for node in graph.node if chosen(node.op_type)]
+    read = {name for node in readers for name in node.input}
+    for graph in graphs_of(model.graph):
+        casts = []
+        for one in graph.initializer:
+            if one.name in read and one.data_type == onnx.TensorProto.FLOAT and np.prod(one.dims) >= LARGE:
+                values, name = numpy_helper.to_array(one), one.name
+                if np.abs(values).max() > np.finfo("float16").max:  # no weights, but what keeps a word from being said
+                    continue
+                one.CopyFrom(numpy_helper.from_array(values.astype("float16"), f"{name}/half"))
+                casts.append(helper.make_node("Cast", [one.name], [name], f"{name}/whole", to=onnx.TensorProto.FLOAT))
+        nodes = [*casts, *graph.node]
+        del graph.node[:]
+        graph.node.extend(nodes)
+
+
+def with_int8_weights(model: Any) -> Any:
+    """Matrices and tables in 8 bits, by onnxruntime; convolutions, which suffer more from that, in 16.
+
+    A table both looked up in and multiplied by is there twice, for each is rounded in its own way.
+    """
+    from onnxruntime.quantization import QuantType, quantize_dynamic
+
+    sink_weights(model.graph)
+    with tempfile.TemporaryDirectory() as folder:
+        before, after = Path(folder) / "before.onnx", Path(folder) / "after.onnx"
+        onnx.save(model, before)
+        quantize_dynamic(
+            before,
+            after,
+            op_types_to_quantize=["MatMul", "Gemm", "Gather"],
+            per_channel=True,
+            weight_type=QuantType.QInt8,
+            extra_options={"EnableSubgraph": True},
+        )
+        model = onnx.load(after)
+    with_half_weights(model, lambda kind: kind == "Conv")
+    return model
+
+
+def sink_weights(graph: Any) -> None:
+    """Move each weight into the loop whose body alone reads it: the quantizer looks for it there."""
+    for node in graph.node:
+        for body in [attribute.g for attribute in node.attribute if attribute.type == onnx.AttributeProto.GRAPH]:
+            outside = {name for other in graph.node if other is not node for name in _reads(other)}
+            inside = {name for inner in body.node for name in _reads(inner)}
+            moved = [one for one in graph.initializer if one.name in inside - outside]
+            kept = [one for one in graph.initializer if one.name not in inside - outside]
+            body.initializer.extend(moved)
+            del graph.initializer[:]
+            graph.initializer.extend(kept)
+            sink_weights(body)
+
+
+def _reads(node: Any) -> Iterator[str]:
+    yield from node.input
+    for attribute in node.attribute:
+        if attribute.type == onnx.AttributeProto.GRAPH:
+            for inner in attribute.g.node:
+                yield from _reads(inner)
+
+
+def graphs_of(graph: Any) -> Iterator[Any]:
+    """A graph and all within it."""
+    yield graph
+    for node in graph.node:
+        for attribute in node.attribute:
+            if attribute.type == onnx.AttributeProto.GRAPH:
+                yield from graphs_of(attribute.g)

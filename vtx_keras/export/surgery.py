@@ -1,0 +1,162 @@
+"""What the LiteRT converter cannot do, done to its files: join two, keep convolutions exact, store a table once.
+
+A quantizer treats a file alike throughout, and better files are had by treating its parts differently. A `.tflite` is
+a flatbuffer: graphs of operators over numbered tensors, whose values lie in numbered buffers.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import flatbuffers
+import numpy as np
+from tensorflow.lite.python import schema_py_generated as schema
+
+_OPERATORS, _TYPES = schema.BuiltinOperator, schema.TensorType
+
+
+def side_by_side(first: bytes, second: bytes) -> bytes:
+    """A file with the signatures of both, and nothing shared."""
+    left, right = _read(first), _read(second)
+    _shift(left, right, subgraphs=len(left.subgraphs))
+    for signature in right.signatureDefs:
+        signature.subgraphIndex += len(left.subgraphs)
+    left.signatureDefs += right.signatureDefs
+    left.subgraphs += right.subgraphs
+    return _packed(left)
+
+
+def chain(first: bytes, second: bytes) -> bytes:
+    """A file in which the outputs of the first are inputs of the second, by name; its signature is the second's."""
+    left, right = _read(first), _read(second)
+    # The second's main graph dissolves in the first's, so the others move down by one.
+    _shift(left, right, subgraphs=len(left.subgraphs) - 1)
+    main, rest = left.subgraphs[0], right.subgraphs[0]
+    before, after = left.signatureDefs[0], right.signatureDefs[0]
+    made = {one.name: one.tensorIndex for one in before.outputs}
+    place = [len(main.tensors) + i for i in range(len(rest.tensors))]
+    more = [one for one in after.inputs if one.name not in made]
+    for one in after.inputs:
+        if one.name in made:
+            place[one.tensorIndex] = made[one.name]
+    main.tensors += rest.tensors  # those of its inputs are left unused
+    for operator in rest.operators:
+        for field in ("inputs", "outputs", "intermediates"):
+            tensors = getattr(operator, field)
+            if tensors is not None:
+                setattr(operator, field, [place[i] if i >= 0 else -1 for i in tensors])
+    main.operators += rest.operators
+    for one in (*more, *after.outputs):
+        one.tensorIndex = place[one.tensorIndex]
+    main.inputs = [*main.inputs, *(one.tensorIndex for one in more)]
+    main.outputs = [place[i] for i in rest.outputs]
+    before.signatureKey, before.outputs = after.signatureKey, after.outputs
+    before.inputs += more
+    left.subgraphs += right.subgraphs[1:]
+    return _packed(left)
+
+
+def with_half_convolutions(quantized: bytes, exact: bytes) -> bytes:
+    """`quantized` with the convolutions' weights in float16, taken from `exact`, the same graphs in float32.
+
+    8 bits are too few for a light convolutional encoder: they changed one caption in eight, and took longer.
+    """
+    model, floats = _read(quantized), _read(exact)
+    unpack = schema.OperatorCodeT()
+    unpack.builtinCode = unpack.deprecatedBuiltinCode = _OPERATORS.DEQUANTIZE
+    unpack.version = 3  # the first that reads float16
+    model.operatorCodes.append(unpack)
+    for graph, whole in zip(model.subgraphs, floats.subgraphs, strict=True):
+        for operator, original in zip(_convolutions(model, graph), _convolutions(floats, whole), strict=True):
+            weights = whole.tensors[original.inputs[1]]
+            exact_values = floats.buffers[weights.buffer].data
+            if exact_values is None or graph.tensors[operator.inputs[0]].type != _TYPES.FLOAT32:
+                continue  # weights that are computed, or a convolution of whole numbers
+            half = schema.BufferT()
+            half.data = np.asarray(exact_values, "uint8").view("float32").astype("float16").view("uint8")
+            model.buffers.append(half)
+            step = schema.OperatorT()
+            step.opcodeIndex = len(model.operatorCodes) - 1
+            step.inputs = [_tensor(graph, weights, _TYPES.FLOAT16, len(model.buffers) - 1)]
+            step.outputs = [_tensor(graph, weights, _TYPES.FLOAT32, 0)]
+            graph.operators.insert(graph.operators.index(operator), step)
+            operator.inputs = [operator.inputs[0], step.outputs[0], *operator.inputs[2:]]
+    return _packed(model)
+
+
+def _convolutions(model: Any, graph: Any) -> list:
+    kinds = (_OPERATORS.CONV_2D, _OPERATORS.DEPTHWISE_CONV_2D)
+    return [one for one in graph.operators if model.operatorCodes[one.opcodeIndex].builtinCode in kinds]
+
+
+def _tensor(graph: Any, like: Any, kind: int, buffer: int) -> int:
+    """A new tensor's number. Buffer 0 is the empty one, of tensors that are computed."""
+    tensor = schema.TensorT()
+    tensor.shape, tensor.type, tensor.buffer = like.shape, kind, buffer
+    tensor.name = f"convolution/{len(graph.tensors)}".encode()
+    graph.tensors.append(tensor)
+    return len(graph.tensors) - 1
+
+
+def with_tables_once(quantized: bytes) -> bytes:
+    """The file with one copy of a table that is both looked up in and multiplied by, as the words of a captioner are.
+
+    The converter rounds it twice: with one scale for the look-up, with a scale per row for the product.
+    """
+    model = _read(quantized)
+    tables = [
+        tensor
+        for graph in model.subgraphs
+        for tensor in graph.tensors
+        if tensor.type == _TYPES.INT8 and len(tensor.shape) == 2 and len(_scales(tensor)) in (1, tensor.shape[0])
+    ]
+    for coarse in [tensor for tensor in tables if len(_scales(tensor)) == 1]:
+        for fine in tables:
+            alike = len(_scales(fine)) > 1 and tuple(fine.shape) == tuple(coarse.shape)
+            if alike and np.abs(_values(model, coarse) - _values(model, fine)).max() <= _scales(coarse)[0]:
+                fine.buffer, fine.quantization = coarse.buffer, coarse.quantization
+    return _packed(model)
+
+
+def _scales(tensor: Any) -> np.ndarray:
+    given = tensor.quantization
+    return np.zeros(0) if given is None or given.scale is None else np.asarray(given.scale, "float32")
+
+
+def _values(model: Any, tensor: Any) -> np.ndarray:
+    data = np.asarray(model.buffers[tensor.buffer].data, "uint8").view("int8").reshape(tensor.shape)
+    return data * _scales(tensor)[:, None]
+
+
+def _shift(left: Any, right: Any, subgraphs: int) -> None:
+    """Give what the right file counts (operator codes, buffers, subgraphs) the numbers it will have in the left."""
+    codes, buffers = len(left.operatorCodes), len(left.buffers)
+    left.operatorCodes += right.operatorCodes
+    left.buffers += right.buffers
+    for graph in right.subgraphs:
+        for tensor in graph.tensors:
+            tensor.buffer += buffers
+        for operator in graph.operators:
+            operator.opcodeIndex += codes
+            options = operator.builtinOptions
+            for field in [] if options is None else vars(options):
+                if field.endswith("SubgraphIndex"):  # of loops and branches
+                    setattr(options, field, getattr(options, field) + subgraphs)
+
+
+def _read(file: bytes) -> Any:
+    return schema.ModelT.InitFromPackedBuf(file, 0)
+
+
+def _packed(model: Any) -> bytes:
+    model.metadata, model.metadataBuffer = None, None  # notes of the converter, which count by old numbers
+    used = set()
+    for graph in model.subgraphs:
+        read = [i for one in graph.operators for i in one.inputs if i >= 0]
+        used |= {graph.tensors[i].buffer for i in (*read, *graph.outputs)}
+    for number, buffer in enumerate(model.buffers):
+        if number not in used:
+            buffer.data = None
+    builder = flatbuffers.Builder(1024)
+    builder.Finish(model.Pack(builder), b"TFL3")
+    return bytes(builder.Output())
