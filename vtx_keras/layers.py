@@ -41,7 +41,7 @@ def graph(inputs: Any, outputs: Any, name: str, kind: type = keras.Model) -> Any
     return model
 
 
-def cut(model: keras.Model, inputs: dict, outputs: Any, kind: type = keras.Model, name: str | None = None) -> Any:
+def cut(model: keras.Model, inputs: dict, outputs: Any, kind: type = keras.Model, name: str = "part") -> Any:
     """The part of a model's graph from `inputs`, which may lie in its middle, to `outputs`; the layers are shared.
 
     Keras marks the model's own inputs anew when it cuts, after which the model could no longer be saved as `.keras`.
@@ -49,8 +49,8 @@ def cut(model: keras.Model, inputs: dict, outputs: Any, kind: type = keras.Model
     >>> x = keras.Input((2,), name="x")
     >>> middle = keras.layers.Dense(3, name="first")(x)
     >>> model = keras.Model({"x": x}, keras.layers.Dense(1)(middle))
-    >>> cut(model, {"middle": middle}, model.output).input_shape
-    {'middle': (None, 3)}
+    >>> cut(model, {"middle": middle}, model.output, name="rest").output_shape
+    (None, 1)
     """
     marks = [(tensor, tensor._keras_history) for tensor in keras.tree.flatten(model.input)]
     try:

@@ -265,25 +265,36 @@ class Captioner(VisionText):
 
     def decoder(self, images: Any, length: int, beams: int) -> tuple[Callable, Any]:
         """The step form of the graph for these images, and an empty cache for it."""
-        vision = self.get_layer("vision")(self.get_layer("image_encoder")(images))
-        words, positions, norm = (self.get_layer(name) for name in ("words", "positions", "norm"))
-        blocks = [layer for layer in self.layers if isinstance(layer, Block)]
-        states = []
-        for block in blocks:
+        cache = [block.empty_cache(ops.shape(images)[0], length, beams) for block in self.blocks]
+        return self.stepper(self.begun(self.get_layer("image_encoder")(images))), cache
+
+    @property
+    def blocks(self) -> list[Block]:
+        """The decoder's blocks, in order."""
+        return [layer for layer in self.layers if isinstance(layer, Block)]
+
+    def begun(self, features: Any) -> list:
+        """What every block's step needs of the image encoder's features: once per picture."""
+        vision, states = self.get_layer("vision")(features), []
+        for block in self.blocks:
             state, vision = block.begin(vision)
             states.append(state)
-        cache = [block.empty_cache(ops.shape(images)[0], length, beams) for block in blocks]
+        return states
+
+    def stepper(self, states: list) -> Callable:
+        """The function for `decode.search` that takes these states one token further."""
+        words, positions, norm = (self.get_layer(name) for name in ("words", "positions", "norm"))
         # The output head is the word table; turned once here, not in every step.
         head = ops.transpose(ops.cast(words.embeddings, "float32"))
 
         def step(tokens: Any, index: Any, cache: list, now: Any, visible: Any) -> tuple[Any, list]:
             x, after = positions.step(words(tokens), index), []
-            for block, block_cache, state in zip(blocks, cache, states, strict=True):
+            for block, block_cache, state in zip(self.blocks, cache, states, strict=True):
                 x, block_cache = block.step(x, block_cache, now, visible, state)
                 after.append(block_cache)
             return ops.matmul(ops.cast(norm(x), "float32"), head), after
 
-        return step, cache
+        return step
 
     def check_length(self, max_length: int | None) -> int:
         most = self.options["max_length"]

@@ -41,6 +41,7 @@ class Plan(NamedTuple):
 
 
 def plan_of(spec: Any, model: VisionText, how: dict[str, Any]) -> Plan:
+    """What `model` reads of examples of this spec, where `how` says how they are augmented; or why it cannot."""
     if not isinstance(spec, dict) or not {"image", "path"} & set(spec):
         raise BadData(
             f'examples are {sorted(spec) if isinstance(spec, dict) else spec}: expected a dict with "image" and a text '

@@ -19,7 +19,6 @@ from keras import ops
 from tensorflow.python.framework.convert_to_constants import convert_variables_to_constants_v2
 
 from vtx_keras.decode import NEVER, UNWRITABLE, search
-from vtx_keras.layers import Block
 from vtx_keras.models import Captioner, Retriever, VisionText
 
 FORMS = ("one", "split")
@@ -64,9 +63,9 @@ def graphs(
 
         def caption(image: Any) -> dict:
             rows = ops.shape(image)[0]
-            cache = [block.empty_cache(rows, length, beams) for block in blocks_of(model)]
+            cache = [block.empty_cache(rows, length, beams) for block in model.blocks]
             prompt = ops.zeros((rows, length), "int32")
-            ids, score = search(stepper(model, begun(model, image)), cache, prompt, length=length, beams=beams)
+            ids, score = search(model.stepper(begun(model, image)), cache, prompt, length=length, beams=beams)
             return {"ids": ids, "score": score}
 
         return {"serving_default": frozen(caption, image)}
@@ -125,7 +124,7 @@ def split(model: Captioner, image: tf.TensorSpec, length: int) -> dict[str, Grap
 
     encoder, batch = frozen(encode, image), image.shape[0]
     specs = [tf.TensorSpec((batch, 1), tf.int32, "token"), tf.TensorSpec((), tf.int32, "index")]
-    empty = [cache for block in blocks_of(model) for cache in block.empty_cache(1, length, 1)]
+    empty = [cache for block in model.blocks for cache in block.empty_cache(1, length, 1)]
     specs += [_spec(cache, batch, f"cache_{i}") for i, cache in enumerate(empty)]
     specs += [_spec(state, batch, name) for name, state in zip(encoder.outputs, _tensors(layout), strict=True)]
 
@@ -135,44 +134,18 @@ def split(model: Captioner, image: tf.TensorSpec, length: int) -> dict[str, Grap
         cache = list(zip(values[0 : len(empty) : 2], values[1 : len(empty) : 2], strict=True))
         rest = iter(values[len(empty) :])
         states = tf.nest.map_structure(lambda part: None if part is None else next(rest), layout)
-        logits, after = stepper(model, states)(token, index, cache, now, visible)
+        logits, after = model.stepper(states)(token, index, cache, now, visible)
         logits = ops.where(np.isin(np.arange(logits.shape[-1]), UNWRITABLE), NEVER, logits)
         return {"logits": logits[:, 0], **{f"next_cache_{i}": one for i, one in enumerate(_tensors(after))}}
 
     return {"encode": encoder, "decode_step": frozen(decode_step, *specs)}
 
 
-# `begun` and `stepper` are `Captioner.decoder` cut in two, so that its states can be inputs and outputs of graphs.
-
-
 def begun(model: Captioner, image: Any) -> list:
-    """What every block's `step` needs of these pictures (uint8) or features."""
-    features = model.get_layer("image_encoder")(ops.cast(image, "float32")) if image.dtype == tf.uint8 else image
-    vision, states = model.get_layer("vision")(features), []
-    for block in blocks_of(model):
-        state, vision = block.begin(vision)
-        states.append(state)
-    return states
-
-
-def stepper(model: Captioner, states: list) -> Callable:
-    """The `step` of `decode.search` for these states."""
-    words, positions, norm = (model.get_layer(name) for name in ("words", "positions", "norm"))
-    head = ops.transpose(ops.cast(words.embeddings, "float32"))
-
-    def step(tokens: Any, index: Any, cache: list, now: Any, visible: Any) -> tuple[Any, list]:
-        x, after = positions.step(words(tokens), index), []
-        for block, block_cache, state in zip(blocks_of(model), cache, states, strict=True):
-            x, block_cache = block.step(x, block_cache, now, visible, state)
-            after.append(block_cache)
-        return ops.matmul(ops.cast(norm(x), "float32"), head), after
-
-    return step
-
-
-def blocks_of(model: Captioner) -> list[Block]:
-    """The decoder's blocks, in order."""
-    return [layer for layer in model.layers if isinstance(layer, Block)]
+    """What every block's step needs of these pictures (uint8), or of features."""
+    return model.begun(
+        model.get_layer("image_encoder")(ops.cast(image, "float32")) if image.dtype == tf.uint8 else image
+    )
 
 
 def _spec(tensor: Any, batch: int | None, name: str) -> tf.TensorSpec:
