@@ -22,6 +22,7 @@ _ROOM_OF = {
     "from_folder": "files",
     "overlap": "files",
     "named": "files",
+    "has_splits": "files",
 }
 __all__ = sorted(_ROOM_OF)
 

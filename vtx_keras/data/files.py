@@ -34,7 +34,7 @@ COLUMNS = {  # ours, and what people call it
     "label": ("label", "class", "category"),
     "split": ("split",),
 }
-SPLITS = {"train": "train", "validation": "validation", "val": "validation", "test": "test"}  # folders' names
+SPLITS = {"train": "train", "validation": "validation", "val": "validation", "test": "test"}  # as people name them
 
 
 def from_csv(
@@ -109,6 +109,23 @@ def from_folder(folder: str | os.PathLike, split: str | None = None, *, most_bad
     return _examples(rows, split, folder / "bad_rows.csv", most_bad)
 
 
+def has_splits(name: str | os.PathLike) -> bool:
+    """Whether a data set, named as for `named`, has splits: a CSV needs a column for them, a folder folders.
+
+    >>> has_splits("sample")
+    True
+    """
+    path = Path(name)
+    if path.is_dir() and (path / "captions.csv").is_file():
+        path = path / "captions.csv"
+    if path.is_dir():
+        return any(one.name in SPLITS for one in path.iterdir() if one.is_dir())
+    if not path.name.lower().endswith((".csv", ".tsv")) or not path.is_file():
+        return True
+    with path.open(newline="", encoding="utf-8-sig", errors="replace") as lines:
+        return "split" in [cell.strip().lower() for cell in next(csv.reader(lines), [])]
+
+
 def named(
     name: str | os.PathLike, split: str | None = None, folder: str | os.PathLike | None = None
 ) -> tf.data.Dataset:
@@ -169,6 +186,10 @@ def _columns(header: Sequence[str], file: Path) -> dict[str, int]:
 def _examples(rows: list[dict], split: str | None, listing: Path, most_bad: float) -> tf.data.Dataset:
     if not rows:
         raise BadData(f"{listing.parent} has no picture, or its table no row")
+    for row in rows:
+        if "split" in row:
+            row["split"] = SPLITS.get(row["split"].lower(), row["split"])
+    split = SPLITS.get(split, split)
     splits = Counter(row.get("split", "") for row in rows)
     if split is not None and split not in splits:
         raise BadData(f"there is no split {split!r}{did_you_mean(split, splits)}: {dict(splits)}")

@@ -209,7 +209,7 @@ def _hash_of(example: dict, plan: Plan) -> tf.Tensor:
         )
     if "prompt" in example:
         parts.append(example["prompt"])
-    picture = example["image"] if "image" in example else example["path"]
+    picture = example["image"] if "image" in example else tf.io.read_file(example["path"])
     if not isinstance(picture, tf.RaggedTensor):
         parts.append(picture if picture.dtype == tf.string else tf.io.serialize_tensor(picture))
     return tf.strings.to_hash_bucket_fast(tf.stack([tf.reshape(part, []) for part in parts]), 2**62)

@@ -104,13 +104,11 @@ def _examples(name: str, split: str | None, folder: Path | None) -> tuple[Any, d
     from vtx_keras import data
     from vtx_keras.weights import file_hash
 
-    if not name.lower().endswith((".csv", ".tsv")):
-        split = split or "test"
-        return data.load(name, split, folder=folder), {"data": name, "split": split, **_version(name, folder)}
-    if split is None and _has_splits(Path(name)):
+    if split is None and data.has_splits(name):
         split = "test"
-    ds = data.from_csv(name, split)
-    return ds, {"data": name, "split": split or "all", "sha256": file_hash(Path(name))}
+    ds, path = data.named(name, split, folder), Path(name)
+    told = {"sha256": file_hash(path)} if path.is_file() else {} if path.is_dir() else _version(name, folder)
+    return ds, {"data": name, "split": split or "all", **told}
 
 
 def _training(name: str, split: str, train_split: str, folder: Path | None) -> tuple[Any, str]:
@@ -123,15 +121,6 @@ def _training(name: str, split: str, train_split: str, folder: Path | None) -> t
         return _examples(name, train_split, folder)[0], ""
     except (ValueError, KeyError, OSError) as error:
         return None, f"no baselines: {str(error).splitlines()[0]}"
-
-
-def _has_splits(path: Path) -> bool:
-    import csv
-
-    if not path.is_file():
-        return False
-    with path.open(newline="", encoding="utf-8-sig", errors="replace") as lines:
-        return "split" in [cell.strip().lower() for cell in next(csv.reader(lines), [])]
 
 
 def _version(name: str, folder: Path | None) -> dict[str, str]:

@@ -16,7 +16,7 @@ STOPPED, DIVERGED = 75, 3
 @click.command()
 @click.argument("model")
 @click.option("--data", "name", required=True, help="A data set (sample, emoji, vqa_rad/official), a CSV or a folder.")
-@click.option("--split", default="train", show_default=True, help="What to learn from.")
+@click.option("--split", help="What to learn from [default: train; of a table without splits, all].")
 @click.option("--validation", help="A split of the same data, or a CSV; none for none [default: validation if there].")
 @click.option("--folder", type=click.Path(path_type=Path), help="Where data lives, as for vtx data.")
 @click.option("--weights", default="none", show_default=True, help="none, default, encoders, a tag or a folder.")
@@ -93,7 +93,9 @@ def train(model: str, name: str, **options: Any) -> None:
     if not options["dry_run"]:
         shown = [path.name for path in sorted(history.folder.glob("results.*")) + sorted(history.folder.glob("*.html"))]
         click.echo(f"{history.folder}: best and last weights, {', '.join(shown)}")
-        click.echo(f"next: vtx eval {history.folder}/best --data {name}")
+        held_out = options["validation"] or "validation"
+        if (history.folder / "samples.html").is_file() and not held_out.lower().endswith((".csv", ".tsv")):
+            click.echo(f"next: vtx eval {history.folder}/best --data {name} --split {held_out}")
 
 
 def _run(model: str, name: str, options: dict[str, Any]) -> Any:
@@ -101,8 +103,11 @@ def _run(model: str, name: str, options: dict[str, Any]) -> Any:
 
     from vtx_keras import data
     from vtx_keras.train import parallel
+    from vtx_keras.train.keeping import falling
     from vtx_keras.train.running import run
 
+    if options["split"] is None and data.has_splits(name):
+        options["split"] = "train"
     ds = data.named(name, options["split"], options["folder"])
     validation = _validation(name, options)
     spread = parallel.over(options["parallel"]) if options["parallel"] else contextlib.nullcontext()
@@ -114,7 +119,8 @@ def _run(model: str, name: str, options: dict[str, Any]) -> Any:
         callbacks = []
         monitor = options["monitor"] or ("val_loss" if validation is not None else "loss")
         if options["patience"]:
-            callbacks.append(keras.callbacks.EarlyStopping(monitor, patience=options["patience"]))
+            mode = "min" if falling(monitor) else "max"
+            callbacks.append(keras.callbacks.EarlyStopping(monitor, patience=options["patience"], mode=mode))
         same = ("epochs", "batch_size", "augment", "unknown", "learning_rate", "weight_decay", "warmup", "clip", "ema",
                 "accumulate", "steps_per_execution", "scores", "save_every", "seed", "new", "dry_run",
                 "tensorboard")  # fmt: skip
@@ -134,9 +140,10 @@ def _validation(name: str, options: dict[str, Any]) -> Any:
     if wanted and wanted.lower().endswith((".csv", ".tsv")):
         return data.named(wanted)
     try:
-        return data.named(name, wanted or "validation", options["folder"])
-    except (ValueError, KeyError):
-        if wanted:
+        if wanted or data.has_splits(name):
+            return data.named(name, wanted or "validation", options["folder"])
+    except (ValueError, KeyError) as error:
+        if wanted or "split" not in str(error):
             raise
     click.echo(f"vtx: {name} has no split called validation: nothing is validated", err=True)
     return None
@@ -149,8 +156,11 @@ def _network(model: str, ds: Any, options: dict[str, Any]) -> Any:
     if options["size"]:
         given["size"] = options["size"]
     if Path(model).exists() and model not in zoo.MODELS:
-        if given:
-            raise ValueError(f"{model} is a saved model: its options are settled, so leave out --set and --size")
+        if given or options["dtype"] or options["vocabulary"] or options["weights"] != "none":
+            raise ValueError(
+                f"{model} is a saved model: leave out --set, --size, --dtype, --vocabulary and --weights, or name the "
+                f"zoo's model and give --weights {model}"
+            )
         network = zoo.load(model)
     else:
         weights = None if options["weights"] == "none" else options["weights"]
@@ -207,6 +217,8 @@ def _about(name: str, network: Any, options: dict[str, Any]) -> dict[str, Any]:
     known = sets.SETS.get(name.split("/")[0])
     if known:
         licences[name] = known.licence
+    elif name.startswith("sample"):
+        licences[name] = "see vtx_keras/sample/LICENCES.md"
     for option in ("image_encoder", "text_encoder"):
         encoder = network.options.get(option)
         if isinstance(encoder, str) and encoder in PUBLISHED:

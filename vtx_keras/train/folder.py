@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import math
 import os
 import platform
 import shutil
@@ -31,7 +32,7 @@ def choose(folder: str | os.PathLike | None, name: str, identity: Mapping[str, A
     if folder is not None:
         folder = Path(folder)
         if not (folder / RUN).is_file():
-            if folder.exists() and (not folder.is_dir() or set(os.listdir(folder)) - {LOCK}):
+            if folder.exists() and (not folder.is_dir() or any(not one.startswith(".") for one in os.listdir(folder))):
                 raise BadRun(f"{folder} holds something that is not a run: choose another place")
             return folder, False
         if new:
@@ -41,7 +42,7 @@ def choose(folder: str | os.PathLike | None, name: str, identity: Mapping[str, A
     root = Path("runs")
     if not new:
         for path in sorted(root.glob(f"{name}*/{RUN}"), key=lambda path: path.stat().st_mtime, reverse=True):
-            with contextlib.suppress(ValueError, OSError):
+            with contextlib.suppress(BadRun, OSError):
                 about = read(path.parent)
                 if about["identity"] == _plain(identity) and about["state"] != "finished":
                     return path.parent, True
@@ -56,7 +57,7 @@ def _numbered(name: str, number: int) -> str:
 
 def _same(about: dict, identity: Mapping[str, Any], folder: Path) -> None:
     was, now = about["identity"], _plain(identity)
-    changed = [key for key in sorted({*was, *now}) if was.get(key) != now.get(key)]
+    changed = [key for key in sorted({*was, *now} - {"start"}) if was.get(key) != now.get(key)]
     if changed:
         told = "; ".join(f"{key} was {_short(was.get(key))}, now is {_short(now.get(key))}" for key in changed)
         raise BadRun(f"{folder} holds a run with other settings ({told}). Repeat its command, or give another folder")
@@ -68,8 +69,14 @@ def _short(value: Any) -> str:
 
 
 def _plain(value: Any) -> Any:
-    """As JSON gives it back."""
-    return json.loads(json.dumps(value, default=str))
+    """As JSON gives it back; what JSON has no number for, as a word."""
+    if isinstance(value, Mapping):
+        return {str(key): _plain(one) for key, one in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_plain(one) for one in value]
+    if isinstance(value, float) and not math.isfinite(value):
+        return str(value)
+    return value if isinstance(value, (bool, int, float, str, type(None))) else str(value)
 
 
 @contextlib.contextmanager
@@ -90,6 +97,9 @@ def alone(folder: Path) -> Iterator[None]:
         lock.close()
         raise BadRun(f"another process is training in {folder}: wait for it, or give another folder") from error
     with lock:
+        for name in ("best", "last"):  # what a killed process left half-written
+            for part in folder.glob(f".{name}.*"):
+                shutil.rmtree(part, ignore_errors=True)
         yield
 
 
@@ -103,9 +113,12 @@ def check_room(folder: Path, needed: int) -> None:
 def read(folder: Path) -> dict:
     """What `run.json` says."""
     try:
-        return json.loads((folder / RUN).read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise BadRun(f"{folder / RUN} is damaged: give another folder") from error
+        about = json.loads((folder / RUN).read_text(encoding="utf-8"))
+        assert isinstance(about["identity"], dict)
+        assert isinstance(about["state"], str)
+    except (ValueError, KeyError, TypeError, AssertionError) as error:
+        raise BadRun(f"{folder / RUN} is damaged or not of a run: give another folder") from error
+    return about
 
 
 def tell(folder: Path, **changes: Any) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import inspect
 import json
 import math
 import signal
@@ -17,6 +18,7 @@ import keras
 
 from vtx_keras import zoo
 from vtx_keras.models import VisionText
+from vtx_keras.options import did_you_mean
 from vtx_keras.train import books, state
 from vtx_keras.train.folder import STATES, write
 
@@ -27,6 +29,15 @@ class Diverged(ArithmeticError):
 
 class Stopped(RuntimeError):
     """The run was asked to stop, and did; the same command goes on with it."""
+
+
+def falling(monitor: str) -> bool:
+    """Whether less of this figure is better.
+
+    >>> falling("val_loss"), falling("val_cider")
+    (True, False)
+    """
+    return monitor.endswith(("loss", "perplexity", "rank"))
 
 
 class Averaged(keras.callbacks.Callback):
@@ -75,13 +86,14 @@ class Keeper(keras.callbacks.Callback):
         others: Sequence[keras.callbacks.Callback],
         position: dict[str, Any],
         values: list,
+        held_out: Any,
         samples: Callable[[Path], None] | None,
         progress: books.Progress,
     ):
         super().__init__()
         self.folder, self.whole, self.source, self.averaged = folder, whole, source, averaged
         self.epochs, self.save_every, self.monitor, self.others = epochs, save_every, monitor, others
-        self.samples, self.progress, self.values = samples, progress, values
+        self.held_out, self.samples, self.progress, self.values = held_out, samples, progress, values
         self.epoch, self.done = position.get("epoch", 0), position.get("done", 0)
         self.rows, self.best = position.get("rows", []), position.get("best")
         self.kept_callbacks = position.get("callbacks", [])
@@ -96,13 +108,18 @@ class Keeper(keras.callbacks.Callback):
         if self.values:
             state.restore(self.model, self.values)
             for callback, kept in zip(self.others, self.kept_callbacks, strict=True):
-                if getattr(callback, "monitor_op", True) is None:  # Keras turns `min_delta` round when it sets this
-                    callback._set_monitor_op()
                 vars(callback).update(kept)
+            if self.best and not (self.folder / "best").is_dir():
+                self.progress.say(f"{self.folder / 'best'} is gone: the next epoch is the best again")
+                self.best = None
         self.since = time.monotonic()
         if not self.values:  # a model that cannot be saved fails now, not after training
             self.save_weights("last")
             self.save(must=True)
+
+    def on_test_begin(self, logs: dict | None = None) -> None:
+        if self.held_out:
+            self.held_out.begin(0, 0)  # the same draws (of several captions, say) every time
 
     def on_epoch_begin(self, epoch: int, logs: dict | None = None) -> None:
         if epoch != self.epoch:  # the first epoch of a fit may be one that was begun
@@ -134,7 +151,7 @@ class Keeper(keras.callbacks.Callback):
             return
         _synced(self.model)
         with self.finite(before):
-            self.save(must=bool(self.stop_signal))
+            self.save()
         if self.stop_signal:
             raise Stopped(
                 f"stopped by {signal.Signals(self.stop_signal).name} in epoch {self.epoch + 1} after {self.done} of "
@@ -164,10 +181,13 @@ class Keeper(keras.callbacks.Callback):
 
     def better(self, logs: dict) -> bool:
         if self.monitor not in logs:
-            return True
-        now, falling = logs[self.monitor], self.monitor.endswith(("loss", "perplexity", "rank"))
-        was = (self.best or {}).get(self.monitor)
-        return was is None or (now < was if falling else now > was)
+            raise ValueError(
+                f"monitor={self.monitor!r}{did_you_mean(self.monitor, logs)}: an epoch ends with {', '.join(logs)}"
+            )
+        now, was = logs[self.monitor], (self.best or {}).get(self.monitor)
+        if math.isnan(now):
+            return was is None
+        return was is None or math.isnan(was) or (now < was if falling(self.monitor) else now > was)
 
     def position(self) -> dict[str, Any]:
         return {
@@ -182,7 +202,11 @@ class Keeper(keras.callbacks.Callback):
 
     def save(self, must: bool = False) -> None:
         with contextlib.nullcontext() if must else self.tolerant("the state"):
-            state.save(self.folder / STATES, self.model, self.position(), self.step)
+            try:
+                state.save(self.folder / STATES, self.model, self.position(), self.step)
+            except OSError as error:
+                told = f"{self.folder / STATES}: {error.strerror or error}. Make room, and give the same command again"
+                raise OSError(error.errno, told) from error
 
     def save_weights(self, name: str) -> None:
         zoo.save(self.whole, self.folder / name)
@@ -250,9 +274,14 @@ def _synced(model: keras.Model) -> None:
 
 
 def _plain_state(callback: keras.callbacks.Callback) -> dict[str, Any]:
-    """The numbers and words of a callback (what EarlyStopping has seen so far), which a new process is to know."""
-    told = {}
+    """The numbers and words of a callback (what EarlyStopping has seen so far), which a new process is to know.
+
+    What it was made with is not among them: that is for the call at hand to say.
+    """
+    told, given = {}, inspect.signature(type(callback).__init__).parameters
     for name, value in vars(callback).items():
+        if name in given:
+            continue
         value = value.item() if getattr(value, "shape", None) == () and hasattr(value, "item") else value
         if value is None or isinstance(value, (bool, int, float, str)):
             told[name] = value

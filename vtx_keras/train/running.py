@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
+import math
 import os
-import resource
 import shlex
 import sys
+import tempfile
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -78,15 +80,13 @@ def run(
     >>> sorted(path.name for path in history.folder.iterdir() if path.is_dir())
     ['best', 'last', 'states']
     """
-    _check(model, epochs, save_every, accumulate, ema, callbacks)
+    _check(model, data, callbacks, optimizer, augment, locals())
     root = Path(folder).parent if folder is not None else Path("runs")
     trained, data, validation_examples = _seen_once(model, data, validation, augment, root, verbose)
     static = jit_compile is True or keras.distribution.distribution() is not None
     how = {"batch_size": batch_size, "unknown": unknown, "static": static}
     source = _source(data, trained, training=True, augment=augment, seed=seed, **how)
     judged = None if validation is None else _source(validation_examples, trained, **{**how, "unknown": "drop"})
-    if judged:
-        judged.begin(0, 0)  # the same draws (of several captions, say) every time
     monitor = monitor or ("val_loss" if judged else "loss")
     if optimizer is None:
         optimizer = adamw(
@@ -96,46 +96,48 @@ def run(
     identity = {
         "model": model.spec["name"],
         "options": _hash({"overrides": model.options, "vocabulary": model.vocabulary, "dtype": model.spec["dtype"]}),
-        "trainable": len(trained.trainable_variables),
+        "trainable": _hash([variable.path for variable in trained.trainable_variables]),
+        "start": state.digest(model),
         "data": source.fingerprint,
         "validation": judged.fingerprint if judged else None,
         "optimizer": _unnamed(keras.saving.serialize_keras_object(optimizer)),
         "epochs": epochs, "batch_size": batch_size, "augment": augment, "seed": seed, "monitor": monitor,
         "backend": keras.backend.backend(), "steps_per_execution": steps_per_execution,
         "jit_compile": jit_compile, "callbacks": [type(callback).__name__ for callback in callbacks],
+        "scores": scores, "tensorboard": tensorboard,
     }  # fmt: skip
     folder, begun = rooms.choose(folder, model.spec["name"], identity, new)
     _compile(trained, optimizer, jit_compile, steps_per_execution)
     first = _first(source)
     trained._symbolic_build(data_batch=first)  # makes the variables of optimizer and metrics, so that they can be saved
     with rooms.alone(folder), Progress(epochs, source.steps, verbose) as progress:
-        position, values = _position(folder, progress) if begun else ({}, [])
-        if begun and rooms.read(folder)["state"] == "finished":
-            return _finished(model, folder, progress)
-        rooms.check_room(folder, 3 * state.size_of(trained) + 3 * 4 * model.count_params())
-        if not begun:
-            told = {"identity": identity, "command": shlex.join(sys.argv), **rooms.surroundings(), **(about or {})}
-            rooms.tell(folder, **told)
-        rooms.tell(folder, state="training")
         if dry_run:
             return _dry_run(trained, first, source, model, folder, epochs)
+        state.clean(folder / rooms.STATES)
+        position, values = _position(folder, progress) if begun else ({}, [])
+        if begun and (position.get("ended") or rooms.read(folder)["state"] == "finished"):
+            rooms.tell(folder, state="finished", best=position.get("best"))
+            return _finished(model, folder, progress)
+        rooms.check_room(folder, 3 * state.size_of(trained) + 3 * 4 * model.count_params())
+        told = {"identity": identity, "command": shlex.join(sys.argv), **rooms.surroundings(), **(about or {})}
+        rooms.tell(folder, state="training", **({} if begun else told))
         averaged, shown = Averaged(), _showing(model, validation, samples)
         others = [*_scoring(model, validation, scores), *callbacks, *([_tensorboard(folder)] if tensorboard else [])]
         keeper = Keeper(
             folder, model, source, averaged, epochs=epochs, save_every=save_every, monitor=monitor, others=others,
-            position=position, values=values, samples=shown, progress=progress,
+            position=position, values=values, held_out=judged, samples=shown, progress=progress,
         )  # fmt: skip
         progress.say(_opening(folder, position, source, epochs))
         try:
             with keeper.heeding_signals(), warnings.catch_warnings():
                 warnings.filterwarnings("ignore", message="Your input ran out of data")  # the rest of an epoch
-                if not position.get("ended"):
-                    trained.fit(
-                        source.batches, validation_data=judged and judged.batches, initial_epoch=keeper.epoch,
-                        epochs=epochs, shuffle=False, verbose=0, callbacks=[averaged, *others, keeper],
-                    )  # fmt: skip
+                trained.fit(
+                    source.batches, validation_data=judged and judged.batches, initial_epoch=keeper.epoch,
+                    epochs=epochs, shuffle=False, verbose=0, callbacks=[averaged, *others, keeper],
+                )  # fmt: skip
         except (Diverged, Stopped) as error:
-            rooms.tell(folder, state=f"{type(error).__name__.lower()}: {error}")
+            with contextlib.suppress(OSError):  # a full disk is not the news here
+                rooms.tell(folder, state=f"{type(error).__name__.lower()}: {error}")
             raise
         rooms.tell(folder, state="finished", best=keeper.best, seconds=round(keeper.position()["seconds"], 1))
         return _history(model, folder, keeper.rows)
@@ -181,18 +183,29 @@ def adamw(
 
 
 def _check(
-    model: Any, epochs: int, save_every: int, accumulate: int, ema: float | None, callbacks: Sequence[Any]
+    model: Any, data: Any, callbacks: Sequence[Any], optimizer: Any, augment: Any, given: Mapping[str, Any]
 ) -> None:
     if not isinstance(model, VisionText):
         raise TypeError(f"train.run takes a model from zoo.build, not a {type(model).__name__}: call its own fit")
-    for name, value in (("epochs", epochs), ("save_every", save_every), ("accumulate", accumulate)):
-        if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-            raise ValueError(f"{name}={value!r}: expected a whole number of at least 1")
-    if ema is not None and not 0 < ema < 1:
-        raise ValueError(f"ema={ema!r}: expected a momentum between 0 and 1, such as 0.999")
+    for name in ("epochs", "batch_size", "accumulate", "steps_per_execution", "save_every"):
+        if isinstance(given[name], bool) or not isinstance(given[name], int) or given[name] < 1:
+            raise ValueError(f"{name}={given[name]!r}: expected a whole number of at least 1")
+    for name, most in (("learning_rate", math.inf), ("weight_decay", math.inf), ("clip", math.inf), ("warmup", 1)):
+        if not isinstance(given[name], (int, float)) or not 0 <= given[name] <= most or math.isinf(given[name]):
+            raise ValueError(f"{name}={given[name]!r}: expected a number from 0{' to 1' if most == 1 else ' up'}")
+    if given["ema"] is not None and not 0 < given["ema"] < 1:
+        raise ValueError(f"ema={given['ema']!r}: expected a momentum between 0 and 1, such as 0.999")
+    if optimizer is not None and (given["ema"] is not None or given["accumulate"] > 1):
+        raise ValueError("optimizer= is yours: give it use_ema and gradient_accumulation_steps yourself")
+    if isinstance(data, Batches) and augment:
+        raise ValueError("augment= needs examples, such as those of data.load; data.arrays are batches already")
     for callback in callbacks:
         if isinstance(callback, keras.callbacks.SwapEMAWeights):
             raise ValueError("a run swaps averaged weights by itself: pass ema=0.999 and leave SwapEMAWeights out")
+        if isinstance(callback, keras.callbacks.BackupAndRestore):
+            raise ValueError("a run keeps and restores its own states: leave BackupAndRestore out")
+        if isinstance(callback, keras.callbacks.ReduceLROnPlateau) and optimizer is None:
+            raise ValueError("the run's own optimizer follows a schedule: ReduceLROnPlateau needs optimizer= of yours")
 
 
 def _seen_once(
@@ -228,7 +241,13 @@ def _source(ds: Any, model: VisionText, **how: Any) -> Any:
 
 def _compile(model: VisionText, optimizer: Any, jit_compile: bool | str, steps_per_execution: int) -> None:
     """The model's own loss and metrics with the run's optimizer."""
-    config = keras.saving.deserialize_keras_object(model.get_compile_config())
+    try:
+        config = keras.saving.deserialize_keras_object(model.get_compile_config())
+    except (TypeError, ValueError) as error:
+        raise ValueError(
+            "the model was compiled with a loss or metric that Keras cannot find by name: decorate it with "
+            f"keras.saving.register_keras_serializable() ({error})"
+        ) from error
     config.update(optimizer=optimizer, jit_compile=jit_compile, steps_per_execution=steps_per_execution)
     model.compile(**config)
 
@@ -280,15 +299,20 @@ def _dry_run(
     trained: VisionText, first: tuple, source: Any, model: VisionText, folder: Path, epochs: int
 ) -> keras.callbacks.History:
     """Shapes, parameters, steps and memory, and proof that the model can be saved; one batch is tried and forgotten."""
+    import resource
+
     from vtx_keras import zoo
 
-    zoo.save(model, folder / "last")
-    state.save(folder / rooms.STATES, trained, {}, 0)
+    with tempfile.TemporaryDirectory(prefix=".dry-", dir=folder) as tried:
+        zoo.save(model, Path(tried) / "last")
+        before = state.values_of(trained)
+        state.save(Path(tried) / rooms.STATES, trained, {}, 0)
     inputs, labels, weight = first
     shapes = {name: tuple(value.shape) for name, value in inputs.items()}
     parameters = model.count_params()
     learned = sum(int(keras.ops.size(variable)) for variable in trained.trainable_variables)
     loss = trained.train_on_batch(inputs, labels, weight, return_dict=True)["loss"]
+    state.restore(trained, before)
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (1e6 if sys.platform == "darwin" else 1e3)
     print(
         f"inputs      {', '.join(f'{name} {shape}' for name, shape in shapes.items())}\n"
@@ -297,7 +321,7 @@ def _dry_run(
         f"memory      {peak:,.0f} MB at its peak, in one step of this batch size\n"
         f"states      {state.size_of(trained) / 1e6:,.0f} MB each, two are kept\n"
         f"loss        {float(loss):.4f} before training\n"
-        f"saved       {folder / 'last'}: this model can be saved"
+        f"saved       in {folder}, and removed: this model can be saved"
     )
     return _history(model, folder, [])
 

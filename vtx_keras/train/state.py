@@ -88,12 +88,19 @@ def latest(folder: Path) -> tuple[dict[str, Any], list[np.ndarray], list[str]]:
     for path in states(folder):
         if file_hash(path)[:HASH] != path.stem.rsplit("-", 1)[-1]:
             complaints.append(f"{path} is damaged (its contents do not match its name): the one before it is used")
+            path.replace(path.with_name(path.name + ".damaged"))  # out of the way of those to come
             continue
         with np.load(path, allow_pickle=False) as stored:
             about = json.loads(stored["about"].tobytes())
             values = [_from_bits(stored[str(place)], dtype) for place, (_, dtype) in enumerate(about["variables"])]
         return about["position"], values, complaints
     return {}, [], complaints
+
+
+def clean(folder: Path) -> None:
+    """Remove what a killed process left half-written. Only for who holds the folder."""
+    for part in folder.glob(".step-*"):
+        part.unlink()
 
 
 def restore(model: keras.Model, values: list[np.ndarray]) -> None:
