@@ -115,6 +115,7 @@ MAY_IMPORT = {
     "export.tflite": {"export.companions", "export.graphs", "export.surgery", "export.verify", "models"},
     "export.onnx_graph": {"export.companions", "export.graphs", "export.verify", "models"},
     "export.cli": set(),
+    "export.bench": set(),
     "data.cli": set(),  # imports what a command needs when it runs
     "explain": set(),  # imports its rooms when they are asked for
     "explain.pictures": {"media", "options"},
@@ -138,7 +139,7 @@ MAY_IMPORT = {
         "tuning",
     },
     "train.cli": set(),
-    "cli": {"data.cli", "evaluate.cli", "explain.cli", "export.cli", "train.cli"},
+    "cli": {"data.cli", "evaluate.cli", "explain.cli", "export.bench", "export.cli", "train.cli"},
 }
 NAMES_TENSORFLOW = {"data", "export", "train", "explain"}
 
@@ -261,6 +262,14 @@ def test_the_readme_tells_the_stored_baselines_and_input_speed():
             assert any("{:.3f} [{:.3f}, {:.3f}]".format(*figure) in readme for figure in told), row
     for row in json.loads((ROOT / "benchmarks/results/input.json").read_text())["rows"]:
         assert f"| {row['ratio']:.1f} × |" in readme, row
+
+
+def test_the_readme_tells_how_exports_compare():
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+    for row in json.loads((ROOT / "benchmarks/results/export_tasks.json").read_text())["rows"]:
+        if row["task"] == "captioner":
+            figures = f"| {row['identical']} | {row['metric_artifact']:.4f} (model {row['metric_model']:.4f}) |"
+            assert f"{row['quantize']} {figures} {row['megabytes']:.1f} |" in readme
 
 
 def vtx(*arguments: str) -> subprocess.CompletedProcess:

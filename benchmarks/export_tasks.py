@@ -1,0 +1,151 @@
+"""A trained model of each task in every format and precision, each compared with the model on examples it never saw.
+
+The captioner is the released one, tried on the bundled sample. The others are small, trained here for a minute or
+two each: to have answers that mean something, not to be good. A file that keeps fewer identical results than `export`
+asks for is in the table too, with `ok` false.
+
+    TFDS_DATA_DIR=... python benchmarks/export_tasks.py [--tasks captioner,vqa] [--epochs 4]
+
+reads easy_vqa, emoji and emoji_video, which tfds makes where they are not there yet. Every row: identical results of n,
+the task's metric by model and file, megabytes and their ratio to the float32 weights, seconds to load, milliseconds
+for a picture on one thread and megabytes at the peak, in a process of its own.
+"""
+
+from __future__ import annotations
+
+import argparse
+import tempfile
+from pathlib import Path
+from typing import Any
+
+from common import store
+
+SMALL = {"weights": None, "dim": 128, "heads": 4, "vision_depth": 3, "image_shape": (64, 64, 3), "patch": 8}
+FILES = [
+    ("savedmodel", None),
+    *(("litert", quantize) for quantize in (None, "float16", "int8")),
+    *(("onnx", quantize) for quantize in (None, "float16", "int8")),
+]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--tasks", default=",".join(TASKS), help="which, with commas")
+    parser.add_argument("--epochs", type=int, default=4)
+    given = parser.parse_args()
+    rows = []
+    for task in given.tasks.split(","):
+        model, verify_data = TASKS[task](given.epochs)
+        for format, quantize in FILES:
+            with tempfile.TemporaryDirectory() as folder:
+                rows.append({"task": task, **figures(exported(model, format, quantize, Path(folder), verify_data))})
+            print(rows[-1], flush=True)
+    store("export_tasks", rows)
+
+
+def exported(model: Any, format: str, quantize: str | None, folder: Path, verify_data: Any) -> Any:
+    """The report of one file, equal to its model or not."""
+    from vtx_keras import export
+
+    try:
+        if format == "savedmodel":
+            return export.saved_model(model, folder / "1", verify_data=verify_data)
+        if format == "litert":
+            return export.litert(model, folder / "model.tflite", quantize=quantize, verify_data=verify_data)
+        return export.onnx(model, folder / "model.onnx", quantize=quantize, verify_data=verify_data)
+    except export.NotEqual as error:
+        return error.report
+
+
+def figures(report: Any) -> dict:
+    """A report as a row of the table."""
+    rounded = lambda value: None if value is None else round(value, 4)  # noqa: E731
+    return {
+        "model": report.model,
+        "format": report.format,
+        "quantize": report.quantize or "float32",
+        "identical": f"{report.identical}/{report.n}",
+        "ok": report.ok,
+        "metric": report.metric,
+        "metric_model": rounded(report.metric_model),
+        "metric_artifact": rounded(report.metric_artifact),
+        "difference": float(f"{report.difference:.2g}"),
+        "megabytes": round(report.megabytes, 2),
+        "of_weights": round(report.megabytes / report.weights_megabytes, 2),
+        "load_s": round(report.load_s, 3),
+        "ms_p50": round(report.ms_p50, 1),
+        "peak_megabytes": round(report.peak_megabytes),
+    }
+
+
+# --- a model of each task, and the examples it is tried on
+
+
+def captioner(_epochs: int) -> tuple[Any, Any]:
+    """The released one, on the bundled sample."""
+    from vtx_keras import zoo
+
+    return zoo.build("cross_attn_captioner"), None
+
+
+def vqa(epochs: int) -> tuple[Any, Any]:
+    """Questions about one coloured shape."""
+    from vtx_keras import data, zoo
+    from vtx_keras.data.builders import EasyVqa
+
+    classes = EasyVqa.FEATURES["answer"].names
+    model = zoo.build("cross_attn_vqa", depth=2, text_depth=1, classes=classes, **SMALL)
+    return trained(model, data.load("easy_vqa", "train[:4000]"), epochs), data.load("easy_vqa", "test[:200]")
+
+
+def classifier(epochs: int) -> tuple[Any, Any]:
+    """Which group an emoji belongs to, by its picture and its keywords."""
+    from vtx_keras import data, zoo
+    from vtx_keras.data.builders import GROUPS
+
+    model = zoo.build("gated_classifier", depth=2, text_depth=1, max_length=48, classes=list(GROUPS), **SMALL)
+    columns = {"text": "keywords", "label": "group"}
+    load = lambda split: data.load("emoji", split, columns=columns)  # noqa: E731
+    return trained(model, load("train[:2000]"), epochs), load("test[:200]")
+
+
+def matcher(epochs: int) -> tuple[Any, Any]:
+    """Whether a name is that of an emoji, of an artist it never saw."""
+    from vtx_keras import data, zoo
+
+    model = zoo.build("merged_attn_matcher", depth=2, text_depth=1, **SMALL)
+    return trained(model, data.load("emoji", "train[:2000]"), epochs), data.load("emoji", "vendor[:200]")
+
+
+def retriever(epochs: int) -> tuple[Any, Any]:
+    """Emoji and their names, of an artist it never saw."""
+    from vtx_keras import data, zoo
+
+    model = zoo.build("retriever", text_depth=1, **SMALL)
+    return trained(model, data.load("emoji", "train[:2000]"), epochs, batch_size=64), data.load("emoji", "vendor[:200]")
+
+
+def video(epochs: int) -> tuple[Any, Any]:
+    """The names of emoji that move."""
+    from vtx_keras import data, zoo
+
+    shape = {**SMALL, "image_shape": (4, 64, 64, 3)}
+    model = zoo.build("cross_attn_video_captioner", depth=2, max_length=16, **shape)
+    return trained(model, data.load("emoji_video", "train"), epochs), data.load("emoji_video", "test[:60]")
+
+
+def trained(model: Any, examples: Any, epochs: int, batch_size: int = 32) -> Any:
+    """The model after a short run."""
+    from vtx_keras import train
+
+    with tempfile.TemporaryDirectory() as folder:
+        settings = {"epochs": epochs, "batch_size": batch_size, "samples": 0, "verbose": False, "unknown": "drop"}
+        history = train.run(model, examples, Path(folder) / "run", learning_rate=1e-3, **settings)
+    print(f"{model.spec['name']}: loss {history.history['loss'][-1]:.3f} after {epochs} epochs", flush=True)
+    return model
+
+
+TASKS = {one.__name__: one for one in (captioner, vqa, classifier, matcher, retriever, video)}
+
+if __name__ == "__main__":
+    main()
