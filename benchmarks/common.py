@@ -50,7 +50,18 @@ def processor() -> str:
 
 def store(name: str, rows: list[dict]) -> None:
     """Print the rows and keep them, with what they were measured on."""
-    packages = ("tensorflow", "keras", "tensorflow-text", "pillow", "torch", "transformers", "tokenizers")
+    packages = (
+        "tensorflow",
+        "keras",
+        "tensorflow-text",
+        "pillow",
+        "torch",
+        "transformers",
+        "tokenizers",
+        "ai-edge-litert",
+        "onnxruntime",
+        "tf2onnx",
+    )
     report = {
         "command": f"python benchmarks/{name}.py",
         "hardware": f"{processor()}, one thread",

@@ -1,8 +1,12 @@
-"""Captioning a picture from exported files, against Hugging Face's eager `generate` and our own in Keras.
+"""Captioning pictures from exported files, against Hugging Face's eager `generate` and our own in Keras.
 
 All sides run in this process, one thread each, in turns; CPU time; 20 tokens; random weights. Both shapes are ViTs
-under cross-attention, `base` at 224 px and `tiny` at 128; the peer has the same. The targets, as times faster than the
-peer: LiteRT 2.0 (base), 7 (tiny), with four beams 3 and 6; LiteRT int8 5 and 13; ONNX 1.6 and 2.4, with beams 2.
+under cross-attention, `base` at 224 px and `tiny` at 128; the peer has the same. `targets` says how many times faster
+than the peer each side should be.
+
+A SavedModel's side is its signature `pixels`, which also joins the words. A `.tflite` takes one picture at a time; for
+the batch of 32 the same graph is converted for 32. The last rows are `export/mobile/run.py` from its start to a
+caption: CPU seconds and the peak of its memory, in a process of its own.
 
     python benchmarks/export.py [--rounds 9] [--shapes tiny,base]
 """
@@ -10,6 +14,10 @@ peer: LiteRT 2.0 (base), 7 (tiny), with four beams 3 and 6; LiteRT int8 5 and 13
 from __future__ import annotations
 
 import argparse
+import json
+import statistics
+import subprocess
+import sys
 import tempfile
 from pathlib import Path
 
@@ -17,6 +25,15 @@ from common import base_ours, base_peer, interleaved, one_thread, store
 
 LENGTH = 20
 VOCABULARY = {"base": 30_522, "tiny": 8_192}
+TARGETS = {  # by shape, batch and beams
+    ("base", 1, 1): {"litert float32": 2.0, "litert int8": 5, "onnx float32": 1.6, "savedmodel float32": 1.65},
+    ("base", 1, 4): {"litert float32": 3.0, "onnx float32": 2, "savedmodel float32": 1.8},
+    ("tiny", 1, 1): {"litert float32": 7, "litert int8": 13, "onnx float32": 2.4, "savedmodel float32": 3.2},
+    ("tiny", 1, 4): {"litert float32": 6, "onnx float32": 2, "savedmodel float32": 2.4},
+    ("base", 32, 1): {"litert float32": 1.15, "litert int8": 2.2, "savedmodel float32": 1.15},
+    ("tiny", 32, 1): {"litert float32": 1.15, "litert int8": 2.2, "savedmodel float32": 1.15},
+}
+RUN = Path(__file__).parents[1] / "export/mobile/run.py"
 
 
 def main() -> None:
@@ -27,54 +44,61 @@ def main() -> None:
     one_thread()
     rows = []
     for shape in given.shapes.split(","):
-        rows += measured(shape, given.rounds)
-    store("export", rows)
+        ours = base_ours() if shape == "base" else tiny_ours()
+        peer = (base_peer() if shape == "base" else tiny_peer()).eval()
+        for batch, beams in ((1, 1), (1, 4), (32, 1)):
+            rounds = given.rounds if batch == 1 else max(3, given.rounds // 3)
+            rows.append({"shape": shape, "batch": batch, "beams": beams, **compared(ours, peer, batch, beams, rounds)})
+            rows[-1]["targets"] = TARGETS[shape, batch, beams]
+            print(rows[-1]["times_faster"], flush=True)
+        if shape == "tiny":
+            rows += [started(ours, quantize, given.rounds) for quantize in (None, "int8")]
+        store("export", rows)
 
 
-def measured(shape: str, rounds: int) -> list[dict]:
+def compared(ours, peer, batch: int, beams: int, rounds: int) -> dict:
+    """All sides on the same pictures."""
     import numpy as np
     import torch
 
-    ours = base_ours() if shape == "base" else tiny_ours()
-    peer = (base_peer() if shape == "base" else tiny_peer()).eval()
-    picture = np.random.default_rng(0).integers(0, 256, (1, *ours.image_shape), dtype="uint8")
-    pixels = torch.tensor(picture / np.float32(127.5) - 1).permute(0, 3, 1, 2)
-    rows = []
-    for beams in (1, 4):
+    from vtx_keras import text
 
-        def run_peer(beams: int = beams) -> None:
-            with torch.inference_mode():
-                ids = peer.generate(
-                    pixels, num_beams=beams, max_new_tokens=LENGTH, min_new_tokens=LENGTH, do_sample=False
-                )
-            assert ids.shape[1] == LENGTH + 1
+    pictures = np.random.default_rng(0).integers(0, 256, (batch, *ours.image_shape), dtype="uint8")
+    pixels = torch.tensor(pictures / np.float32(127.5) - 1).permute(0, 3, 1, 2)
 
-        expected = np.array(ours.generate_ids(picture.astype("float32"), beams=beams, max_length=LENGTH)[0])
-        assert np.all(expected > 0), "our side stopped early: the comparison would not be fair"
-        sides = {"peer": run_peer, "keras": lambda beams=beams: ours.generate(picture, beams=beams, max_length=LENGTH)}
-        with tempfile.TemporaryDirectory() as folder:
-            for name, run in exported(ours, beams, Path(folder)).items():
-                if name.endswith("float32"):
-                    assert np.array_equal(run(picture), expected), f"{name} writes something else"
-                sides[name] = lambda run=run: run(picture)
-            times = interleaved(sides, rounds)
-        ratios = {name: round(times["peer"]["median_ms"] / times[name]["median_ms"], 2) for name in times}
-        rows.append({"shape": shape, "batch": 1, "beams": beams, **times, "times_faster": ratios})
-        print(rows[-1]["times_faster"], flush=True)
-    return rows
+    def run_peer() -> None:
+        with torch.inference_mode():
+            ids = peer.generate(pixels, num_beams=beams, max_new_tokens=LENGTH, min_new_tokens=LENGTH, do_sample=False)
+        assert ids.shape == (batch, LENGTH + 1)
+
+    expected = np.array(ours.generate_ids(pictures.astype("float32"), beams=beams, max_length=LENGTH)[0])
+    assert np.all(expected > 0), "our side stopped early: the comparison would not be fair"
+    sentences = text.decode(expected, ours.vocabulary)
+    sides = {"peer": run_peer, "keras": lambda: ours.generate(pictures, beams=beams, max_length=LENGTH)}
+    with tempfile.TemporaryDirectory() as folder:
+        for name, run in exported(ours, batch, beams, Path(folder)).items():
+            if name.endswith("float32"):
+                said = run(pictures)
+                same = said == sentences if isinstance(said, list) else np.array_equal(said, expected)
+                assert same, f"{name} writes something else"
+            sides[name] = lambda run=run: run(pictures)
+        times = interleaved(sides, rounds)
+    faster = {name: round(times["peer"]["median_ms"] / times[name]["median_ms"], 2) for name in times}
+    return {"rounds": rounds, **times, "times_faster": faster}
 
 
-def exported(model, beams: int, folder: Path) -> dict:
-    """A function from a picture to ids for each file."""
+def exported(model, batch: int, beams: int, folder: Path) -> dict:
+    """A function from pictures to ids (of a SavedModel, to sentences) for each file."""
     import onnxruntime
+    import tensorflow as tf
     from ai_edge_litert.interpreter import Interpreter
 
-    from vtx_keras.export import graphs, onnx_graph, tflite
+    from vtx_keras.export import graphs, onnx_graph, savedmodel, tflite
 
     settings, sides = {"beams": beams, "max_length": LENGTH}, {}
     for quantize in (None, "int8"):
         path = folder / f"{quantize}.tflite"
-        path.write_bytes(tflite.converted(model, "one", quantize, None, **settings))
+        path.write_bytes(tflite.smaller(graphs.graphs(model, "one", batch, **settings), quantize))
         run = Interpreter(str(path), num_threads=1).get_signature_runner("serving_default")
         sides[f"litert {quantize or 'float32'}"] = lambda image, run=run: run(image=image)["ids"]
     options = onnxruntime.SessionOptions()
@@ -82,7 +106,48 @@ def exported(model, beams: int, folder: Path) -> dict:
     file = onnx_graph.converted(graphs.graphs(model, "one", **settings)["serving_default"], None, 17)
     session = onnxruntime.InferenceSession(file, options, providers=["CPUExecutionProvider"])
     sides["onnx float32"] = lambda image: session.run(["ids"], {"image": image})[0]
+    savedmodel.save(model, savedmodel.signatures(model, **settings), folder / "1")
+    served = tf.saved_model.load(str(folder / "1"))
+
+    def serve(image) -> list[str]:
+        return [one.decode() for one in served.signatures["pixels"](image=tf.constant(image))["caption"].numpy()]
+
+    sides["savedmodel float32"] = serve
     return sides
+
+
+# A process's peak counts what its parent held when it was started, so a small parent starts it.
+SMALL_PARENT = """
+import json, os, sys
+quiet = [(os.POSIX_SPAWN_OPEN, to, os.devnull, os.O_WRONLY, 0) for to in (1, 2)]
+child = os.posix_spawn(sys.executable, [sys.executable, *sys.argv[1:]], os.environ, file_actions=quiet)
+_, status, used = os.wait4(child, 0)
+print(json.dumps([status, used.ru_utime + used.ru_stime, used.ru_maxrss / 1024]))
+"""
+
+
+def started(model, quantize: str | None, rounds: int) -> dict:
+    """What a caption costs with the program's start: CPU seconds and MiB."""
+    from vtx_keras import data, export
+    from vtx_keras.export import verify
+
+    photo, found = str(data.sample("photos/cat.jpg")), []
+    with tempfile.TemporaryDirectory() as folder:
+        path, few = f"{folder}/model.tflite", verify.rows_of(model, None, 2)
+        export.litert(model, path, quantize=quantize, max_length=LENGTH, verify_data=few, share=0.0)
+        for _ in range(rounds):
+            command = [sys.executable, "-c", SMALL_PARENT, str(RUN), path, photo]
+            status, *cost = json.loads(subprocess.run(command, capture_output=True, check=True).stdout)
+            assert status == 0, "the program failed"
+            found.append(cost)
+    seconds, mebibytes = (round(statistics.median(values), 3) for values in zip(*found, strict=True))
+    return {
+        "shape": "tiny",
+        "what": f"export/mobile/run.py, {quantize or 'float32'}, from its start to a caption",
+        "cpu_s": seconds,
+        "peak_mib": round(mebibytes, 1),
+        "targets": {"cpu_s": 0.5, "peak_mib": 120},
+    }
 
 
 def tiny_ours():

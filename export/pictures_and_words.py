@@ -7,6 +7,7 @@ and the vocabulary) travels with it: in a zip at the end of a .tflite, beside an
 import json
 import re
 import unicodedata
+import warnings
 import zipfile
 from pathlib import Path
 
@@ -14,6 +15,7 @@ import numpy as np
 from PIL import Image, ImageOps
 
 MOST_PIXELS = 50_000_000
+LONGEST_TEXT = 10_000  # bytes
 IDEOGRAPHS = (
     (0x4E00, 0x9FFF), (0x3400, 0x4DBF), (0x20000, 0x2A6DF), (0x2A700, 0x2CEAF), (0xF900, 0xFAFF), (0x2F800, 0x2FA1F),
 )  # fmt: skip
@@ -21,18 +23,27 @@ IDEOGRAPHS = (
 
 def companions(path: Path) -> tuple[dict, list[str]]:
     """What travels with a model: what it is, and its vocabulary."""
-    if path.suffix == ".tflite":
-        with zipfile.ZipFile(path) as inside:
-            about, pieces = (inside.read(name).decode("utf-8") for name in ("model.json", "vocabulary.txt"))
-    else:
-        about, pieces = (path.with_name(name).read_text("utf-8") for name in ("model.json", "vocabulary.txt"))
-    return json.loads(about), pieces.rstrip("\n").split("\n")
+    names = ("model.json", "vocabulary.txt")
+    try:
+        if path.suffix == ".tflite":
+            with zipfile.ZipFile(path) as inside:
+                about, pieces = (inside.read(name).decode("utf-8") for name in names)
+        else:
+            about, pieces = (path.with_name(name).read_text("utf-8") for name in names)
+        about, vocabulary = json.loads(about), pieces.removesuffix("\n").split("\n")
+        if not pieces.endswith("\n") or len(vocabulary) != about["pieces"]:
+            raise ValueError(f"its vocabulary has {len(vocabulary)} pieces, expected {about['pieces']}")
+    except Exception as error:  # a damaged zip, text or JSON each has its own kind
+        raise ValueError(f"no whole model ({error}): copy or export it again, with all that lies beside it") from error
+    return about, vocabulary
 
 
 def pixels(picture: Path | str, about: dict) -> np.ndarray:
     """A picture as uint8 (1, height, width, 3), or as (1, frames, height, width, 3) for a model of clips."""
     *frames, height, width, _ = about["image_shape"]
-    with Image.open(picture) as image:
+    with warnings.catch_warnings(action="ignore"):  # of many pixels: the limit is below
+        opened = Image.open(picture)
+    with opened as image:
         if image.width * image.height > MOST_PIXELS:
             raise ValueError(f"{picture}: {image.width} x {image.height} pixels are too many")
         total, shown = getattr(image, "n_frames", 1), []
@@ -79,6 +90,8 @@ def words(ids: np.ndarray, about: dict, vocabulary: list[str]) -> str:
 def tokens(text: str, about: dict, vocabulary: list[str]) -> np.ndarray:
     """A text as int32 ids (1, length): the start, then the longest pieces that fit, then padding."""
     special, known = about["special_ids"], {piece: i for i, piece in enumerate(vocabulary)}
+    if len(text.encode("utf-8", "replace")) > LONGEST_TEXT:
+        raise ValueError(f"the text has more than {LONGEST_TEXT:,} bytes")
     text = re.sub(about["gaps"], " ", re.sub(about["unseen"], "", text))
     text = unicodedata.normalize("NFKC", unicodedata.normalize("NFKC", text).lower())
     ids = [special["start"]]
@@ -93,6 +106,8 @@ def tokens(text: str, about: dict, vocabulary: list[str]) -> np.ndarray:
             pieces.append(known[part])
             at += len(part) - 2 * bool(at)
         ids += ([special["unk"]] if at < len(word) else pieces) if word else []
+    if len(ids) == 1 and not about["allow_empty"]:
+        raise ValueError("the text has no words")
     ids = ids[: about["max_length"]]
     return np.array([ids + [special["pad"]] * (about["max_length"] - len(ids))], "int32")
 

@@ -18,7 +18,7 @@ from vtx_keras import data, export, text, zoo
 onnxruntime = pytest.importorskip("onnxruntime")
 pytestmark = pytest.mark.skipif(keras.backend.backend() != "tensorflow", reason="exports are made by TensorFlow")
 RUN = Path(__file__).parents[1] / "export/onnx/run.py"
-QUICK = {"gated_vqa", "retriever", "merged_attn_video_captioner"}
+QUICK = {"gated_vqa", "merged_attn_video_captioner"}  # those below try the other tasks
 NAMES = [pytest.param(name, marks=[] if name in QUICK else pytest.mark.slow) for name in zoo.list_models()]
 
 
@@ -66,6 +66,9 @@ def test_the_contract_of_the_file(captioner, exported):
         assert ids.dtype == np.int32
         np.testing.assert_array_equal(ids, np.array(expected))
         np.testing.assert_allclose(score, np.array(expected_score), atol=1e-4)
+    for wrong in (image[:, :16], image[0], image.astype("float32")):
+        with pytest.raises(Exception, match="INVALID_ARGUMENT"):
+            opened.run(None, {"image": wrong})
     vocabulary = path.with_name("vocabulary.txt").read_text().rstrip("\n").split("\n")
     assert tuple(vocabulary) == captioner.vocabulary
     assert json.loads(path.with_name("model.json").read_text())["max_length"] == 8
@@ -83,7 +86,9 @@ def test_the_tokenizer_beside_it_loads_in_hugging_faces(exported, captioner):
     assert theirs.encode("W1, w2 w99").ids == ids[ids > 0].tolist()
 
 
-@pytest.mark.parametrize("settings", [{"beams": 3}, {"max_length": 4, "opset": 18}])
+@pytest.mark.parametrize(
+    "settings", [{"beams": 3, "opset": 18}, pytest.param({"max_length": 4}, marks=pytest.mark.slow)]
+)
 def test_beams_lengths_and_opsets(captioner, settings, tmp_path):
     report = export.onnx(captioner, tmp_path / "model.onnx", verify_data=few(captioner), **settings)
     assert report.identical == 6
@@ -106,7 +111,14 @@ def test_the_split_form_takes_many_pictures_at_once(captioner, halves):
     assert (logits[:, [text.PAD, text.UNK, text.START, text.MASK]] < -1e8).all()
 
 
-@pytest.mark.parametrize(("quantize", "forms"), [("float16", ["one"]), ("int8", ["one", "split"])])
+@pytest.mark.parametrize(
+    ("quantize", "forms"),
+    [
+        ("int8", ["one"]),
+        pytest.param("float16", ["one"], marks=pytest.mark.slow),
+        pytest.param("int8", ["split"], marks=pytest.mark.slow),
+    ],
+)
 def test_smaller_files_stay_near(quantize, forms, tmp_path):
     model = toy("cross_attn_captioner", dim=64, vocabulary=[f"w{i}" for i in range(4000)], max_length=4)
     sizes = {}
@@ -118,6 +130,7 @@ def test_smaller_files_stay_near(quantize, forms, tmp_path):
     assert max(sizes.values()) < 0.95, sizes  # of a model so small, half is not weights
 
 
+@pytest.mark.slow
 def test_the_words_are_stored_once(tmp_path):
     model = toy("cross_attn_captioner", dim=64, vocabulary=[f"w{i}" for i in range(4000)], max_length=4)
     report = export.onnx(model, tmp_path / "model.onnx", verify_data=few(model, 2))
@@ -174,33 +187,39 @@ def test_the_program_says_what_is_wrong_with_a_picture_or_a_file(exported, tmp_p
     assert "Traceback" not in done.stderr
     for companion in ("model.json", "vocabulary.txt"):
         (tmp_path / companion).write_bytes(exported[0].with_name(companion).read_bytes())
-    (tmp_path / "model.onnx").write_bytes(exported[0].read_bytes()[:2000])
-    done = ran(tmp_path / "model.onnx", data.sample("photos/cat.jpg"))
-    assert (done.returncode, done.stdout) == (1, "")
-    assert "Traceback" not in done.stderr
+    whole = exported[0].read_bytes()
+    for damaged in (b"", whole[:2000], whole[:-1]):
+        (tmp_path / "model.onnx").write_bytes(damaged)
+        done = ran(tmp_path / "model.onnx", data.sample("photos/cat.jpg"))
+        assert (done.returncode, done.stdout) == (1, "")
+        assert len(done.stderr.strip().splitlines()) == 1
 
 
 def vtx(*arguments):
-    script = (
-        "from vtx_keras.cli import main\nfrom vtx_keras.export.cli import export\n"
-        "'export' in main.commands or main.add_command(export)\nmain()"
-    )
-    return subprocess.run([sys.executable, "-c", script, *map(str, arguments)], capture_output=True, text=True)
+    return subprocess.run([sys.executable, "-m", "vtx_keras.cli", *map(str, arguments)], capture_output=True, text=True)
 
 
 def test_vtx_export_writes_tries_and_tells(captioner, tmp_path):
     zoo.save(captioner, tmp_path / "mine.keras")
     (tmp_path / "tried.csv").write_text(f"image,caption\n{data.sample('photos/cat.jpg')},w1 w2\n")
     common = ("--out", tmp_path / "out", "--verify-data", tmp_path / "tried.csv")
-    done = vtx("export", tmp_path / "mine.keras", "--to", "litert,onnx", *common)
+    done = vtx("export", tmp_path / "mine.keras", "--to", "onnx", *common)
     assert done.returncode == 0, done.stderr
-    assert done.stdout.count("1/1") == 2
+    assert done.stdout.count("1/1") == 1
     assert "next" in done.stdout
-    assert (tmp_path / "out/model.tflite").is_file()
     assert (tmp_path / "out/onnx/model.onnx").is_file()
     done = vtx("export", tmp_path / "mine.keras", "--to", "tflite", *common)
     assert (done.returncode, "expected some of savedmodel, litert, onnx" in done.stderr) == (2, True)
-    done = vtx("export", tmp_path / "none.keras", *common)
+
+
+@pytest.mark.slow
+def test_vtx_export_writes_several_formats_at_once(captioner, tmp_path):
+    zoo.save(captioner, tmp_path / "mine.keras")
+    done = vtx("export", tmp_path / "mine.keras", "--to", "litert,onnx", "--out", tmp_path / "out")
+    assert done.returncode == 0, done.stderr
+    assert (tmp_path / "out/model.tflite").is_file()
+    assert (tmp_path / "out/onnx/model.onnx").is_file()
+    done = vtx("export", tmp_path / "none.keras", "--out", tmp_path / "out")
     assert (done.returncode, "Traceback" in done.stderr) == (2, False)
 
 

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import importlib.util
 import json
+import shutil
 import struct
 import threading
+import urllib.error
+import urllib.request
 from pathlib import Path
 
 import keras
@@ -206,6 +209,7 @@ def test_a_file_cut_off_anywhere_is_never_read_wrongly(format, decode):
         np.testing.assert_array_equal(found, wanted)  # nothing but what follows the picture was missing
 
 
+@pytest.mark.slow
 def test_a_clip_is_picked_as_media_picks():
     see = tf.function(
         lambda clips: pictures.batch(clips, (3, *SHAPE)), input_signature=[tf.TensorSpec([None] * 2, tf.string)]
@@ -248,7 +252,7 @@ def test_texts_are_normalised_as_text_does():
     assert ok.numpy().all()
 
 
-@pytest.mark.parametrize("pieces", ["english", "learned"])
+@pytest.mark.parametrize("pieces", ["english", pytest.param("learned", marks=pytest.mark.slow)])
 @pytest.mark.filterwarnings("ignore:.*texts were cut")
 def test_ids_are_those_of_text(pieces):
     vocabulary = text.vocabulary(None if pieces == "english" else CAPTIONS)
@@ -360,9 +364,35 @@ def test_a_client_without_us_gets_captions_by_rest(captions, capsys):
         assert [row["caption"] for row in rows] == [*model.generate(PHOTOS[0], beams=2, max_length=6), ""]
         with pytest.raises(SystemExit, match=r"expected \['image_bytes'\]"):
             client.main([str(PHOTOS[0]), "--question", "what?", "--url", url])
+        for body in (b"", b"{", b"[]", b'{"inputs": 3}', b'{"inputs": {"image_bytes": [[1]]}}'):
+            request = urllib.request.Request(f"{url}/v1/models/captions:predict", body)
+            with pytest.raises(urllib.error.HTTPError, match="400"):
+                urllib.request.urlopen(request)
+        client.main([str(PHOTOS[0]), "--url", url])
+        assert json.loads(capsys.readouterr().out)["caption"] == rows[0]["caption"], "the server has suffered"
+        for arguments, told in (
+            (["none.jpg", "--url", url], "cannot be read"),
+            ([str(PHOTOS[0]), "--url", "localhost"], "expected an address"),
+            ([str(PHOTOS[0]), "--url", "http://localhost:1"], "does not answer"),
+            (["--url", url], "2"),
+        ):
+            with pytest.raises(SystemExit, match=told):
+                client.main(arguments)
     finally:
         server.shutdown()
         server.server_close()
+
+
+def test_a_folder_that_is_not_whole_is_not_served(captions, tmp_path):
+    stand_in = program("stand_in")
+    with pytest.raises(SystemExit, match="has no version"):
+        stand_in.serve(tmp_path / "none", "captions", 0)
+    for name in ("saved_model.pb", "variables/variables.data-00000-of-00001"):
+        shutil.copytree(captions[1] / "1", tmp_path / "1", dirs_exist_ok=True)
+        with open(tmp_path / "1" / name, "r+b") as file:
+            file.truncate(5000)
+        with pytest.raises(SystemExit, match="no whole SavedModel"):
+            stand_in.serve(tmp_path, "captions", 0)
 
 
 def program(name):
@@ -389,6 +419,7 @@ def test_answers_come_by_name_with_probabilities(tmp_path):
     np.testing.assert_array_equal(outputs["score"].numpy(), outputs["scores"].numpy().max(axis=1))
 
 
+@pytest.mark.slow
 def test_several_labels_are_joined_and_a_text_may_be_missing():
     model = toy("co_attn_classifier", multi_label=True, allow_empty=True)
     files, texts = [path.read_bytes() for path in PHOTOS[:5]], ["w1", "", "w2 w3", "w4", "w5"]

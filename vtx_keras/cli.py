@@ -16,6 +16,7 @@ import click
 from vtx_keras.data.cli import data
 from vtx_keras.evaluate.cli import evaluate
 from vtx_keras.explain.cli import explain
+from vtx_keras.export.bench import bench
 from vtx_keras.export.cli import export
 from vtx_keras.train.cli import train
 
@@ -43,7 +44,7 @@ def main() -> None:
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
 
-for command in (data, train, evaluate, explain, export):
+for command in (data, train, evaluate, explain, export, bench):
     main.add_command(command)
 
 

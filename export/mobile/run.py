@@ -58,4 +58,4 @@ if __name__ == "__main__":
     try:
         main(*sys.argv[1:])
     except Exception as error:  # those of zipfile and LiteRT have no common kind
-        sys.exit(f"{sys.argv[1]} on {sys.argv[2]}: {error}")
+        sys.exit(f"{sys.argv[1]} on {sys.argv[2]}: {' '.join(str(error).split())}")

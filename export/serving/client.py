@@ -20,12 +20,16 @@ from pathlib import Path
 def rest(url: str, model: str, signature: str, inputs: dict) -> dict:
     """Outputs by name: what the server makes of `inputs`, lists of bytes and str."""
     body = {"signature_name": signature, "inputs": {name: encoded(value) for name, value in inputs.items()}}
+    if not url.startswith(("http://", "https://")):
+        raise SystemExit(f"--url {url}: expected an address such as http://localhost:8501")
     request = urllib.request.Request(
         f"{url}/v1/models/{model}:predict", json.dumps(body).encode(), {"Content-Type": "application/json"}
     )
     try:
         with urllib.request.urlopen(request) as response:
             return json.load(response)["outputs"]
+    except (KeyError, TypeError, json.JSONDecodeError) as error:
+        raise SystemExit(f"{url} answers something else than a model does: is it TensorFlow Serving?") from error
     except urllib.error.HTTPError as error:
         raise SystemExit(f"{url} refused: {error.read().decode(errors='replace')}") from error
     except urllib.error.URLError as error:
@@ -41,10 +45,13 @@ def encoded(value):
 
 def grpc(address: str, model: str, signature: str, inputs: dict) -> dict:
     """The same by gRPC, which carries bytes as they are."""
-    import grpc
-    import tensorflow as tf
-    from tensorflow_serving.apis.predict_pb2 import PredictRequest
-    from tensorflow_serving.apis.prediction_service_pb2_grpc import PredictionServiceStub
+    try:
+        import grpc
+        import tensorflow as tf
+        from tensorflow_serving.apis.predict_pb2 import PredictRequest
+        from tensorflow_serving.apis.prediction_service_pb2_grpc import PredictionServiceStub
+    except ImportError as error:
+        raise SystemExit(f"--grpc needs more packages ({error}): pip install tensorflow-serving-api") from error
 
     request = PredictRequest()
     request.model_spec.name, request.model_spec.signature_name = model, signature
@@ -76,7 +83,12 @@ def main(arguments: list[str]) -> None:
     parser.add_argument("--url", default="http://localhost:8501", help="of REST")
     parser.add_argument("--grpc", metavar="HOST:PORT", help="ask by gRPC, usually at localhost:8500")
     given = parser.parse_args(arguments)
-    pictures = [path.read_bytes() for path in given.pictures]
+    if not given.pictures and given.text is None:
+        parser.error("nothing to ask about: expected pictures, or --text with --signature text")
+    try:
+        pictures = [path.read_bytes() for path in given.pictures]
+    except OSError as error:
+        raise SystemExit(f"a picture cannot be read: {error}") from error
     inputs = {"image_bytes": [pictures] if given.clip else pictures} if pictures else {}
     rows = len(inputs.get("image_bytes", [0]))
     inputs |= {name: [getattr(given, name)] * rows for name in ("question", "text") if getattr(given, name) is not None}

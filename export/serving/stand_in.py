@@ -45,10 +45,15 @@ def plain(value):
 
 def serve(folder: Path, name: str, port: int) -> HTTPServer:
     """A server for the newest version in a folder; `serve_forever` starts it. Port 0 means any that is free."""
-    versions = [int(path.name) for path in folder.iterdir() if path.name.isdigit()]
+    versions = [int(path.name) for path in folder.glob("*") if path.name.isdigit()]
     if not versions:
         raise SystemExit(f"{folder} has no version: expected a folder such as {folder / '1'}")
-    model = tf.saved_model.load(str(folder / str(max(versions))))
+    newest = folder / str(max(versions))
+    try:
+        model = tf.saved_model.load(str(newest))
+    except Exception as error:  # TensorFlow's own errors have no common kind
+        reason = " ".join(str(error).split())[:300]
+        raise SystemExit(f"{newest} is no whole SavedModel ({reason}): copy or export it again") from None
 
     class Handler(BaseHTTPRequestHandler):
         def do_POST(self):

@@ -33,6 +33,8 @@ def about(model: VisionText, form: str, *, beams: int = 1, max_length: int | Non
         "beams": beams,
         "labels": model.class_names if isinstance(model, Answerer) else [],
         "multi_label": bool(model.options.get("multi_label", False)),
+        "allow_empty": bool(model.options.get("allow_empty", False)),
+        "pieces": len(model.vocabulary),
         "special_ids": {name.strip("[]").lower(): i for i, name in enumerate(text.SPECIALS)},
         "unseen": text.UNSEEN,
         "gaps": text.GAPS,

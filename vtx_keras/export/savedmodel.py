@@ -65,10 +65,7 @@ def saved_model(
     inputs = encoded(model, tried)
 
     def write(target: Path) -> None:
-        module = tf.Module()
-        module.weights = [weight.value for weight in model.weights]  # what is not held here is not saved
-        tf.saved_model.save(module, str(target), signatures=made)
-        slim.slim(target)
+        save(model, made, target)
         about = companions.files(model, "one", **settings)["model.json"]
         (target / "assets.extra").mkdir()
         (target / "assets.extra" / "model.json").write_text(about, encoding="utf-8")
@@ -100,6 +97,14 @@ def saved_model(
         )
 
     return verify.settle(path, write, judge)
+
+
+def save(model: VisionText, made: Mapping[str, Any], folder: Path) -> None:
+    """Write signatures over `model`'s weights as a SavedModel."""
+    module = tf.Module()
+    module.weights = [weight.value for weight in model.weights]  # what is not held here is not saved
+    tf.saved_model.save(module, str(folder), signatures=made)
+    slim.slim(folder)
 
 
 # --- the graphs

@@ -50,7 +50,7 @@ def examples(model: VisionText, verify_data: Iterable[Mapping[str, Any]] | None 
     >>> found.images.shape, found.images.dtype, len(found.texts)
     ((3, 32, 32, 3), dtype('uint8'), 3)
     """
-    rows = _rows(model, verify_data, limit)
+    rows = rows_of(model, verify_data, limit)
     if not rows:
         raise ValueError("verify_data is empty: expected examples such as those of data.load")
     if not {"image", "path"} & set(rows[0]):
@@ -82,7 +82,7 @@ def examples(model: VisionText, verify_data: Iterable[Mapping[str, Any]] | None 
     return Examples(sources, images, texts, tokens, truth)
 
 
-def _rows(model: VisionText, verify_data: Any, limit: int) -> list[dict]:
+def rows_of(model: VisionText, verify_data: Iterable[Mapping[str, Any]] | None, limit: int) -> list[dict]:
     """Examples as dicts of Python strings, paths, bytes and arrays; of the sample, evenly chosen ones."""
     if verify_data is None:
         from vtx_keras import data
@@ -212,6 +212,11 @@ def compare(
     enough = identical >= share * len(ours)
     if quantize and not enough and of_model:
         enough = of_artifact >= (1 - METRIC_LOSS) * of_model
+    if quantize:
+        held = (
+            f"{quantize} rounds the weights, so {share:.0%} identical, or a metric within {METRIC_LOSS:.0%}, is enough"
+        )
+        about["notes"] = (*about.get("notes", ()), held)
     return Report(
         path=str(path),
         model=model.spec["name"],
