@@ -126,7 +126,7 @@ MAY_IMPORT = {
     "train.state": {"weights"},
     "train.folder": {"weights"},
     "train.books": {"train.folder"},
-    "train.keeping": {"models", "train.books", "train.folder", "train.state", "zoo"},
+    "train.keeping": {"models", "options", "train.books", "train.folder", "train.state", "zoo"},
     "train.samples": {"explain", "explain.methods", "media", "metrics.examples", "metrics.outcomes", "models", "pages"},
     "train.parallel": set(),
     "train.running": {
