@@ -25,6 +25,7 @@ def test_the_zoo_has_at_least_25_names():
 
 @pytest.mark.parametrize("name", zoo.list_models())
 def test_every_name_has_its_shape_learns_a_batch_and_saves_whole(name, tmp_path):
+    keras.utils.set_random_seed(0)  # from some starts six steps at this rate go uphill
     model = toy(name)
     batch = batches(model)
     x, count = batch[0][0], 4 * (2 if batch.negatives else 1)
@@ -41,7 +42,7 @@ def test_every_name_has_its_shape_learns_a_batch_and_saves_whole(name, tmp_path)
 
     model.optimizer.learning_rate = 3e-3
     losses = model.fit(batch, epochs=6, verbose=0).history["loss"]
-    assert min(losses[1:]) < losses[0], losses  # weights are drawn anew each time, and the rate is high
+    assert losses[-1] < losses[0], losses
     trained = outputs(model, x)
 
     loaded = zoo.load(zoo.save(model, tmp_path / "whole.keras"))
