@@ -9,6 +9,7 @@ import re
 import unicodedata
 import warnings
 import zipfile
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -110,6 +111,27 @@ def tokens(text: str, about: dict, vocabulary: list[str]) -> np.ndarray:
         raise ValueError("the text has no words")
     ids = ids[: about["max_length"]]
     return np.array([ids + [special["pad"]] * (about["max_length"] - len(ids))], "int32")
+
+
+def stream(step: Callable[..., dict], states: dict, caches: dict, about: dict) -> Iterator[int]:
+    """Ids one by one, the likeliest each time; the cache goes out of each step and into the next."""
+    newest = about["special_ids"]["start"]
+    for index in range(about["max_length"]):
+        outputs = step(token=np.array([[newest]], "int32"), index=np.array(index, "int32"), **caches, **states)
+        newest = int(outputs["logits"][0].argmax())
+        if newest == about["special_ids"]["end"]:
+            return
+        yield newest
+        caches = {name: outputs[f"next_{name}"] for name in caches}
+
+
+def show(ids: Iterable[int], about: dict, vocabulary: list[str]) -> None:
+    """Words on one line, as they are found."""
+    seen: list[int] = []
+    for one in ids:
+        seen.append(one)
+        print(words(seen, about, vocabulary), end="\r", flush=True)
+    print()
 
 
 def _parted(one: str) -> str:

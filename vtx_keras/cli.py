@@ -81,8 +81,7 @@ def predict(
 
         ops.zeros(1)  # looks for a GPU
     try:
-        saved = Path(model).exists() and model not in zoo.MODELS
-        network = zoo.load(model) if saved else zoo.build(model, weights=weights)
+        network = zoo.named(model, weights)
         if isinstance(network, Captioner):
             if question is not None:
                 raise ValueError(f"{model} writes captions: --text is for models that read a text; use --prompt")

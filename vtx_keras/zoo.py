@@ -28,7 +28,7 @@ from vtx_keras.options import SIZES, resolve
 from vtx_keras.table import MODELS, describe, list_models, lookup
 from vtx_keras.tasks import TASKS
 
-__all__ = ["MODELS", "build", "describe", "list_models", "load", "save"]
+__all__ = ["MODELS", "build", "describe", "is_saved", "list_models", "load", "named", "save"]
 ENCODERS = ("image_encoder", "text_encoder")
 
 
@@ -200,6 +200,20 @@ def load(path: str | os.PathLike) -> VisionText:
 
     with _policy("float32"):  # layers bring their own policies; see layers.graph
         return keras.saving.load_model(path)
+
+
+def is_saved(model: str | os.PathLike) -> bool:
+    """Whether a command line means a model that was saved; a name of the zoo is never that."""
+    return str(model) not in MODELS and Path(model).exists()
+
+
+def named(model: str | os.PathLike, weights: str | os.PathLike = "default") -> VisionText:
+    """A model as a command line names it: a saved one, or a name of the zoo, which takes `weights`.
+
+    >>> named("cross_attn_captioner").name
+    'captioner'
+    """
+    return load(model) if is_saved(model) else build(str(model), weights=weights)
 
 
 def _other_classes(saved: dict, wanted: dict) -> bool:

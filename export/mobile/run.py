@@ -12,7 +12,7 @@ import numpy as np
 from ai_edge_litert.interpreter import Interpreter
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-from pictures_and_words import companions, pixels, tokens, told, words
+from pictures_and_words import companions, pixels, show, stream, tokens, told
 
 
 def main(model: str, picture: str, text: str | None = None) -> None:
@@ -21,11 +21,7 @@ def main(model: str, picture: str, text: str | None = None) -> None:
     runs = {name: interpreter.get_signature_runner(name) for name in interpreter.get_signature_list()}
     image = pixels(picture, about)
     if "encode" in runs:
-        ids: list[int] = []
-        for one in stream(runs, image, about):
-            ids.append(one)
-            print(words(ids, about, vocabulary), end="\r", flush=True)
-        print()
+        show(captioned(runs, image, about), about, vocabulary)
         return
     if about["task"] != "captioner" and text is None:
         sys.exit(f"a {about['task']} reads a text beside the picture: give it behind the picture's name")
@@ -38,18 +34,12 @@ def main(model: str, picture: str, text: str | None = None) -> None:
     print(told(runs["serving_default"](image=image, **more), about, vocabulary))
 
 
-def stream(runs: dict, image: np.ndarray, about: dict) -> Iterator[int]:
-    """Ids one by one, the likeliest each time; the cache goes out of each step and into the next."""
-    step, states, newest = runs["decode_step"], runs["encode"](image=image), about["special_ids"]["start"]
+def captioned(runs: dict, image: np.ndarray, about: dict) -> Iterator[int]:
+    """Ids one by one, from a file of the form `split`."""
+    step = runs["decode_step"]
     details = step.get_input_details()
     caches = {name: np.zeros(one["shape"], one["dtype"]) for name, one in details.items() if name.startswith("cache_")}
-    for index in range(about["max_length"]):
-        outputs = step(token=np.array([[newest]], "int32"), index=np.array(index, "int32"), **caches, **states)
-        newest = int(outputs["logits"][0].argmax())
-        if newest == about["special_ids"]["end"]:
-            return
-        yield newest
-        caches = {name: outputs[f"next_{name}"] for name in caches}
+    return stream(step, runs["encode"](image=image), caches, about)
 
 
 if __name__ == "__main__":

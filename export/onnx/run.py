@@ -14,7 +14,7 @@ import numpy as np
 import onnxruntime
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-from pictures_and_words import companions, pixels, tokens, told, words
+from pictures_and_words import companions, pixels, show, stream, tokens, told
 
 
 def main(model: str, picture: str, text: str | None = None) -> None:
@@ -22,11 +22,7 @@ def main(model: str, picture: str, text: str | None = None) -> None:
     about, vocabulary = companions(path)
     image = pixels(picture, about)
     if about["form"] == "split":
-        ids: list[int] = []
-        for one in stream(path, image, about):
-            ids.append(one)
-            print(words(ids, about, vocabulary), end="\r", flush=True)
-        print()
+        show(captioned(path, image, about), about, vocabulary)
         return
     if about["task"] != "captioner" and text is None:
         sys.exit(f"a {about['task']} reads a text beside the picture: give it behind the picture's name")
@@ -50,20 +46,12 @@ def run(session: onnxruntime.InferenceSession, inputs: dict) -> dict:
     return dict(zip([one.name for one in session.get_outputs()], session.run(None, inputs), strict=True))
 
 
-def stream(path: Path, image: np.ndarray, about: dict) -> Iterator[int]:
-    """Ids one by one, the likeliest each time; the cache goes out of each step and into the next."""
-    step, newest = opened(path, "decode_step"), about["special_ids"]["start"]
-    states = run(opened(path, "encode"), {"image": image})
+def captioned(path: Path, image: np.ndarray, about: dict) -> Iterator[int]:
+    """Ids one by one, from the two files of the form `split`."""
+    step, states = opened(path, "decode_step"), run(opened(path, "encode"), {"image": image})
     shapes = {one.name: (1, *one.shape[1:]) for one in step.get_inputs() if one.name.startswith("cache_")}
     caches = {name: np.zeros(shape, "float32") for name, shape in shapes.items()}
-    for index in range(about["max_length"]):
-        given = {"token": np.array([[newest]], "int32"), "index": np.array(index, "int32"), **caches, **states}
-        outputs = run(step, given)
-        newest = int(outputs["logits"][0].argmax())
-        if newest == about["special_ids"]["end"]:
-            return
-        yield newest
-        caches = {name: outputs[f"next_{name}"] for name in caches}
+    return stream(lambda **inputs: run(step, inputs), states, caches, about)
 
 
 if __name__ == "__main__":

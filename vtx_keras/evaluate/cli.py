@@ -63,8 +63,7 @@ def evaluate(
             from vtx_keras.evaluate.running import run
 
             ops.zeros(1)  # looks for a GPU
-        saved = Path(model).exists() and model not in zoo.MODELS
-        network = zoo.load(model) if saved else zoo.build(model, weights=weights)
+        network, saved = zoo.named(model, weights), zoo.is_saved(model)
         ds, about = _examples(name, split, folder)
         about = {"command": _command(), **about, **_files(model, weights, saved)}
         train, missing = _training(name, about["split"], train_split, folder) if baselines else (None, "")

@@ -45,8 +45,7 @@ def explain(
 
         ops.zeros(1)  # looks for a GPU
     try:
-        saved = Path(model).exists() and model not in zoo.MODELS
-        network = zoo.load(model) if saved else zoo.build(model, weights=weights)
+        network = zoo.named(model, weights)
         which = int(block) if block is not None and block.lstrip("-").isdigit() else block
         seen = attention(network, picture, text, method=method, block=which, target=target)
         path = seen.save(output, list(words) or None)

@@ -55,8 +55,7 @@ def bench(
         wanted, precisions = _some(formats, FORMATS, "--formats"), _some(quantize, PRECISIONS, "--quant")
         with quiet():
             from vtx_keras import zoo
-        saved = Path(model).exists() and model not in zoo.MODELS
-        network = zoo.load(model) if saved else zoo.build(model, weights=weights)
+        network = zoo.named(model, weights)
         settings = {"beams": beams, "max_length": max_length}
         with quiet():
             reports = side_by_side(network, wanted, precisions, pictures=pictures, rounds=rounds, **settings)

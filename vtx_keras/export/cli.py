@@ -59,14 +59,14 @@ def export(
     from vtx_keras.cli import quiet
 
     with quiet():
-        from vtx_keras import zoo
+        from vtx_keras import data, zoo
         from vtx_keras.export import NotEqual
     try:
-        saved = Path(model).exists() and model not in zoo.MODELS
-        network = zoo.load(model) if saved else zoo.build(model, weights=weights)
+        network = zoo.named(model, weights)
         settings: dict[str, Any] = {"share": share}
         if verify_data is not None:
-            settings["verify_data"] = _examples(verify_data, verify_split)
+            split = verify_split or (None if Path(verify_data).exists() else "test")
+            settings["verify_data"] = data.named(verify_data, split)
         settings |= {"beams": beams, "max_length": max_length}
     except (ValueError, TypeError, OSError, ImportError) as error:
         _fail(str(error))
@@ -99,15 +99,6 @@ def _one(name: str, network: Any, out: Path, form: str, quantize: str | None, se
     if name == "litert":
         return exporters.litert(network, out / "model.tflite", form=form, quantize=quantize, **settings)
     return exporters.onnx(network, out / "onnx" / "model.onnx", form=form, quantize=quantize, **settings)
-
-
-def _examples(name: str, split: str | None) -> Any:
-    """`--verify-data` as examples."""
-    from vtx_keras import data
-
-    if name.endswith(".csv"):
-        return data.from_csv(name, split)
-    return data.load(name, split or "test")
 
 
 def _fail(message: str) -> None:

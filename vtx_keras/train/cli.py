@@ -155,7 +155,7 @@ def _network(model: str, ds: Any, options: dict[str, Any]) -> Any:
     given = dict(_setting(one) for one in options["settings"])
     if options["size"]:
         given["size"] = options["size"]
-    if Path(model).exists() and model not in zoo.MODELS:
+    if zoo.is_saved(model):
         if given or options["dtype"] or options["vocabulary"] or options["weights"] != "none":
             raise ValueError(
                 f"{model} is a saved model: leave out --set, --size, --dtype, --vocabulary and --weights, or name the "

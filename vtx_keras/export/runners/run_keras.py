@@ -13,6 +13,7 @@ import time
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
+import measuring
 import numpy as np
 import tensorflow as tf
 
@@ -27,26 +28,13 @@ def main(model: str, given: str, made: str, package: str, settings: str) -> None
     begin = time.perf_counter()
     network = zoo.load(model)
     load_s = time.perf_counter() - begin
-    inputs = dict(np.load(given))
-    results, ms = [], []
-    for i in [0, *range(len(inputs["image"]))]:  # the first run is slower
-        row = {name: array[i : i + 1] for name, array in inputs.items()}
+
+    def run(row: dict) -> dict:
         one = verify.Examples([], row["image"], None, row.get("tokens"), None)
-        begin = time.perf_counter()
-        results.append(verify.expected(network, one, **json.loads(settings)))
-        ms.append(1000 * (time.perf_counter() - begin))
-    outputs = {name: np.concatenate([result[name] for result in results[1:]]) for name in results[0]}
-    np.savez(made, **outputs, load_s=load_s, ms=np.array(ms[1:]), peak_megabytes=peak_megabytes())
+        return verify.expected(network, one, **json.loads(settings))
 
-
-def peak_megabytes() -> float:
-    """Of this process. `getrusage` would count its parent's too, on Linux."""
-    if sys.platform == "linux":
-        with open("/proc/self/status") as status:
-            return next(int(line.split()[1]) / 1e3 for line in status if line.startswith("VmHWM"))
-    import resource
-
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (1e6 if sys.platform == "darwin" else 1e3)
+    outputs, ms = measuring.measured(run, measuring.rows_of(given))
+    np.savez(made, **outputs, load_s=load_s, ms=ms, peak_megabytes=measuring.peak_megabytes())
 
 
 if __name__ == "__main__":

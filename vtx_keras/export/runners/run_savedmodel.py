@@ -12,6 +12,7 @@ import time
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
+import measuring
 import numpy as np
 import tensorflow as tf
 
@@ -38,7 +39,7 @@ def main(folder: str, given: str, made: str, *names: str) -> None:
     foreign = {"vtx_keras", "keras_hub", "tensorflow_text"} & set(sys.modules)  # TensorFlow imports Keras by itself
     if foreign:
         raise RuntimeError(f"{', '.join(foreign)} was imported: expected TensorFlow alone")
-    np.savez(made, **outputs, load_s=load_s, ms=np.array(ms[1:]), peak_megabytes=peak_megabytes())
+    np.savez(made, **outputs, load_s=load_s, ms=np.array(ms[1:]), peak_megabytes=measuring.peak_megabytes())
 
 
 def examples(stored: dict) -> dict:
@@ -56,16 +57,6 @@ def examples(stored: dict) -> dict:
 def plain(array: np.ndarray) -> np.ndarray:
     """Strings as NumPy can store them."""
     return np.array([one.decode() for one in array], str) if array.dtype == object else array
-
-
-def peak_megabytes() -> float:
-    """Of this process. `getrusage` would count its parent's too, on Linux."""
-    if sys.platform == "linux":
-        with open("/proc/self/status") as status:
-            return next(int(line.split()[1]) / 1e3 for line in status if line.startswith("VmHWM"))
-    import resource
-
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (1e6 if sys.platform == "darwin" else 1e3)
 
 
 if __name__ == "__main__":
