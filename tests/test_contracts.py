@@ -25,7 +25,7 @@ def test_the_zoo_has_at_least_25_names():
 
 @pytest.mark.parametrize("name", zoo.list_models())
 def test_every_name_has_its_shape_learns_a_batch_and_saves_whole(name, tmp_path):
-    keras.utils.set_random_seed(0)  # from some starts six steps at this rate go uphill
+    keras.utils.set_random_seed(0)
     model = toy(name)
     batch = batches(model)
     x, count = batch[0][0], 4 * (2 if batch.negatives else 1)
@@ -40,9 +40,10 @@ def test_every_name_has_its_shape_learns_a_batch_and_saves_whole(name, tmp_path)
     assert before.shape == expected
     assert np.isfinite(before).all()
 
-    model.optimizer.learning_rate = 3e-3
-    losses = model.fit(batch, epochs=6, verbose=0).history["loss"]
-    assert losses[-1] < losses[0], losses
+    loss = model.evaluate(batch, verbose=0, return_dict=True)["loss"]
+    model.optimizer.learning_rate = 5e-4  # at larger rates a step of Adam, about as long as the rate, can go uphill
+    model.fit(batch, epochs=8, verbose=0)
+    assert model.evaluate(batch, verbose=0, return_dict=True)["loss"] < 0.98 * loss
     trained = outputs(model, x)
 
     loaded = zoo.load(zoo.save(model, tmp_path / "whole.keras"))
@@ -55,7 +56,6 @@ def test_every_name_has_its_shape_learns_a_batch_and_saves_whole(name, tmp_path)
     np.testing.assert_array_equal(outputs(rebuilt, x), trained)
     if name in CAPTIONERS:
         assert loaded.generate(x["image"]) == model.generate(x["image"])
-    assert len(model.evaluate(batch, verbose=0, return_dict=True)) >= 1
 
 
 @pytest.mark.parametrize("name", IMAGE_CAPTIONERS)

@@ -352,9 +352,11 @@ def test_five_runtimes_write_the_same_sentences(tmp_path):
     export.saved_model(model, tmp_path / "captions/1", verify_data=few)
     command = [sys.executable, str(PROGRAMS / "serving/stand_in.py"), str(tmp_path / "captions"), "--port", "0"]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as server:
-        url = server.stdout.readline().partition("/v1")[0]
-        rows = ran("serving/client.py", *shown, "--url", url).splitlines()
-        server.terminate()
+        try:
+            url = server.stdout.readline().partition("/v1")[0]
+            rows = ran("serving/client.py", *shown, "--url", url).splitlines()
+        finally:
+            server.terminate()
     said["savedmodel"] = [json.loads(row)["caption"] for row in rows]
     assert all(said["keras"])
     for name, sentences in said.items():
