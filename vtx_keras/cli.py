@@ -7,8 +7,7 @@ import json
 import os
 import sys
 import tempfile
-from collections.abc import Callable, Iterator, Sequence
-from pathlib import Path
+from collections.abc import Iterator
 from typing import Any
 
 import click
@@ -18,6 +17,7 @@ from vtx_keras.evaluate.cli import evaluate
 from vtx_keras.explain.cli import explain
 from vtx_keras.export.bench import bench
 from vtx_keras.export.cli import export
+from vtx_keras.predict.cli import predict
 from vtx_keras.train.cli import train
 
 
@@ -44,69 +44,8 @@ def main() -> None:
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
 
-for command in (data, train, evaluate, explain, export, bench):
+for command in (predict, data, train, evaluate, explain, export, bench):
     main.add_command(command)
-
-
-@main.command()
-@click.argument("model")
-@click.argument("pictures", nargs=-1, required=True, type=click.Path(path_type=Path))
-@click.option("--weights", default="default", help="A released tag, or a weights folder.", show_default=True)
-@click.option("--text", "question", help="The question, label text or candidate text, for models that read one.")
-@click.option("--prompt", help="How the caption begins.")
-@click.option("--beams", type=click.IntRange(1), default=1, show_default=True)
-@click.option("--max-length", type=click.IntRange(1), help="Most tokens to write.")
-@click.option("--json", "as_json", is_flag=True, help="One JSON object per line.")
-def predict(
-    model: str,
-    pictures: tuple[Path, ...],
-    weights: str,
-    question: str | None,
-    prompt: str | None,
-    beams: int,
-    max_length: int | None,
-    as_json: bool,
-) -> None:
-    """Caption PICTURES (or answer --text about them) with MODEL, a name of the zoo or a saved model.
-
-    \b
-    vtx predict cross_attn_captioner photo.png
-    vtx predict runs/mine.keras a.png b.jpg --beams 4
-    """
-    with quiet():
-        from keras import ops
-
-        from vtx_keras import zoo
-        from vtx_keras.models import Captioner, Retriever
-
-        ops.zeros(1)  # looks for a GPU
-    try:
-        network = zoo.named(model, weights)
-        if isinstance(network, Captioner):
-            if question is not None:
-                raise ValueError(f"{model} writes captions: --text is for models that read a text; use --prompt")
-            settings = {"prompt": prompt, "beams": beams, "max_length": max_length}
-            results, errors = _each(network.generate, pictures, **settings)
-        elif question is None:
-            raise ValueError(f"{model} reads a text beside the picture: give it with --text")
-        elif isinstance(network, Retriever):
-            results, errors = _each(network.similarity, pictures, [question])
-            results = [None if row is None else float(row[0]) for row in results]
-        else:
-            results, errors = _each(getattr(network, "answer", None) or network.match, pictures, question)
-    except (ValueError, TypeError, OSError) as error:
-        click.echo(f"vtx: {error}", err=True)
-        sys.exit(2)
-    for index, (path, result) in enumerate(zip(pictures, results, strict=True)):
-        if as_json:
-            outcome = {"error": errors[index]} if index in errors else {"result": result}
-            click.echo(json.dumps({"picture": str(path), **outcome}, ensure_ascii=False))
-        elif index in errors:
-            click.echo(f"vtx: {path}: {errors[index]}", err=True)
-        else:
-            said = ", ".join(result) if isinstance(result, list) else result
-            click.echo(said if len(pictures) == 1 else f"{path}\t{said}")
-    sys.exit((2 if len(errors) == len(pictures) else 1) if errors else 0)
 
 
 @contextlib.contextmanager
@@ -126,35 +65,37 @@ def quiet() -> Iterator[None]:
             os.close(stderr)
 
 
-def _each(run: Callable, pictures: Sequence[Path], *args: Any, **kwargs: Any) -> tuple[Sequence, dict[int, str]]:
-    """Results for all pictures and, by index, what was wrong with the bad ones."""
-    from vtx_keras.media import BadItems
-
-    try:
-        return run(list(pictures), *args, **kwargs), {}
-    except BadItems as error:
-        return error.results, error.errors
-
-
 @main.command("list")
 @click.argument("pattern", default="*")
 @click.option("--released", is_flag=True, help="Only models that come with weights.")
 @click.option("--json", "as_json", is_flag=True, help="A JSON list.")
 def list_command(pattern: str, released: bool, as_json: bool) -> None:
-    """Name the models that match PATTERN."""
+    """Name the models that match PATTERN, and what is released: size, data, a figure on held-out data, licence."""
     from vtx_keras import table, weights
 
     names = table.list_models(pattern, released=True if released else None)
+    rows = [{"name": name, "released": weights.released_tags(name)} for name in names]
     if as_json:
-        rows = [{"name": name, "released": weights.released_tags(name)} for name in names]
+        for row in rows:
+            row["facts"] = {tag: table.facts(row["name"], tag) for tag in row["released"]}
         click.echo(json.dumps(rows, indent=1))
         return
-    for name in names:
-        tags = ", ".join(weights.released_tags(name))
-        click.echo(f"{name:30s}{table.MODELS[name].task:12s}{tags}".rstrip())
+    for row in rows:
+        click.echo(f"{row['name']:28s}{table.MODELS[row['name']].task}")
+        for tag in row["released"]:
+            click.echo(f"    {_fact(tag, table.facts(row['name'], tag))}")
     if not names:
         click.echo(f"vtx: no model matches {pattern!r}", err=True)
         sys.exit(2)
+
+
+def _fact(tag: str, facts: dict[str, Any]) -> str:
+    """A released model on one line."""
+    first = facts["headline"]
+    interval = "" if first["low"] is None else f" [{first['low']:.3f}, {first['high']:.3f}]"
+    figure = f"{first['metric'].replace('_', ' ')} {first['value']:.3f}{interval} on {first['split']}"
+    size = f"{facts['parameters'] / 1e6:.1f} M, {facts['megabytes']:.1f} MB"
+    return f"{tag:20s}{size:16s}{facts['data']:20s}{figure:52s}{facts['licence']}"
 
 
 @main.command()

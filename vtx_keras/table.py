@@ -7,6 +7,7 @@
 from __future__ import annotations
 
 import fnmatch
+import json
 from dataclasses import dataclass
 
 from vtx_keras import weights
@@ -87,6 +88,17 @@ def describe(name: str) -> dict:
             for option, row in options_of(entry.task).items()
         },
     }
+
+
+def facts(name: str, tag: str) -> dict:
+    """What a released model is known by: parameters, megabytes, data, licence, and its first figure with its interval.
+
+    >>> facts("cross_attn_captioner", "emoji")["data"]
+    'emoji, word_cards'
+    """
+    folder = weights.released_root() / name / tag
+    results = json.loads((folder / "results.json").read_text(encoding="utf-8"))
+    return {key: results[key] for key in ("parameters", "megabytes", "data", "licence", "headline")}
 
 
 def lookup(name: str) -> Entry:

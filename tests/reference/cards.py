@@ -161,7 +161,7 @@ def main() -> None:
     archives = parser.parse_args().archives
     tf.config.threading.set_intra_op_parallelism_threads(1)
     tf.config.threading.set_inter_op_parallelism_threads(1)
-    for name in published.PUBLISHED:
+    for name in [name for name, entry in published.PUBLISHED.items() if entry.archive]:
         with tempfile.TemporaryDirectory() as scratch:
             exact = published.convert(name, Path(scratch) / "exact", archives)
             half = ZOO / name

@@ -1,0 +1,102 @@
+"""`vtx predict`: pictures from anywhere, past the bad ones, in every form."""
+
+from __future__ import annotations
+
+import csv
+import functools
+import json
+import threading
+from http.server import HTTPServer, SimpleHTTPRequestHandler
+from pathlib import Path
+
+import keras
+import pytest
+from click.testing import CliRunner
+from PIL import Image
+from toys import pictures, toy
+
+from vtx_keras import cli, zoo
+from vtx_keras.predict.sources import sources
+
+pytestmark = pytest.mark.skipif(keras.backend.backend() != "tensorflow", reason="once is enough")
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory) -> str:
+    return str(zoo.save(toy("gated_captioner"), tmp_path_factory.mktemp("model") / "mine.keras"))
+
+
+@pytest.fixture
+def folder(tmp_path) -> Path:
+    home = tmp_path / "some pictures"
+    home.mkdir()
+    for number, pixels in enumerate(pictures(toy("gated_captioner"), 3)):
+        Image.fromarray(pixels.astype("uint8")).save(home / f"{number}.png")
+    (home / "1b.png").write_bytes(b"no picture")
+    (home / "notes.txt").write_text("not looked at")
+    return home
+
+
+def vtx(*arguments, **kwargs):
+    return CliRunner().invoke(cli.main, ["predict", *map(str, arguments)], **kwargs)
+
+
+def test_a_folder_a_pattern_and_a_file_say_the_same(model, folder):
+    run = vtx(model, folder, folder / "*.png", folder / "0.png", "--json")
+    rows = [json.loads(line) for line in run.stdout.splitlines()]
+    assert run.exit_code == 1
+    assert [Path(row["picture"]).name for row in rows] == ["0.png", "1.png", "1b.png", "2.png"] * 2 + ["0.png"]
+    assert rows[:4] == rows[4:8]
+    assert rows[8] == rows[0]
+    assert [set(row) for row in rows[:4]] == [{"picture", "result"}] * 2 + [{"picture", "error"}, {"picture", "result"}]
+
+
+def test_standard_input_and_an_address_give_what_the_file_gives(model, folder):
+    handler = functools.partial(SimpleHTTPRequestHandler, directory=str(folder))
+    handler.log_message = lambda *_: None
+    with HTTPServer(("localhost", 0), handler) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        url = f"http://localhost:{server.server_port}"
+        wanted = vtx(model, folder / "0.png").stdout
+        assert "\t" not in wanted
+        assert vtx(model, "-", input=(folder / "0.png").read_bytes()).stdout == wanted
+        assert vtx(model, f"{url}/0.png").stdout == wanted
+        run = vtx(model, f"{url}/missing.png", f"{url}/0.png")
+        server.shutdown()
+    assert run.exit_code == 1
+    assert "missing.png: could not be fetched: HTTP Error 404" in run.stderr
+    assert run.stdout.split("\t")[1] == wanted
+
+
+@pytest.mark.parametrize("form", ["html", "json", "csv", "txt"])
+def test_a_file_holds_all_rows_and_appears_whole(model, folder, tmp_path, form):
+    out = tmp_path / "deep" / f"out.{form}"
+    run = vtx(model, folder, "--out", out)
+    assert (run.exit_code, run.stdout.strip()) == (1, str(out))
+    written = out.read_text(encoding="utf-8")
+    if form == "json":
+        assert ["error" in row for row in json.loads(written)] == [False, False, True, False]
+    if form == "csv":
+        assert [bool(row["error"]) for row in csv.DictReader(written.splitlines())] == [False, False, True, False]
+    if form == "html":
+        assert written.count("<img ") == 3
+        assert "1b.png" in written
+    if form == "txt":
+        assert written.count("\n") == 3
+    assert not list(out.parent.glob(".*"))
+
+
+def test_what_cannot_be_meant_is_said(model, tmp_path):
+    run = vtx(model, tmp_path / "*.png", tmp_path, "-", input=b"")
+    assert run.exit_code == 2
+    assert "the pattern matches nothing" in run.stderr
+    assert "the folder holds no picture" in run.stderr
+    assert "-: nothing came" in run.stderr
+    run = vtx(model, "a.png", "--out", "out.pdf")
+    assert run.exit_code == 2
+    assert "expected a name that ends in .html, .json, .csv, .txt" in run.stderr
+    assert "use --prompt" in vtx(model, "a.png", "--text", "what?").stderr
+
+
+def test_a_folder_is_a_clip_for_models_that_see_clips(tmp_path):
+    assert [one.picture for one in sources([str(tmp_path)], clips=True)] == [tmp_path]

@@ -1,0 +1,57 @@
+"""What is released: each model is what its card says, and says what its card shows."""
+
+from __future__ import annotations
+
+import importlib
+import json
+import sys
+from pathlib import Path
+
+import keras
+import pytest
+
+from vtx_keras import zoo
+from vtx_keras.evaluate.running import _weights_hash
+from vtx_keras.weights import CONFIG
+
+ROOT = Path(__file__).parents[1]
+FOLDERS = sorted(path.parent for path in ROOT.glob(f"zoo/*/*/{CONFIG}") if path.parts[-3] != "encoders")
+NAMES = [f"{folder.parent.name}/{folder.name}" for folder in FOLDERS]
+
+pytestmark = pytest.mark.skipif(keras.backend.backend() != "tensorflow", reason="the recipes read tf.data")
+
+
+def recipe_of(name: str):
+    sys.path.insert(0, str(ROOT))
+    try:
+        return importlib.import_module(f"zoo.{name.replace('/', '.')}.recipe")
+    finally:
+        sys.path.remove(str(ROOT))
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_released_model_is_the_one_that_was_judged_and_says_what_its_card_shows(name):
+    from zoo import making
+
+    release = recipe_of(name).RELEASE
+    results = making.results_of(release.folder)
+    assert (release.folder / "README.md").read_text(encoding="utf-8") == making.card_of(release)
+    model = zoo.build(release.name, weights=release.folder.name)
+    assert {found["weights_sha256"] for found in results["splits"].values()} == {_weights_hash(model)}
+    assert results["parameters"] == model.count_params()
+    for example in results["examples"]:
+        picture = release.folder / example["picture"]
+        assert picture.is_file()
+        if len(model.image_shape) == 3:  # a clip's card shows its first frame
+            assert making.said(model, picture, example) == example["said"]
+
+
+def test_all_of_the_zoo_is_small_and_its_encoders_are_stored_once():
+    assert sum(path.stat().st_size for path in (ROOT / "zoo").rglob("*") if path.is_file()) < 100e6
+    for folder in FOLDERS:
+        assert json.loads((folder / CONFIG).read_text())["image_encoder"]["name"]
+
+
+@pytest.mark.parametrize("name", sorted({name.split("/")[0] for name in NAMES}))
+def test_a_name_with_released_weights_has_a_default_among_them(name):
+    assert zoo.MODELS[name].default in zoo.describe(name)["released"]

@@ -1,0 +1,8 @@
+"""Trains and releases `cross_attn_vqa/vqa_rad_official`: python -m zoo.cross_attn_vqa.vqa_rad_official.recipe"""
+
+from zoo import making
+
+RELEASE = making.radiology(__file__, "official")
+
+if __name__ == "__main__":
+    making.main(RELEASE)

@@ -1,0 +1,256 @@
+"""Which fusion? Five of them on three tasks, on equal terms: the same kept features, data, steps and search.
+
+    python -m zoo.fusions run      # trains and judges what is not in fusions.json yet (hours on two cores)
+    python -m zoo.fusions tell     # the table and the figure of zoo/README.md, from what is stored
+
+Each run has the same budget of CPU time: the steps that fit into it are counted from a few that are timed, and the
+schedule ends with them. The learning rate is searched on the validation split, once per fusion and task, with the first
+seed; then every seed is judged on the test split. Latency is that of the LiteRT file, one thread.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import statistics
+import tempfile
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import keras
+
+from vtx_keras import data, evaluate, export, train
+from vtx_keras import zoo as models
+from zoo import making
+
+HERE = Path(__file__).parent
+STORED, FIGURE, PAGE = HERE / "fusions.json", HERE / "fusions.png", HERE / "README.md"
+FUSIONS = ("concat_mlp", "gated", "cross_attn", "co_attn", "merged_attn")
+RATES, SEEDS, BATCH, WARM, TIMED = (5e-4, 2e-3), (0, 1, 2), 64, 4, 12
+SIZES = {"dim": 128, "depth": 2, "max_length": 16, "dropout": 0.1}
+TASKS: dict[str, dict[str, Any]] = {
+    "captioner": {
+        "examples": making.emoji_names,
+        "test": "vendor",
+        "metric": "word_f1",
+        "options": making.EMOJI_EYE,
+        "what": "captions: words (F1) of names of `emoji`, unseen artist",
+    },
+    "vqa": {
+        "examples": making.shapes,
+        "test": "test",
+        "metric": "accuracy",
+        "options": {"image_encoder": "mobilenet_v2", "image_shape": (65, 65, 3), "text_depth": 1},
+        "what": "answers: accuracy on `easy_vqa`, test",
+    },
+    "matcher": {
+        "examples": making.emoji_names,
+        "test": "vendor",
+        "metric": "accuracy",
+        "options": {**making.EMOJI_EYE, "text_depth": 1},
+        "what": "matches: accuracy on pairs of `emoji`, unseen artist",
+    },
+}
+
+
+def runs() -> list[tuple[str, str]]:
+    """Every task with every fusion that can do it."""
+    return [(task, fusion) for task in TASKS for fusion in FUSIONS if f"{fusion}_{task}" in models.MODELS]
+
+
+def run(budget: float, judged: int) -> None:
+    """All runs that are not stored yet."""
+    stored = json.loads(STORED.read_text()) if STORED.is_file() else {"settings": settings(budget, judged), "rows": []}
+    assert stored["settings"] == settings(budget, judged), f"{STORED} has other settings: move it away"
+    known = {(row["task"], row["fusion"], row["rate"], row["seed"]) for row in stored["rows"]}
+    for task, fusion in runs():
+        for seed in SEEDS:
+            rates = RATES if seed == SEEDS[0] else [best_rate(stored["rows"], task, fusion)]
+            for rate in rates:
+                if (task, fusion, rate, seed) not in known:
+                    row = one(task, fusion, rate, seed, budget, judged)
+                    stored["rows"].append(row)
+                    part = STORED.with_name(".fusions.json")
+                    part.write_text(json.dumps(stored, indent=1) + "\n", encoding="utf-8")
+                    part.replace(STORED)
+                    print(json.dumps(row), flush=True)
+
+
+def settings(budget: float, judged: int) -> dict[str, Any]:
+    """What all runs share."""
+    return {"cpu_seconds": budget, "judged_rows": judged, "batch_size": BATCH, **SIZES}
+
+
+def best_rate(rows: list[dict], task: str, fusion: str) -> float:
+    """The learning rate whose run with the first seed did best on validation."""
+    tried = [row for row in rows if (row["task"], row["fusion"], row["seed"]) == (task, fusion, SEEDS[0])]
+    return max(tried, key=lambda row: row["validation"])["rate"]
+
+
+def one(task: str, fusion: str, rate: float, seed: int, budget: float, judged: int) -> dict[str, Any]:
+    """One run: trained for the budget, judged on validation and, with what it costs, on test."""
+    how, name = TASKS[task], f"{fusion}_{task}"
+    examples = how["examples"]("train")
+
+    def fresh() -> tuple[keras.Model, keras.Model]:
+        model = making.built(name, examples, {**SIZES, **how["options"]}, seed=seed)
+        return model, model.behind_encoder()
+
+    model, head = fresh()
+    kept = data.features(examples, model, "runs/features")
+    batches = data.batches(kept, head, batch_size=BATCH, training=True, seed=seed).repeat()
+    head.compile(train.adamw(head, WARM + TIMED), loss=model.loss)
+    clock = Clock()
+    head.fit(batches, steps_per_epoch=WARM + TIMED, verbose=0, callbacks=[clock])
+    steps = int(budget / statistics.median(clock.seconds[WARM:]))
+
+    model, head = fresh()  # its weights are those of the seed again
+    head.compile(train.adamw(head, steps, learning_rate=rate), loss=model.loss)
+    clock = Clock()
+    head.fit(batches, steps_per_epoch=steps, verbose=0, callbacks=[clock])
+    figures = [
+        evaluate.run(model, how["examples"](split), baselines=(), limit=judged, draws=200).metrics[how["metric"]]
+        for split in ("validation", how["test"])
+    ]
+    row = {"task": task, "fusion": fusion, "rate": rate, "seed": seed, "steps": steps}
+    row |= {"cpu_seconds": round(sum(clock.seconds), 1), "parameters": head.count_params()}
+    row |= {"validation": round(figures[0]["value"], 4), "test": figures[1]}
+    if seed == SEEDS[0]:
+        few = list(how["examples"]("validation").encoded.take(8).as_numpy_iterator())
+        with tempfile.TemporaryDirectory() as folder:
+            report = export.litert(model, f"{folder}/model.tflite", verify_data=few, share=0.0)
+        row |= {"litert_ms": report.ms_p50, "litert_megabytes": report.megabytes}
+    return row
+
+
+class Clock(keras.callbacks.Callback):
+    """CPU seconds of each step."""
+
+    def __init__(self):
+        super().__init__()
+        self.seconds: list[float] = []
+
+    def on_train_batch_begin(self, batch: int, logs: Any = None) -> None:
+        self.start = time.process_time()
+
+    def on_train_batch_end(self, batch: int, logs: Any = None) -> None:
+        self.seconds.append(time.process_time() - self.start)
+
+
+def chosen(rows: list[dict], task: str, fusion: str) -> list[dict]:
+    """The runs of every seed with the rate that was chosen."""
+    rate = best_rate(rows, task, fusion)
+    return [row for row in rows if (row["task"], row["fusion"], row["rate"]) == (task, fusion, rate)]
+
+
+def summary(rows: list[dict]) -> dict[tuple[str, str], dict[str, float]]:
+    """By task and fusion: the mean of the seeds, the widest of their intervals, what it costs."""
+    found = {}
+    for task, fusion in runs():
+        mine = chosen(rows, task, fusion)
+        values = [row["test"]["value"] for row in mine]
+        found[task, fusion] = {
+            "mean": statistics.mean(values),
+            "low": min(row["test"]["low"] for row in mine),
+            "high": max(row["test"]["high"] for row in mine),
+            "spread": max(values) - min(values),
+            "seeds": len(mine),
+            "steps": statistics.mean(row["steps"] for row in mine),
+            "cpu_seconds": statistics.mean(row["cpu_seconds"] for row in mine),
+            "parameters": mine[0]["parameters"],
+            "litert_ms": mine[0]["litert_ms"],
+            "litert_megabytes": mine[0]["litert_megabytes"],
+        }
+    return found
+
+
+def tell() -> None:
+    """Writes the page and its figure."""
+    stored = json.loads(STORED.read_text())
+    drawn(summary(stored["rows"]), FIGURE)
+    PAGE.write_text(page(stored), encoding="utf-8")
+
+
+def page(stored: Mapping[str, Any]) -> str:
+    """The text of zoo/README.md."""
+    found, how = summary(stored["rows"]), stored["settings"]
+    parts = []
+    for task, told in TASKS.items():
+        rows = [
+            [
+                f"`{fusion}`",
+                f"**{one['mean']:.3f}**",
+                f"{one['low']:.3f} to {one['high']:.3f}",
+                f"{one['spread']:.3f}",
+                f"{one['parameters'] / 1e6:.2f} M",
+                f"{one['cpu_seconds']:.0f}",
+                f"{one['steps']:.0f}",
+                f"{one['litert_ms']:.1f}",
+                f"{one['litert_megabytes']:.1f}",
+            ]
+            for (of, fusion), one in found.items()
+            if of == task
+        ]
+        header = ["", "test", "interval", "between seeds", "parameters", "CPU s", "steps", "LiteRT ms", "MB"]
+        parts.append(f"### {told['what']}\n\n{making.table(header, rows)}")
+    advice = (HERE / "advice.md").read_text(encoding="utf-8")
+    tables = "\n\n".join(parts)
+    return f"""# The zoo
+
+`vtx list` shows what is released, `vtx show NAME` a card. Each folder holds weights, a card, results and the recipe
+that made them; `encoders/` the frozen eyes that they share. [NOTICE.md](NOTICE.md) has the notices.
+
+## Which fusion?
+
+{advice}
+![the same as a figure](fusions.png)
+
+Five fusions, the same frozen features, data and words; {how["cpu_seconds"]:.0f} CPU seconds of training each,
+batches of {how["batch_size"]}, width {how["dim"]}, {how["depth"]} blocks; the learning rate is the better of
+{" and ".join(f"{rate:g}" for rate in RATES)} on validation; {len(SEEDS)} seeds, each judged on the same
+{how["judged_rows"]:,d} test rows. The interval spans the seeds' bootstrapped 95 % intervals. Parameters are those
+behind the encoder; LiteRT ms and MB are those of the whole float32 file, one thread. `co_attn` cannot write from left
+to right.
+
+{tables}
+
+`python -m zoo.fusions run` made `fusions.json`, `python -m zoo.fusions tell` this page.
+"""
+
+
+def drawn(found: Mapping[tuple[str, str], Mapping[str, float]], path: Path) -> None:
+    """Quality with its interval over the time of a picture, a panel for each task."""
+    import matplotlib
+
+    matplotlib.use("agg")
+    from matplotlib import pyplot
+
+    figure, panels = pyplot.subplots(1, len(TASKS), figsize=(11, 3.6), layout="constrained")
+    for panel, (task, told) in zip(panels, TASKS.items(), strict=True):
+        for number, fusion in enumerate(FUSIONS):
+            if (one := found.get((task, fusion))) is not None:
+                reach = [[one["mean"] - one["low"]], [one["high"] - one["mean"]]]
+                panel.errorbar(
+                    one["litert_ms"], one["mean"], yerr=reach, fmt="o", color=f"C{number}", label=fusion, capsize=3
+                )
+        panel.set_title(told["what"], fontsize=9)
+        panel.set_xlabel("LiteRT, ms per row")
+        panel.grid(alpha=0.3)
+    panels[1].legend(fontsize=8)
+    figure.savefig(path, dpi=110)
+
+
+def main() -> None:
+    """Runs, or tells."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("what", choices=("run", "tell"))
+    parser.add_argument("--budget", type=float, default=60, help="CPU seconds of training, each run")
+    parser.add_argument("--judged", type=int, default=1000, help="rows of validation and test, each run")
+    given = parser.parse_args()
+    tell() if given.what == "tell" else run(given.budget, given.judged)
+
+
+if __name__ == "__main__":
+    main()
