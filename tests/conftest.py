@@ -1,5 +1,25 @@
-"""Before any test: quiet TensorFlow, and tests import `toys` from beside them."""
+"""Before any test: quiet TensorFlow, and tests import `toys` from beside them. After collection: which are fast."""
 
 import os
 
+import pytest
+
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+
+# For every save, together under a minute: a model of each task, the rules of texts and pictures, the rooms.
+FAST = {
+    "test_emoji.py": "",
+    "test_metrics.py": "",
+    "test_pages.py": "",
+    "test_text.py": "",
+    "test_repository.py": "room_imports|name_no_tensorflow|docstrings_and_type_hints|links_of",
+    "test_contracts.py": "gated_captioner|gated_vqa|retriever|cross_attn_matcher",
+}
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    for item in items:
+        parts = FAST.get(item.path.name)
+        wanted = parts is not None and (not parts or any(part in item.name for part in parts.split("|")))
+        if wanted and not {"slow", "network", "gpu"} & {mark.name for mark in item.iter_markers()}:
+            item.add_marker("fast")

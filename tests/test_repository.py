@@ -139,10 +139,20 @@ MAY_IMPORT = {
         "tuning",
     },
     "train.cli": set(),
+    "doctor": set(),
     "predict": set(),
     "predict.sources": {"media"},
     "predict.cli": set(),
-    "cli": {"data.cli", "evaluate.cli", "explain.cli", "export.bench", "export.cli", "predict.cli", "train.cli"},
+    "cli": {
+        "doctor",
+        "data.cli",
+        "evaluate.cli",
+        "explain.cli",
+        "export.bench",
+        "export.cli",
+        "predict.cli",
+        "train.cli",
+    },
 }
 NAMES_TENSORFLOW = {"data", "export", "train", "explain"}
 
@@ -313,6 +323,24 @@ def test_vtx_is_polite_about_mistakes():
     run = vtx("show", "gated_vqa")
     assert run.returncode == 0
     assert "classes" in run.stdout
+
+
+def test_vtx_doctor_finds_nothing_wrong_here_and_says_what_is_missing_elsewhere(monkeypatch):
+    run = vtx("doctor", "--json")
+    found = {row["part"]: row for row in json.loads(run.stdout)}
+    assert [row for row in found.values() if row["state"] == "wrong"] == []
+    assert run.returncode == 0
+    assert found["keras"]["what"].startswith("3.")
+    assert found["cross_attn_captioner/emoji"]["what"] == "whole"
+    from vtx_keras import doctor
+
+    monkeypatch.setattr(doctor.shutil, "which", lambda name: None)
+    monkeypatch.setattr(doctor, "_version", lambda name: "0.1" if name == "keras" else None)
+    found = {one.part: one for one in doctor.findings()}
+    assert found["npm"].state == "missing"
+    assert "emoji" in found["npm"].advice
+    assert found["keras"].state == found["tensorflow"].state == "wrong"
+    assert "pip install 'keras" in found["keras"].advice
 
 
 def test_every_released_model_has_a_card_a_recipe_and_results():

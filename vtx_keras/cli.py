@@ -13,6 +13,7 @@ from typing import Any
 import click
 
 from vtx_keras.data.cli import data
+from vtx_keras.doctor import doctor
 from vtx_keras.evaluate.cli import evaluate
 from vtx_keras.explain.cli import explain
 from vtx_keras.export.bench import bench
@@ -44,7 +45,7 @@ def main() -> None:
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
 
-for command in (predict, data, train, evaluate, explain, export, bench):
+for command in (predict, data, train, evaluate, explain, export, bench, doctor):
     main.add_command(command)
 
 

@@ -1,7 +1,7 @@
 """Which fusion? Five of them on three tasks, on equal terms: the same kept features, data, steps and search.
 
-    python -m zoo.fusions run      # trains and judges what is not in fusions.json yet (hours on two cores)
-    python -m zoo.fusions tell     # the table and the figure of zoo/README.md, from what is stored
+    python -m zoo.fusions      # trains and judges what is not in fusions.json yet (an hour or two on two cores)
+    python -m zoo.page         # tells it in zoo/README.md
 
 Each run has the same budget of CPU time: the steps that fit into it are counted from a few that are timed, and the
 schedule ends with them. The learning rate is searched on the validation split, once per fusion and task, with the first
@@ -15,7 +15,6 @@ import json
 import statistics
 import tempfile
 import time
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +25,7 @@ from vtx_keras import zoo as models
 from zoo import making
 
 HERE = Path(__file__).parent
-STORED, FIGURE, PAGE = HERE / "fusions.json", HERE / "fusions.png", HERE / "README.md"
+STORED = HERE / "fusions.json"
 FUSIONS = ("concat_mlp", "gated", "cross_attn", "co_attn", "merged_attn")
 RATES, SEEDS, BATCH, WARM, TIMED = (5e-4, 2e-3), (0, 1, 2), 64, 4, 12
 SIZES = {"dim": 128, "depth": 2, "max_length": 16, "dropout": 0.1}
@@ -139,117 +138,13 @@ class Clock(keras.callbacks.Callback):
         self.seconds.append(time.process_time() - self.start)
 
 
-def chosen(rows: list[dict], task: str, fusion: str) -> list[dict]:
-    """The runs of every seed with the rate that was chosen."""
-    rate = best_rate(rows, task, fusion)
-    return [row for row in rows if (row["task"], row["fusion"], row["rate"]) == (task, fusion, rate)]
-
-
-def summary(rows: list[dict]) -> dict[tuple[str, str], dict[str, float]]:
-    """By task and fusion: the mean of the seeds, the widest of their intervals, what it costs."""
-    found = {}
-    for task, fusion in runs():
-        mine = chosen(rows, task, fusion)
-        values = [row["test"]["value"] for row in mine]
-        found[task, fusion] = {
-            "mean": statistics.mean(values),
-            "low": min(row["test"]["low"] for row in mine),
-            "high": max(row["test"]["high"] for row in mine),
-            "spread": max(values) - min(values),
-            "seeds": len(mine),
-            "steps": statistics.mean(row["steps"] for row in mine),
-            "cpu_seconds": statistics.mean(row["cpu_seconds"] for row in mine),
-            "parameters": mine[0]["parameters"],
-            "litert_ms": mine[0]["litert_ms"],
-            "litert_megabytes": mine[0]["litert_megabytes"],
-        }
-    return found
-
-
-def tell() -> None:
-    """Writes the page and its figure."""
-    stored = json.loads(STORED.read_text())
-    drawn(summary(stored["rows"]), FIGURE)
-    PAGE.write_text(page(stored), encoding="utf-8")
-
-
-def page(stored: Mapping[str, Any]) -> str:
-    """The text of zoo/README.md."""
-    found, how = summary(stored["rows"]), stored["settings"]
-    parts = []
-    for task, told in TASKS.items():
-        rows = [
-            [
-                f"`{fusion}`",
-                f"**{one['mean']:.3f}**",
-                f"{one['low']:.3f} to {one['high']:.3f}",
-                f"{one['spread']:.3f}",
-                f"{one['parameters'] / 1e6:.2f} M",
-                f"{one['cpu_seconds']:.0f}",
-                f"{one['steps']:.0f}",
-                f"{one['litert_ms']:.1f}",
-                f"{one['litert_megabytes']:.1f}",
-            ]
-            for (of, fusion), one in found.items()
-            if of == task
-        ]
-        header = ["", "test", "interval", "between seeds", "parameters", "CPU s", "steps", "LiteRT ms", "MB"]
-        parts.append(f"### {told['what']}\n\n{making.table(header, rows)}")
-    advice = (HERE / "advice.md").read_text(encoding="utf-8")
-    tables = "\n\n".join(parts)
-    return f"""# The zoo
-
-`vtx list` shows what is released, `vtx show NAME` a card. Each folder holds weights, a card, results and the recipe
-that made them; `encoders/` the frozen eyes that they share. [NOTICE.md](NOTICE.md) has the notices.
-
-## Which fusion?
-
-{advice}
-![the same as a figure](fusions.png)
-
-Five fusions, the same frozen features, data and words; {how["cpu_seconds"]:.0f} CPU seconds of training each,
-batches of {how["batch_size"]}, width {how["dim"]}, {how["depth"]} blocks; the learning rate is the better of
-{" and ".join(f"{rate:g}" for rate in RATES)} on validation; {len(SEEDS)} seeds, each judged on the same
-{how["judged_rows"]:,d} test rows. The interval spans the seeds' bootstrapped 95 % intervals. Parameters are those
-behind the encoder; LiteRT ms and MB are those of the whole float32 file, one thread. `co_attn` cannot write from left
-to right.
-
-{tables}
-
-`python -m zoo.fusions run` made `fusions.json`, `python -m zoo.fusions tell` this page.
-"""
-
-
-def drawn(found: Mapping[tuple[str, str], Mapping[str, float]], path: Path) -> None:
-    """Quality with its interval over the time of a picture, a panel for each task."""
-    import matplotlib
-
-    matplotlib.use("agg")
-    from matplotlib import pyplot
-
-    figure, panels = pyplot.subplots(1, len(TASKS), figsize=(11, 3.6), layout="constrained")
-    for panel, (task, told) in zip(panels, TASKS.items(), strict=True):
-        for number, fusion in enumerate(FUSIONS):
-            if (one := found.get((task, fusion))) is not None:
-                reach = [[one["mean"] - one["low"]], [one["high"] - one["mean"]]]
-                panel.errorbar(
-                    one["litert_ms"], one["mean"], yerr=reach, fmt="o", color=f"C{number}", label=fusion, capsize=3
-                )
-        panel.set_title(told["what"], fontsize=9)
-        panel.set_xlabel("LiteRT, ms per row")
-        panel.grid(alpha=0.3)
-    panels[1].legend(fontsize=8)
-    figure.savefig(path, dpi=110)
-
-
 def main() -> None:
-    """Runs, or tells."""
+    """Runs what is not stored yet."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("what", choices=("run", "tell"))
     parser.add_argument("--budget", type=float, default=60, help="CPU seconds of training, each run")
     parser.add_argument("--judged", type=int, default=1000, help="rows of validation and test, each run")
     given = parser.parse_args()
-    tell() if given.what == "tell" else run(given.budget, given.judged)
+    run(given.budget, given.judged)
 
 
 if __name__ == "__main__":
