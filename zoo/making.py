@@ -106,7 +106,7 @@ def captioner(recipe: str, how: str, **changes: Any) -> Release:
         "the next lighter or darker one. What it never saw it calls by the nearest name it knows. It knows nothing of "
         "photographs: train on your own pictures for those."
     )
-    settings = {"eval_data": "emoji", "copies": 4, "epochs": 5, "baselines_of": "cross_attn_captioner/emoji", **changes}
+    settings = {"eval_data": "emoji", "copies": 4, "epochs": 3, "baselines_of": "cross_attn_captioner/emoji", **changes}
     return Release(recipe, about, expect, ("emoji", "word_cards"), emoji_names, EMOJI_SPLITS, **settings)
 
 
@@ -293,7 +293,7 @@ def trained(release: Release, new: bool = False) -> None:
         examples = with_copies(examples, model.image_shape[-2], release.copies)
     cpu = time.process_time()
     history = train.run(
-        model, examples, release.run, epochs=release.epochs, batch_size=release.batch_size, ema=0.999, samples=0,
+        model, examples, release.run, epochs=release.epochs, batch_size=release.batch_size, ema=0.99, samples=0,
         learning_rate=release.learning_rate, new=new,
     )  # fmt: skip
     minutes = round((time.process_time() - cpu) / 60, 1)

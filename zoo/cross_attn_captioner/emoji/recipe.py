@@ -5,6 +5,7 @@ from zoo import making
 RELEASE = making.captioner(
     __file__,
     "every word looks at the picture by cross-attention",
+    epochs=5,
     formats=(("litert", None), ("litert", "int8"), ("onnx", None), ("onnx", "int8"), ("saved_model", None)),
 )
 
