@@ -14,11 +14,12 @@ for a picture on one thread and megabytes at the peak, in a process of its own.
 from __future__ import annotations
 
 import argparse
+import json
 import tempfile
 from pathlib import Path
 from typing import Any
 
-from common import store
+from common import RESULTS, store
 
 SMALL = {"weights": None, "dim": 128, "heads": 4, "vision_depth": 3, "image_shape": (64, 64, 3), "patch": 8}
 FILES = [
@@ -33,14 +34,16 @@ def main() -> None:
     parser.add_argument("--tasks", default=",".join(TASKS), help="which, with commas")
     parser.add_argument("--epochs", type=int, default=4)
     given = parser.parse_args()
-    rows = []
-    for task in given.tasks.split(","):
+    asked, stored = given.tasks.split(","), RESULTS / "export_tasks.json"
+    known = json.loads(stored.read_text())["rows"] if stored.is_file() else []
+    rows = [row for row in known if row["task"] not in asked]
+    for task in asked:
         model, verify_data = TASKS[task](given.epochs)
         for format, quantize in FILES:
             with tempfile.TemporaryDirectory() as folder:
                 rows.append({"task": task, **figures(exported(model, format, quantize, Path(folder), verify_data))})
             print(rows[-1], flush=True)
-    store("export_tasks", rows)
+    store("export_tasks", sorted(rows, key=lambda row: list(TASKS).index(row["task"])))
 
 
 def exported(model: Any, format: str, quantize: str | None, folder: Path, verify_data: Any) -> Any:

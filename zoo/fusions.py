@@ -95,6 +95,7 @@ def one(task: str, fusion: str, rate: float, seed: int, budget: float, judged: i
 
     def fresh() -> tuple[keras.Model, keras.Model]:
         model = making.built(name, examples, {**SIZES, **how["options"]}, seed=seed)
+        model.freeze("image")
         return model, model.behind_encoder()
 
     model, head = fresh()

@@ -67,6 +67,7 @@ class Release:
     examples: Callable[[str], tf.data.Dataset]
     judged: Mapping[str, str]
     options: Mapping[str, Any] = field(default_factory=dict)
+    eye: Callable[[], keras.Model] | None = None  # an encoder of its own, which is trained too
     vocabulary_size: int = 2000
     copies: int = 1
     epochs: int = 10
@@ -110,11 +111,20 @@ def captioner(recipe: str, how: str, **changes: Any) -> Release:
     return Release(recipe, about, expect, ("emoji", "word_cards"), emoji_names, EMOJI_SPLITS, **settings)
 
 
+def shape_eye() -> keras.Model:
+    """A few convolutions for plain shapes: 64 × 64 pixels to 8 × 8 places."""
+    pixels = keras.Input((64, 64, 3))
+    x = keras.layers.Rescaling(1 / 127.5, offset=-1.0)(pixels)
+    for width, stride in ((16, 2), (32, 2), (64, 2), (64, 1)):
+        x = keras.layers.Conv2D(width, 3, strides=stride, padding="same", activation="relu")(x)
+    return keras.Model(pixels, x, name="shape_eye")
+
+
 def shape_answerer(recipe: str, how: str) -> Release:
     """A model that answers questions about a shape; they differ in how picture and question meet."""
     about = (
-        "Answers questions about one coloured shape: its colour, its shape, yes or no. A frozen MobileNetV2 reads the "
-        f"picture, one layer reads the question, and in two blocks of width 128 {how}; one of 13 answers comes out."
+        "Answers questions about one coloured shape: its colour, its shape, yes or no. Four convolutions of its own "
+        f"read the picture, one layer the question, and in two blocks of width 128 {how}; one of 13 answers comes out."
     )
     expect = "It knows one shape on a plain ground, and the questions of this set, which were made from templates."
     splits = {"test": "the official test; no picture of it was trained on"}
@@ -288,7 +298,10 @@ def changed(rgba: tf.Tensor) -> tf.Tensor:
 def trained(release: Release, new: bool = False) -> None:
     """Trains behind the frozen encoder and writes the released weights."""
     examples = release.examples("train")
-    model = built(release.name, examples, release.options, words=release.vocabulary_size)
+    options = {**release.options, **({"image_encoder": release.eye()} if release.eye else {})}
+    model = built(release.name, examples, options, words=release.vocabulary_size)
+    if release.eye is None:
+        model.freeze("image")
     if release.copies > 1:
         examples = with_copies(examples, model.image_shape[-2], release.copies)
     cpu = time.process_time()
@@ -303,7 +316,7 @@ def trained(release: Release, new: bool = False) -> None:
 
 
 def built(name: str, examples: tf.data.Dataset, options: Mapping[str, Any], *, words: int = 2000, seed: int = 0) -> Any:
-    """A model before its training, its words those of the examples, its encoder frozen."""
+    """A model before its training, its words those of the examples."""
     keras.utils.set_random_seed(seed)
     rows = list(examples.encoded.as_numpy_iterator())
     told = [row[name].decode() for row in rows for name in ("caption", "question", "text") if name in row]
@@ -311,9 +324,10 @@ def built(name: str, examples: tf.data.Dataset, options: Mapping[str, Any], *, w
     if models.describe(name)["task"] in ("vqa", "classifier"):
         named = (label for row in rows for label in np.atleast_1d(row["answer" if "answer" in row else "label"]))
         options["classes"] = sorted({label.decode() for label in named})
-    model = models.build(name, weights="encoders", vocabulary=text.vocabulary(told, size=words), **options)
-    model.freeze("image")
-    return model
+    published = isinstance(options["image_encoder"], str)
+    return models.build(
+        name, weights="encoders" if published else None, vocabulary=text.vocabulary(told, size=words), **options
+    )
 
 
 def count(examples: tf.data.Dataset) -> int:
