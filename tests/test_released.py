@@ -40,11 +40,12 @@ def test_a_released_model_is_the_one_that_was_judged_and_says_what_its_card_show
     model = zoo.build(release.name, weights=release.folder.name)
     assert {found["weights_sha256"] for found in results["splits"].values()} == {_weights_hash(model)}
     assert results["parameters"] == model.count_params()
+    names = [example.get("caption", "") for example in results["examples"]]
     for example in results["examples"]:
         picture = release.folder / example["picture"]
         assert picture.is_file()
         if len(model.image_shape) == 3:  # a clip's card shows its first frame
-            assert making.said(model, picture, example) == example["said"]
+            assert making.said(model, picture, example, names) == example["said"]
 
 
 def test_all_of_the_zoo_is_small_and_its_encoders_are_stored_once():

@@ -296,15 +296,16 @@ def changed(rgba: tf.Tensor) -> tf.Tensor:
 
 
 def trained(release: Release, new: bool = False) -> None:
-    """Trains behind the frozen encoder and writes the released weights."""
+    """Trains, behind a frozen encoder unless the release has one of its own, and writes the released weights."""
     examples = release.examples("train")
+    keras.utils.set_random_seed(0)
     options = {**release.options, **({"image_encoder": release.eye()} if release.eye else {})}
     model = built(release.name, examples, options, words=release.vocabulary_size)
     if release.eye is None:
         model.freeze("image")
     if release.copies > 1:
         examples = with_copies(examples, model.image_shape[-2], release.copies)
-    cpu = time.process_time()
+    done, cpu = (release.run / "last").is_dir() and not new, time.process_time()
     history = train.run(
         model, examples, release.run, epochs=release.epochs, batch_size=release.batch_size, ema=0.99, samples=0,
         learning_rate=release.learning_rate, new=new,
@@ -312,7 +313,8 @@ def trained(release: Release, new: bool = False) -> None:
     minutes = round((time.process_time() - cpu) / 60, 1)
     for file in models.save(models.load(history.folder / "last"), release.run / "released", half=True).iterdir():
         shutil.copy2(file, release.folder / file.name)
-    remember(release, training={"cpu_minutes": minutes, "rows": count(examples), "epochs": release.epochs})
+    if not done:  # what was finished or begun before took its minutes then
+        remember(release, training={"cpu_minutes": minutes, "rows": count(examples), "epochs": release.epochs})
 
 
 def built(name: str, examples: tf.data.Dataset, options: Mapping[str, Any], *, words: int = 2000, seed: int = 0) -> Any:
@@ -389,7 +391,10 @@ def shown(release: Release, model: keras.Model, most: int = 12) -> list[dict[str
         file = re.sub(r"\W+", "-", words.get("caption", f"example {number}")).strip("-").lower()[:60] + ".png"
         Image.fromarray(media.resize(picture, (128, 128))).save(release.folder / file, optimize=True)
         seen = row["image"] if clip else release.folder / file
-        found.append({"picture": file, **words, "said": said(model, seen, words)})
+        found.append({"picture": file, **words, "seen": seen})
+    names = [row.get("caption", "") for row in found]
+    for row in found:
+        row["said"] = said(model, row.pop("seen"), row, names)
     if "caption" in found[0] and hasattr(model, "generate"):
         draw_strip(release.folder, found)
     return found
@@ -408,8 +413,8 @@ def draw_strip(folder: Path, examples: list[dict[str, Any]]) -> None:
     data.preview(tf.data.Dataset.from_tensor_slices(columns), folder / "strip.png", count=len(rows))
 
 
-def said(model: keras.Model, picture: Any, words: Mapping[str, str]) -> str:
-    """What the model says of a picture."""
+def said(model: keras.Model, picture: Any, words: Mapping[str, str], names: list[str]) -> str:
+    """What the model says of a picture; a retriever, which of the names is nearest."""
     if hasattr(model, "generate"):
         return model.generate(picture)[0]
     read = words.get("question") or words.get("text") or words.get("caption", "")
@@ -418,7 +423,7 @@ def said(model: keras.Model, picture: Any, words: Mapping[str, str]) -> str:
         return ", ".join(answer) if isinstance(answer, list) else answer
     if hasattr(model, "match"):
         return f"{float(model.match(picture, read)[0]):.2f}"
-    return f"{float(model.similarity(picture, [read])[0, 0]):.2f}"
+    return names[int(model.similarity(picture, names)[0].argmax())]
 
 
 def exported(release: Release) -> None:
@@ -473,22 +478,23 @@ def card_of(release: Release) -> str:
         f"{results['parameters'] / 1e6:.1f} M parameters. {results['megabytes']:.1f} MB, stored as float16"
         + (f"; its encoder is [{encoder}](../../encoders/{encoder}/README.md), stored there." if encoder else "."),
         f"    from vtx_keras import zoo\n    model = zoo.build({release.name!r}, weights={release.folder.name!r})",
-        f"## What it says\n\nEvery n-th row of `{release.shown or next(iter(release.judged))}`, good and bad alike:\n",
+        f"## What it says\n\nEvery n-th row of `{release.shown or next(iter(release.judged))}`, good and bad alike"
+        + (", among whose names it chooses:" if release.name.endswith("retriever") else ":"),
         table(["picture", *asked(results), "the model says"], strip(results)),
         "## How well\n\nIntervals are 95 %, bootstrapped over concepts or pictures. Greedy decoding, released float16 "
-        "weights. Each split was evaluated once the recipe was fixed.\n",
+        "weights. Each split was evaluated once the recipe was fixed.",
         table(["split", "n", "metric", "model", "interval", "baselines"], figures(results)),
         f"## What to expect\n\n{release.expect}",
-        "## Exported\n\nRun in its own runtime on validation rows, one thread.\n",
+        "## Exported\n\nRun in its own runtime on validation rows, one thread.",
         table(["file", "same as the model", "metric", "MB", "ms per row"], files(results)),
-        "## Data and licences\n",
+        "## Data and licences",
         table(["what", "licence"], licences(release, encoder)),
         f"## Again\n\n    python -m zoo.{release.name}.{release.folder.name}.recipe\n\nIt took "
         f"{results['training']['cpu_minutes']} CPU minutes ({results['training']['epochs']} epochs of "
         f"{results['training']['rows']:,d} rows) on two cores, without a GPU."
         + (f" The figures:\n\n{commands(release)}" if release.eval_data else ""),
     ]
-    return "\n".join(f"{part}\n" for part in parts)
+    return "\n\n".join(parts) + "\n"
 
 
 def table(header: Iterable[str], rows: Iterable[Iterable[str]]) -> str:
