@@ -26,12 +26,12 @@ class Entry:
 
 MODELS = {
     "concat_mlp_captioner": Entry("captioner", "concat_mlp"),
-    "gated_captioner": Entry("captioner", "gated"),
+    "gated_captioner": Entry("captioner", "gated", default="emoji"),
     "cross_attn_captioner": Entry("captioner", "cross_attn", default="emoji"),
     "merged_attn_captioner": Entry("captioner", "merged_attn"),
     "concat_mlp_video_captioner": Entry("captioner", "concat_mlp", video=True),
     "gated_video_captioner": Entry("captioner", "gated", video=True),
-    "cross_attn_video_captioner": Entry("captioner", "cross_attn", video=True),
+    "cross_attn_video_captioner": Entry("captioner", "cross_attn", video=True, default="emoji"),
     "merged_attn_video_captioner": Entry("captioner", "merged_attn", video=True),
     "concat_mlp_vqa": Entry("vqa", "concat_mlp"),
     "gated_vqa": Entry("vqa", "gated"),
@@ -50,10 +50,10 @@ MODELS = {
     "merged_attn_classifier": Entry("classifier", "merged_attn"),
     "concat_mlp_matcher": Entry("matcher", "concat_mlp"),
     "gated_matcher": Entry("matcher", "gated"),
-    "cross_attn_matcher": Entry("matcher", "cross_attn"),
+    "cross_attn_matcher": Entry("matcher", "cross_attn", default="emoji"),
     "co_attn_matcher": Entry("matcher", "co_attn"),
     "merged_attn_matcher": Entry("matcher", "merged_attn"),
-    "retriever": Entry("retriever", None),
+    "retriever": Entry("retriever", None, default="emoji"),
     "video_retriever": Entry("retriever", None, video=True),
 }
 

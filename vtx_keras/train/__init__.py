@@ -19,5 +19,6 @@ __all__ = sorted(_ROOM_OF)
 
 def __getattr__(name: str) -> Any:
     if name in _ROOM_OF:
-        return getattr(importlib.import_module(f"vtx_keras.train.{_ROOM_OF[name]}"), name)
+        room = importlib.import_module(f"vtx_keras.train.{_ROOM_OF[name]}")
+        return room if name == _ROOM_OF[name] else getattr(room, name)
     raise AttributeError(f"module 'vtx_keras.train' has no attribute {name!r}")
