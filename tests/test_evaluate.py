@@ -237,7 +237,7 @@ def test_the_command_judges_a_csv_and_keeps_what_it_found(tmp_path):
 def test_the_command_says_in_a_line_what_is_wrong(tmp_path):
     for arguments, told in (
         (("gated_vqq", "--data", "sample"), "did you mean gated_vqa"),
-        (("gated_vqa", "--data", "sample"), "no default weights"),
+        (("gated_classifier", "--data", "sample"), "no default weights"),
         (("cross_attn_captioner", "--data", tmp_path / "none.csv"), "there is no file"),
         (("cross_attn_captioner", "--data", "sampel"), "did you mean sample"),
         (("cross_attn_captioner", "--data", "sample", "--split", "tset"), "there is no split"),

@@ -96,7 +96,7 @@ def _fact(tag: str, facts: dict[str, Any]) -> str:
     interval = "" if first["low"] is None else f" [{first['low']:.3f}, {first['high']:.3f}]"
     figure = f"{first['metric'].replace('_', ' ')} {first['value']:.3f}{interval} on {first['split']}"
     size = f"{facts['parameters'] / 1e6:.1f} M, {facts['megabytes']:.1f} MB"
-    return f"{tag:20s}{size:16s}{facts['data']:20s}{figure:52s}{facts['licence']}"
+    return f"{tag:20s}{size:16s}{facts['data']:20s}{figure:60s}{facts['licence']}"
 
 
 @main.command()
