@@ -22,6 +22,8 @@ from vtx_keras.options import did_you_mean
 from vtx_keras.train import books, state
 from vtx_keras.train.folder import STATES, write
 
+DRAW_EVERY = 20  # seconds, at least, between two pages of samples: an epoch may be shorter than its page
+
 
 class Diverged(ArithmeticError):
     """The loss, or a weight, became NaN or infinite."""
@@ -98,6 +100,7 @@ class Keeper(keras.callbacks.Callback):
         self.rows, self.best = position.get("rows", []), position.get("best")
         self.kept_callbacks = position.get("callbacks", [])
         self.ended = False  # all epochs done, or a callback such as EarlyStopping said stop
+        self.drawn = -math.inf  # when the page of samples was
         self.seconds, self.since, self.stop_signal = position.get("seconds", 0.0), time.monotonic(), None
 
     @property
@@ -167,8 +170,10 @@ class Keeper(keras.callbacks.Callback):
             if self.better(logs):
                 self.save_weights("best")
                 self.best = {"epoch": epoch + 1, self.monitor: logs.get(self.monitor)}
-            if self.samples:
+            last = epoch + 1 == self.epochs or self.model.stop_training
+            if self.samples and (last or time.monotonic() - self.drawn > DRAW_EVERY):
                 self.samples(self.folder / "samples.html")
+                self.drawn = time.monotonic()
         self.averaged.swap(inside=False)
         self.epoch, self.done = epoch + 1, 0
         self.ended = epoch + 1 == self.epochs or self.model.stop_training
