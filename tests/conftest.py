@@ -6,7 +6,7 @@ import pytest
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
-# For every save, together under a minute: a model of each task, the rules of texts and pictures, the rooms.
+# For every save: a model of each task, the rules of texts and pictures, the rooms.
 FAST = {
     "test_emoji.py": "",
     "test_metrics.py": "",
