@@ -361,3 +361,28 @@ def test_five_runtimes_write_the_same_sentences(tmp_path):
     assert all(said["keras"])
     for name, sentences in said.items():
         assert sentences == said["keras"], name
+
+
+@pytest.mark.parametrize("format", ["litert", "onnx", "saved_model"])
+def test_a_prompt_is_fixed_in_the_file(model, tried, format, tmp_path):
+    rows = [{"image": image, "caption": "a cat"} for image in tried.images]
+    prompt = model.vocabulary[-1]
+    name = {"litert": "model.tflite", "onnx": "model.onnx", "saved_model": "1"}[format]
+    report = getattr(export, format)(model, tmp_path / name, prompt=prompt, verify_data=rows)
+    assert report.identical == report.n == 6
+    assert report.settings["prompt"] == prompt
+    wanted = model.generate(list(tried.images), prompt=prompt)
+    assert all(caption.startswith(prompt) for caption in wanted)
+    if format == "litert":
+        assert json.loads(zipfile.ZipFile(tmp_path / name).read("model.json"))["prompt"] == prompt
+        found = verify.run("run_litert", tmp_path / name, {"image": tried.images})
+        assert text.decode(found["ids"], model.vocabulary) == wanted
+
+
+def test_a_prompt_that_cannot_be_fixed_is_refused(model, tmp_path):
+    with pytest.raises(ValueError, match="does not know"):
+        export.litert(model, tmp_path / "model.tflite", prompt="\u2603")
+    with pytest.raises(ValueError, match="first tokens"):
+        export.onnx(model, tmp_path / "model.onnx", form="split", prompt=model.vocabulary[-1])
+    with pytest.raises(ValueError, match="prompt= are for captioners"):
+        export.saved_model(toy("gated_vqa"), tmp_path / "1", prompt="a")

@@ -409,6 +409,28 @@ def test_decode_rules_give_the_same_text_in_tensorflow(english):
     assert [one.decode() for one in joined.numpy()] == text.decode(ids, english)
 
 
+def test_chinese_and_japanese_come_back_without_spaces():
+    names = [
+        "\u8349\u8393",
+        "\u98df\u3079\u7269",
+        "\u3044\u3061\u3054 10",
+        "\u5973\u4eba: \u6d45\u80a4\u8272",
+        "\u6708\u4eae\u751f\u65e5\u5feb\u4e50",
+    ]
+    pieces = text.vocabulary([f"{name} x" for name in names], size=200)
+    ids = text.encode(names, pieces, 20)
+    assert text.UNK not in ids
+    assert not any(piece.startswith("##") and re.match(f"[{text.IDEOGRAPHS}]", piece[2:]) for piece in pieces)
+    assert text.decode(ids, pieces) == names
+
+
+def test_more_ideographs_than_the_trainer_keeps_are_all_learned():
+    letters = [chr(0x4E00 + i) for i in range(1500)]
+    pieces = text.learn([f"{letter} de" for letter in letters], size=1600)
+    assert set(letters) <= set(pieces)
+    assert "de" in pieces
+
+
 @pytest.mark.parametrize(
     ("ids", "message"),
     [

@@ -244,24 +244,21 @@ class Captioner(VisionText):
         """(ids, scores): the words' ids (batch, max_length), 0-padded, and their length-normalised log-probability.
 
         Pure `keras.ops`: it compiles in `tf.function(jit_compile=True)` and `jax.jit`, and converts to LiteRT and
-        ONNX. `images` is a float batch of 0–255 at the model's size, `prompt_ids` (batch, n) is 0-padded. A sampler
-        draws by `noise` (batch, max_length) in [0, 1), or makes it from `seed` with the backend's own generator (so its
-        draws are not those of `generate`); inside `jax.jit` give one of the two.
+        ONNX. `images` is a float batch of 0–255 at the model's size, `prompt_ids` (batch, n) is 0-padded; one row
+        is for all pictures. A sampler draws by `noise` (batch, max_length) in [0, 1), or makes it from `seed` with the
+        backend's own generator (so its draws are not those of `generate`); inside `jax.jit` give one of the two.
         """
         sampling = _sampling(sampler, beams, top_k, top_p, temperature, seed)
         length = self.check_length(max_length)
         images = ops.convert_to_tensor(images, "float32")
-        prompt = ops.zeros((ops.shape(images)[0], length), "int32")
-        if prompt_ids is not None:
-            prompt_ids = ops.cast(prompt_ids, "int32")[:, :length]
-            prompt = ops.concatenate([prompt_ids, prompt[:, prompt_ids.shape[1] :]], axis=1)
+        begin = self.beginnings(ops.shape(images)[0], length, prompt_ids)
         draw = None
         if sampler != "greedy":
             if noise is None:
                 noise = keras.random.uniform((ops.shape(images)[0], length), seed=seed)
             draw = decode.drawing(noise, **{name: sampling[name] for name in ("top_k", "top_p", "temperature")})
         step, cache = self.decoder(images, length, beams)
-        return decode.search(step, cache, prompt, length=length, beams=beams, length_penalty=length_penalty, draw=draw)
+        return decode.search(step, cache, begin, length=length, beams=beams, length_penalty=length_penalty, draw=draw)
 
     def decoder(self, images: Any, length: int, beams: int) -> tuple[Callable, Any]:
         """The step form of the graph for these images, and an empty cache for it."""
@@ -306,6 +303,14 @@ class Captioner(VisionText):
                 "for. For longer texts build it with a greater max_length."
             )
         return max_length
+
+    def beginnings(self, rows: Any, length: int, prompt_ids: Any = None) -> Any:
+        """Prompts as (rows, length), 0-padded; `rows` may be a tensor."""
+        nothing = ops.zeros((rows, length), "int32")
+        if prompt_ids is None:
+            return nothing
+        prompt_ids = ops.cast(prompt_ids, "int32")[:, :length]
+        return nothing + ops.pad(prompt_ids, [[0, 0], [0, length - prompt_ids.shape[1]]])
 
     def prompts(self, prompt: str | Sequence[str] | None, total: int, length: int) -> np.ndarray:
         """Prompts as ids (total, length), 0-padded: one for all, or one for each."""

@@ -27,6 +27,10 @@ UNSEEN = (  # soft hyphens, marks of direction and byte order, joiners (ZWJ), va
     "[\u00ad\u034f\u061c\u180b-\u180f\u200c-\u200f\u202a-\u202e\u2060-\u206f\ufe00-\ufe0f\ufeff\U000e0000-\U000e0fff]"
 )
 
+# Chinese and Japanese write no spaces. An ideograph is a word of its own to the tokenizer, a run of kana one word.
+IDEOGRAPHS = "\u3400-\u4dbf\u4e00-\u9fff"
+KANA = "\u3040-\u30ff"
+
 # What turns pieces joined with spaces into a sentence, rule by rule; plain enough for RE2 and for a phone.
 # "a man's t-shirt (red, 50% off)!", "black/white" and 'says "stop"' come back as they were. Pieces forget
 # where spaces stood beside punctuation, so "dogs' bowls" becomes "dogs'bowls", "a - b" "a-b", "1.5" "1. 5".
@@ -36,6 +40,8 @@ JOIN_RULES = (
     ("([(\\[\u201c\u2018$#]) ", r"\1"),  # no space after these
     (" ?(['\u2019/-]) ?", r"\1"),  # glued on both sides
     (r'" ([^"]*) "', r'"\1"'),  # a pair of straight quotes holds its words
+    (f"([{KANA}{IDEOGRAPHS}]) ([{KANA}{IDEOGRAPHS}])", r"\1\2"),  # no space between these:
+    (f"([{KANA}{IDEOGRAPHS}]) ([{KANA}{IDEOGRAPHS}])", r"\1\2"),  # every second one is left by the rule above
 )
 
 
@@ -123,11 +129,13 @@ def learn(texts: Iterable[str | bytes], size: int = 8000) -> tuple[str, ...]:
     alphabet = set().union(*lines) - {" "}
     if not alphabet:
         raise ValueError("There is nothing to learn from: no text has a word. Pass at least one that does.")
-    least = len(SPECIALS) + 2 * min(len(alphabet), 1000)  # the trainer keeps no more characters
+    ideographs = sorted(letter for letter in alphabet if re.match(f"[{IDEOGRAPHS}]", letter))
+    spelled = len(alphabet) - len(ideographs)
+    least = len(SPECIALS) + len(ideographs) + 2 * min(spelled, 1000)  # the trainer keeps no more characters
     if size < least:
         raise ValueError(
-            f"size={size} is too small: each of {len(alphabet)} different characters takes one piece to start "
-            f"a word and one to go on. Use {least} or more."
+            f"size={size} is too small: each of {spelled} different characters takes one piece to start a word and "
+            f"one to go on, and each of {len(ideographs)} ideographs takes one. Use {least} or more."
         )
     from keras_hub.tokenizers import compute_word_piece_vocabulary
 
@@ -142,8 +150,10 @@ def learn(texts: Iterable[str | bytes], size: int = 8000) -> tuple[str, ...]:
         pieces = compute_word_piece_vocabulary(paths * copies, size, reserved_tokens=list(SPECIALS))
     # It cuts to size from the end, where the rare characters are. With those in front, every word spelled in
     # this alphabet stays within reach.
-    letters = [piece for piece in pieces if len(piece) == 1]
-    return tuple(dict.fromkeys([*SPECIALS, *letters, *("##" + letter for letter in letters), *pieces]))[:size]
+    letters = [piece for piece in pieces if len(piece) == 1 and piece not in ideographs]
+    begun = [*SPECIALS, *letters, *("##" + letter for letter in letters), *ideographs]
+    learned = (piece for piece in pieces if piece.removeprefix("##") not in ideographs)
+    return tuple(dict.fromkeys([*begun, *learned]))[:size]
 
 
 @functools.lru_cache(maxsize=8)

@@ -107,8 +107,16 @@ def captioner(recipe: str, how: str, **changes: Any) -> Release:
         "the next lighter or darker one. What it never saw it calls by the nearest name it knows. It knows nothing of "
         "photographs: train on your own pictures for those."
     )
-    settings = {"eval_data": "emoji", "copies": 4, "epochs": 3, "baselines_of": "cross_attn_captioner/emoji", **changes}
-    return Release(recipe, about, expect, ("emoji", "word_cards"), emoji_names, EMOJI_SPLITS, **settings)
+    settings = {
+        "sets": ("emoji", "word_cards"),
+        "examples": emoji_names,
+        "judged": EMOJI_SPLITS,
+        "eval_data": "emoji",
+        "copies": 4,
+        "epochs": 3,
+        "baselines_of": "cross_attn_captioner/emoji",
+    }
+    return Release(recipe, about, expect, **{**settings, **changes})
 
 
 def shape_eye() -> keras.Model:
@@ -315,7 +323,7 @@ def built(name: str, examples: tf.data.Dataset, options: Mapping[str, Any], *, w
     """A model before its training, its words those of the examples."""
     keras.utils.set_random_seed(seed)
     rows = list(examples.encoded.as_numpy_iterator())
-    told = [row[name].decode() for row in rows for name in ("caption", "question", "text") if name in row]
+    told = [row[name].decode() for row in rows for name in ("prompt", "caption", "question", "text") if name in row]
     options = {**EMOJI_EYE, "max_length": 24, "dropout": 0.1, **options}
     if models.describe(name)["task"] in ("vqa", "classifier"):
         named = (label for row in rows for label in np.atleast_1d(row["answer" if "answer" in row else "label"]))
@@ -377,17 +385,19 @@ def shown(release: Release, model: keras.Model, most: int = 12) -> list[dict[str
     for number, row in enumerate(rows[:: max(1, len(rows) // most)][:most]):
         clip = len(model.image_shape) == 4
         picture = media.read_clip(row["image"], model.image_shape[0])[0] if clip else media.read(row["image"])
-        words = {name: row[name].decode() for name in ("caption", "question", "answer", "text") if name in row}
+        told = ("prompt", "caption", "question", "answer", "text")
+        words = {name: row[name].decode() for name in told if name in row}
         if np.ndim(row.get("label")) == 1:
             words["label"] = ", ".join(name.decode() for name in row["label"])
-        file = re.sub(r"\W+", "-", words.get("caption", f"example {number}")).strip("-").lower()[:60] + ".png"
+        called = row["name"].decode() if "name" in row else words.get("caption", f"example {number}")
+        file = re.sub(r"\W+", "-", called).strip("-").lower()[:60] + ".png"
         Image.fromarray(media.resize(picture, (128, 128))).save(release.folder / file, optimize=True)
         seen = row["image"] if clip else release.folder / file
         found.append({"picture": file, **words, "seen": seen})
     names = [row.get("caption", "") for row in found]
     for row in found:
         row["said"] = said(model, row.pop("seen"), row, names)
-    if "caption" in found[0] and hasattr(model, "generate"):
+    if "caption" in found[0] and "prompt" not in found[0] and hasattr(model, "generate"):
         draw_strip(release.folder, found)
     return found
 
@@ -408,7 +418,7 @@ def draw_strip(folder: Path, examples: list[dict[str, Any]]) -> None:
 def said(model: keras.Model, picture: Any, words: Mapping[str, str], names: list[str]) -> str:
     """What the model says of a picture; a retriever, which of the names is nearest."""
     if hasattr(model, "generate"):
-        return model.generate(picture)[0]
+        return model.generate(picture, words.get("prompt"))[0]
     read = words.get("question") or words.get("text") or words.get("caption", "")
     if hasattr(model, "answer"):
         answer = model.answer(picture, read)[0]

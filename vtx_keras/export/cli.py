@@ -25,6 +25,7 @@ FORMATS = ("savedmodel", "litert", "onnx")
 )
 @click.option("--beams", type=click.IntRange(1), default=1, show_default=True)
 @click.option("--max-length", type=click.IntRange(1), help="Most tokens to write.")
+@click.option("--prompt", help="How every caption begins (of form one).")
 @click.option("--verify-data", help="A data set (emoji) or a CSV to try the files on [default: the bundled sample].")
 @click.option("--verify-split", help="Of --verify-data [default: test, or all of a CSV].")
 @click.option("--share", type=click.FloatRange(0, 1), help="Of the results that must be identical.")
@@ -38,6 +39,7 @@ def export(
     form: str,
     beams: int,
     max_length: int | None,
+    prompt: str | None,
     verify_data: str | None,
     verify_split: str | None,
     share: float | None,
@@ -67,7 +69,7 @@ def export(
         if verify_data is not None:
             split = verify_split or (None if Path(verify_data).exists() else "test")
             settings["verify_data"] = data.named(verify_data, split)
-        settings |= {"beams": beams, "max_length": max_length}
+        settings |= {"beams": beams, "max_length": max_length, "prompt": prompt}
     except (ValueError, TypeError, OSError, ImportError) as error:
         _fail(str(error))
     reports, failed = [], 0

@@ -12,7 +12,9 @@ from vtx_keras import text
 from vtx_keras.models import Answerer, Captioner, VisionText
 
 
-def about(model: VisionText, form: str, *, beams: int = 1, max_length: int | None = None) -> dict[str, Any]:
+def about(
+    model: VisionText, form: str, *, beams: int = 1, max_length: int | None = None, prompt: str | None = None
+) -> dict[str, Any]:
     """What a program must know besides the vocabulary.
 
     >>> from vtx_keras import zoo
@@ -31,6 +33,7 @@ def about(model: VisionText, form: str, *, beams: int = 1, max_length: int | Non
         "resize": model.options["resize"],
         "max_length": model.check_length(max_length) if captions else model.options["max_length"],
         "beams": beams,
+        "prompt": prompt or "",
         "labels": model.class_names if isinstance(model, Answerer) else [],
         "multi_label": bool(model.options.get("multi_label", False)),
         "allow_empty": bool(model.options.get("allow_empty", False)),

@@ -20,6 +20,7 @@ from tensorflow.python.framework.convert_to_constants import convert_variables_t
 
 from vtx_keras.decode import NEVER, UNWRITABLE, search
 from vtx_keras.models import Captioner, Retriever, VisionText
+from vtx_keras.text import UNK
 
 FORMS = ("one", "split")
 
@@ -39,6 +40,7 @@ def graphs(
     *,
     beams: int = 1,
     max_length: int | None = None,
+    prompt: str | None = None,
     from_features: bool = False,
 ) -> dict[str, Graph]:
     """The graphs of a form by name: "serving_default", or "encode" and "decode_step", or "image" and "text".
@@ -51,21 +53,22 @@ def graphs(
     >>> graphs(model, "split", 1)["encode"].outputs
     ('state_0', 'state_1')
     """
-    check(model, form, beams, max_length)
+    check(model, form, beams, max_length, prompt)
     image = tf.TensorSpec((batch, *model.image_shape), tf.uint8, "image")
     if from_features:
         image = _spec(model.get_layer("vision").input, batch, "features")
     tokens = tf.TensorSpec((batch, model.options["max_length"] if batch else None), tf.int32, "tokens")
     if isinstance(model, Captioner):
         length = model.check_length(max_length)
+        prompt_ids = decoding(model, prompt=prompt, max_length=max_length).get("prompt_ids")
         if form == "split":
             return split(model, image, length)
 
         def caption(image: Any) -> dict:
             rows = ops.shape(image)[0]
             cache = [block.empty_cache(rows, length, beams) for block in model.blocks]
-            prompt = ops.zeros((rows, length), "int32")
-            ids, score = search(model.stepper(begun(model, image)), cache, prompt, length=length, beams=beams)
+            begin = model.beginnings(rows, length, prompt_ids)
+            ids, score = search(model.stepper(begun(model, image)), cache, begin, length=length, beams=beams)
             return {"ids": ids, "score": score}
 
         return {"serving_default": frozen(caption, image)}
@@ -85,6 +88,14 @@ def graphs(
     return {"serving_default": frozen(logits, image, tokens)}
 
 
+def decoding(
+    model: Captioner, *, beams: int = 1, max_length: int | None = None, prompt: str | None = None
+) -> dict[str, Any]:
+    """An exporter's settings as `generate_ids` takes them. Words become ids here, outside of any graph."""
+    found = {"beams": beams, "max_length": max_length}
+    return found if prompt is None else found | {"prompt_ids": model.prompts(prompt, 1, model.check_length(max_length))}
+
+
 def image_encoder(model: VisionText, batch: int | None = None) -> Graph:
     """image -> features: what the graphs `from_features` begin with."""
     image = tf.TensorSpec((batch, *model.image_shape), tf.uint8, "image")
@@ -92,7 +103,7 @@ def image_encoder(model: VisionText, batch: int | None = None) -> Graph:
     return frozen(lambda image: {"features": encoder(ops.cast(image, "float32"))}, image)
 
 
-def check(model: VisionText, form: str, beams: int, max_length: int | None = None) -> None:
+def check(model: VisionText, form: str, beams: int, max_length: int | None = None, prompt: str | None = None) -> None:
     """Refuse what cannot be exported, before any work is done."""
     if keras.backend.backend() != "tensorflow":
         raise RuntimeError(
@@ -104,11 +115,17 @@ def check(model: VisionText, form: str, beams: int, max_length: int | None = Non
     if isinstance(beams, bool) or not isinstance(beams, int) or beams < 1:
         raise ValueError(f"beams={beams!r}: expected a whole number of at least 1")
     if isinstance(model, Captioner):
-        model.check_length(max_length)
-    elif form == "split" or beams > 1 or max_length is not None:
-        raise ValueError(f"a {model.name} writes no captions: form='split', beams= and max_length= are for captioners")
+        length = model.check_length(max_length)
+        if prompt is not None and (model.prompts(prompt, 1, length) == UNK).any():
+            raise ValueError(f"prompt={prompt!r} has words the model does not know")
+    elif form == "split" or beams > 1 or max_length is not None or prompt is not None:
+        raise ValueError(
+            f"a {model.name} writes no captions: form='split', beams=, max_length= and prompt= are for captioners"
+        )
     if form == "split" and beams > 1:
         raise ValueError(f"beams={beams}: form='split' goes word by word; for beams export form='one'")
+    if form == "split" and prompt is not None:
+        raise ValueError(f"prompt={prompt!r}: in form='split' the caller feeds the prompt's ids as the first tokens")
 
 
 def split(model: Captioner, image: tf.TensorSpec, length: int) -> dict[str, Graph]:

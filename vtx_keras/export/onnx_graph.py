@@ -25,6 +25,7 @@ def onnx(
     quantize: str | None = None,
     beams: int = 1,
     max_length: int | None = None,
+    prompt: str | None = None,
     opset: int = 17,
     verify_data: Iterable[Mapping[str, Any]] | None = None,
     share: float | None = None,
@@ -37,6 +38,8 @@ def onnx(
     `model.encode.onnx` and `model.decode_step.onnx`, and a retriever `model.image.onnx` and `model.text.onnx`. Beside
     them lie vocabulary.txt, tokenizer.json (for Hugging Face's `tokenizers`) and model.json (how to prepare a picture,
     labels).
+
+    Beams, length and prompt (of form "one") are fixed in the file; by default they are those of `generate`.
 
     `quantize` is None (float32), "float16" (half the size) or "int8" (a third to a quarter: weights of 8 bits, of
     convolutions 16). `share` is as in `litert`.
@@ -60,10 +63,10 @@ def onnx(
         raise ValueError(f"{path}: expected a name that ends in .onnx")
     if find_spec("onnxruntime") is None:
         raise ImportError("an exported file is tried in onnxruntime: pip install onnxruntime")
-    graphs.check(model, form, beams, max_length)
+    graphs.check(model, form, beams, max_length, prompt)
     verify.check_place(path)
     check_companions(model, path)
-    settings = {"beams": beams, "max_length": max_length} if isinstance(model, Captioner) else {}
+    settings = {"beams": beams, "max_length": max_length, "prompt": prompt} if isinstance(model, Captioner) else {}
     tried = verify.examples(model, verify_data)
     inputs = {"image": tried.images} | ({} if tried.tokens is None else {"tokens": tried.tokens})
 

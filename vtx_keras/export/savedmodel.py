@@ -34,6 +34,7 @@ def saved_model(
     *,
     beams: int = 1,
     max_length: int | None = None,
+    prompt: str | None = None,
     jit_compile: bool = False,
     verify_data: Iterable[Mapping[str, Any]] | None = None,
     share: float | None = None,
@@ -42,8 +43,8 @@ def saved_model(
 
     Strings enter and leave; batches are of any size; core operations of TensorFlow do all of it. A row whose picture
     (or text) cannot be read has `ok` false, empty strings and zeros, and the others are what they are. `score` is a
-    caption's log-probability per word, or the probability of an answer or a match. Beams and length are fixed here;
-    by default they are those of `generate`. `jit_compile` adds the signature `xla`, like `serving_default` but
+    caption's log-probability per word, or the probability of an answer or a match. Beams, length and prompt are fixed
+    here; by default they are those of `generate`. `jit_compile` adds the signature `xla`, like `serving_default` but
     compiled by XLA for every size of batch that comes. What the model is, its labels too, is in
     `assets.extra/model.json`. `share` of the results must be identical to the model's: by default all.
 
@@ -57,9 +58,9 @@ def saved_model(
     >>> report.identical == report.n
     True
     """
-    graphs.check(model, "one", beams)
+    graphs.check(model, "one", beams, max_length, prompt)
     verify.check_place(Path(path))
-    settings = {"beams": beams, "max_length": max_length} if isinstance(model, Captioner) else {}
+    settings = {"beams": beams, "max_length": max_length, "prompt": prompt} if isinstance(model, Captioner) else {}
     made = signatures(model, jit_compile=jit_compile, **settings)
     tried = verify.examples(model, verify_data)
     inputs = encoded(model, tried)
@@ -154,7 +155,8 @@ def teller(model: VisionText, *, jit_compile: bool, **settings: Any) -> Callable
     floats = lambda pixels: ops.cast(pixels, "float32")  # noqa: E731
 
     if isinstance(model, Captioner):
-        write = function(lambda image: model.generate_ids(floats(image), **settings), image, jit_compile=jit_compile)
+        how = graphs.decoding(model, **settings)
+        write = function(lambda image: model.generate_ids(floats(image), **how), image, jit_compile=jit_compile)
         say = function(lambda ids: strings.sentences(ids, model.vocabulary), tf.TensorSpec((None, None), tf.int32))
 
         def caption(pixels: tf.Tensor, ok: tf.Tensor) -> dict:

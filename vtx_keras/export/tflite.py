@@ -34,6 +34,7 @@ def litert(
     quantize: str | None = None,
     beams: int = 1,
     max_length: int | None = None,
+    prompt: str | None = None,
     verify_data: Iterable[Mapping[str, Any]] | None = None,
     share: float | None = None,
 ) -> verify.Report:
@@ -43,6 +44,8 @@ def litert(
     its `score`; form "split" has the signatures `encode` and `decode_step` instead, for programs that show word by
     word. A vqa model, classifier or matcher takes `tokens` (1, length) too, and gives `logits`; a retriever has the
     signatures `image` and `text`. Vocabulary, labels and how to prepare a picture are in a zip at the file's end.
+
+    Beams, length and prompt (of form "one") are fixed in the file; by default they are those of `generate`.
 
     `quantize` is None (float32), "float16" (half the size), "int8" (a third to a quarter: weights of 8 bits, of
     convolutions 16, and sums in float) or "int8_encoder" (for accelerators that know only whole numbers: the image
@@ -65,9 +68,9 @@ def litert(
         raise ValueError(f"{path}: expected a name that ends in .tflite")
     if find_spec("ai_edge_litert") is None:
         raise ImportError("an exported file is tried in LiteRT: pip install ai-edge-litert")
-    graphs.check(model, form, beams, max_length)
+    graphs.check(model, form, beams, max_length, prompt)
     verify.check_place(Path(path))
-    settings = {"beams": beams, "max_length": max_length} if isinstance(model, Captioner) else {}
+    settings = {"beams": beams, "max_length": max_length, "prompt": prompt} if isinstance(model, Captioner) else {}
     tried = verify.examples(model, verify_data)
     inputs = {"image": tried.images} | ({} if tried.tokens is None else {"tokens": tried.tokens})
 

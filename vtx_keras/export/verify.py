@@ -112,15 +112,18 @@ def expected(model: VisionText, found: Examples, **settings: Any) -> dict[str, n
     """What the model itself makes of the examples, with the names that artifacts use.
 
     A captioner gives `ids` and `score`, a retriever `image_embedding` and `text_embedding`, the others `logits`.
-    `settings` are those of `generate_ids`: beams, max_length.
+    `settings` are those of the exporters: beams, max_length, prompt.
     """
     pictures = found.images.astype("float32")
     if isinstance(model, Captioner):
         import tensorflow as tf
 
+        from vtx_keras.export.graphs import decoding
+
+        how = decoding(model, **settings)
         generate = model.kept(  # traced once for all formats
             ("export", *sorted(settings.items())),
-            lambda: tf.function(lambda image: model.generate_ids(image, **settings), autograph=False),
+            lambda: tf.function(lambda image: model.generate_ids(image, **how), autograph=False),
         )
         parts = [generate(tf.constant(pictures[i : i + 1])) for i in range(len(pictures))]
         ids, score = (np.concatenate([np.array(part[i]) for part in parts]) for i in (0, 1))

@@ -3,7 +3,7 @@
     python run_keras.py MODEL.keras INPUTS.npz OUTPUTS.npz FOLDER_OF_THE_PACKAGE SETTINGS
 
 What the runners beside this one are compared with: the model itself, in a process of its own. SETTINGS is a JSON object
-with those of `generate_ids`.
+with those of the exporters.
 """
 
 import json

@@ -1,0 +1,46 @@
+"""Trains and releases `cross_attn_captioner/languages`: python -m zoo.cross_attn_captioner.languages.recipe"""
+
+import tensorflow as tf
+
+from vtx_keras import data
+from vtx_keras.data.reading import adapted
+from vtx_keras.data.sets import LANGUAGES
+from zoo import making
+
+ALL = {"en": "English", "de": "German", "fr": "French", "es": "Spanish", "zh": "Chinese", "ja": "Japanese"}
+ALL |= {"ar": "Arabic", "hi": "Hindi"}
+
+
+def named(split: str) -> tf.data.Dataset:
+    """Emoji and their names, the language as the prompt: "vendor, de" is one language, "train" all of them."""
+    part, _, language = split.partition(", ")
+    return making.joined(*(prompted(part, each) for each in ([language] if language else LANGUAGES)))
+
+
+def prompted(part: str, language: str) -> tf.data.Dataset:
+    """Names in one language."""
+    rows = data.load(f"emoji/{language}", part).encoded
+    return adapted(rows.map(lambda row: {**row, "prompt": f"{language}:"}))
+
+
+RELEASE = making.captioner(
+    __file__,
+    f"every word looks at the picture by cross-attention. The prompt is the language: "
+    f'`generate(picture, prompt="de:")`; {", ".join(f"`{code}:` {name}" for code, name in ALL.items())}',
+    sets=("emoji",),
+    examples=named,
+    judged={
+        **{f"vendor, {each}": f"an artist never trained on, names in {ALL[each]}" for each in LANGUAGES},
+        "test, de": "concepts never trained on, four artists, names in German",
+    },
+    vocabulary_size=8000,
+    copies=2,
+    epochs=2,
+    baselines_of=None,
+    baselines=("nearest_neighbour",),
+    eval_data=None,
+    shown="vendor",
+)
+
+if __name__ == "__main__":
+    making.main(RELEASE)
