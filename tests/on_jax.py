@@ -7,7 +7,7 @@ from pathlib import Path
 import jax
 import keras
 import numpy as np
-from toys import batches, outputs
+from toys import batches, fit, outputs
 
 from vtx_keras import zoo
 
@@ -25,7 +25,7 @@ for name in names:
     if hasattr(model, "generate"):
         assert len(model.generate(x["image"], sampler="top_p", seed=1)) == len(x["image"])
     model.optimizer.learning_rate = 3e-3
-    losses = model.fit(batches(model), epochs=5, verbose=0).history["loss"]
+    losses = fit(model, batches(model), epochs=5).history["loss"]
     assert losses[-1] < losses[0], (name, losses)
     zoo.save(model, folder / f"{name}-from-jax")
     np.savez(folder / f"{name}-from-jax.npz", outputs=outputs(model, x), **x)

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import toys
 from keras import ops
-from toys import ANSWERS, SHAPE, batches, inputs, outputs, pictures, texts, toy
+from toys import ANSWERS, SHAPE, batches, fit, inputs, outputs, pictures, texts, toy
 
 from vtx_keras import data, decode, text, zoo
 from vtx_keras.fusion import FUSIONS
@@ -46,7 +46,7 @@ def test_every_name_has_its_shape_learns_a_batch_and_saves_whole(name, tmp_path)
 
     start = loss()
     model.optimizer.learning_rate = 5e-4  # at larger rates a step of Adam, about as long as the rate, can go uphill
-    model.fit(batch, epochs=8, verbose=0)
+    fit(model, batch, epochs=8)
     assert loss() < 0.98 * start
     trained = outputs(model, x)
 
@@ -243,7 +243,7 @@ def test_generate_sees_weights_that_changed_since_it_was_compiled():
     x = pictures(model)
     before = model.generate(x)
     model.optimizer.learning_rate = 1e-2
-    model.fit(data.arrays(model, x, texts(4)), epochs=30, verbose=0)
+    fit(model, data.arrays(model, x, texts(4)), epochs=30)
     after = model.generate(x)
     assert after != before
     assert after == text.decode(np.array(model.generate_ids(x)[0]), model.vocabulary)
@@ -301,7 +301,7 @@ def test_mixed_precision_trains_saves_and_gives_float32(name, policy, tmp_path):
     assert keras.config.dtype_policy().name == "float32"
     assert keras.backend.standardize_dtype(model.output.dtype) == "float32"
     model.optimizer.learning_rate = 3e-3
-    losses = model.fit(batches(model), epochs=6, verbose=0).history["loss"]
+    losses = fit(model, batches(model), epochs=6).history["loss"]
     assert losses[-1] < losses[0]
     x = inputs(model)
     for again in (zoo.load(zoo.save(model, tmp_path / "mixed.keras")), keras.models.clone_model(model)):
@@ -350,7 +350,7 @@ def test_a_recurrent_text_encoder_trains_and_ignores_padding(encoder):
     shorter = {**x, "tokens": x["tokens"][:, :8]}
     np.testing.assert_allclose(outputs(model, shorter), outputs(model, x), atol=1e-5)
     model.optimizer.learning_rate = 3e-3
-    losses = model.fit(batches(model), epochs=6, verbose=0).history["loss"]
+    losses = fit(model, batches(model), epochs=6).history["loss"]
     assert losses[-1] < losses[0]
 
 
@@ -359,7 +359,7 @@ def test_a_retriever_learns_which_text_belongs_to_which_picture(loss):
     model = toy("retriever", loss=loss)
     model.optimizer.learning_rate = 1e-2
     x = pictures(model, 4)
-    model.fit(data.arrays(model, x, texts(4)), epochs=40, verbose=0)
+    fit(model, data.arrays(model, x, texts(4)), epochs=40)
     matrix = model.similarity(x, texts(4))
     assert (matrix.argmax(axis=1) == np.arange(4)).all()
     assert np.abs(matrix).max() <= 1 + 1e-5
@@ -374,7 +374,7 @@ def test_captioning_with_a_contrastive_loss_trains_both_and_decodes():
     words = float(model.loss(ops.convert_to_tensor(y), model(x), ops.convert_to_tensor(weight)))
     assert alone > words + 0.01, "the contrastive loss is not added"
     model.optimizer.learning_rate = 3e-3
-    losses = model.fit(batch, epochs=6, verbose=0).history["loss"]
+    losses = fit(model, batch, epochs=6).history["loss"]
     assert losses[-1] < losses[0]
     assert len(model.generate(x["image"], beams=2)) == 4
 
@@ -398,7 +398,7 @@ def test_a_multi_label_classifier_answers_with_lists():
     model.optimizer.learning_rate = 1e-2
     x = pictures(model, 3)
     labels = [["no", "yes"], [], ["maybe"]]
-    model.fit(data.arrays(model, x, texts(3), labels), epochs=60, verbose=0)
+    fit(model, data.arrays(model, x, texts(3), labels), epochs=60)
     assert [sorted(found) for found in model.answer(x, texts(3))] == [sorted(wanted) for wanted in labels]
 
 
@@ -421,7 +421,7 @@ def test_freezing_an_encoder_keeps_its_weights_and_trains_the_rest():
     model.freeze("image")
     eye = [np.array(weight) for weight in model.get_layer("image_encoder").weights]
     head = np.array(model.get_layer("head").kernel)
-    model.fit(batches(model), epochs=2, verbose=0)
+    fit(model, batches(model), epochs=2)
     for before, after in zip(eye, model.get_layer("image_encoder").weights, strict=True):
         np.testing.assert_array_equal(before, np.array(after))
     assert np.abs(head - np.array(model.get_layer("head").kernel)).max() > 0

@@ -161,7 +161,7 @@ def test_freezing_all_but_the_last_layers():
     assert (inner[0].name, inner[-1].name) == ("stem", "top_bn")
     assert [layer.trainable for layer in inner] == [False] * (len(inner) - 4) + [True] * 4
     before = [np.array(value) for value in model.get_layer("image_encoder").weights]
-    model.fit(toys.batches(model), verbose=0)
+    toys.fit(model, toys.batches(model))
     moved = [(np.array(a) != b).any() for a, b in zip(model.get_layer("image_encoder").weights, before, strict=True)]
     assert any(moved[-6:])
     assert not any(moved[:-10])
@@ -178,7 +178,7 @@ def test_lora_learns_beside_the_matrices_and_merges(name, tmp_path):
     np.testing.assert_allclose(toys.outputs(model, inputs), before, atol=1e-5)
     dense = [layer for layer in model._flatten_layers() if getattr(layer, "lora_enabled", False)]
     kernels = [np.array(layer._kernel) for layer in dense]
-    model.fit(toys.batches(model), epochs=3, verbose=0)
+    toys.fit(model, toys.batches(model), epochs=3)
     assert all((np.array(layer._kernel) == kernel).all() for layer, kernel in zip(dense, kernels, strict=True))
     after = toys.outputs(model, inputs)
     assert np.abs(after - before).max() > 1e-4
@@ -188,7 +188,7 @@ def test_lora_learns_beside_the_matrices_and_merges(name, tmp_path):
     assert merged.count_params() == toys.toy(name).count_params()
     zoo.save(model, tmp_path / "mine")
     np.testing.assert_allclose(toys.outputs(zoo.load(tmp_path / "mine"), inputs), after, atol=1e-4)
-    assert np.isfinite(merged.fit(toys.batches(merged), verbose=0).history["loss"]).all()
+    assert np.isfinite(toys.fit(merged, toys.batches(merged)).history["loss"]).all()
 
 
 def test_a_paced_encoder_moves_at_its_share_of_the_rate():
@@ -234,7 +234,7 @@ def test_training_on_features_trains_the_model(name, form, tmp_path, capsys):
     whole = next(iter(data.batches(pairs(form), model, batch_size=6)))
     np.testing.assert_array_equal(seen[0]["tokens"], whole[0]["tokens"])
     np.testing.assert_allclose(head(seen[0], training=False), model(whole[0], training=False), atol=2e-2)
-    head.fit(data.batches(features, head, batch_size=3, training=True), epochs=2, verbose=0)
+    toys.fit(head, data.batches(features, head, batch_size=3, training=True), epochs=2)
     np.testing.assert_allclose(head(seen[0], training=False), model(whole[0], training=False), atol=2e-2)
 
 

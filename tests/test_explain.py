@@ -11,7 +11,7 @@ import pytest
 from click.testing import CliRunner
 from keras import ops
 from PIL import Image
-from toys import inputs, pictures, texts, toy
+from toys import fit, inputs, pictures, texts, toy
 
 from vtx_keras import data, explain, media, text, zoo
 from vtx_keras.explain.cli import explain as command
@@ -80,7 +80,7 @@ def trained(name: str, marked: bool = True):
     colours = square[2] + wide[2]
     said = ["which colour?"] * len(colours) if task == "vqa" else [f"a {colour} square" for colour in colours]
     batches = data.arrays(model, square[0] + wide[0], said, colours if task == "vqa" else None, batch_size=64)
-    model.fit(batches, epochs=10, verbose=0)
+    fit(model, batches, epochs=10)
     return model
 
 

@@ -68,7 +68,7 @@ def test_batches_are_those_of_arrays(name, form):
 def test_every_task_fits_evaluates_and_predicts(name):
     model = toys.toy(name)
     ds = source(**CASES[name])
-    history = model.fit(data.batches(ds, model, batch_size=2, training=True, augment=True), epochs=2, verbose=0)
+    history = toys.fit(model, data.batches(ds, model, batch_size=2, training=True, augment=True), epochs=2)
     assert np.isfinite(history.history["loss"]).all()
     assert np.isfinite(model.evaluate(data.batches(ds, model, batch_size=2), verbose=0)).all()
     assert len(model.predict(data.batches(ds, model, batch_size=2), verbose=0)) >= 5
@@ -82,7 +82,7 @@ def test_static_batches_train_under_xla_with_one_shape():
     spec = ds.element_spec[0]
     assert spec["image"].shape == (2, 32, 32, 3)
     assert spec["tokens"].shape == (2, 8)
-    assert np.isfinite(model.fit(ds, verbose=0).history["loss"]).all()
+    assert np.isfinite(toys.fit(model, ds).history["loss"]).all()
 
 
 def test_static_fills_the_last_batch_with_rows_of_no_weight():
@@ -181,7 +181,7 @@ def test_masked_words_are_learned_where_the_model_has_that_head():
     assert hidden.any()
     assert (labels["words"].numpy()[hidden] > text.MASK).all()
     np.testing.assert_array_equal(weight["words"].numpy() > 0, hidden)
-    assert np.isfinite(model.fit(ds, verbose=0).history["loss"]).all()
+    assert np.isfinite(toys.fit(model, ds).history["loss"]).all()
 
 
 def test_several_labels_per_row():
@@ -417,7 +417,7 @@ def test_the_built_in_sets_of_tfds_reach_fit(name, tmp_path):
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # random texts are too long
             found = data.batches(ds, model, batch_size=2, training=True, augment=True)
-        assert np.isfinite(model.fit(found, verbose=0).history["loss"]).all()
+        assert np.isfinite(toys.fit(model, found).history["loss"]).all()
 
 
 def test_your_own_tfds_set_takes_one_line(tmp_path):
@@ -469,7 +469,7 @@ def test_a_tfds_set_goes_through_fit_and_keras_file(tmp_path):
 
     model = toys.toy("cross_attn_captioner", vocabulary=None)
     train = data.load("sample", "train")
-    model.fit(data.batches(train, model, batch_size=32, training=True), verbose=0)
+    toys.fit(model, data.batches(train, model, batch_size=32, training=True))
     zoo.save(model, tmp_path / "model.keras")
     again = zoo.load(tmp_path / "model.keras")
     pictures = [row["image"] for row in data.load("sample", "photos").take(2).as_numpy_iterator()]

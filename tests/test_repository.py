@@ -263,43 +263,45 @@ def test_links_of_the_documents_lead_somewhere(page):
             assert (file.parent / target).exists(), f"{file.name}: {target}"
 
 
+def page(name: str) -> str:
+    return (ROOT / name).read_text(encoding="utf-8")
+
+
+def test_the_readme_tells_the_stored_figures():
+    from tools import readme
+
+    assert readme.filled(page("README.md")) == page("README.md"), "python tools/readme.py writes them"
+
+
 @pytest.mark.parametrize("name", ["decode", "train_step"])
-def test_the_readme_tells_the_stored_figures(name):
-    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+def test_the_page_on_speed_tells_the_stored_figures(name):
     for row in json.loads((ROOT / f"benchmarks/results/{name}.json").read_text())["rows"]:
         ours, peer = row["vtx_keras"]["median_ms"], row["peer"]["median_ms"]
-        assert f"| {ours:.0f} ms | {peer:.0f} ms | {peer / ours:.1f} × |" in readme
+        assert f"| {ours:.0f} ms | {peer:.0f} ms | {peer / ours:.1f} × |" in page("docs/speed.md")
 
 
-def test_the_readme_tells_the_encoders_figures():
-    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+def test_the_page_on_speed_tells_how_fast_input_is():
+    for row in json.loads((ROOT / "benchmarks/results/input.json").read_text())["rows"]:
+        assert f"| {row['ratio']:.1f} × |" in page("docs/speed.md"), row
+
+
+def test_the_page_on_encoders_tells_their_figures():
+    told = page("docs/encoders.md")
     for path in sorted((ROOT / "zoo" / "encoders").glob("*/results.json")):
         row = json.loads(path.read_text())
-        assert (
-            f"| `{path.parent.name}` | {row['parameters'] / 1e6:.1f} M | {row['megabytes_float16']:.1f} MB |" in readme
-        )
-        assert f"| {row['ms']:.1f} |" in readme
+        assert f"| `{path.parent.name}` | {row['parameters'] / 1e6:.1f} M | {row['megabytes_float16']:.1f} MB |" in told
+        assert f"| {row['ms']:.1f} |" in told
 
 
-def test_the_readme_tells_the_stored_baselines_and_input_speed():
-    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+def test_the_page_on_data_tells_the_stored_baselines():
+    told = page("docs/data.md")
     for row in json.loads((ROOT / "benchmarks/results/baselines.json").read_text())["rows"]:
-        told = [row[key] for key in ("exact_concept", "recall@1", "exact") if key in row]
+        figures = [row[key] for key in ("exact_concept", "recall@1", "exact") if key in row]
         if not any(
             part in row["what"]
             for part in ("test: copy", "without", "rad/official test, all", "rad/disjoint test, all")
         ):
-            assert any("{:.3f} [{:.3f}, {:.3f}]".format(*figure) in readme for figure in told), row
-    for row in json.loads((ROOT / "benchmarks/results/input.json").read_text())["rows"]:
-        assert f"| {row['ratio']:.1f} × |" in readme, row
-
-
-def test_the_readme_tells_how_exports_compare():
-    readme = (ROOT / "README.md").read_text(encoding="utf-8")
-    for row in json.loads((ROOT / "benchmarks/results/export_tasks.json").read_text())["rows"]:
-        if row["task"] == "captioner":
-            figures = f"| {row['identical']} | {row['metric_artifact']:.4f} (model {row['metric_model']:.4f}) |"
-            assert f"{row['quantize']} {figures} {row['megabytes']:.1f} |" in readme
+            assert any("{:.3f} [{:.3f}, {:.3f}]".format(*figure) in told for figure in figures), row
 
 
 def vtx(*arguments: str) -> subprocess.CompletedProcess:

@@ -63,6 +63,12 @@ def batches(model, count: int = 4, **kwargs):
     return data.arrays(model, pictures(model, count), texts(count), labels, batch_size=count, **kwargs)
 
 
+def fit(model, ds, **settings):
+    """`model.fit` with the variables of optimizer and metrics made before: its step is traced once, not twice."""
+    model._symbolic_build(data_batch=next(iter(ds)))
+    return model.fit(ds, verbose=0, **settings)
+
+
 def inputs(model, count: int = 4) -> dict[str, np.ndarray]:
     return batches(model, count)[0][0]
 

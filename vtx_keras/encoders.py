@@ -155,7 +155,7 @@ def _preset(name: str, option: str, pretrained: bool) -> tuple[keras.Model, Any]
 
 @register
 class PerFrame(keras.layers.Wrapper):
-    """Applies an image model to every frame of a clip: (batch, frames, h, w, 3) to (batch, frames, *features)."""
+    """Applies an image model to every frame of a clip: (batch, frames, h, w, 3) to `(batch, frames, *features)`."""
 
     def compute_output_shape(self, shape: tuple) -> tuple:
         return (*shape[:2], *self.layer.output_shape[1:])

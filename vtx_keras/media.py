@@ -105,7 +105,7 @@ def prepare(picture: Any, shape: Sequence[int], fit: str = "pad") -> np.ndarray:
 
 
 def batch(items: Any, shape: Sequence[int], fit: str = "pad") -> tuple[np.ndarray, list[int], dict[int, str]]:
-    """One item or many, prepared: float32 (good items, *shape), the good ones' indices, the others' errors.
+    """One item or many, prepared: float32 `(good items, *shape)`, the good ones' indices, the others' errors.
 
     A path, bytes or a PIL image is one item; so is an array of rank len(shape) or less. An array with an axis more is
     many, and so is a list (a tuple, a column of paths): for a video model, each of its members is a clip.

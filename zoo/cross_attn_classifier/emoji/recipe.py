@@ -37,7 +37,7 @@ RELEASE = making.Release(
         "test": "concepts never trained on, four artists",
         "test without words": "the same, by the picture alone",
         "test without picture": "the same, by the keywords alone",
-        "vendor": "an artist never trained on",
+        "vendor without words": "known concepts by an artist never trained on, by the picture alone",
     },
     options={"depth": 2, "multi_label": True, "allow_empty": True},
     epochs=8,

@@ -1,0 +1,97 @@
+"""Writes the stored figures into the README, between its marks: python tools/readme.py
+
+A table there begins with `<!-- name -->` and ends with `<!-- end -->`; a test holds it to what is stored.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+
+ROOT = Path(__file__).parents[1]
+sys.path.insert(0, str(ROOT))
+
+from zoo import making  # noqa: E402  (the checkout's recipes, from wherever this is started)
+
+RESULTS = ROOT / "benchmarks" / "results"
+FORMATS = {"savedmodel": "SavedModel", "litert": "LiteRT", "onnx": "ONNX"}
+WAYS = {
+    "litert int8": "LiteRT int8",
+    "litert float32": "LiteRT float32",
+    "onnx float32": "ONNX float32",
+    "savedmodel float32": "SavedModel",
+    "keras": "`generate`",
+}
+LOADS = {
+    ("base", 1, 1): "`base`, one picture",
+    ("base", 1, 4): "`base`, 4 beams",
+    ("base", 32, 1): "`base`, batch of 32",
+    ("tiny", 1, 1): "`tiny`, one picture",
+    ("tiny", 1, 4): "`tiny`, 4 beams",
+    ("tiny", 32, 1): "`tiny`, batch of 32",
+}
+
+
+def released() -> str:
+    """Every released model: what it is, how good, how fast."""
+    rows = []
+    for path in sorted(ROOT.glob("zoo/*/*/results.json")):
+        name, tag = path.parts[-3:-1]
+        found = making.results_of(path.parent)
+        if name != "encoders":
+            first, file = found["headline"], next(one for one in found["exports"] if one["quantize"] == "int8")
+            figure = f"{first['metric'].replace('_', ' ')} **{first['value']:.3f}**, {first['split']}"
+            size = f"{found['parameters'] / 1e6:.1f} M, {found['megabytes']:.1f} MB"
+            speed = f"{file['megabytes']:.1f} MB, {file['ms_p50']:.0f} ms"
+            rows.append([f"[`{name}` / `{tag}`](zoo/{name}/{tag}/README.md)", size, found["data"], figure, speed])
+    return making.table(["model / tag", "size", "data", "on held-out data", "LiteRT int8, one thread"], rows)
+
+
+def exports() -> str:
+    """What becomes of the released captioner in other formats."""
+    rows = [
+        [f"{FORMATS[row['format']]} {row['quantize']}", row["identical"], told_metric(row), f"{row['megabytes']:.1f}"]
+        for row in json.loads((RESULTS / "export_tasks.json").read_text())["rows"]
+        if row["task"] == "captioner"
+    ]
+    return making.table(["released captioner, 274 pictures", "captions identical", "word F1", "MB"], rows)
+
+
+def told_metric(row: dict) -> str:
+    """The file's metric beside the model's."""
+    return f"{row['metric_artifact']:.3f} (model {row['metric_model']:.3f})"
+
+
+def speed() -> str:
+    """How many times less CPU time than the peer each format takes."""
+    by_load = {
+        (row["shape"], row["batch"], row["beams"]): row["times_faster"]
+        for row in json.loads((RESULTS / "export.json").read_text())["rows"]
+        if "times_faster" in row
+    }
+    rows = [[told, *(f"{by_load[load][way]:.1f} ×" for way in WAYS)] for load, told in LOADS.items()]
+    return making.table(["captions, times faster", *WAYS.values()], rows)
+
+
+def advice() -> str:
+    """Which fusion to use."""
+    return (ROOT / "zoo" / "advice.md").read_text(encoding="utf-8").strip()
+
+
+FILLED = {"released": released, "exports": exports, "speed": speed, "fusions": advice}
+
+
+def filled(text: str) -> str:
+    """The text with its marked places as the stored figures have them."""
+    for name, make in FILLED.items():
+        before, begin, after = text.partition(f"<!-- {name} -->\n")
+        assert begin, f"the README has no place for {name}"
+        _, end, after = after.partition("<!-- end -->")
+        text = f"{before}{begin}\n{make()}\n\n{end}{after}"
+    return text
+
+
+if __name__ == "__main__":
+    readme = ROOT / "README.md"
+    readme.write_text(filled(readme.read_text(encoding="utf-8")), encoding="utf-8")
