@@ -389,7 +389,7 @@ def test_the_command_draws_and_says_what_is_wrong(tmp_path):
     out = tmp_path / "maps.png"
 
     def run(*arguments):
-        return CliRunner().invoke(command, [str(tmp_path / "model"), str(picture), *arguments, "-o", str(out)])
+        return CliRunner().invoke(command, [str(tmp_path / "model"), str(picture), *arguments, "--out", str(out)])
 
     result = run("--text", "w1 w2", "--word", "w2", "--block", "0")
     assert result.exit_code == 0, result.output

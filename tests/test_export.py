@@ -310,7 +310,7 @@ def test_files_are_measured_side_by_side(model):
 def test_vtx_bench_measures_keras_and_files_in_processes_of_their_own(model, tmp_path):
     zoo.save(model, tmp_path / "mine.keras")
     few = ("--pictures", 3, "--rounds", 2, "--json")
-    done = vtx("bench", tmp_path / "mine.keras", "--formats", "keras,litert", "--quant", "float32", *few)
+    done = vtx("bench", tmp_path / "mine.keras", "--to", "keras,litert", "--quant", "float32", *few)
     assert done.returncode == 0, done.stderr
     ours, theirs = json.loads(done.stdout)
     assert (ours["format"], theirs["format"]) == ("keras", "litert")
@@ -319,7 +319,7 @@ def test_vtx_bench_measures_keras_and_files_in_processes_of_their_own(model, tmp
         assert 0 < report["ms_p50"] <= report["ms_p95"]
         assert min(report["load_s"], report["megabytes"]) > 0
     assert ours["peak_megabytes"] > theirs["peak_megabytes"], "one process measured for both"
-    done = vtx("bench", tmp_path / "mine.keras", "--formats", "tflite")
+    done = vtx("bench", tmp_path / "mine.keras", "--to", "tflite")
     assert (done.returncode, "expected some of keras, savedmodel, litert, onnx" in done.stderr) == (2, True)
 
 

@@ -185,6 +185,28 @@ def test_columns_are_known_by_many_names_and_a_missing_one_is_told(tmp_path):
         data.from_csv(tmp_path / "none.csv")
 
 
+def test_columns_of_other_names_are_said(tmp_path):
+    Image.new("RGB", (8, 8), "red").save(tmp_path / "red.png")
+    table = tmp_path / "mine.csv"
+    table.write_text("photo,words,caption\nred.png,a red square,not this\n")
+    for found in (
+        data.from_csv(table, columns={"image": "photo", "caption": "words"}),
+        data.named(table, columns="image=photo,caption=words"),
+    ):
+        assert [one["caption"].numpy() for one in found] == [b"a red square"]
+    with pytest.raises(ValueError, match="header is photo, words, caption"):
+        data.from_csv(table, columns={"image": "picture"})
+    with pytest.raises(ValueError, match="ours=theirs"):
+        data.named(table, columns="photo")
+    with pytest.raises(ValueError, match="no columns"):
+        data.named(tmp_path, columns="image=photo")
+    assert sorted(data.named("sample", "train", columns="path=path,text=caption").element_spec) == [
+        "image",
+        "path",
+        "text",
+    ]
+
+
 def test_a_split_is_chosen_and_shared_pictures_are_told(tmp_path):
     lines = ["image,caption,split", "0.png,a,train", "1.png,b,train", "2.png,c,validation", "1.png,d,validation"]
     with pytest.warns(

@@ -94,7 +94,7 @@ MAY_IMPORT = {
     "export": set(),  # imports its rooms when they are asked for
     "export.report": set(),
     "export.verify": {"export.report", "metrics.captions", "models", "text"},
-    "export.graphs": {"decode", "layers", "models"},
+    "export.graphs": {"decode", "layers", "models", "text"},
     "export.companions": {"models", "text"},
     "export.resizing": set(),
     "export.pictures": {"export.resizing", "media"},
@@ -331,6 +331,27 @@ def test_vtx_is_polite_about_mistakes():
     run = vtx("show", "gated_vqa")
     assert run.returncode == 0
     assert "classes" in run.stdout
+
+
+def test_commands_call_the_same_thing_by_the_same_name():
+    import click
+
+    from vtx_keras.cli import main
+
+    context = click.Context(main)
+    commands = {name: main.get_command(context, name) for name in main.list_commands(context)}
+    meanings: dict[str, set[str]] = {}
+    for name, command in commands.items():
+        assert command.help, f"vtx {name} says nothing of itself"
+        for option in getattr(command, "commands", {name: command}).values():
+            for one in option.params:
+                if isinstance(one, click.Option):
+                    assert one.help or one.show_default, f"vtx {name} {one.opts[0]} says nothing of itself"
+                    meanings.setdefault(max(one.opts, key=len), set()).add(type(one.type).__name__)
+    assert {name: kinds for name, kinds in meanings.items() if len(kinds) > 1} == {}
+    assert not {"--output", "--output-dir", "--formats", "--format", "--dataset", "--quantize"} & set(meanings)
+    told = {name for name, command in commands.items() if any("--json" in one.opts for one in command.params)}
+    assert told >= {"list", "show", "predict", "eval", "export", "bench", "doctor"}
 
 
 def test_vtx_doctor_finds_nothing_wrong_here_and_says_what_is_missing_elsewhere(monkeypatch):

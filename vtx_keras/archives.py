@@ -127,7 +127,9 @@ def read(path: str | os.PathLike, pattern: str) -> Iterator[tuple[str, bytes]]:
     with source, tarfile.open(fileobj=source, mode="r|*") as tar:  # a stream: nothing is read twice
         for member in tar:
             if member.isfile() and fnmatch.fnmatchcase(member.name, pattern):
-                yield member.name, tar.extractfile(member).read()
+                content = tar.extractfile(member)
+                assert content is not None  # of a file there is one
+                yield member.name, content.read()
 
 
 def _deb_data(path: Path) -> bytes:

@@ -31,7 +31,7 @@ class Suggesting(click.Group):
         try:
             return super().resolve_command(context, args)
         except click.UsageError as error:
-            error.message += did_you_mean(args[0], self.commands)
+            error.message += did_you_mean(args[0], self.commands)  # type: ignore[misc]  # final for click's own classes
             raise
 
 
@@ -75,7 +75,7 @@ def list_command(pattern: str, released: bool, as_json: bool) -> None:
     from vtx_keras import table, weights
 
     names = table.list_models(pattern, released=True if released else None)
-    rows = [{"name": name, "released": weights.released_tags(name)} for name in names]
+    rows: list[dict[str, Any]] = [{"name": name, "released": weights.released_tags(name)} for name in names]
     if as_json:
         for row in rows:
             row["facts"] = {tag: table.facts(row["name"], tag) for tag in row["released"]}

@@ -14,7 +14,7 @@ picture gives N tokens, a clip of T frames T·N, and every task takes both. Scal
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import keras
@@ -33,7 +33,7 @@ IMAGENET = {
     "scale": tuple(1 / (255 * std) for std in (0.229, 0.224, 0.225)),
     "offset": tuple(-mean / std for mean, std in zip((0.485, 0.456, 0.406), (0.229, 0.224, 0.225), strict=True)),
 }
-SCALED_OUTSIDE = {
+SCALED_OUTSIDE: dict[str, Mapping[str, float | tuple[float, ...]]] = {
     **dict.fromkeys(("MobileNet", "MobileNetV2", "Xception", "InceptionV3", "InceptionResNetV2"), PLUS_MINUS_ONE),
     **dict.fromkeys(("NASNetMobile", "NASNetLarge", "ResNet50V2", "ResNet101V2", "ResNet152V2"), PLUS_MINUS_ONE),
     **dict.fromkeys(("DenseNet121", "DenseNet169", "DenseNet201"), IMAGENET),

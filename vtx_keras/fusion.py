@@ -39,10 +39,11 @@ class Fused(Block):
     by itself: that lets one definition serve a whole sequence, a single step, and several beams side by side.
     """
 
-    def compute_output_shape(self, text_shape: tuple, vision_shape: tuple) -> tuple[tuple, tuple]:
+    # Keras calls a layer with what that layer takes, so a fusion's signature may differ from a block's.
+    def compute_output_shape(self, text_shape: tuple, vision_shape: tuple) -> tuple[tuple, tuple]:  # type: ignore[override]
         return text_shape, vision_shape
 
-    def call(self, text: Any, vision: Any, text_mask: Any = None, vision_mask: Any = None) -> tuple[Any, Any]:
+    def call(self, text: Any, vision: Any, text_mask: Any = None, vision_mask: Any = None) -> tuple[Any, Any]:  # type: ignore[override]
         text = self.look_back(text, self.visible(text, text_mask))
         text, vision = self.meet(text, vision, text_mask, vision_mask)
         return self.think(text), vision
@@ -235,7 +236,7 @@ class MergedAttn(Fused):
     Causally the image sees only itself, so its keys and values do not depend on the text and are made once.
     """
 
-    def call(self, text: Any, vision: Any, text_mask: Any = None, vision_mask: Any = None) -> tuple[Any, Any]:
+    def call(self, text: Any, vision: Any, text_mask: Any = None, vision_mask: Any = None) -> tuple[Any, Any]:  # type: ignore[override]  # as in Fused
         prefix = ops.shape(vision)[1]
         merged = ops.concatenate([vision, text], axis=1)
         merged = self.think(self.look_back(merged, self.merged_mask(text, vision, text_mask, vision_mask)))

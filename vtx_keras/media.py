@@ -99,7 +99,7 @@ def prepare(picture: Any, shape: Sequence[int], fit: str = "pad") -> np.ndarray:
     [100.25, 100.25, 100.25]
     """
     *frames, height, width, _ = _checked(shape, fit)
-    pictures = _frames(picture, *frames, PIXEL_LIMIT) if frames else [_load(picture, PIXEL_LIMIT)]
+    pictures = _frames(picture, frames[0], PIXEL_LIMIT) if frames else [_load(picture, PIXEL_LIMIT)]
     sized = [_sized(picture, height, width, fit) for picture in pictures]
     return np.asarray(sized if frames else sized[0], "float32")
 
@@ -117,7 +117,9 @@ def batch(items: Any, shape: Sequence[int], fit: str = "pad") -> tuple[np.ndarra
     many, shape = _many(items, len(shape)), _checked(shape, fit)
     if len(many) == 0:
         raise ValueError("there are no items: expected at least one picture or clip")
-    pixels, good, errors = np.empty((len(many), *shape), "float32"), [], {}
+    pixels = np.empty((len(many), *shape), "float32")
+    good: list[int] = []
+    errors: dict[int, str] = {}
     for index, item in enumerate(many):
         try:
             pixels[len(good)] = prepare(item, shape, fit)
@@ -212,8 +214,8 @@ def _part(picture: Any, height: int, width: int, window: Sequence[float]) -> Ima
             image.draft(None, (math.ceil(least or width / w), math.ceil(least or height / h)))
             whole = _from_image(image, PIXEL_LIMIT)
     else:
-        whole = _load(picture, PIXEL_LIMIT)
-        whole = whole if isinstance(whole, Image.Image) else Image.fromarray(np.rint(whole).astype("uint8"))
+        loaded = _load(picture, PIXEL_LIMIT)
+        whole = loaded if isinstance(loaded, Image.Image) else Image.fromarray(np.rint(loaded).astype("uint8"))
     left, top = int(x * whole.width), int(y * whole.height)
     return whole.crop((left, top, left + max(1, round(w * whole.width)), top + max(1, round(h * whole.height))))
 
@@ -246,7 +248,7 @@ def _frames(clip: Any, frames: int, pixel_limit: int) -> Iterator[Image.Image | 
     with _opened(clip) as image:
         moves = image.format in ANIMATED and getattr(image, "is_animated", False)
         cover = moves and bool(image.info.get("default_image"))  # what a PNG shows where nothing moves
-        total, shown = image.n_frames - cover if moves else 1, image.tell()
+        total, shown = getattr(image, "n_frames", 1) - cover if moves else 1, image.tell()
         _check_size(image.width, image.height, pixel_limit, total)
         for index, times in _picks(total, frames):
             if moves:
@@ -288,7 +290,7 @@ def _identified(file: Any) -> Image.Image:
     Image.init()
     head = file.read(32)
     for factory, accepts in filter(None, map(Image.OPEN.get, FORMATS)):
-        if head and accepts(head) is True:
+        if head and accepts and accepts(head) is True:
             file.seek(0)
             return factory(file, "")
     found = f"begins with {head!r}" if head else "empty"
@@ -300,7 +302,7 @@ def _from_image(image: Image.Image, pixel_limit: int) -> Image.Image:
     image.load()
     turn = None
     with contextlib.suppress(Exception):  # broken notes about a picture are no reason to refuse it
-        turn = UPRIGHT.get(image.getexif().get(0x0112))
+        turn = UPRIGHT.get(image.getexif().get(0x0112, 1))
     if image.mode.startswith("I;16") or (image.mode == "I" and image.format in ("PNG", "PPM")):
         deep = np.asarray(image).astype("uint32")
         grey = ((deep + 128) // 257).astype("uint8")  # Pillow would clip

@@ -144,7 +144,7 @@ class VisionText(keras.Model):
             raise ValueError("there are no texts: expected at least one")
         return text.encode(texts, self.vocabulary, self.options["max_length"], start=True, **kwargs)
 
-    def in_batches(self, run: keras.Model, inputs: dict[str, np.ndarray], batch_size: int) -> np.ndarray:
+    def in_batches(self, run: keras.Model, inputs: dict[str, np.ndarray], batch_size: int) -> Any:
         """`run.predict_on_batch` in pieces of one shape, so that it is traced once: a short last piece is filled up."""
         total = len(next(iter(inputs.values())))
         if batch_size < 1:
@@ -394,13 +394,15 @@ class Answerer(PairModel):
         True
         """
         multi = self.options["multi_label"]
-        logits, *where = self.logits(images, questions, batch_size, on_error, allow_empty=self.options["allow_empty"])
+        logits, good, errors, total = self.logits(
+            images, questions, batch_size, on_error, allow_empty=self.options["allow_empty"]
+        )
         names = self.class_names
         if multi:
             results = [[names[i] for i in np.flatnonzero(row > 0)] for row in logits]
         else:
             results = [names[i] for i in logits.argmax(axis=-1)]
-        return media.settle(results, *where, on_error)
+        return media.settle(results, good, errors, total, on_error)
 
 
 @register
@@ -417,9 +419,9 @@ class Matcher(PairModel):
         >>> 0 <= model.match(np.zeros((1, 32, 32, 3)), ["a cat"])[0] <= 1
         True
         """
-        logits, *where = self.logits(images, texts, batch_size, on_error)
+        logits, good, errors, total = self.logits(images, texts, batch_size, on_error)
         probabilities = 1 / (1 + np.exp(-logits[:, 0].astype("float64")))
-        return media.settle([float(p) for p in probabilities], *where, on_error)
+        return media.settle([float(p) for p in probabilities], good, errors, total, on_error)
 
 
 @register

@@ -138,7 +138,7 @@ LITE_GROWTH = {"efficientnet_lite0": (1.0, 1.0), "efficientnet_lite1": (1.0, 1.1
 
 # Pixels to what each network was trained on: x * scale + offset, per channel.
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
-SCALING = {
+SCALING: dict[str, Mapping[str, float | list[float]]] = {
     **{name: {"scale": 1 / 128, "offset": -127 / 128} for name in LITE_GROWTH},
     "mobilenet_v2": {
         "scale": [1 / (255 * std) for std in IMAGENET_STD],
@@ -149,7 +149,7 @@ SCALING = {
 }
 
 
-def architecture(name: str, image_shape: tuple[int, int, int] | None = None) -> keras.Model:
+def architecture(name: str, image_shape: tuple[int, ...] | None = None) -> keras.Model:
     """The whole network of an encoder, new: its layer "features" gives the features, its output is the head's.
 
     One that was trained here has no head; its output is the mean of the features.
@@ -180,7 +180,7 @@ def architecture(name: str, image_shape: tuple[int, int, int] | None = None) -> 
     return graph(pixels, x if PUBLISHED[name].like else layers.Dense(1000, name="logits")(x), name=name)
 
 
-def _grown(width: float, depth: float) -> dict[str, tuple]:
+def _grown(width: float, depth: float) -> dict[str, Sequence[int]]:
     """EfficientNet-Lite's stages at a larger size; the first and the last keep their depth."""
     widths = [int(wide * width + 4) // 8 * 8 for wide in LITE["widths"]]
     widths = [new + 8 * (new < 0.9 * old * width) for new, old in zip(widths, LITE["widths"], strict=True)]
@@ -349,7 +349,7 @@ def describe(name: str, files: dict[str, str], half: bool = False) -> dict[str, 
 def load(
     name: str,
     head: bool = False,
-    image_shape: tuple[int, int, int] | None = None,
+    image_shape: tuple[int, ...] | None = None,
     folder: str | os.PathLike | None = None,
 ) -> keras.Model:
     """A pretrained encoder: features, or with `head` the logits of ImageNet's 1000 classes (of a text, its sentence).

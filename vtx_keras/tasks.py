@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from types import SimpleNamespace
 from typing import Any
 
@@ -14,7 +15,7 @@ from keras import ops
 from vtx_keras import encoders
 from vtx_keras.fusion import FUSIONS
 from vtx_keras.layers import Block, Contrastive, Pool, Positions, Spec, graph, layer_norm, register
-from vtx_keras.models import Answerer, Captioner, Matcher, Retriever
+from vtx_keras.models import Answerer, Captioner, Matcher, Retriever, VisionText
 from vtx_keras.text import PAD
 
 
@@ -190,4 +191,10 @@ class WordAccuracy(keras.metrics.SparseCategoricalAccuracy):
         return super().update_state(y_true, y_pred, weight)
 
 
-TASKS = {"captioner": captioner, "vqa": vqa, "classifier": classifier, "retriever": retriever, "matcher": matcher}
+TASKS: dict[str, Callable[[Any, SimpleNamespace], VisionText]] = {
+    "captioner": captioner,
+    "vqa": vqa,
+    "classifier": classifier,
+    "retriever": retriever,
+    "matcher": matcher,
+}

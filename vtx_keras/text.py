@@ -219,7 +219,7 @@ def encode(
     return ids
 
 
-def decode(ids: np.ndarray | Sequence[Sequence[int]], vocabulary: Sequence[str]) -> list[str]:
+def decode(ids: np.ndarray | Sequence[Sequence[int] | np.ndarray], vocabulary: Sequence[str]) -> list[str]:
     """Ids of shape (texts, length) to texts: up to the first END or PAD, specials left out, then JOIN_RULES.
 
     >>> decode([[2, 6, 7, 8, 3, 0]], vocabulary(["a", "cat", "##s", "!"]))

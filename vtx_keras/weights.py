@@ -161,7 +161,8 @@ def transfer(source: Any, target: Any, *, new_head: bool) -> None:
     vocabulary, and both are said; anything else that does not fit is an error.
     """
     have = dict(_by_path(source))
-    misfits, copies, said = [], [], []
+    misfits, copies = [], []
+    said: list[str] = []
     for path, variable in _by_path(target):
         if new_head and path.startswith("head/"):
             continue
@@ -192,8 +193,8 @@ def _adapted(
     """A weight as the target has it; None where it cannot be."""
     before, after = source.vocabulary, target.vocabulary
     axis = next((axis for axis, size in enumerate(wanted.shape) if size == len(after)), None)
-    of_words = axis is not None and path.split("/")[-2:-1] in (["words"], ["words_head"])
-    if of_words and before != after:
+    of_words = path.split("/")[-2:-1] in (["words"], ["words_head"])
+    if axis is not None and of_words and before != after:
         rows = {piece: row for row, piece in enumerate(before)}
         kept = [(new, rows[piece]) for new, piece in enumerate(after) if piece in rows]
         said.append(f"{len(kept):,d} of {len(after):,d} pieces keep their embeddings, the rest start new")

@@ -170,15 +170,24 @@ def radiology(recipe: str, kind: str) -> Release:
         "official": "the published test questions; their images also occur in training",
         "disjoint": "questions about images that occur nowhere else",
     }
-    splits = {"test": shows[kind], "test without picture": "the same questions about a blank picture"}
+    splits = {
+        "test": shows[kind],
+        "test, closed": "of these, the questions that yes, no or a choice answers",
+        "test, open": "the others",
+        "test without picture": "the same questions about a blank picture",
+    }
     options = {"image_encoder": "mobilenet_v2", "image_shape": (193, 193, 3), "dim": 128, "depth": 2, "text_depth": 1}
 
     def questions(split: str) -> tf.data.Dataset:
         name, part = split_and_part(split)
+        name, _, answers = name.partition(", ")
         found = data.load(f"vqa_rad/{kind}", name)
+        if answers:
+            found = adapted(found.encoded.filter(lambda row: row["answer_type"] == answers))
         return without(found, part) if part else found
 
     settings = {"options": {**options, "dropout": 0.3}, "licence": "Apache-2.0", "epochs": 12, "batch_size": 32}
+    settings["eval_data"] = f"vqa_rad/{kind}"
     return Release(recipe, about, expect, ("vqa_rad",), questions, splits, **settings)
 
 
@@ -579,5 +588,6 @@ def commands(release: Release) -> str:
     lines = [
         f"    vtx eval {release.name} --weights {release.folder.name} --data {release.eval_data} --split {split}"
         for split in release.judged
+        if split.isidentifier()  # parts of a split are the recipe's own
     ]
     return "\n".join(lines)

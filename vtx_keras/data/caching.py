@@ -52,14 +52,14 @@ def features(
         warnings.warn("the image encoder is not frozen: model.freeze('image'), or features grow stale", stacklevel=2)
     key, stored = _key(encoder, model), "path" if "image" not in source.element_spec else "image"
     pieces, made, total = [], 0, 0
-    for rows in _chunks(source.map(lambda example: example[stored], tf.data.AUTOTUNE)):
-        path = folder / f"{key}-{_digest(rows, stored)}.npy"
-        total += len(rows)
+    for chunk in _chunks(source.map(lambda example: example[stored], tf.data.AUTOTUNE)):
+        path = folder / f"{key}-{_digest(chunk, stored)}.npy"
+        total += len(chunk)
         if not path.exists():
-            made += len(rows)
+            made += len(chunk)
             part = path.with_name(f".{path.name}.{os.getpid()}")
             with part.open("wb") as file:
-                np.save(file, _encoded(rows, encoder, model, batch_size, stored))
+                np.save(file, _encoded(chunk, encoder, model, batch_size, stored))
             part.replace(path)
             if sys.stderr.isatty():
                 print(f"\rfeatures of {total:,d} pictures", end="", file=sys.stderr)
@@ -83,7 +83,8 @@ def _key(encoder: keras.Model, model: VisionText) -> str:
     told = hashlib.sha256(json.dumps(encoder.get_config(), sort_keys=True, default=str).encode())
     told.update(repr((tuple(model.image_shape), model.options["resize"])).encode())
     for weight in encoder.get_weights():
-        told.update(np.ascontiguousarray(weight))
+        whole: Any = np.ascontiguousarray(weight)  # a buffer, which NumPy's types do not say
+        told.update(whole)
     return told.hexdigest()[:16]
 
 

@@ -13,7 +13,7 @@ import sys
 import time
 import warnings
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -41,14 +41,16 @@ def from_csv(
     file: str | os.PathLike,
     split: str | None = None,
     *,
+    columns: Mapping[str, str] | None = None,
     images: str | os.PathLike | None = None,
     most_bad: float = 0.01,
 ) -> tf.data.Dataset:
     """Examples from a CSV with a header: a picture's path, and a caption, or question and answer, or text and label.
 
     Columns are known by name (`image` or `path`; `caption` or `text`; `question`, `answer`, `label`, `split`), the rest
-    is left alone. Paths are relative to `images`, else to the CSV. With a `split` column, name the split you want. A
-    picture's rows may be many. More than the share `most_bad` of bad rows is an error.
+    is left alone; `columns={"image": "photo"}` says that another name means one of these. Paths are relative to
+    `images`, else to the CSV. With a `split` column, name the split you want. A picture's rows may be many. More than
+    the share `most_bad` of bad rows is an error.
 
     >>> from PIL import Image
     >>> folder = getfixture("tmp_path") if "getfixture" in globals() else Path(__import__("tempfile").mkdtemp())
@@ -62,9 +64,9 @@ def from_csv(
         raise BadData(f"there is no file {str(file)!r}")
     with file.open(newline="", encoding="utf-8-sig", errors="replace") as lines:
         reader = csv.reader(lines)
-        header = next(reader, [])
+        header = _renamed(next(reader, []), columns or {}, file)
         places = _columns(header, file)
-        rows = []
+        rows: list[dict[str, Any]] = []
         for number, cells in enumerate(reader, start=2):
             if any(cell.strip() for cell in cells):
                 row = {ours: cells[at].strip() if at < len(cells) else "" for ours, at in places.items()}
@@ -127,18 +129,42 @@ def has_splits(name: str | os.PathLike) -> bool:
 
 
 def named(
-    name: str | os.PathLike, split: str | None = None, folder: str | os.PathLike | None = None
+    name: str | os.PathLike,
+    split: str | None = None,
+    folder: str | os.PathLike | None = None,
+    columns: str | None = None,
 ) -> tf.data.Dataset:
     """A data set as a command line names it: a CSV, a folder of pictures, or a name for `load`.
+
+    `columns`, as "image=photo,caption=title", says which of its columns are what we call image and caption.
 
     >>> "caption" in named("sample", "train").element_spec
     True
     """
     if str(name).lower().endswith((".csv", ".tsv")):
-        return from_csv(name, split)
+        return from_csv(name, split, columns=_pairs(columns))
     if Path(name).is_dir():
+        if columns:
+            raise BadData(f"--columns {columns}: {name} is a folder of pictures, which has no columns")
         return from_folder(name, split)
-    return load(str(name), split or "train", folder=folder)
+    return load(str(name), split or "train", folder=folder, columns=_pairs(columns) or None)
+
+
+def _pairs(columns: str | None) -> dict[str, str]:
+    """ "image=photo,caption=title" as a dict."""
+    pairs = [pair.split("=") for pair in (columns or "").split(",") if pair]
+    if any(len(pair) != 2 or not all(pair) for pair in pairs):
+        raise BadData(f"--columns {columns}: expected ours=theirs with commas, such as image=photo,caption=title")
+    return {ours.strip(): theirs.strip() for ours, theirs in pairs}
+
+
+def _renamed(header: list[str], columns: Mapping[str, str], file: Path) -> list[str]:
+    """The header with our names in place of theirs."""
+    for ours, theirs in columns.items():
+        if theirs not in header:
+            raise BadData(f"{file}: columns says that {ours!r} is {theirs!r}, but the header is {', '.join(header)}")
+    ours_of = {theirs: ours for ours, theirs in columns.items()}
+    return [ours_of.get(name, f"(not {name})" if name in columns else name) for name in header]
 
 
 def overlap(first: tf.data.Dataset, second: tf.data.Dataset) -> list[tuple[str, str]]:
@@ -189,7 +215,7 @@ def _examples(rows: list[dict], split: str | None, listing: Path, most_bad: floa
     for row in rows:
         if "split" in row:
             row["split"] = SPLITS.get(row["split"].lower(), row["split"])
-    split = SPLITS.get(split, split)
+    split = None if split is None else SPLITS.get(split, split)
     splits = Counter(row.get("split", "") for row in rows)
     if split is not None and split not in splits:
         raise BadData(f"there is no split {split!r}{did_you_mean(split, splits)}: {dict(splits)}")
@@ -265,7 +291,7 @@ def _list(bad: list[dict], listing: Path) -> None:
 
 
 def _tell_overlap(rows: Sequence[dict], verdicts: Sequence[tuple[str, bytes]]) -> None:
-    where = defaultdict(dict)
+    where: defaultdict[bytes, dict[str, str]] = defaultdict(dict)
     for row, (reason, digest) in zip(rows, verdicts, strict=True):
         if not reason and "split" in row:
             where[digest].setdefault(row["split"], row["path"])

@@ -144,7 +144,8 @@ class Batches(keras.utils.PyDataset):
         """A hash of all pictures, texts and labels."""
         told = hashlib.sha256()
         for array in (self.pixels, self.tokens, self.labels):
-            told.update(np.ascontiguousarray(array))
+            whole: Any = np.ascontiguousarray(array)  # a buffer, which NumPy's types do not say
+            told.update(whole)
         return told.hexdigest()
 
     def __len__(self) -> int:

@@ -60,7 +60,12 @@ def fitted(
 
 
 def fitted_rows(
-    rows: Sequence, shape: Sequence[int], fit: str, parts: Sequence = (), *, paths: bool = False
+    rows: Sequence | np.ndarray,
+    shape: Sequence[int],
+    fit: str,
+    parts: Sequence | np.ndarray = (),
+    *,
+    paths: bool = False,
 ) -> np.ndarray:
     """What `fitted` calls: pictures or clips in NumPy's terms, each by `media`.
 

@@ -153,7 +153,9 @@ def survey(source: tf.data.Dataset, plan: Plan, unknown: str) -> tuple[int, bool
 
     Says what was left out, cut and mended, and refuses what cannot be trained on.
     """
-    total, kept, told, labels, hashed = 0, 0, Counter(), Counter(), hashlib.sha256()
+    total, kept, hashed = 0, 0, hashlib.sha256()
+    told: Counter[str] = Counter()
+    labels: Counter[str] = Counter()
 
     def look(example: dict) -> dict:
         texts = tf.reshape(example[plan.text], [-1])

@@ -69,7 +69,7 @@ def question_alone(outcome: Outcome, train: Learned) -> Outcome:
     >>> question_alone(outcome, Learned(("what?", "what?", "Is it red?"), (("dog",), ("dog",), ("no",)))).rows[0].said
     'no'
     """
-    known = defaultdict(list)
+    known: defaultdict[str, list[str]] = defaultdict(list)
     for read, right in zip(train.read, train.right, strict=True):
         known[normalize(read)] += right
     commonest = _commonest(one for right in train.right for one in right)
@@ -120,6 +120,7 @@ def blind(outcome: Outcome) -> dict[str, float] | Outcome:
     >>> blind(Outcome("search", rows, {}, np.zeros((3, 1)), np.array([[0, 1], [0, 2]])))["text_to_image_recall_1"]
     1.0
     """
+    assert outcome.truth is not None  # pairs and searches have it
     if outcome.kind == "matches":
         yes = float(np.mean(outcome.truth)) >= 0.5
         scores = np.full_like(outcome.scores, 1.0 if yes else -1.0)
@@ -127,7 +128,7 @@ def blind(outcome: Outcome) -> dict[str, float] | Outcome:
         return outcome._replace(rows=rows, scores=scores)
     pictures = sum(bool(row.expected) for row in outcome.rows)
     sizes = {"image_to_text": len(outcome.rows) - pictures, "text_to_image": pictures}
-    found = {}
+    found: dict[str, float] = {}
     for way, column in (("image_to_text", 0), ("text_to_image", 1)):
         right = Counter(Counter(outcome.truth[:, column].tolist()).values())
         found |= {f"{way}_{name}": value for name, value in chance(sizes[way], right).items()}
@@ -137,6 +138,7 @@ def blind(outcome: Outcome) -> dict[str, float] | Outcome:
 def encoder_of(model: VisionText) -> tuple[str, Callable[[Sequence], tuple[np.ndarray, list[int]]]]:
     """A name, and a function from pictures to unit features (good pictures, dim) and which pictures are good."""
     clip = model.image_shape[:-3]
+    side: tuple[int, ...]
     try:
         encoder, side, name = published.load(ENCODER, image_shape=(SIDE, SIDE, 3)), (SIDE, SIDE, 3), ENCODER
     except BadWeights:
@@ -163,7 +165,7 @@ def features(run: Callable, ds: Iterable[Mapping], told: Callable[[int], object]
     2
     [[0.0, 0.0], [1.0, 1.0]]
     """
-    found: dict[str, np.ndarray] = {}
+    found: dict[str, np.ndarray | None] = {}
     order: list[str] = []
     for _, chunk in examples.chunks(examples.plain(ds), 64, told):
         pictures = [examples.picture(example) for example in chunk]
@@ -176,7 +178,7 @@ def features(run: Callable, ds: Iterable[Mapping], told: Callable[[int], object]
             found |= {key: fine.get(at) for at, key in enumerate(new)}
     width = next((len(value) for value in found.values() if value is not None), 1)
     empty = np.zeros(width, "float32")
-    return np.stack([empty if found[key] is None else found[key] for key in order])
+    return np.stack([empty if (one := found[key]) is None else one for key in order])
 
 
 def suited(outcome: Outcome, wanted: Sequence[str]) -> list[str]:
@@ -211,13 +213,14 @@ def _saying(outcome: Outcome, said: Sequence[str]) -> Outcome:
 
 
 def _labelled(outcome: Outcome, scores: np.ndarray, names: Sequence[str]) -> Outcome:
-    said = [", ".join(names[c] for c in np.flatnonzero(row > 0)) for row in scores]
+    said = [", ".join(names[int(c)] for c in np.flatnonzero(row > 0)) for row in scores]
     return _saying(outcome, said)._replace(scores=scores)
 
 
 def _commonest(texts: Iterable[str]) -> str:
     """The text that comes most often, whatever its case, as it is first written; of equals, the first."""
-    counts, written = Counter(), {}
+    counts: Counter[str] = Counter()
+    written: dict[str, str] = {}
     for words in texts:
         counts[normalize(words)] += 1
         written.setdefault(normalize(words), words)

@@ -17,6 +17,7 @@ import click
 @click.command("eval")
 @click.argument("model")
 @click.option("--data", "name", required=True, help="A data set (sample, emoji, vqa_rad/official, ...) or a CSV.")
+@click.option("--columns", metavar="OURS=THEIRS,...", help="What the data calls them: image=photo,caption=title.")
 @click.option("--split", help="Which part to judge by [default: test; of a CSV without splits, all].")
 @click.option("--train-split", default="train", show_default=True, help="What the baselines learn from.")
 @click.option("--weights", default="default", show_default=True, help="A released tag, or a weights folder.")
@@ -33,6 +34,7 @@ import click
 def evaluate(
     model: str,
     name: str,
+    columns: str | None,
     split: str | None,
     train_split: str,
     weights: str,
@@ -64,9 +66,9 @@ def evaluate(
 
             ops.zeros(1)  # looks for a GPU
         network, saved = zoo.named(model, weights), zoo.is_saved(model)
-        ds, about = _examples(name, split, folder)
+        ds, about = _examples(name, split, folder, columns)
         about = {"command": _command(), **about, **_files(model, weights, saved)}
-        train, missing = _training(name, about["split"], train_split, folder) if baselines else (None, "")
+        train, missing = _training(name, about["split"], train_split, folder, columns) if baselines else (None, "")
         about |= {"missing": missing} if missing else {}
         results = run(
             network, ds, train=train, baselines=_BASELINES if baselines else (), limit=limit, folder=out, seed=seed,
@@ -98,26 +100,26 @@ def _command() -> str:
     return " ".join(words)
 
 
-def _examples(name: str, split: str | None, folder: Path | None) -> tuple[Any, dict[str, Any]]:
+def _examples(name: str, split: str | None, folder: Path | None, columns: str | None) -> tuple[Any, dict[str, Any]]:
     """The examples to judge by, and what identifies them."""
     from vtx_keras import data
     from vtx_keras.weights import file_hash
 
     if split is None and data.has_splits(name):
         split = "test"
-    ds, path = data.named(name, split, folder), Path(name)
+    ds, path = data.named(name, split, folder, columns), Path(name)
     told = {"sha256": file_hash(path)} if path.is_file() else {} if path.is_dir() else _version(name, folder)
     return ds, {"data": name, "split": split or "all", **told}
 
 
-def _training(name: str, split: str, train_split: str, folder: Path | None) -> tuple[Any, str]:
+def _training(name: str, split: str, train_split: str, folder: Path | None, columns: str | None) -> tuple[Any, str]:
     """The training split, or why there is none."""
     if train_split == split:
         return None, f"no baselines: {split!r} is what is judged, so it cannot teach them"
     if split == "all":
         return None, "no baselines: the table has no splits"
     try:
-        return _examples(name, train_split, folder)[0], ""
+        return _examples(name, train_split, folder, columns)[0], ""
     except (ValueError, KeyError, OSError) as error:
         return None, f"no baselines: {str(error).splitlines()[0]}"
 

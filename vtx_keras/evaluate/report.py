@@ -42,7 +42,7 @@ class Results:
     left_out: dict[str, str]  # rows that could not be judged, by their place, and why
     metrics: dict[str, dict[str, float | None]]
     baselines: dict[str, dict[str, dict[str, float | None]]]
-    differences: dict[str, dict[str, dict[str, float | None]]] = field(default_factory=dict)  # model minus baseline
+    differences: dict[str, dict[str, dict[str, float]]] = field(default_factory=dict)  # model minus baseline
     notes: list[str] = field(default_factory=list)
     settings: dict[str, Any] = field(default_factory=dict)
     weights_sha256: str = ""
@@ -89,8 +89,9 @@ class Results:
             first = ", ".join(f"row {place}: {why}" for place, why in list(self.left_out.items())[:3])
             lines.append(f"{len(self.left_out):,d} rows were left out: {first}")
         telling = next((name for name in TELLING if name in self.metrics), None)
-        for baseline, found in self.differences.items():
-            lines += _compared(telling, baseline.replace("_", " "), found.get(telling))
+        if telling is not None:
+            for baseline, found in self.differences.items():
+                lines += _compared(telling, baseline.replace("_", " "), found.get(telling))
         return lines + list(self.notes)
 
 
@@ -159,7 +160,7 @@ def _frames(example: Mapping, image_shape: Sequence[int]) -> list:
     return media.read_clip(picture, min(4, image_shape[0])) if len(image_shape) == 4 else [picture]
 
 
-def _compared(name: str | None, baseline: str, figure: Mapping[str, float] | None) -> list[str]:
+def _compared(name: str, baseline: str, figure: Mapping[str, float] | None) -> list[str]:
     """Whether the model is better, in words; nothing where there is no interval to tell by.
 
     >>> _compared("word_f1", "nearest neighbour", {"value": -0.1, "low": -0.2, "high": 0.1})

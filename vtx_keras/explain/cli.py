@@ -17,7 +17,7 @@ import click
 @click.option("--block", help='One block of the fusion by number, or "rollout" [default: the mean of all].')
 @click.option("--target", help="Grad-CAM: the class to ask about [default: the likeliest].")
 @click.option("--weights", default="default", help="A released tag, or a weights folder.", show_default=True)
-@click.option("-o", "--output", type=click.Path(path_type=Path), default="maps.png", show_default=True)
+@click.option("-o", "--out", type=click.Path(path_type=Path), default="maps.png", show_default=True)
 def explain(
     model: str,
     picture: Path,
@@ -27,12 +27,12 @@ def explain(
     block: str | None,
     target: str | None,
     weights: str,
-    output: Path,
+    out: Path,
 ) -> None:
     """Draw where MODEL, a name of the zoo or a saved model, looks in PICTURE: a heat map for each word.
 
     \b
-    vtx explain cross_attn_captioner photo.png -o maps.png
+    vtx explain cross_attn_captioner photo.png --out maps.png
     vtx explain runs/mine photo.png --text "what colour is the cat?" --word cat
     """
     from vtx_keras.cli import quiet
@@ -48,7 +48,8 @@ def explain(
         network = zoo.named(model, weights)
         which = int(block) if block is not None and block.lstrip("-").isdigit() else block
         seen = attention(network, picture, text, method=method, block=which, target=target)
-        path = seen.save(output, list(words) or None)
+        assert not isinstance(seen, list)  # it was one picture
+        path = seen.save(out, list(words) or None)
     except (ValueError, TypeError, OSError) as error:
         click.echo(f"vtx: {error}", err=True)
         sys.exit(2)

@@ -182,6 +182,7 @@ def _said(model: VisionText, written: np.ndarray, scores: np.ndarray | None) -> 
     texts = [shown(ids, model) for ids in written]
     if isinstance(model, Captioner):
         return texts
+    assert scores is not None  # only a captioner has none
     if isinstance(model, Retriever):
         return [f"{words}: similarity {score:.2f}" for words, score in zip(texts, scores, strict=True)]
     if isinstance(model, Matcher):

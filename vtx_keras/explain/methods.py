@@ -8,7 +8,7 @@ Both give for each picture its words (or what was asked about) and, for each of 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import keras
@@ -52,7 +52,8 @@ def words_of(ids: np.ndarray, vocabulary: Sequence[str]) -> list[tuple[str, list
     readable = (*vocabulary, text.SPECIALS[text.UNK])
     so_far = [text.decode([shown[: place + 1]], readable)[0].split() for place in range(stop)]
     # How a text is joined may change what came before: a closing quote joins its words to the opening one.
-    counts = np.minimum.accumulate([len(words) for words in so_far][::-1])[::-1] if so_far else []
+    lengths = [len(words) for words in so_far]
+    counts: Iterable[int] = np.minimum.accumulate(lengths[::-1])[::-1] if so_far else []
     places: dict[int, list[int]] = {}
     for place, count in enumerate(counts):
         places.setdefault(max(int(count) - 1, 0), []).append(place)
@@ -102,6 +103,7 @@ def _weights(model: VisionText, block: int | str | None) -> Callable[[dict], Any
         if block is None:
             return sum(image for image, _ in means) / len(means)
         if block != ROLLOUT:
+            assert isinstance(block, int)  # there is no other word
             return means[block][0]
         reached = ops.zeros_like(means[0][0])
         for image, words in means:
@@ -174,11 +176,12 @@ def _centred(logits: Any) -> Any:
     return logits - ops.mean(logits, axis=-1, keepdims=True)
 
 
-def _class(model: PairModel, scores: np.ndarray, target: str | None) -> tuple[int, str]:
+def _class(model: PairModel, scores: np.ndarray | None, target: str | None) -> tuple[int, str]:
     if isinstance(model, Matcher):
         return 0, "fits"
     names = model.class_names
     if target is None:
+        assert scores is not None  # only a captioner has none
         target = names[int(scores.argmax())]
     if target not in names:
         raise ValueError(f"target={target!r} is not a class of this model{did_you_mean(target, names)}")

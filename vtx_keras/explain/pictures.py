@@ -6,6 +6,7 @@ import math
 import os
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
@@ -83,7 +84,7 @@ class Explanation:
 
         Of a clip, a row of frames for each word. Every panel has its own scale, from nothing to its hottest place.
         """
-        chosen = list(range(len(self.words))) if words is None else list(words)
+        chosen: list[str | int] = list(range(len(self.words))) if words is None else list(words)
         named = [self.words[one] if isinstance(one, int) else one for one in chosen]
         panels = [(self._tiles(None), "")] + [(self._tiles(one), name) for one, name in zip(chosen, named, strict=True)]
         return _sheet(
@@ -93,7 +94,7 @@ class Explanation:
     def _tiles(self, word: str | int | None) -> list[np.ndarray]:
         """The picture, or the frames of a clip, small; with the heat of a word over it."""
         side = FRAME if self.clip else TILE
-        pictures = self.picture if self.clip else [self.picture]
+        pictures: Any = self.picture if self.clip else [self.picture]
         sizes = [_within(picture.shape[:2], side) for picture in pictures]
         small = [media.resize(picture, size, "stretch") for picture, size in zip(pictures, sizes, strict=True)]
         if word is None:
@@ -130,7 +131,7 @@ def spread(
         model, side, cells = model_size[axis], picture_size[axis], grid.shape[axis]
         # Where the picture's side begins on the model's input, and how long it is there: what `media` did.
         if fit == "stretch":
-            start, extent = 0, model
+            start, extent = 0.0, float(model)
         elif fit == "pad":
             extent = max(1, int(side * min(scales) + 0.5))
             start = (model - extent) // 2
@@ -216,7 +217,7 @@ def _level(tiles: list[np.ndarray]) -> list[np.ndarray]:
     return padded
 
 
-def _wrapped(words: str, font: ImageFont.FreeTypeFont, width: int) -> str:
+def _wrapped(words: str, font: ImageFont.FreeTypeFont | ImageFont.ImageFont, width: int) -> str:
     """Lines no wider than `width`; a word that is wider by itself is cut."""
     lines = [""]
     for word in words.split():

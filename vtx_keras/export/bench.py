@@ -21,7 +21,7 @@ COLUMNS = ("file", "identical", "MB", "load s", "ms p50", "ms p95", "peak MB", "
 
 @click.command()
 @click.argument("model")
-@click.option("--formats", default=",".join(FORMATS), show_default=True, help="Which, with commas.")
+@click.option("--to", "formats", default=",".join(FORMATS), show_default=True, help="Which, with commas.")
 @click.option("--quant", "quantize", default="float32,int8", show_default=True, help="float16 too; of LiteRT and ONNX.")
 @click.option("--weights", default="default", show_default=True, help="A released tag, or a weights folder.")
 @click.option("--beams", type=click.IntRange(1), default=1, show_default=True)
@@ -47,16 +47,16 @@ def bench(
 
     \b
     vtx bench cross_attn_captioner
-    vtx bench runs/mine.keras --formats keras,litert --quant float32,float16,int8 --beams 4
+    vtx bench runs/mine.keras --to keras,litert --quant float32,float16,int8 --beams 4
     """
     from vtx_keras.cli import quiet
 
     try:
-        wanted, precisions = _some(formats, FORMATS, "--formats"), _some(quantize, PRECISIONS, "--quant")
+        wanted, precisions = _some(formats, FORMATS, "--to"), _some(quantize, PRECISIONS, "--quant")
         with quiet():
             from vtx_keras import zoo
         network = zoo.named(model, weights)
-        settings = {"beams": beams, "max_length": max_length}
+        settings: dict[str, Any] = {"beams": beams, "max_length": max_length}
         with quiet():
             reports = side_by_side(network, wanted, precisions, pictures=pictures, rounds=rounds, **settings)
     except (ValueError, TypeError, OSError, ImportError, RuntimeError) as error:
@@ -142,8 +142,8 @@ def _made(
     settings = settings if isinstance(model, Captioner) else {}
     run = ("run_keras", folder / "model.keras", arrays, str(Path(__file__).parents[2]), json.dumps(settings))
     wanted, found = verify.expected(model, tried, **settings), verify.run(*run)
-    about = {"path": run[1], "format": "keras", "form": "one", "megabytes": verify.size_of(run[1]), "share": 0.0}
-    return verify.compare(model, tried, wanted, found, settings=settings, **about), run
+    about: dict[str, Any] = {"format": "keras", "form": "one", "megabytes": verify.size_of(run[1]), "share": 0.0}
+    return verify.compare(model, tried, wanted, found, path=run[1], settings=settings, **about), run
 
 
 def table(reports: list[Report]) -> str:

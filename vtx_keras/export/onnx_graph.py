@@ -66,7 +66,9 @@ def onnx(
     graphs.check(model, form, beams, max_length, prompt)
     verify.check_place(path)
     check_companions(model, path)
-    settings = {"beams": beams, "max_length": max_length, "prompt": prompt} if isinstance(model, Captioner) else {}
+    settings: dict[str, Any] = {}
+    if isinstance(model, Captioner):
+        settings = {"beams": beams, "max_length": max_length, "prompt": prompt}
     tried = verify.examples(model, verify_data)
     inputs = {"image": tried.images} | ({} if tried.tokens is None else {"tokens": tried.tokens})
 

@@ -61,7 +61,7 @@ def examples(model: VisionText, verify_data: Iterable[Mapping[str, Any]] | None 
         raise ValueError(f"verify_data: picture {next(iter(errors))} cannot be read: {next(iter(errors.values()))}")
     images = np.rint(pixels).astype("uint8")
     if isinstance(model, Captioner):
-        captions = [row.get("captions", row.get("caption", row.get("text"))) for row in rows]
+        captions: list[Any] = [row.get("captions", row.get("caption", row.get("text"))) for row in rows]
         truth = None if any(said is None for said in captions) else [np.atleast_1d(said).tolist() for said in captions]
         return Examples(sources, images, None, None, truth)
     texts = [next((row[key] for key in ("question", "text", "caption", "captions") if key in row), "") for row in rows]
@@ -128,6 +128,7 @@ def expected(model: VisionText, found: Examples, **settings: Any) -> dict[str, n
         parts = [generate(tf.constant(pictures[i : i + 1])) for i in range(len(pictures))]
         ids, score = (np.concatenate([np.array(part[i]) for part in parts]) for i in (0, 1))
         return {"ids": ids, "score": score}
+    assert found.tokens is not None  # all but a captioner read texts
     if isinstance(model, Retriever):
         return {
             "image_embedding": model.in_batches(model.tower("image"), {"image": pictures}, 16),
@@ -143,6 +144,7 @@ def said(model: VisionText, outputs: Mapping[str, np.ndarray], texts: Sequence[s
         captions = outputs.get("caption")
         return text.decode(outputs["ids"], model.vocabulary) if captions is None else [str(one) for one in captions]
     if isinstance(model, Retriever):
+        assert texts is not None
         nearest = np.argmax(outputs["image_embedding"] @ outputs["text_embedding"].T, axis=1)
         return [texts[i] for i in nearest]
     if "answer" in outputs:
@@ -170,7 +172,7 @@ def run(runner: str, artifact: Path, inputs: Mapping[str, Any], *options: str) -
     A runner reads the inputs from one .npz and writes outputs to another, with `load_s`, `ms` (per example) and
     `peak_megabytes`. Encoded pictures and texts (lists of bytes or str) travel as `name.bytes` and `name.ends`.
     """
-    packed: dict[str, np.ndarray] = {}
+    packed: dict[str, Any] = {}
     for name, value in inputs.items():
         if isinstance(value, (list, tuple)):
             parts = [part.encode() if isinstance(part, str) else bytes(part) for part in value]
@@ -213,7 +215,7 @@ def compare(
     name, of_model = metric(model, ours, tried.truth)
     _, of_artifact = metric(model, theirs, tried.truth)
     enough = identical >= share * len(ours)
-    if quantize and not enough and of_model:
+    if quantize and not enough and of_model and of_artifact is not None:
         enough = of_artifact >= (1 - METRIC_LOSS) * of_model
     if quantize:
         held = (

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
+
+Name = TypeVar("Name", bound=Hashable)
 
 
 class Measure(NamedTuple):
@@ -54,15 +56,15 @@ def draws(groups: Sequence[Hashable], count: int = 1000, seed: int = 0) -> Itera
 
 
 def intervals(
-    measures: Mapping[str, Measure], groups: Sequence[Hashable], *, count: int = 1000, seed: int = 0
-) -> dict[str, tuple[float, float, float]]:
+    measures: Mapping[Name, Measure], groups: Sequence[Hashable], *, count: int = 1000, seed: int = 0
+) -> dict[Name, tuple[float, float, float]]:
     """Value, lower and upper end of the 95 % bootstrap interval, by name. One group alone has no interval: NaN.
 
     >>> value, low, high = intervals({"exact": mean([0, 1] * 50)}, range(100))["exact"]
     >>> value, 0.35 < low < 0.45, 0.55 < high < 0.65
     (0.5, True, True)
     """
-    values: dict[str, list[float]] = {name: [] for name in measures}
+    values: dict[Name, list[float]] = {name: [] for name in measures}
     if len(set(groups)) > 1:
         for weights in draws(groups, count, seed):
             for name, measure in measures.items():

@@ -63,6 +63,7 @@ def said_of(
     >>> outcome.rows[0].expected, list(outcome.left_out)
     (('no',), [1])
     """
+    judges: dict[type[VisionText], Callable[..., Outcome]]
     judges = {Captioner: _written, Answerer: _labelled, Matcher: _matched, Retriever: _searched}
     judge = next((judge for kind, judge in judges.items() if isinstance(model, kind)), None)
     if judge is None:
@@ -89,6 +90,8 @@ def measures_of(
     rows = outcome.rows
     if outcome.kind == "search":
         pictures = sum(bool(row.expected) for row in rows)
+        assert outcome.scores is not None  # a search has both
+        assert outcome.truth is not None
         image_of, text_of = outcome.truth.T
         return ranking.retrieval(outcome.scores[:pictures], outcome.scores[pictures:], text_of - pictures, image_of)
     if outcome.kind == "matches":
@@ -169,11 +172,11 @@ def _matched(model: Matcher, chunks: Iterator, left_out: dict, *, batch_size: in
         wanted = [examples.expected(example, examples.TEXTS) for example in found]
         pairs = []
         for i in examples.usable(places, left_out, wanted):
-            own, fits = wanted[i][0], examples.one(found[i].get("label", 1)).removesuffix(".0")
-            if fits not in ("0", "1"):
-                left_out[places[i]] = f"label {fits}: expected 1 (fits) or 0"
+            own, label = wanted[i][0], examples.one(found[i].get("label", 1)).removesuffix(".0")
+            if label not in ("0", "1"):
+                left_out[places[i]] = f"label {label}: expected 1 (fits) or 0"
                 continue
-            pairs.append((i, own, int(fits)))
+            pairs.append((i, own, int(label)))
             if "label" not in found[i] and before is not None and text.normalize(before) != text.normalize(own):
                 pairs.append((i, before, 0))
             before = own
@@ -195,7 +198,8 @@ def _searched(model: Retriever, chunks: Iterator, left_out: dict, *, batch_size:
     """A picture that comes several times is one candidate, and so is a text: neither can be told from its twin."""
     image_rows: dict[str, Row] = {}
     text_rows: dict[str, Row] = {}
-    images, texts, pairs = [], [], {}
+    images, texts = [], []
+    pairs: dict[tuple[str, str], None] = {}
     for places, found in chunks:
         wanted = [examples.expected(example, examples.TEXTS) for example in found]
         good = examples.usable(places, left_out, wanted)
@@ -204,7 +208,7 @@ def _searched(model: Retriever, chunks: Iterator, left_out: dict, *, batch_size:
         if new:
             pixels, fine, errors = model.prepare([examples.picture(found[i]) for i in new])
             left_out.update({places[new[at]]: why for at, why in errors.items()})
-            firsts = {}
+            firsts: dict[int, None] = {}
             for at, i in enumerate(new[at] for at in fine):
                 if twins[i] not in image_rows:
                     image_rows[twins[i]] = _row(places[i], found[i], "", (), "")
@@ -228,8 +232,8 @@ def _searched(model: Retriever, chunks: Iterator, left_out: dict, *, batch_size:
         return Outcome("search", (), left_out)
     image_at, text_at = ({twin: at for at, twin in enumerate(rows)} for rows in (image_rows, text_rows))
     theirs: dict[str, list[str]] = {}
-    for picture, words in pairs:
-        theirs.setdefault(picture, []).append(text_rows[words].read)
+    for picture, twin in pairs:
+        theirs.setdefault(picture, []).append(text_rows[twin].read)
     pictures, words = np.concatenate(images), np.concatenate(texts)
     names = [row.read for row in text_rows.values()]
     first = [names[int((words @ vector).argmax())] for vector in pictures]

@@ -8,7 +8,7 @@ import json
 import os
 import sys
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from itertools import chain, islice
 from pathlib import Path
 from typing import Any
@@ -79,7 +79,7 @@ def predict(
     sys.exit(0 if not any(failed) else 2 if all(failed) else 1)
 
 
-def speaker(network: Any, name: str, question: str | None, settings: dict[str, Any]) -> Callable[[list], Sequence]:
+def speaker(network: Any, name: str, question: str | None, settings: dict[str, Any]) -> Callable[[list], Iterable]:
     """From pictures to what the model says of each."""
     from vtx_keras.models import Captioner, Retriever
 
@@ -94,13 +94,14 @@ def speaker(network: Any, name: str, question: str | None, settings: dict[str, A
     return lambda pictures: (getattr(network, "answer", None) or network.match)(pictures, question)
 
 
-def said(say: Callable[[list], Sequence], found: Iterable[Any]) -> Iterator[dict[str, Any]]:
+def said(say: Callable[[list], Iterable], found: Iterable[Any]) -> Iterator[dict[str, Any]]:
     """A row for every picture: its name and `result`, or `error`. Some are in memory at a time."""
     from vtx_keras.media import BadItems
 
     found, start, done = iter(found), time.monotonic(), 0
     while some := list(islice(found, AT_ONCE)):
-        good, results = [one for one in some if not one.error], iter(())
+        good = [one for one in some if not one.error]
+        results: Iterator[dict[str, Any]] = iter(())
         if good:
             try:
                 results = iter([{"result": _plain(one)} for one in say([one.picture for one in good])])

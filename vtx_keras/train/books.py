@@ -8,9 +8,12 @@ import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from vtx_keras.train.folder import write
+
+if TYPE_CHECKING:
+    from rich.progress import Progress as Bar
 
 
 def write_rows(folder: Path, rows: Sequence[dict[str, Any]]) -> None:
@@ -54,7 +57,8 @@ def curves(rows: Sequence[dict[str, Any]]) -> bytes:
                 axes.plot(*zip(*points, strict=True), marker=".", label=label)
         axes.set_title(name)
         axes.set_xlabel("epoch")
-        axes.xaxis.get_major_locator().set_params(integer=True)
+        locator: Any = axes.xaxis.get_major_locator()  # a MaxNLocator, as on every linear axis
+        locator.set_params(integer=True)
         axes.grid(alpha=0.3)
         axes.legend()
     file = io.BytesIO()
@@ -67,7 +71,9 @@ class Progress:
 
     def __init__(self, epochs: int, steps: int, verbose: bool = True):
         self.epochs, self.steps, self.verbose = epochs, steps, verbose
-        self.start, self.start_step, self.bar = time.monotonic(), None, None
+        self.start = time.monotonic()
+        self.start_step: int | None = None
+        self.bar: Bar | None = None
 
     def __enter__(self) -> Progress:
         if self.verbose and sys.stderr.isatty():
@@ -108,6 +114,7 @@ class Progress:
         """An epoch is over: its figures, and the time left."""
         figures = "  ".join(f"{name} {value:.4f}" for name, value in row.items() if name != "epoch")
         done = row["epoch"] * self.steps
+        assert self.start_step is not None  # `begin` was called
         pace = (time.monotonic() - self.start) / max(1, done - self.start_step)
         left = pace * (self.epochs * self.steps - done)
         mark = "  best so far" if best and best["epoch"] == row["epoch"] else ""

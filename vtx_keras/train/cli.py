@@ -16,6 +16,7 @@ STOPPED, DIVERGED = 75, 3
 @click.command()
 @click.argument("model")
 @click.option("--data", "name", required=True, help="A data set (sample, emoji, vqa_rad/official), a CSV or a folder.")
+@click.option("--columns", metavar="OURS=THEIRS,...", help="What the data calls them: image=photo,caption=title.")
 @click.option("--split", help="What to learn from [default: train; of a table without splits, all].")
 @click.option("--validation", help="A split of the same data, or a CSV; none for none [default: validation if there].")
 @click.option("--folder", type=click.Path(path_type=Path), help="Where data lives, as for vtx data.")
@@ -108,7 +109,7 @@ def _run(model: str, name: str, options: dict[str, Any]) -> Any:
 
     if options["split"] is None and data.has_splits(name):
         options["split"] = "train"
-    ds = data.named(name, options["split"], options["folder"])
+    ds = data.named(name, options["split"], options["folder"], options["columns"])
     validation = _validation(name, options)
     spread = parallel.over(options["parallel"]) if options["parallel"] else contextlib.nullcontext()
     out = options["out"]
@@ -138,10 +139,10 @@ def _validation(name: str, options: dict[str, Any]) -> Any:
     if wanted == "none":
         return None
     if wanted and wanted.lower().endswith((".csv", ".tsv")):
-        return data.named(wanted)
+        return data.named(wanted, columns=options["columns"])
     try:
         if wanted or data.has_splits(name):
-            return data.named(name, wanted or "validation", options["folder"])
+            return data.named(name, wanted or "validation", options["folder"], options["columns"])
     except (ValueError, KeyError) as error:
         if wanted or "split" not in str(error):
             raise

@@ -101,7 +101,8 @@ class Keeper(keras.callbacks.Callback):
         self.kept_callbacks = position.get("callbacks", [])
         self.ended = False  # all epochs done, or a callback such as EarlyStopping said stop
         self.drawn = -math.inf  # when the page of samples was
-        self.seconds, self.since, self.stop_signal = position.get("seconds", 0.0), time.monotonic(), None
+        self.seconds, self.since = position.get("seconds", 0.0), time.monotonic()
+        self.stop_signal: int | None = None
 
     @property
     def step(self) -> int:

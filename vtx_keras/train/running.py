@@ -221,8 +221,8 @@ def _seen_once(
 
     if verbose:
         print(f"the image encoder is frozen: it looks at each picture once (kept in {root / 'features'})")
-    seen = [None if one is None else features(one, model, root / "features") for one in (data, validation)]
-    return model.behind_encoder(), *seen
+    data, validation = (None if one is None else features(one, model, root / "features") for one in (data, validation))
+    return model.behind_encoder(), data, validation
 
 
 def _source(ds: Any, model: VisionText, **how: Any) -> Any:

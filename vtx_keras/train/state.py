@@ -61,7 +61,7 @@ def save(folder: Path, model: keras.Model, position: dict[str, Any], step: int) 
     part = Path(name)
     try:
         with os.fdopen(handle, "wb") as file:
-            arrays = {str(place): _as_bits(value) for place, value in enumerate(values)}
+            arrays: dict[str, Any] = {str(place): _as_bits(value) for place, value in enumerate(values)}
             np.savez(file, about=np.frombuffer(json.dumps(about).encode(), "uint8"), **arrays)
             file.flush()
             os.fsync(file.fileno())
@@ -128,7 +128,8 @@ def digest(model: keras.Model) -> str:
 def _hash(values: Iterable[np.ndarray]) -> str:
     told = hashlib.sha256()
     for value in values:
-        told.update(np.ascontiguousarray(_as_bits(np.asarray(value))))
+        bits: Any = np.ascontiguousarray(_as_bits(np.asarray(value)))  # a buffer, which NumPy's types do not say
+        told.update(bits)
     return told.hexdigest()
 
 

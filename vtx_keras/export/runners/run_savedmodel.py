@@ -23,7 +23,8 @@ def main(folder: str, given: str, made: str, *names: str) -> None:
     begin = time.perf_counter()
     loaded = tf.saved_model.load(folder)
     load_s = time.perf_counter() - begin
-    inputs, outputs, ms = examples(dict(np.load(given))), {}, []
+    inputs, ms = examples(dict(np.load(given))), []
+    outputs: dict = {}
     for name in names:
         signature = loaded.signatures[name]
         wanted = signature.structured_input_signature[1]

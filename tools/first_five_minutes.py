@@ -1,0 +1,108 @@
+"""Writes docs/first-five-minutes.md: a newcomer's first commands, run in a fresh copy and a fresh virtual environment.
+
+    python tools/first_five_minutes.py              # half an hour on two cores: the tests are among them
+    python tools/first_five_minutes.py --no-tests   # keeps what the page has of them
+
+Outputs are as they came, but for long ones, whose middle is left out, and for the temporary folder's name.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import re
+import resource
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import NamedTuple
+
+ROOT = Path(__file__).parents[1]
+PAGE = ROOT / "docs" / "first-five-minutes.md"
+MOST_LINES = 14
+
+
+class Step(NamedTuple):
+    """A command and what to say of it."""
+
+    about: str
+    command: str
+
+
+README_LINES = re.findall(r"^((?:python -m )?pip install .*)$", (ROOT / "README.md").read_text("utf-8"), re.MULTILINE)
+CAPTION, TEST = (next(line for line in README_LINES if part in line) for part in ("vtx predict", "pytest"))
+STEPS = (
+    Step("The README's first line. It installs, and captions a picture with the released weights.", CAPTION),
+    Step("What there is.", "vtx list --released"),
+    Step("What is missing, and for what.", "vtx doctor"),
+    Step(
+        "Several pictures at once, one of which is none.",
+        "vtx predict cross_attn_captioner zoo/cross_attn_captioner/emoji/*heart*.png README.md",
+    ),
+    Step("Help comes at once; no TensorFlow is loaded for it.", "vtx --help"),
+    Step("A mistake.", "vtx predict cross_atn_captioner photo.png"),
+    Step("A captioner learns from the bundled sample.", "vtx train cross_attn_captioner --data sample --size tiny"),
+    Step("How good is it?", "vtx eval runs/cross_attn_captioner/best --data sample --split validation"),
+    Step(
+        "On to a phone.",
+        'pip install -q ".[export]" && vtx export cross_attn_captioner --to litert --quant int8 --out phone',
+    ),
+    Step(
+        "The phone's program, which needs nothing of ours.",
+        "python export/mobile/run.py phone/model.tflite zoo/cross_attn_captioner/emoji/mending-heart.png",
+    ),
+)
+LAST = Step("The README's second line: install for development, and run the tests.", TEST)
+
+
+def told(step: Step, copy: Path, environment: dict[str, str]) -> str:
+    """The command with its output, its time, and its exit code where that is not 0."""
+    wall, cpu = time.monotonic(), used()
+    done = subprocess.run(
+        step.command, shell=True, cwd=copy, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+    )
+    took = f"{time.monotonic() - wall:.1f} s, {used() - cpu:.1f} s of CPU"
+    lines = [line.rpartition("\r")[2].rstrip() for line in done.stdout.rstrip().splitlines()]
+    if len(lines) > MOST_LINES:
+        lines = [*lines[: MOST_LINES // 2], "…", *lines[-MOST_LINES // 2 :]]
+    output = "\n".join(lines).replace(str(copy), ".").replace(str(copy.parent), "~")
+    ended = f"; exit code {done.returncode}" if done.returncode else ""
+    return f"{step.about}\n\n```text\n$ {step.command}\n{output}\n```\n\n{took}{ended}.\n"
+
+
+def used() -> float:
+    """CPU seconds of the commands so far."""
+    spent = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return spent.ru_utime + spent.ru_stime
+
+
+def main() -> None:
+    """Runs all of it and writes the page."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--no-tests", action="store_true", help="keep what the page has of the tests")
+    kept = PAGE.read_text(encoding="utf-8").partition("## The tests\n")[2] if parser.parse_args().no_tests else ""
+    with tempfile.TemporaryDirectory() as folder:
+        copy, venv = Path(folder) / "vtx_keras", Path(folder) / "venv"
+        subprocess.run(["git", "clone", "-q", str(ROOT), str(copy)], check=True)
+        subprocess.run([sys.executable, "-m", "venv", str(venv)], check=True)
+        environment = {key: value for key, value in os.environ.items() if key not in ("PYTHONPATH", "TFDS_DATA_DIR")}
+        environment |= {"PATH": f"{venv / 'bin'}:{os.environ['PATH']}", "PIP_DISABLE_PIP_VERSION_CHECK": "1"}
+        parts = []
+        for step in STEPS:
+            print(step.command, flush=True)
+            parts.append(told(step, copy, environment))
+        tests = kept or f"\n{told(LAST, copy, environment)}"
+    python = sys.version.split()[0]
+    PAGE.write_text(
+        f"# The first five minutes\n\nIn a fresh copy and a fresh virtual environment (Python {python}, "
+        f"{os.cpu_count()} cores, no GPU), as `python tools/first_five_minutes.py` recorded it.\n\n"
+        + "\n".join(parts)
+        + f"\n## The tests\n{tests}",
+        encoding="utf-8",
+    )
+
+
+if __name__ == "__main__":
+    main()
