@@ -70,23 +70,13 @@ def nearest(found: dict, split: str, without: tuple[str, ...] = ()) -> dict:
 
 def embeddings(found: dict, folder: Path) -> dict[str, np.ndarray]:
     """MiniLM's sentence embedding of every name."""
-    from vtx_keras import published, text
+    from vtx_keras import meanings, published
 
     home = folder / "minilm_l6"
     if not (home / "config.json").is_file():
         published.convert("minilm_l6", home, folder)
-    encoder = published.load("minilm_l6", head=True, folder=home)
-    vocabulary = (home / "vocabulary.txt").read_text(encoding="utf-8").split("\n")
-    ids = {piece: number for number, piece in enumerate(vocabulary)}
-    from tokenizers import BertWordPieceTokenizer
-
-    tokenizer = BertWordPieceTokenizer(ids, lowercase=True)
-    tokenizer.enable_padding(length=32)
-    tokenizer.enable_truncation(32)
     names = sorted({name for rows in found.values() for name in rows["name"]})
-    rows = np.array([row.ids for row in tokenizer.encode_batch([text.normalize(name) for name in names])], "int32")
-    points = np.concatenate([encoder.predict_on_batch(rows[i : i + 64]) for i in range(0, len(rows), 64)])
-    return dict(zip(names, points, strict=True))
+    return dict(zip(names, meanings.of(names, folder=home), strict=True))
 
 
 def retrieval(found: dict, vectors: dict[str, np.ndarray]) -> list[dict]:

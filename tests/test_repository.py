@@ -76,6 +76,7 @@ MAY_IMPORT = {
     "decode": {"text"},
     "models": {"decode", "layers", "media", "text"},
     "tuning": {"layers", "models"},
+    "meanings": {"models", "published", "text"},
     "tasks": {"encoders", "fusion", "layers", "models", "text"},
     "zoo": {"encoders", "models", "options", "published", "table", "tasks", "text", "weights"},
     "data": set(),  # imports its rooms when they are asked for

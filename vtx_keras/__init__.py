@@ -7,7 +7,10 @@ import importlib
 from typing import Any
 
 __version__ = "0.1.0"
-__all__ = ["data", "encoders", "evaluate", "explain", "export", "media", "metrics", "text", "train", "tuning", "zoo"]
+__all__ = [
+    "data", "encoders", "evaluate", "explain", "export", "meanings", "media", "metrics", "text", "train", "tuning",
+    "zoo",
+]  # fmt: skip
 
 
 def __getattr__(name: str) -> Any:

@@ -68,7 +68,8 @@ class Release:
     judged: Mapping[str, str]
     options: Mapping[str, Any] = field(default_factory=dict)
     eye: Callable[[], keras.Model] | None = None  # an encoder of its own, which is trained too
-    vocabulary_size: int = 2000
+    vocabulary_size: int | None = 2000  # None: the bundled English words
+    prepared: Callable[[keras.Model], None] | None = None  # what is done to the model before its training
     copies: int = 1
     epochs: int = 10
     learning_rate: float = 1e-3
@@ -320,6 +321,8 @@ def trained(release: Release, new: bool = False) -> None:
     keras.utils.set_random_seed(0)
     options = {**release.options, **({"image_encoder": release.eye()} if release.eye else {})}
     model = built(release.name, examples, options, words=release.vocabulary_size)
+    if release.prepared is not None:
+        release.prepared(model)
     if release.eye is None:
         model.freeze("image")
     if release.copies > 1:
@@ -336,7 +339,9 @@ def trained(release: Release, new: bool = False) -> None:
         remember(release, training={"cpu_minutes": minutes, "rows": count(examples), "epochs": release.epochs})
 
 
-def built(name: str, examples: tf.data.Dataset, options: Mapping[str, Any], *, words: int = 2000, seed: int = 0) -> Any:
+def built(
+    name: str, examples: tf.data.Dataset, options: Mapping[str, Any], *, words: int | None = 2000, seed: int = 0
+) -> Any:
     """A model before its training, its words those of the examples."""
     keras.utils.set_random_seed(seed)
     rows = list(examples.encoded.as_numpy_iterator())
@@ -346,9 +351,8 @@ def built(name: str, examples: tf.data.Dataset, options: Mapping[str, Any], *, w
         named = (label for row in rows for label in np.atleast_1d(row["answer" if "answer" in row else "label"]))
         options["classes"] = sorted({label.decode() for label in named})
     published = isinstance(options["image_encoder"], str)
-    return models.build(
-        name, weights="encoders" if published else None, vocabulary=text.vocabulary(told, size=words), **options
-    )
+    vocabulary = text.vocabulary() if words is None else text.vocabulary(told, size=words)
+    return models.build(name, weights="encoders" if published else None, vocabulary=vocabulary, **options)
 
 
 def count(examples: tf.data.Dataset) -> int:

@@ -1,0 +1,51 @@
+"""Word vectors lent by a large reader: what is kept of them, and who takes them."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from toys import batches, fit, toy
+
+from vtx_keras import meanings, published, zoo
+from vtx_keras.models import leaves
+
+
+def table(model):
+    return next(layer for layer in leaves(model) if layer.name == "words")
+
+
+def near(vectors):
+    """Cosines between all vectors, without their mean."""
+    centred = vectors - vectors.mean(axis=0)
+    return centred @ centred.T / np.outer(*[np.linalg.norm(centred, axis=1)] * 2)
+
+
+@pytest.mark.parametrize("name", ["retriever", "gated_vqa", "cross_attn_captioner"])
+def test_words_keep_the_distances_they_were_given_and_learning_leaves_them(name, tmp_path):
+    model = toy(name)
+    before, pieces = np.array(table(model).embeddings), len(model.vocabulary)
+    random = np.random.default_rng(0)
+    given = random.normal(size=(pieces, 20)) @ random.normal(size=(20, 48)) + 3  # of 20 directions, about some middle
+    meanings.assign(model, given)
+    after = np.array(table(model).embeddings)
+    np.testing.assert_allclose(near(after[5:]), near(given[5:]), atol=1e-4)
+    np.testing.assert_array_equal(after[:5], before[:5])
+    assert after.std() == pytest.approx(before.std(), rel=0.1)
+    fit(model, batches(model), epochs=2)
+    np.testing.assert_array_equal(np.array(table(model).embeddings), after)
+    loaded = zoo.load(zoo.save(model, tmp_path / "mine.keras"))
+    np.testing.assert_array_equal(np.array(table(loaded).embeddings), after)
+
+
+def test_vectors_that_do_not_fit_are_refused():
+    with pytest.raises(ValueError, match="expected 64 of at least 32"):
+        meanings.assign(toy("retriever"), np.zeros((64, 8)))
+    with pytest.raises(ValueError, match="expected 64 of at least 32"):
+        meanings.assign(toy("retriever"), np.zeros((9, 48)))
+
+
+@pytest.mark.network
+def test_a_published_reader_puts_like_beside_like(tmp_path):
+    home = published.convert("minilm_l6", tmp_path / "minilm_l6", tmp_path)
+    violin, cello, car = meanings.of(["a violin", "a cello", "a car"], folder=home)
+    assert violin @ cello > 0.6 > 0.4 > violin @ car
