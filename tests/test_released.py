@@ -32,11 +32,11 @@ def recipe_of(name: str):
 
 @pytest.mark.parametrize("name", NAMES)
 def test_a_released_model_is_the_one_that_was_judged_and_says_what_its_card_shows(name):
-    from zoo import making
+    from zoo import cards, making
 
     release = recipe_of(name).RELEASE
-    results = making.results_of(release.folder)
-    assert (release.folder / "README.md").read_text(encoding="utf-8") == making.card_of(release)
+    results = cards.results_of(release.folder)
+    assert (release.folder / "README.md").read_text(encoding="utf-8") == cards.card_of(release)
     model = zoo.build(release.name, weights=release.folder.name)
     assert {found["weights_sha256"] for found in results["splits"].values()} == {_weights_hash(model)}
     assert results["parameters"] == model.count_params()

@@ -12,7 +12,7 @@ from pathlib import Path
 ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT))
 
-from zoo import making  # noqa: E402  (the checkout's recipes, from wherever this is started)
+from zoo import cards  # noqa: E402  (the checkout's recipes, from wherever this is started)
 
 RESULTS = ROOT / "benchmarks" / "results"
 FORMATS = {"savedmodel": "SavedModel", "litert": "LiteRT", "onnx": "ONNX"}
@@ -38,14 +38,14 @@ def released() -> str:
     rows = []
     for path in sorted(ROOT.glob("zoo/*/*/results.json")):
         name, tag = path.parts[-3:-1]
-        found = making.results_of(path.parent)
+        found = cards.results_of(path.parent)
         if name != "encoders":
             first, file = found["headline"], next(one for one in found["exports"] if one["quantize"] == "int8")
             figure = f"{first['metric'].replace('_', ' ')} **{first['value']:.3f}**, {first['split']}"
             size = f"{found['parameters'] / 1e6:.1f} M, {found['megabytes']:.1f} MB"
             speed = f"{file['megabytes']:.1f} MB, {file['ms_p50']:.0f} ms"
             rows.append([f"[`{name}` / `{tag}`](zoo/{name}/{tag}/README.md)", size, found["data"], figure, speed])
-    return making.table(["model / tag", "size", "data", "on held-out data", "LiteRT int8, one thread"], rows)
+    return cards.table(["model / tag", "size", "data", "on held-out data", "LiteRT int8, one thread"], rows)
 
 
 def exports() -> str:
@@ -55,7 +55,7 @@ def exports() -> str:
         for row in json.loads((RESULTS / "export_tasks.json").read_text())["rows"]
         if row["task"] == "captioner"
     ]
-    return making.table(["released captioner, 274 pictures", "captions identical", "word F1", "MB"], rows)
+    return cards.table(["released captioner, 274 pictures", "captions identical", "word F1", "MB"], rows)
 
 
 def told_metric(row: dict) -> str:
@@ -71,7 +71,7 @@ def speed() -> str:
         if "times_faster" in row
     }
     rows = [[told, *(f"{by_load[load][way]:.1f} ×" for way in WAYS)] for load, told in LOADS.items()]
-    return making.table(["captions, times faster", *WAYS.values()], rows)
+    return cards.table(["captions, times faster", *WAYS.values()], rows)
 
 
 def advice() -> str:

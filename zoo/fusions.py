@@ -22,7 +22,7 @@ import keras
 
 from vtx_keras import data, evaluate, export, train
 from vtx_keras import zoo as models
-from zoo import making
+from zoo import families, making
 
 HERE = Path(__file__).parent
 STORED = HERE / "fusions.json"
@@ -31,21 +31,21 @@ RATES, SEEDS, BATCH, WARM, TIMED = (5e-4, 2e-3), (0, 1, 2), 64, 4, 12
 SIZES = {"dim": 128, "depth": 2, "max_length": 16, "dropout": 0.1}
 TASKS: dict[str, dict[str, Any]] = {
     "captioner": {
-        "examples": making.emoji_names,
+        "examples": families.emoji_names,
         "test": "vendor",
         "metric": "word_f1",
         "options": making.EMOJI_EYE,
         "what": "captions: words (F1) of names of `emoji`, unseen artist",
     },
     "vqa": {
-        "examples": making.shapes,
+        "examples": families.shapes,
         "test": "test",
         "metric": "accuracy",
         "options": {"image_encoder": "mobilenet_v2", "image_shape": (65, 65, 3), "text_depth": 1},
         "what": "answers: accuracy on `easy_vqa`, test",
     },
     "matcher": {
-        "examples": making.emoji_names,
+        "examples": families.emoji_names,
         "test": "vendor",
         "metric": "accuracy",
         "options": {**making.EMOJI_EYE, "text_depth": 1},

@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from zoo import making
+from zoo import cards
 from zoo.fusions import FUSIONS, RATES, SEEDS, STORED, TASKS, best_rate, runs
 
 HERE = Path(__file__).parent
@@ -24,7 +24,7 @@ def released() -> str:
     for path in sorted(HERE.glob("*/*/results.json")):
         name, tag = path.parts[-3:-1]
         if name != "encoders":
-            found = making.results_of(path.parent)
+            found = cards.results_of(path.parent)
             first = found["headline"]
             low = "" if first["low"] is None else f" [{first['low']:.3f}, {first['high']:.3f}]"
             figure = f"{first['metric'].replace('_', ' ')} **{first['value']:.3f}**{low}, {first['split']}"
@@ -32,7 +32,7 @@ def released() -> str:
             rows.append(
                 [f"[`{name}` / `{tag}`]({name}/{tag}/README.md)", size, found["data"], figure, found["licence"]]
             )
-    return making.table(["model / tag", "size", "data", "on held-out data", "licence"], rows)
+    return cards.table(["model / tag", "size", "data", "on held-out data", "licence"], rows)
 
 
 def chosen(rows: list[dict], task: str, fusion: str) -> list[dict]:
@@ -82,7 +82,7 @@ def compared(stored: Mapping[str, Any]) -> str:
             for (of, fusion), one in found.items()
             if of == task
         ]
-        parts.append(f"### {told['what']}\n\n{making.table(header, rows)}")
+        parts.append(f"### {told['what']}\n\n{cards.table(header, rows)}")
     advice, tables = (HERE / "advice.md").read_text(encoding="utf-8"), "\n\n".join(parts)
     return f"""## Which fusion?
 

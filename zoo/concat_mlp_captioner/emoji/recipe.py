@@ -1,8 +1,8 @@
 """Trains and releases `concat_mlp_captioner/emoji`: python -m zoo.concat_mlp_captioner.emoji.recipe"""
 
-from zoo import making
+from zoo import families, making
 
-RELEASE = making.captioner(__file__, "an MLP mixes the picture's mean into every word")
+RELEASE = families.captioner(__file__, "an MLP mixes the picture's mean into every word")
 
 if __name__ == "__main__":
     making.main(RELEASE)

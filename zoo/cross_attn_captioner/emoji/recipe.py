@@ -1,8 +1,8 @@
 """Trains and releases `cross_attn_captioner/emoji`: python -m zoo.cross_attn_captioner.emoji.recipe"""
 
-from zoo import making
+from zoo import families, making
 
-RELEASE = making.captioner(
+RELEASE = families.captioner(
     __file__,
     "every word looks at the picture by cross-attention",
     epochs=5,

@@ -5,7 +5,7 @@ import tensorflow as tf
 from vtx_keras import data
 from vtx_keras.data.reading import adapted
 from vtx_keras.data.sets import LANGUAGES
-from zoo import making
+from zoo import families, making
 
 ALL = {"en": "English", "de": "German", "fr": "French", "es": "Spanish", "zh": "Chinese", "ja": "Japanese"}
 ALL |= {"ar": "Arabic", "hi": "Hindi"}
@@ -14,7 +14,7 @@ ALL |= {"ar": "Arabic", "hi": "Hindi"}
 def named(split: str) -> tf.data.Dataset:
     """Emoji and their names, the language as the prompt: "vendor, de" is one language, "train" all of them."""
     part, _, language = split.partition(", ")
-    return making.joined(*(prompted(part, each) for each in ([language] if language else LANGUAGES)))
+    return families.joined(*(prompted(part, each) for each in ([language] if language else LANGUAGES)))
 
 
 def prompted(part: str, language: str) -> tf.data.Dataset:
@@ -23,7 +23,7 @@ def prompted(part: str, language: str) -> tf.data.Dataset:
     return adapted(rows.map(lambda row: {**row, "prompt": f"{language}:"}))
 
 
-RELEASE = making.captioner(
+RELEASE = families.captioner(
     __file__,
     f"every word looks at the picture by cross-attention. The prompt is the language: "
     f'`generate(picture, prompt="de:")`; {", ".join(f"`{code}:` {name}" for code, name in ALL.items())}',

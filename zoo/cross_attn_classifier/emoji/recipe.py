@@ -4,13 +4,13 @@ import tensorflow as tf
 
 from vtx_keras import data
 from vtx_keras.data.reading import adapted
-from zoo import making
+from zoo import families, making
 
 
 def kinds(split: str) -> tf.data.Dataset:
     """Pictures, their keywords, and the group and sub-group of Unicode; of the training rows a third has no keywords,
     a third no picture."""
-    name, part = making.split_and_part(split)
+    name, part = families.split_and_part(split)
     rows = data.load("emoji", name).encoded.map(
         lambda row: {
             **{key: row[key] for key in ("image", "id", "concept")},
@@ -21,9 +21,9 @@ def kinds(split: str) -> tf.data.Dataset:
     whole = adapted(rows)
     if name == "train":
         for part in ("words", "picture"):
-            rows = rows.concatenate(making.without(whole, part).encoded)
+            rows = rows.concatenate(families.without(whole, part).encoded)
         return adapted(rows)
-    return making.without(whole, part) if part else whole
+    return families.without(whole, part) if part else whole
 
 
 RELEASE = making.Release(

@@ -1,6 +1,6 @@
 """Trains and releases `cross_attn_matcher/emoji`: python -m zoo.cross_attn_matcher.emoji.recipe"""
 
-from zoo import making
+from zoo import families, making
 
 RELEASE = making.Release(
     __file__,
@@ -8,8 +8,8 @@ RELEASE = making.Release(
     expect="It was taught with names of other pictures drawn at random, so names that differ in one word (a tone, a "
     "gender) are the hard ones.",
     sets=("emoji", "word_cards"),
-    examples=making.emoji_names,
-    judged={split: what for split, what in making.EMOJI_SPLITS.items() if split != "composition"},
+    examples=families.emoji_names,
+    judged={split: what for split, what in families.EMOJI_SPLITS.items() if split != "composition"},
     eval_data="emoji",
     options={"depth": 2},
     copies=2,

@@ -3,7 +3,7 @@
 import tensorflow as tf
 
 from vtx_keras import data
-from zoo import making
+from zoo import families, making
 
 
 def clips(split: str) -> tf.data.Dataset:
@@ -17,7 +17,7 @@ RELEASE = making.Release(
     expect="It has seen some 1,400 clips by one artist. Of concepts it never saw it says the nearest name it knows.",
     sets=("emoji_video",),
     examples=clips,
-    judged={"test": "concepts never trained on", "composition": making.EMOJI_SPLITS["composition"]},
+    judged={"test": "concepts never trained on", "composition": families.EMOJI_SPLITS["composition"]},
     eval_data="emoji_video",
     options={"image_shape": (8, 97, 97, 3), "depth": 2},
     licence="CC-BY-SA-4.0",

@@ -9,7 +9,7 @@ import tensorflow as tf
 
 from vtx_keras import data
 from vtx_keras.data.reading import adapted
-from zoo import making
+from zoo import families, making
 
 TONE = re.compile(r": .*?\b(light|medium-light|medium|medium-dark|dark) skin tone")
 
@@ -37,7 +37,7 @@ def asked(row: dict, words: list[str]) -> Iterator[tuple[str, str]]:
 
 def questions(split: str) -> tf.data.Dataset:
     """Templated questions about the emoji of a split."""
-    name, part = making.split_and_part(split)
+    name, part = families.split_and_part(split)
     rows = [row for row in data.load("emoji", name).encoded.as_numpy_iterator() if b"flag" not in row["concept"]]
     known = sorted({word.decode() for row in rows for word in row["keywords"] if b"skin tone" not in word})
     told = [(row, *pair) for row in rows for pair in asked(row, known)]
@@ -45,7 +45,7 @@ def questions(split: str) -> tf.data.Dataset:
     columns["image"] = np.array([row["image"] for row, _, _ in told], object)
     pairs = {"question": np.array([q for _, q, _ in told]), "answer": np.array([a for _, _, a in told])}
     found = adapted(tf.data.Dataset.from_tensor_slices({**columns, **pairs}))
-    return making.without(found, part) if part else found
+    return families.without(found, part) if part else found
 
 
 RELEASE = making.Release(
@@ -58,8 +58,8 @@ RELEASE = making.Release(
     sets=("emoji",),
     examples=questions,
     judged={
-        "vendor": making.EMOJI_SPLITS["vendor"],
-        "test": making.EMOJI_SPLITS["test"],
+        "vendor": families.EMOJI_SPLITS["vendor"],
+        "test": families.EMOJI_SPLITS["test"],
         "test without picture": "the same questions about a blank picture, which shows how much it looks",
     },
     options={"depth": 2, "text_depth": 1},

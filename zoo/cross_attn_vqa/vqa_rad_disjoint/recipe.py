@@ -1,8 +1,8 @@
 """Trains and releases `cross_attn_vqa/vqa_rad_disjoint`: python -m zoo.cross_attn_vqa.vqa_rad_disjoint.recipe"""
 
-from zoo import making
+from zoo import families, making
 
-RELEASE = making.radiology(__file__, "disjoint")
+RELEASE = families.radiology(__file__, "disjoint")
 
 if __name__ == "__main__":
     making.main(RELEASE)

@@ -1,8 +1,8 @@
 """Trains and releases `cross_attn_vqa/vqa_rad_official`: python -m zoo.cross_attn_vqa.vqa_rad_official.recipe"""
 
-from zoo import making
+from zoo import families, making
 
-RELEASE = making.radiology(__file__, "official")
+RELEASE = families.radiology(__file__, "official")
 
 if __name__ == "__main__":
     making.main(RELEASE)

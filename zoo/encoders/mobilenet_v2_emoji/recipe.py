@@ -27,7 +27,7 @@ from keras import layers, ops
 
 from vtx_keras import data, published
 from vtx_keras.weights import WEIGHTS
-from zoo import making
+from zoo import copies
 
 HERE = Path(__file__).parent
 NAME, SIDE = HERE.name, published.PUBLISHED[HERE.name].size
@@ -40,7 +40,7 @@ def examples() -> list[dict]:
     """Pictures at the encoder's size with their clearness, names and keywords."""
     return [
         {
-            "x": making.with_clearness(row, SIDE),
+            "x": copies.with_clearness(row, SIDE),
             "name": row["caption"].decode(),
             "keywords": [word.decode() for word in row.get("keywords", [])],
         }
@@ -122,7 +122,7 @@ def main() -> None:
     truths = {name: tf.constant(values) for name, values in truth.items()}
     batches = (
         tf.data.Dataset.range(len(rows)).shuffle(len(rows), seed=0).batch(given.batch_size, drop_remainder=True)
-        .map(lambda at: (making.changed(tf.gather(pictures, at)), {k: tf.gather(v, at) for k, v in truths.items()}))
+        .map(lambda at: (copies.changed(tf.gather(pictures, at)), {k: tf.gather(v, at) for k, v in truths.items()}))
         .prefetch(2)
     )  # fmt: skip
 

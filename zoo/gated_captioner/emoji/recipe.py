@@ -1,8 +1,8 @@
 """Trains and releases `gated_captioner/emoji`: python -m zoo.gated_captioner.emoji.recipe"""
 
-from zoo import making
+from zoo import families, making
 
-RELEASE = making.captioner(__file__, "a gate like a GRU's mixes the picture into every word")
+RELEASE = families.captioner(__file__, "a gate like a GRU's mixes the picture into every word")
 
 if __name__ == "__main__":
     making.main(RELEASE)

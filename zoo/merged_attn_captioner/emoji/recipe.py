@@ -1,8 +1,8 @@
 """Trains and releases `merged_attn_captioner/emoji`: python -m zoo.merged_attn_captioner.emoji.recipe"""
 
-from zoo import making
+from zoo import families, making
 
-RELEASE = making.captioner(__file__, "picture and words are one sequence under self-attention")
+RELEASE = families.captioner(__file__, "picture and words are one sequence under self-attention")
 
 if __name__ == "__main__":
     making.main(RELEASE)

@@ -10,7 +10,7 @@ import tensorflow as tf
 
 from vtx_keras import data, meanings
 from vtx_keras.data.reading import adapted
-from zoo import making
+from zoo import families, making
 
 BASELINES = Path(__file__).parents[3] / "benchmarks" / "results" / "baselines.json"
 
@@ -19,7 +19,7 @@ def pairs(split: str) -> tf.data.Dataset:
     """Emoji and names; of "test, one name each" those that bear the shortest name of their concept."""
     part, _, chosen = split.partition(", ")
     if not chosen:
-        return making.emoji_names(part)
+        return families.emoji_names(part)
     rows = data.load("emoji", part).encoded
     shortest: dict[bytes, bytes] = {}
     for row in rows.as_numpy_iterator():
@@ -48,9 +48,9 @@ RELEASE = making.Release(
     sets=("emoji", "word_cards"),
     examples=pairs,
     judged={
-        "vendor": making.EMOJI_SPLITS["vendor"],
+        "vendor": families.EMOJI_SPLITS["vendor"],
         "vendor, one name each": f"of these, one name of each concept{ridge('vendor')}",
-        "test": making.EMOJI_SPLITS["test"],
+        "test": families.EMOJI_SPLITS["test"],
         "test, one name each": f"of these, one name of each concept{ridge('test')}",
     },
     eval_data="emoji",

@@ -1,0 +1,153 @@
+"""What several recipes share: examples, and how a family of models differs only in its fusion."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import keras
+import tensorflow as tf
+
+from vtx_keras import data
+from vtx_keras.data.reading import adapted
+from zoo.making import Release
+
+EMOJI_SPLITS = {
+    "vendor": "an artist never trained on (Fluent 3D), concepts of the training split",
+    "composition": "people whose job, gender and skin tone were each trained on, but never together",
+    "test": "concepts never trained on, four artists",
+}
+
+
+def captioner(recipe: str, how: str, **changes: Any) -> Release:
+    """A captioner of emoji; they differ in how the picture gets into the words."""
+    about = (
+        "Says the English name of an emoji's picture, or of a drawing. MobileNetV2, trained on to see emoji, reads it "
+        f"at 97 × 97 px; in three decoder blocks of width 192 {how}."
+    )
+    expect = (
+        "It names what it has learned, also in the hand of an artist it never saw, though the skin tone there is often "
+        "the next lighter or darker one. What it never saw it calls by the nearest name it knows. It knows nothing of "
+        "photographs: train on your own pictures for those."
+    )
+    settings = {
+        "sets": ("emoji", "word_cards"),
+        "examples": emoji_names,
+        "judged": EMOJI_SPLITS,
+        "eval_data": "emoji",
+        "copies": 4,
+        "epochs": 3,
+        "baselines_of": "cross_attn_captioner/emoji",
+    }
+    return Release(recipe, about, expect, **{**settings, **changes})
+
+
+def shape_eye() -> keras.Model:
+    """A few convolutions for plain shapes: 64 × 64 pixels to 8 × 8 places."""
+    pixels = keras.Input((64, 64, 3))
+    x = keras.layers.Rescaling(1 / 127.5, offset=-1.0)(pixels)
+    for width, stride in ((16, 2), (32, 2), (64, 2), (64, 1)):
+        x = keras.layers.Conv2D(width, 3, strides=stride, padding="same", activation="relu")(x)
+    return keras.Model(pixels, x, name="shape_eye")
+
+
+def shape_answerer(recipe: str, how: str) -> Release:
+    """A model that answers questions about a shape; they differ in how picture and question meet."""
+    about = (
+        "Answers questions about one coloured shape: its colour, its shape, yes or no. Four convolutions of its own "
+        f"read the picture, one layer the question, and in two blocks of width 128 {how}; one of 13 answers comes out."
+    )
+    expect = "It knows one shape on a plain ground, and the questions of this set, which were made from templates."
+    splits = {"test": "the official test; no picture of it was trained on"}
+    settings = {
+        "options": {
+            "image_shape": (64, 64, 3),
+            "dim": 128,
+            "depth": 2,
+            "text_depth": 1,
+            "max_length": 16,
+            "dropout": 0.0,
+        },
+        "eye": shape_eye,
+        "licence": "Apache-2.0",
+        "eval_data": "easy_vqa",
+        "epochs": 8,
+        "learning_rate": 5e-4,  # and small batches: at larger rates it is slow to learn whether word and shape agree
+        "batch_size": 32,
+        "baselines_of": "cross_attn_vqa/easy_vqa",
+    }
+    return Release(recipe, about, expect, ("easy_vqa",), shapes, splits, **settings)
+
+
+def radiology(recipe: str, kind: str) -> Release:
+    """A model that answers clinicians' questions about radiology images, by one of the data set's two splits."""
+    about = (
+        "Answers clinicians' questions about radiology images with one of the answers it was trained on. **For "
+        "research, not for diagnosis.** A frozen MobileNetV2, trained on photographs, reads the image at 193 × 193 px."
+    )
+    expect = (
+        "A small model, without medical pretraining: compare the blank picture and the question alone to see how "
+        "little it looks. Answers that training never had it cannot give, and they count as wrong."
+    )
+    shows = {
+        "official": "the published test questions; their images also occur in training",
+        "disjoint": "questions about images that occur nowhere else",
+    }
+    splits = {
+        "test": shows[kind],
+        "test, closed": "of these, the questions that yes, no or a choice answers",
+        "test, open": "the others",
+        "test without picture": "the same questions about a blank picture",
+    }
+    options = {"image_encoder": "mobilenet_v2", "image_shape": (193, 193, 3), "dim": 128, "depth": 2, "text_depth": 1}
+
+    def questions(split: str) -> tf.data.Dataset:
+        name, part = split_and_part(split)
+        name, _, answers = name.partition(", ")
+        found = data.load(f"vqa_rad/{kind}", name)
+        if answers:
+            found = adapted(found.encoded.filter(lambda row: row["answer_type"] == answers))
+        return without(found, part) if part else found
+
+    settings = {"options": {**options, "dropout": 0.3}, "licence": "Apache-2.0", "epochs": 12, "batch_size": 32}
+    settings["eval_data"] = f"vqa_rad/{kind}"
+    return Release(recipe, about, expect, ("vqa_rad",), questions, splits, **settings)
+
+
+def emoji_names(split: str) -> tf.data.Dataset:
+    """Emoji and their names; to train on, word cards too."""
+    if split in ("train", "validation"):
+        return joined(data.load("emoji", split), data.load("word_cards", split))
+    return data.load("emoji", split)
+
+
+def shapes(split: str) -> tf.data.Dataset:
+    """Questions about a shape."""
+    return data.load("easy_vqa", split)
+
+
+def joined(*sets: tf.data.Dataset) -> tf.data.Dataset:
+    """Several sets of examples as one, with the fields that all of them have."""
+    shared = set.intersection(*(set(one.encoded.element_spec) for one in sets)) | {"image"}
+    found = [one.encoded.map(lambda row: {name: row[name] for name in shared}) for one in sets]
+    together = found[0]
+    for each in found[1:]:
+        together = together.concatenate(each)
+    return adapted(together)
+
+
+def without(examples: tf.data.Dataset, part: str) -> tf.data.Dataset:
+    """The same examples with a blank "picture", or with no "words"."""
+    blank = tf.io.encode_png(tf.fill((8, 8, 3), tf.constant(255, tf.uint8)))
+    if part == "picture":
+        return adapted(examples.encoded.map(lambda row: {**row, "image": blank}))
+    return adapted(examples.encoded.map(lambda row: {**row, "text": ""}))
+
+
+def split_and_part(split: str) -> tuple[str, str]:
+    """What a judged split leaves out, if anything.
+
+    >>> split_and_part("test without picture"), split_and_part("test")
+    (('test', 'picture'), ('test', ''))
+    """
+    name, _, part = split.partition(" without ")
+    return name, part
