@@ -48,6 +48,19 @@ def test_a_released_model_is_the_one_that_was_judged_and_says_what_its_card_show
             assert making.said(model, picture, example, names) == example["said"]
 
 
+@pytest.mark.parametrize("name", NAMES)
+def test_int8_files_of_a_released_model_keep_what_it_can(name):
+    files = [
+        one for one in json.loads((ROOT / "zoo" / name / "results.json").read_text())["exports"] if one["quantize"]
+    ]
+    assert files
+    for one in files:
+        if one["metric"]:
+            assert one["metric_artifact"] >= 0.98 * one["metric_model"], one
+        else:  # labels that the rows do not tell one by one
+            assert one["identical"] >= 0.98 * one["n"], one
+
+
 def test_all_of_the_zoo_is_small_and_its_encoders_are_stored_once():
     assert sum(path.stat().st_size for path in (ROOT / "zoo").rglob("*") if path.is_file()) < 100e6
     for folder in FOLDERS:
