@@ -18,8 +18,8 @@ def with_copies(examples: tf.data.Dataset, side: int, copies: int, seed: int = 0
     tf.random.set_seed(seed)
     shown = [pictures[..., :3]]
     for _ in range(copies - 1):
-        parts = [changed(pictures[at : at + 256]) for at in range(0, len(pictures), 256)]
-        shown.append(np.rint(np.concatenate([part.numpy() for part in parts])).astype("uint8"))
+        parts = (changed(pictures[at : at + 256]).numpy() for at in range(0, len(pictures), 256))
+        shown.append(np.concatenate([np.rint(part).astype("uint8") for part in parts]))
     kept = [
         name for name in rows[0] if name not in ("image", "alpha") and len({np.shape(row[name]) for row in rows}) == 1
     ]
