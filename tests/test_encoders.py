@@ -260,6 +260,23 @@ def test_features_are_read_where_they_are_and_made_where_they_are_not(tmp_path, 
     assert "4 read, 0 made" in capsys.readouterr().out
 
 
+def test_a_picture_of_many_examples_is_looked_at_once(tmp_path, monkeypatch, capsys):
+    from vtx_keras.data import caching
+
+    monkeypatch.setattr(caching, "SHARD", 2)
+    model = toys.toy("retriever")
+    model.freeze("image")
+    once = [row["image"] for row in data.features(pairs("encoded", 3), model, tmp_path / "once").as_numpy_iterator()]
+    order = [0, 1, 0, 2, 2, 1, 0]
+    rows = list(pairs("encoded", 3).as_numpy_iterator())
+    columns = {"image": [rows[i]["image"] for i in order], "caption": toys.texts(len(order))}
+    many = data.features(tf.data.Dataset.from_tensor_slices(columns), model, tmp_path / "many")
+    assert "features of 3 pictures: 0 read, 3 made" in capsys.readouterr().out
+    found = list(many.as_numpy_iterator())
+    np.testing.assert_array_equal([row["image"] for row in found], [once[i] for i in order])
+    assert [row["caption"].decode() for row in found] == toys.texts(len(order))
+
+
 def test_features_and_pictures_are_not_mixed_up(tmp_path):
     model = toys.toy("retriever")
     model.freeze("image")
