@@ -5,8 +5,6 @@ import os
 import pytest
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
-# Toys take longer to compile than to run: XLA, of TensorFlow and of JAX, need not try hard.
-os.environ.setdefault("XLA_FLAGS", "--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true")
 
 # For every save: a model of each task, the rules of texts and pictures, the rooms.
 FAST = {

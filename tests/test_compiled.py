@@ -11,7 +11,7 @@ from pathlib import Path
 import keras
 import numpy as np
 import pytest
-from toys import batches, decisive, fit, inputs, outputs, pictures, toy
+from toys import batches, decisive, inputs, outputs, pictures, toy
 
 from vtx_keras import zoo
 from vtx_keras.fusion import FUSIONS
@@ -112,7 +112,7 @@ def test_fit_compiles_under_xla(name):
         weighted_metrics=["accuracy"] if model.loss else None,
         jit_compile=True,
     )
-    losses = fit(model, batches(model), epochs=4).history["loss"]
+    losses = model.fit(batches(model), epochs=4, verbose=0).history["loss"]
     assert losses[-1] < losses[0]
 
 

@@ -379,6 +379,15 @@ def test_a_prompt_is_fixed_in_the_file(model, tried, format, tmp_path):
         assert text.decode(found["ids"], model.vocabulary) == wanted
 
 
+def test_prompts_are_one_for_all_pictures_or_one_for_each(model):
+    images = pictures(model, 3)
+    one = model.prompts(model.vocabulary[-1], 1, 8)
+    expected = np.array(model.generate_ids(images, np.repeat(one, 3, axis=0))[0])
+    np.testing.assert_array_equal(np.array(model.generate_ids(images, one)[0]), expected)
+    with pytest.raises(ValueError, match="2 rows of prompt_ids for 3 pictures"):
+        model.generate_ids(images, np.repeat(one, 2, axis=0))
+
+
 def test_a_prompt_that_cannot_be_fixed_is_refused(model, tmp_path):
     with pytest.raises(ValueError, match="does not know"):
         export.litert(model, tmp_path / "model.tflite", prompt="\u2603")

@@ -196,6 +196,13 @@ def test_columns_of_other_names_are_said(tmp_path):
         assert [one["caption"].numpy() for one in found] == [b"a red square"]
     with pytest.raises(ValueError, match="header is photo, words, caption"):
         data.from_csv(table, columns={"image": "picture"})
+    with pytest.raises(ValueError, match="'colour' is no column of ours"):
+        data.named(table, columns="colour=photo")
+    table.write_text("path,Caption, words ,photo,fold\nmissing.png,not this,a red square,red.png,test\n")
+    (found,) = data.named(table, "test", columns="image=photo,text=words,split=fold")
+    assert found["caption"].numpy() == b"a red square"
+    assert data.has_splits(table, "split=fold")
+    assert not data.has_splits(table)
     with pytest.raises(ValueError, match="ours=theirs"):
         data.named(table, columns="photo")
     with pytest.raises(ValueError, match="no columns"):

@@ -37,6 +37,13 @@ def test_words_keep_the_distances_they_were_given_and_learning_leaves_them(name,
     np.testing.assert_array_equal(np.array(table(loaded).embeddings), after)
 
 
+def test_fewer_pieces_than_directions_are_enough():
+    model = toy("retriever", vocabulary=["a", "cat", "dog"])
+    given = np.random.default_rng(0).normal(size=(8, 48))
+    meanings.assign(model, given)
+    np.testing.assert_allclose(near(np.array(table(model).embeddings)[5:]), near(given[5:]), atol=1e-4)
+
+
 def test_vectors_that_do_not_fit_are_refused():
     with pytest.raises(ValueError, match="expected 64 of at least 32"):
         meanings.assign(toy("retriever"), np.zeros((64, 8)))

@@ -40,6 +40,7 @@ def test_a_released_model_is_the_one_that_was_judged_and_says_what_its_card_show
     model = zoo.build(release.name, weights=release.folder.name)
     assert {found["weights_sha256"] for found in results["splits"].values()} == {_weights_hash(model)}
     assert results["parameters"] == model.count_params()
+    assert results["training"]["epochs"] == release.epochs
     names = [example.get("caption", "") for example in results["examples"]]
     for example in results["examples"]:
         picture = release.folder / example["picture"]
@@ -55,10 +56,9 @@ def test_int8_files_of_a_released_model_keep_what_it_can(name):
     ]
     assert files
     for one in files:
-        if one["metric"]:
-            assert one["metric_artifact"] >= 0.98 * one["metric_model"], one
-        else:  # labels that the rows do not tell one by one
-            assert one["identical"] >= 0.98 * one["n"], one
+        same = one["identical"] >= 0.95 * one["n"]
+        assert same or one["metric_artifact"] >= 0.99 * one["metric_model"] > 0, one
+        assert not one["metric"] or one["metric_artifact"] >= 0.98 * one["metric_model"] > 0, one
 
 
 def test_all_of_the_zoo_is_small_and_its_encoders_are_stored_once():

@@ -411,6 +411,8 @@ def test_decode_rules_give_the_same_text_in_tensorflow(english):
 
 def test_chinese_and_japanese_come_back_without_spaces():
     names = [
+        "\u66c7\u308a\u6642\u3005\u6674\u308c",
+        "\u5f7c\u306f\u300c\u306f\u3044\u300d",
         "\u8349\u8393",
         "\u98df\u3079\u7269",
         "\u3044\u3061\u3054 10",
@@ -426,8 +428,8 @@ def test_chinese_and_japanese_come_back_without_spaces():
 
 def test_more_ideographs_than_the_trainer_keeps_are_all_learned():
     letters = [chr(0x4E00 + i) for i in range(1500)]
-    pieces = text.learn([f"{letter} de" for letter in letters], size=1600)
-    assert set(letters) <= set(pieces)
+    pieces = text.learn([*(f"{letter} {letter} de" for letter in letters), "\u3069"], size=1600)
+    assert {*letters, "\u3069", "##\u3069"} <= set(pieces)
     assert "de" in pieces
 
 

@@ -12,7 +12,7 @@ import warnings
 import keras
 import numpy as np
 import pytest
-from toys import ANSWERS, SHAPE, batches, fit, inputs, outputs, pictures, texts, toy
+from toys import ANSWERS, SHAPE, batches, inputs, outputs, pictures, texts, toy
 
 from vtx_keras import data, media, zoo
 from vtx_keras.weights import CONFIG, VOCABULARY, WEIGHTS, BadWeights
@@ -63,7 +63,7 @@ def test_describe_and_list_agree_with_build():
 def saved(tmp_path_factory):
     """A saved model, its folder, and what it says."""
     model = toy("gated_vqa")
-    fit(model, batches(model))
+    model.fit(batches(model), verbose=0)
     folder = tmp_path_factory.mktemp("saved") / "mine"
     zoo.save(model, folder)
     x = inputs(model)

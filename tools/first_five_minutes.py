@@ -22,6 +22,10 @@ from typing import NamedTuple
 ROOT = Path(__file__).parents[1]
 PAGE = ROOT / "docs" / "first-five-minutes.md"
 MOST_LINES = 14
+OF_PIP = re.compile(
+    r"\s*(Looking in|Processing|Collecting|Requirement already|Building|Created wheel|Stored in|Downloading"
+    r"|Using cached|Installing|Preparing|Getting|Successfully built)\b"
+)
 
 
 class Step(NamedTuple):
@@ -65,6 +69,7 @@ def told(step: Step, copy: Path, environment: dict[str, str]) -> str:
     )
     took = f"{time.monotonic() - wall:.1f} s, {used() - cpu:.1f} s of CPU"
     lines = [line.rpartition("\r")[2].rstrip() for line in done.stdout.rstrip().splitlines()]
+    lines = [line if len(line) < 160 else f"{line[:159]}…" for line in lines if not OF_PIP.match(line)]
     if len(lines) > MOST_LINES:
         lines = [*lines[: MOST_LINES // 2], "…", *lines[-MOST_LINES // 2 :]]
     output = "\n".join(lines).replace(str(copy), ".").replace(str(copy.parent), "~")
@@ -82,7 +87,8 @@ def main() -> None:
     """Runs all of it and writes the page."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--no-tests", action="store_true", help="keep what the page has of the tests")
-    kept = PAGE.read_text(encoding="utf-8").partition("## The tests\n")[2] if parser.parse_args().no_tests else ""
+    skip = parser.parse_args().no_tests
+    kept = PAGE.read_text(encoding="utf-8").partition("## The tests\n")[2] if skip else ""
     with tempfile.TemporaryDirectory() as folder:
         copy, venv = Path(folder) / "vtx_keras", Path(folder) / "venv"
         subprocess.run(["git", "clone", "-q", str(ROOT), str(copy)], check=True)
@@ -93,7 +99,7 @@ def main() -> None:
         for step in STEPS:
             print(step.command, flush=True)
             parts.append(told(step, copy, environment))
-        tests = kept or f"\n{told(LAST, copy, environment)}"
+        tests = kept if skip else f"\n{told(LAST, copy, environment)}"
     python = sys.version.split()[0]
     PAGE.write_text(
         f"# The first five minutes\n\nIn a fresh copy and a fresh virtual environment (Python {python}, "

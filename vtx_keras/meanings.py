@@ -1,14 +1,13 @@
 """What words mean, lent by a large reader to a small one: words that were never trained on lie near those that were.
 
-from vtx_keras import meanings
-
 model = zoo.build("retriever", weights="encoders", image_encoder="mobilenet_v2")
-meanings.give(model)                                    # before training; needs the published minilm_l6 once
+meanings.give(model)                                # before training; needs the published minilm_l6 once
 """
 
 from __future__ import annotations
 
 import os
+import unicodedata
 from collections.abc import Sequence
 
 import numpy as np
@@ -23,7 +22,8 @@ def give(model: VisionText, reader: str = "minilm_l6", *, folder: str | os.PathL
     """The model's pieces get the vectors that `reader` has for them, and keep them: their table is frozen.
 
     The small model holds no more than the vectors' main directions, so nothing of `reader` is needed afterwards. Give
-    the model a wide vocabulary (the bundled one, by default): what is not in it has no meaning.
+    the model a wide vocabulary (the bundled one, by default): what is not in it has no meaning. Whether a table is
+    frozen is kept in `.keras` files, not in weights folders.
     """
     words = [piece.removeprefix("##") for piece in model.vocabulary]
     assign(model, of(words, reader, folder=folder))
@@ -48,10 +48,11 @@ def assign(model: VisionText, vectors: np.ndarray) -> None:
     known = slice(len(text.SPECIALS), None)  # padding and the like mean nothing
     centred = vectors - vectors[known].mean(axis=0)
     directions = np.linalg.svd(centred[known], full_matrices=False)[2][:width]
-    after = centred @ directions.T
+    after = np.pad(centred @ directions.T, [[0, 0], [0, width - len(directions)]])  # of few pieces there are few
     after *= before.std() / after[known].std()
     table.embeddings.assign(np.concatenate([before[: known.start], after[known]]))
     table.trainable = False
+    model.compile_again()
 
 
 def of(texts: Sequence[str], reader: str = "minilm_l6", *, folder: str | os.PathLike | None = None) -> np.ndarray:
@@ -60,10 +61,20 @@ def of(texts: Sequence[str], reader: str = "minilm_l6", *, folder: str | os.Path
     vocabulary = tuple((home / "vocabulary.txt").read_text(encoding="utf-8").rstrip("\n").split("\n"))
     model = published.load(reader, head=True, folder=folder)
     begin, end = (vocabulary.index(special) for special in ("[CLS]", "[SEP]"))
-    rows = text.tokenizer(vocabulary).tokenize([text.normalize(one) for one in texts])
+    rows = text.tokenizer(vocabulary).tokenize([_plain(one) for one in texts])
     ids = np.zeros((len(rows), LENGTH), "int32")
     for line, row in zip(ids, rows, strict=True):
         pieces = [begin, *(int(piece) for piece in row[: LENGTH - 2]), end]
         line[: len(pieces)] = pieces
     parts = [model.predict_on_batch(ids[at : at + 256]) for at in range(0, len(ids), 256)]
     return np.concatenate([np.array(part) for part in parts])
+
+
+def _plain(words: str) -> str:
+    """Normalized and without accents, as uncased BERT reads.
+
+    >>> _plain("Pi\u00f1ata")
+    'pinata'
+    """
+    letters = unicodedata.normalize("NFD", text.normalize(words))
+    return "".join(letter for letter in letters if unicodedata.category(letter) != "Mn")

@@ -310,6 +310,8 @@ class Captioner(VisionText):
         if prompt_ids is None:
             return nothing
         prompt_ids = ops.cast(prompt_ids, "int32")[:, :length]
+        if isinstance(rows, int) and prompt_ids.shape[0] not in (None, 1, rows):
+            raise ValueError(f"{prompt_ids.shape[0]} rows of prompt_ids for {rows} pictures: give one, or one for each")
         return nothing + ops.pad(prompt_ids, [[0, 0], [0, length - prompt_ids.shape[1]]])
 
     def prompts(self, prompt: str | Sequence[str] | None, total: int, length: int) -> np.ndarray:

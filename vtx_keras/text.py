@@ -29,7 +29,7 @@ UNSEEN = (  # soft hyphens, marks of direction and byte order, joiners (ZWJ), va
 
 # Chinese and Japanese write no spaces. An ideograph is a word of its own to the tokenizer, a run of kana one word.
 IDEOGRAPHS = "\u3400-\u4dbf\u4e00-\u9fff"
-KANA = "\u3040-\u30ff"
+KANA = "\u3001-\u30ff"  # with the punctuation that stands among them
 
 # What turns pieces joined with spaces into a sentence, rule by rule; plain enough for RE2 and for a phone.
 # "a man's t-shirt (red, 50% off)!", "black/white" and 'says "stop"' come back as they were. Pieces forget
@@ -151,6 +151,7 @@ def learn(texts: Iterable[str | bytes], size: int = 8000) -> tuple[str, ...]:
     # It cuts to size from the end, where the rare characters are. With those in front, every word spelled in
     # this alphabet stays within reach.
     letters = [piece for piece in pieces if len(piece) == 1 and piece not in ideographs]
+    letters += sorted(alphabet.difference(letters, ideographs)) if ideographs else []  # whose places those took
     begun = [*SPECIALS, *letters, *("##" + letter for letter in letters), *ideographs]
     learned = (piece for piece in pieces if piece.removeprefix("##") not in ideographs)
     return tuple(dict.fromkeys([*begun, *learned]))[:size]

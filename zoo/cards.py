@@ -14,7 +14,7 @@ from vtx_keras.published import PUBLISHED
 if TYPE_CHECKING:
     from zoo.making import Release
 
-NAMES = {"litert": "LiteRT", "onnx": "ONNX", "saved_model": "SavedModel"}
+NAMES = {"litert": "LiteRT", "onnx": "ONNX", "savedmodel": "SavedModel"}
 # The metrics that cards tell, by kind of result; the first is the one that lists tell.
 TOLD = {
     "captions": ("exact_match", "word_f1", "cider", "bleu_4"),
@@ -116,7 +116,7 @@ def files(results: Mapping[str, Any]) -> list[list[str]]:
         metric = (
             f"{one['metric']} {one['metric_artifact']:.3f} (model {one['metric_model']:.3f})" if one["metric"] else ""
         )
-        name = f"{NAMES.get(one['format'], 'SavedModel')} {one['quantize'] or 'float32'}"
+        name = f"{NAMES[one['format']]} {one['quantize'] or 'float32'}"
         rows.append([name, f"{one['identical']}/{one['n']}", metric, f"{one['megabytes']:.1f}", f"{one['ms_p50']:.1f}"])
     return rows
 

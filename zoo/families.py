@@ -38,7 +38,7 @@ def captioner(recipe: str, how: str, **changes: Any) -> Release:
         "epochs": 3,
         "baselines_of": "cross_attn_captioner/emoji",
     }
-    return Release(recipe, about, expect, **{**settings, **changes})
+    return Release(recipe, **{"about": about, "expect": expect, **settings, **changes})
 
 
 def shape_eye() -> keras.Model:

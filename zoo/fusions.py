@@ -1,4 +1,4 @@
-"""Which fusion? Five of them on three tasks, on equal terms: the same kept features, data, steps and search.
+"""Which fusion? Five of them on three tasks, on equal terms: the same kept features, data, CPU time and search.
 
     python -m zoo.fusions      # trains and judges what is not in fusions.json yet (an hour or two on two cores)
     python -m zoo.page         # tells it in zoo/README.md

@@ -224,12 +224,16 @@ def exported(release: Release) -> None:
     """What becomes of the model in other runtimes: size, speed, and whether it says the same."""
     model = models.build(release.name, weights=release.folder)
     rows = list(release.examples("validation").encoded.take(200).as_numpy_iterator())
-    found = []
+    how, found = {}, []
+    if "prompt" in rows[0]:  # a file has one
+        how["prompt"] = rows[0]["prompt"].decode()
+        rows = [{**row, "caption": row["prompt"] + b" " + row["caption"]} for row in rows]
+        rows = [row for row in rows if row["prompt"] == rows[0]["prompt"]]
     for format, quantize in release.formats:
         with tempfile.TemporaryDirectory() as folder:
             path = Path(folder) / {"litert": "model.tflite", "onnx": "model.onnx", "saved_model": "1"}[format]
-            how = {} if format == "saved_model" else {"quantize": quantize}
-            report = getattr(export, format)(model, path, verify_data=rows, share=0.0, **how)
+            smaller = {} if format == "saved_model" else {"quantize": quantize}
+            report = getattr(export, format)(model, path, verify_data=rows, share=0.0, **how, **smaller)
         for one in report if isinstance(report, (list, tuple)) else [report]:
             told = json.loads(one.to_json())
             keys = ("format", "form", "quantize", "n", "identical", "metric", "metric_model", "metric_artifact")

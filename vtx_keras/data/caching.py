@@ -7,6 +7,7 @@ head.fit(data.batches(features, head, training=True), epochs=20)    # `model` ha
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import json
 import os
@@ -23,7 +24,8 @@ import tensorflow as tf
 from vtx_keras.data import pixels
 from vtx_keras.models import VisionText
 
-SHARD = 512
+SHARD = 512  # pictures in a file
+OPEN = 256  # files at once: systems allow a thousand or so
 
 
 def features(
@@ -70,9 +72,9 @@ def features(
     print(f"features of {total:,d} pictures: {total - made:,d} read, {made:,d} made, in {folder}")
 
     def rows() -> Iterator[np.ndarray]:
-        opened = [np.load(path, mmap_mode="r") for path in pieces]
+        piece = functools.lru_cache(OPEN)(lambda number: np.load(pieces[number], mmap_mode="r"))
         for place in places:
-            yield opened[place // SHARD][place % SHARD]
+            yield piece(place // SHARD)[place % SHARD]
 
     spec = tf.TensorSpec(encoder.output.shape[1:], tf.float16)
     others = source.map(

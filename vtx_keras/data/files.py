@@ -111,7 +111,7 @@ def from_folder(folder: str | os.PathLike, split: str | None = None, *, most_bad
     return _examples(rows, split, folder / "bad_rows.csv", most_bad)
 
 
-def has_splits(name: str | os.PathLike) -> bool:
+def has_splits(name: str | os.PathLike, columns: str | None = None) -> bool:
     """Whether a data set, named as for `named`, has splits: a CSV needs a column for them, a folder folders.
 
     >>> has_splits("sample")
@@ -125,7 +125,8 @@ def has_splits(name: str | os.PathLike) -> bool:
     if not path.name.lower().endswith((".csv", ".tsv")) or not path.is_file():
         return True
     with path.open(newline="", encoding="utf-8-sig", errors="replace") as lines:
-        return "split" in [cell.strip().lower() for cell in next(csv.reader(lines), [])]
+        header = _renamed(next(csv.reader(lines), []), _pairs(columns), path)
+        return "split" in [cell.strip().lower() for cell in header]
 
 
 def named(
@@ -159,12 +160,17 @@ def _pairs(columns: str | None) -> dict[str, str]:
 
 
 def _renamed(header: list[str], columns: Mapping[str, str], file: Path) -> list[str]:
-    """The header with our names in place of theirs."""
+    """The header with our names in place of theirs; what else would have meant the same means nothing then."""
+    header = [name.strip() for name in header]
+    meant = {ours: next((key for key, names in COLUMNS.items() if ours in (key, *names)), None) for ours in columns}
     for ours, theirs in columns.items():
+        if meant[ours] is None:
+            raise BadData(f"columns: {ours!r} is no column of ours{did_you_mean(ours, COLUMNS)}: {', '.join(COLUMNS)}")
         if theirs not in header:
             raise BadData(f"{file}: columns says that {ours!r} is {theirs!r}, but the header is {', '.join(header)}")
     ours_of = {theirs: ours for ours, theirs in columns.items()}
-    return [ours_of.get(name, f"(not {name})" if name in columns else name) for name in header]
+    taken = {name for key in meant.values() if key for name in COLUMNS[key]}
+    return [ours_of.get(name, f"(not {name})" if name.lower() in taken else name) for name in header]
 
 
 def overlap(first: tf.data.Dataset, second: tf.data.Dataset) -> list[tuple[str, str]]:

@@ -105,7 +105,7 @@ def _examples(name: str, split: str | None, folder: Path | None, columns: str | 
     from vtx_keras import data
     from vtx_keras.weights import file_hash
 
-    if split is None and data.has_splits(name):
+    if split is None and data.has_splits(name, columns):
         split = "test"
     ds, path = data.named(name, split, folder, columns), Path(name)
     told = {"sha256": file_hash(path)} if path.is_file() else {} if path.is_dir() else _version(name, folder)

@@ -96,7 +96,8 @@ def train(model: str, name: str, **options: Any) -> None:
         click.echo(f"{history.folder}: best and last weights, {', '.join(shown)}")
         held_out = options["validation"] or "validation"
         if (history.folder / "samples.html").is_file() and not held_out.lower().endswith((".csv", ".tsv")):
-            click.echo(f"next: vtx eval {history.folder}/best --data {name} --split {held_out}")
+            columns = f" --columns {options['columns']}" if options["columns"] else ""
+            click.echo(f"next: vtx eval {history.folder}/best --data {name}{columns} --split {held_out}")
 
 
 def _run(model: str, name: str, options: dict[str, Any]) -> Any:
@@ -107,7 +108,7 @@ def _run(model: str, name: str, options: dict[str, Any]) -> Any:
     from vtx_keras.train.keeping import falling
     from vtx_keras.train.running import run
 
-    if options["split"] is None and data.has_splits(name):
+    if options["split"] is None and data.has_splits(name, options["columns"]):
         options["split"] = "train"
     ds = data.named(name, options["split"], options["folder"], options["columns"])
     validation = _validation(name, options)
@@ -141,7 +142,7 @@ def _validation(name: str, options: dict[str, Any]) -> Any:
     if wanted and wanted.lower().endswith((".csv", ".tsv")):
         return data.named(wanted, columns=options["columns"])
     try:
-        if wanted or data.has_splits(name):
+        if wanted or data.has_splits(name, options["columns"]):
             return data.named(name, wanted or "validation", options["folder"], options["columns"])
     except (ValueError, KeyError) as error:
         if wanted or "split" not in str(error):

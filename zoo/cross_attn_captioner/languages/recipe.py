@@ -25,8 +25,11 @@ def prompted(part: str, language: str) -> tf.data.Dataset:
 
 RELEASE = families.captioner(
     __file__,
-    f"every word looks at the picture by cross-attention. The prompt is the language: "
-    f'`generate(picture, prompt="de:")`; {", ".join(f"`{code}:` {name}" for code, name in ALL.items())}',
+    "every word looks at the picture by cross-attention",
+    about="Says the name of an emoji's picture in the language that the prompt asks for: "
+    f'`generate(picture, prompt="de:")`; {", ".join(f"`{code}:` {name}" for code, name in ALL.items())}. '
+    "MobileNetV2, trained on to see emoji, reads it at 97 × 97 px; in three decoder blocks of width 192 every word "
+    "looks at the picture by cross-attention.",
     sets=("emoji",),
     examples=named,
     judged={
