@@ -16,15 +16,16 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Iterable
 from pathlib import Path
 from typing import NamedTuple
 
 ROOT = Path(__file__).parents[1]
 PAGE = ROOT / "docs" / "first-five-minutes.md"
 MOST_LINES = 14
-OF_PIP = re.compile(
+OF_PIP = re.compile(  # what pip says on its way, which differs from machine to machine
     r"\s*(Looking in|Processing|Collecting|Requirement already|Building|Created wheel|Stored in|Downloading"
-    r"|Using cached|Installing|Preparing|Getting|Successfully built)\b"
+    r"|Using cached|Installing|Preparing|Getting|Successfully built|Obtaining|Checking if|WARNING: Location|━)"
 )
 
 
@@ -43,7 +44,7 @@ STEPS = (
     Step("What is missing, and for what.", "vtx doctor"),
     Step(
         "Several pictures at once, one of which is none.",
-        "vtx predict cross_attn_captioner zoo/cross_attn_captioner/emoji/*heart*.png README.md",
+        "vtx predict cross_attn_captioner zoo/cross_attn_captioner/emoji/[l-m]*.png README.md",
     ),
     Step("Help comes at once; no TensorFlow is loaded for it.", "vtx --help"),
     Step("A mistake.", "vtx predict cross_atn_captioner photo.png"),
@@ -68,13 +69,17 @@ def told(step: Step, copy: Path, environment: dict[str, str]) -> str:
         step.command, shell=True, cwd=copy, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
     )
     took = f"{time.monotonic() - wall:.1f} s, {used() - cpu:.1f} s of CPU"
-    lines = [line.rpartition("\r")[2].rstrip() for line in done.stdout.rstrip().splitlines()]
-    lines = [line if len(line) < 160 else f"{line[:159]}…" for line in lines if not OF_PIP.match(line)]
+    lines = readable(line.rpartition("\r")[2].rstrip() for line in done.stdout.rstrip().splitlines())
     if len(lines) > MOST_LINES:
         lines = [*lines[: MOST_LINES // 2], "…", *lines[-MOST_LINES // 2 :]]
-    output = "\n".join(lines).replace(str(copy), ".").replace(str(copy.parent), "~")
+    output = "\n".join(lines).replace(str(copy), ".").replace(str(copy.parent), "~").replace(str(Path.home()), "~")
     ended = f"; exit code {done.returncode}" if done.returncode else ""
     return f"{step.about}\n\n```text\n$ {step.command}\n{output}\n```\n\n{took}{ended}.\n"
+
+
+def readable(lines: Iterable[str]) -> list[str]:
+    """The lines without those of pip, the longest cut short."""
+    return [line if len(line) < 160 else f"{line[:159]}…" for line in lines if not OF_PIP.match(line)]
 
 
 def used() -> float:
@@ -88,7 +93,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--no-tests", action="store_true", help="keep what the page has of the tests")
     skip = parser.parse_args().no_tests
-    kept = PAGE.read_text(encoding="utf-8").partition("## The tests\n")[2] if skip else ""
+    kept = "\n".join(readable(PAGE.read_text(encoding="utf-8").partition("## The tests\n")[2].split("\n")))
     with tempfile.TemporaryDirectory() as folder:
         copy, venv = Path(folder) / "vtx_keras", Path(folder) / "venv"
         subprocess.run(["git", "clone", "-q", str(ROOT), str(copy)], check=True)
