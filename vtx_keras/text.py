@@ -131,7 +131,8 @@ def learn(texts: Iterable[str | bytes], size: int = 8000) -> tuple[str, ...]:
         raise ValueError("There is nothing to learn from: no text has a word. Pass at least one that does.")
     ideographs = sorted(letter for letter in alphabet if re.match(f"[{IDEOGRAPHS}]", letter))
     spelled = len(alphabet) - len(ideographs)
-    least = len(SPECIALS) + len(ideographs) + 2 * min(spelled, 1000)  # the trainer keeps no more characters
+    kept = spelled if ideographs else min(spelled, 1000)  # the trainer keeps no more characters, but see below
+    least = len(SPECIALS) + len(ideographs) + 2 * kept
     if size < least:
         raise ValueError(
             f"size={size} is too small: each of {spelled} different characters takes one piece to start a word and "
