@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import Any
 
-import keras
 import tensorflow as tf
 
 from vtx_keras import data
@@ -39,43 +38,6 @@ def captioner(recipe: str, how: str, **changes: Any) -> Release:
         "baselines_of": "cross_attn_captioner/emoji",
     }
     return Release(recipe, **{"about": about, "expect": expect, **settings, **changes})
-
-
-def shape_eye() -> keras.Model:
-    """A few convolutions for plain shapes: 64 × 64 pixels to 8 × 8 places."""
-    pixels = keras.Input((64, 64, 3))
-    x = keras.layers.Rescaling(1 / 127.5, offset=-1.0)(pixels)
-    for width, stride in ((16, 2), (32, 2), (64, 2), (64, 1)):
-        x = keras.layers.Conv2D(width, 3, strides=stride, padding="same", activation="relu")(x)
-    return keras.Model(pixels, x, name="shape_eye")
-
-
-def shape_answerer(recipe: str, how: str) -> Release:
-    """A model that answers questions about a shape; they differ in how picture and question meet."""
-    about = (
-        "Answers questions about one coloured shape: its colour, its shape, yes or no. Four convolutions of its own "
-        f"read the picture, one layer the question, and in two blocks of width 128 {how}; one of 13 answers comes out."
-    )
-    expect = "It knows one shape on a plain ground, and the questions of this set, which were made from templates."
-    splits = {"test": "the official test; no picture of it was trained on"}
-    settings = {
-        "options": {
-            "image_shape": (64, 64, 3),
-            "dim": 128,
-            "depth": 2,
-            "text_depth": 1,
-            "max_length": 16,
-            "dropout": 0.0,
-        },
-        "eye": shape_eye,
-        "licence": "Apache-2.0",
-        "eval_data": "easy_vqa",
-        "epochs": 8,
-        "learning_rate": 5e-4,  # and small batches: at larger rates it is slow to learn whether word and shape agree
-        "batch_size": 32,
-        "baselines_of": "cross_attn_vqa/easy_vqa",
-    }
-    return Release(recipe, about, expect, ("easy_vqa",), shapes, splits, **settings)
 
 
 def radiology(recipe: str, kind: str) -> Release:
@@ -118,11 +80,6 @@ def emoji_names(split: str) -> tf.data.Dataset:
     if split in ("train", "validation"):
         return joined(data.load("emoji", split), data.load("word_cards", split))
     return data.load("emoji", split)
-
-
-def shapes(split: str) -> tf.data.Dataset:
-    """Questions about a shape."""
-    return data.load("easy_vqa", split)
 
 
 def joined(*sets: tf.data.Dataset) -> tf.data.Dataset:

@@ -22,7 +22,7 @@ import keras
 
 from vtx_keras import data, evaluate, export, train
 from vtx_keras import zoo as models
-from zoo import families, making
+from zoo import families, making, shapes
 
 HERE = Path(__file__).parent
 STORED = HERE / "fusions.json"
@@ -38,7 +38,7 @@ TASKS: dict[str, dict[str, Any]] = {
         "what": "captions: words (F1) of names of `emoji`, unseen artist",
     },
     "vqa": {
-        "examples": families.shapes,
+        "examples": shapes.questions,
         "test": "test",
         "metric": "accuracy",
         "options": {"image_encoder": "mobilenet_v2", "image_shape": (65, 65, 3), "text_depth": 1},

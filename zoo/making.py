@@ -48,7 +48,7 @@ class Release:
     examples: Callable[[str], tf.data.Dataset]
     judged: Mapping[str, str]
     options: Mapping[str, Any] = field(default_factory=dict)
-    eye: Callable[[], keras.Model] | None = None  # an encoder of its own, which is trained too
+    eye: Callable[[], keras.Model] | None = None  # an encoder that is not a published one
     vocabulary_size: int | None = 2000  # None: the bundled English words
     prepared: Callable[[keras.Model], None] | None = None  # what is done to the model before its training
     copies: int = 1
@@ -92,15 +92,14 @@ def main(release: Release) -> None:
 
 
 def trained(release: Release, new: bool = False) -> None:
-    """Trains, behind a frozen encoder unless the release has one of its own, and writes the released weights."""
+    """Trains behind the frozen encoder, and writes the released weights."""
     examples = release.examples("train")
     keras.utils.set_random_seed(0)
     options = {**release.options, **({"image_encoder": release.eye()} if release.eye else {})}
     model = built(release.name, examples, options, words=release.vocabulary_size)
     if release.prepared is not None:
         release.prepared(model)
-    if release.eye is None:
-        model.freeze("image")
+    model.freeze("image")
     if release.copies > 1:
         examples = copies.with_copies(examples, model.image_shape[-2], release.copies)
     done, cpu = (release.run / "last").is_dir() and not new, time.process_time()

@@ -1,8 +1,8 @@
 """Trains and releases `concat_mlp_vqa/easy_vqa`: python -m zoo.concat_mlp_vqa.easy_vqa.recipe"""
 
-from zoo import families, making
+from zoo import making, shapes
 
-RELEASE = families.shape_answerer(__file__, "an MLP mixes the picture's mean into every word")
+RELEASE = shapes.answerer(__file__, "an MLP mixes the picture's mean into every word")
 
 if __name__ == "__main__":
     making.main(RELEASE)

@@ -1,8 +1,8 @@
 """Trains and releases `cross_attn_vqa/easy_vqa`: python -m zoo.cross_attn_vqa.easy_vqa.recipe"""
 
-from zoo import families, making
+from zoo import making, shapes
 
-RELEASE = families.shape_answerer(__file__, "every word looks at the picture by cross-attention")
+RELEASE = shapes.answerer(__file__, "every word looks at the picture by cross-attention")
 
 if __name__ == "__main__":
     making.main(RELEASE)

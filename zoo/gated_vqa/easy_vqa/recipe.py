@@ -1,8 +1,8 @@
 """Trains and releases `gated_vqa/easy_vqa`: python -m zoo.gated_vqa.easy_vqa.recipe"""
 
-from zoo import families, making
+from zoo import making, shapes
 
-RELEASE = families.shape_answerer(__file__, "a gate like a GRU's mixes the picture into every word")
+RELEASE = shapes.answerer(__file__, "a gate like a GRU's mixes the picture into every word")
 
 if __name__ == "__main__":
     making.main(RELEASE)

@@ -1,8 +1,8 @@
 """Trains and releases `merged_attn_vqa/easy_vqa`: python -m zoo.merged_attn_vqa.easy_vqa.recipe"""
 
-from zoo import families, making
+from zoo import making, shapes
 
-RELEASE = families.shape_answerer(__file__, "picture and words are one sequence under self-attention")
+RELEASE = shapes.answerer(__file__, "picture and words are one sequence under self-attention")
 
 if __name__ == "__main__":
     making.main(RELEASE)

@@ -58,7 +58,7 @@ RELEASE = making.Release(
     vocabulary_size=None,
     prepared=meanings.give,
     copies=4,
-    epochs=3,
+    epochs=6,
     batch_size=256,
     shown="vendor",
 )
