@@ -169,7 +169,14 @@ def test_freezing_all_but_the_last_layers():
     assert all(layer.trainable for layer in inner)
 
 
-@pytest.mark.parametrize("name", ["cross_attn_captioner", "merged_attn_matcher", "retriever"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        "cross_attn_captioner",
+        pytest.param("merged_attn_matcher", marks=pytest.mark.slow),
+        pytest.param("retriever", marks=pytest.mark.slow),
+    ],
+)
 def test_lora_learns_beside_the_matrices_and_merges(name, tmp_path):
     model = toys.toy(name)
     inputs = toys.inputs(model)

@@ -412,6 +412,7 @@ def test_what_a_row_is_resampled_with():
         assert examples.group_of({key: key for key in keys}) == keys[0]
 
 
+@pytest.mark.slow  # KERAS_BACKEND=jax runs this whole file there
 @pytest.mark.parametrize("backend", ["jax"])
 def test_metrics_on_another_backend(backend):
     pytest.importorskip(backend)

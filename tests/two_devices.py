@@ -1,4 +1,4 @@
-"""A run over host devices: `python two_devices.py FOLDER COUNT`; JAX takes their number from XLA_FLAGS."""
+"""The same run on one host device and on two: `python two_devices.py FOLDER`; JAX makes them by XLA_FLAGS."""
 
 import json
 import sys
@@ -6,13 +6,12 @@ import sys
 import keras
 import numpy as np
 
-count = int(sys.argv[2])
 if keras.backend.backend() == "tensorflow":
     import tensorflow as tf
 
     cpu = tf.config.list_physical_devices("CPU")[0]
-    tf.config.set_logical_device_configuration(cpu, [tf.config.LogicalDeviceConfiguration()] * count)
-    devices = [f"CPU:{number}" for number in range(count)]
+    tf.config.set_logical_device_configuration(cpu, [tf.config.LogicalDeviceConfiguration()] * 2)
+    devices = [f"CPU:{number}" for number in range(2)]
 else:
     devices = keras.distribution.list_devices()
 
@@ -23,21 +22,23 @@ from vtx_keras.train import parallel  # noqa: E402
 
 # Texts of one length and no clipping: see `over` about what MirroredStrategy does on each device alone.
 TEXTS = [" ".join(np.random.default_rng(row).choice(WORDS, 3)) for row in range(16)]
-losses, used = {}, 0
-for kind in ["data"] if keras.backend.backend() == "tensorflow" else ["data", "model"]:
+ON_TENSORFLOW = keras.backend.backend() == "tensorflow"
+losses, used = {}, {}
+for kind, count in [("data", 1), ("data", 2), *([] if ON_TENSORFLOW else [("model", 2)])]:
     keras.utils.set_random_seed(1)
-    with parallel.over(kind, devices):
+    with parallel.over(kind, devices[:count]):
         model = toy("gated_captioner")
-        if keras.backend.backend() == "tensorflow":
-            used = tf.distribute.get_strategy().num_replicas_in_sync
+        if ON_TENSORFLOW:
+            used[kind, count] = tf.distribute.get_strategy().num_replicas_in_sync
         else:
-            used = keras.distribution.distribution().device_mesh.devices.size
+            used[kind, count] = keras.distribution.distribution().device_mesh.devices.size
         pictures = np.random.default_rng(0).uniform(0, 255, (16, *model.image_shape)).astype("float32")
         pairs = data.arrays(model, pictures, TEXTS, batch_size=4, shuffle=True)
         history = train.run(
-            model, pairs, f"{sys.argv[1]}-{kind}", epochs=2, learning_rate=1e-2, samples=0, ema=0.5, clip=0.0
+            model, pairs, f"{sys.argv[1]}-{kind}-{count}", epochs=2, learning_rate=1e-2, samples=0, ema=0.5, clip=0.0
         )
-        losses[kind] = history.history["loss"]
-for kind, loss in losses.items():
-    np.testing.assert_allclose(loss, losses["data"], rtol=1e-3, err_msg=kind)
-print(json.dumps({"devices": int(used), "loss": losses["data"]}))
+        losses[kind, count] = history.history["loss"]
+for which, loss in losses.items():
+    assert used[which] == which[1], used
+    np.testing.assert_allclose(loss, losses["data", 1], rtol=1e-3, err_msg=str(which))
+print(json.dumps({"runs": len(losses)}))

@@ -12,7 +12,7 @@ from pathlib import Path
 ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT))
 
-from zoo import cards  # noqa: E402  (the checkout's recipes, from wherever this is started)
+from zoo import cards, page  # noqa: E402  (the checkout's recipes, from wherever this is started)
 
 RESULTS = ROOT / "benchmarks" / "results"
 FORMATS = {"savedmodel": "SavedModel", "litert": "LiteRT", "onnx": "ONNX"}
@@ -31,21 +31,6 @@ LOADS = {
     ("tiny", 1, 4): "`tiny`, 4 beams",
     ("tiny", 32, 1): "`tiny`, batch of 32",
 }
-
-
-def released() -> str:
-    """Every released model: what it is, how good, how fast."""
-    rows = []
-    for path in sorted(ROOT.glob("zoo/*/*/results.json")):
-        name, tag = path.parts[-3:-1]
-        found = cards.results_of(path.parent)
-        if name != "encoders":
-            first, file = found["headline"], next(one for one in found["exports"] if one["quantize"] == "int8")
-            figure = f"{first['metric'].replace('_', ' ')} **{first['value']:.3f}**, {first['split']}"
-            size = f"{found['parameters'] / 1e6:.1f} M, {found['megabytes']:.1f} MB"
-            speed = f"{file['megabytes']:.1f} MB, {file['ms_p50']:.0f} ms"
-            rows.append([f"[`{name}` / `{tag}`](zoo/{name}/{tag}/README.md)", size, found["data"], figure, speed])
-    return cards.table(["model / tag", "size", "data", "on held-out data", "LiteRT int8, one thread"], rows)
 
 
 def exports() -> str:
@@ -77,12 +62,12 @@ def speed() -> str:
 def advice() -> str:
     """Which fusion to use, once that has been measured."""
     if not (ROOT / "zoo" / "fusions.json").is_file():
-        return "`python -m zoo.fusions` compares them on equal terms: features, data, budget, search, three seeds."
+        return "`python -m zoo.fusions train` compares them on equal terms: data, budget, search, seeds."
     told = (ROOT / "zoo" / "advice.md").read_text(encoding="utf-8").strip()
-    return f"{told}\n\nMeasured on equal terms in [zoo/README.md](zoo/README.md)."
+    return f"{page.short()}\n\n{told}\n\nOn equal terms: [zoo/README.md](zoo/README.md) tells how."
 
 
-FILLED = {"released": released, "exports": exports, "speed": speed, "fusions": advice}
+FILLED = {"released": lambda: page.released("zoo/"), "exports": exports, "speed": speed, "fusions": advice}
 
 
 def filled(text: str) -> str:

@@ -1,11 +1,13 @@
 """Which fusion? Five of them on three tasks, on equal terms: the same kept features, data, CPU time and search.
 
-    python -m zoo.fusions      # trains and judges what is not in fusions.json yet (an hour or two on two cores)
-    python -m zoo.page         # tells it in zoo/README.md
+    python -m zoo.fusions train    # trains and judges what is not in fusions.json yet (an hour or two on two cores)
+    python -m zoo.fusions time     # then, on a quiet machine: the exported files of all, in turns
+    python -m zoo.page             # tells it in zoo/README.md
 
-Each run has the same budget of CPU time: the steps that fit into it are counted from a few that are timed, and the
+Each run has the task's budget of CPU time: the steps that fit into it are counted from a few that are timed, and the
 schedule ends with them. The learning rate is searched on the validation split, once per fusion and task, with the first
-seed; then every seed is judged on the test split. Latency is that of the LiteRT file, one thread.
+seed; the test split sees only the runs with the chosen rate. `train vqa` does one task, so several processes can share
+the work: pin each to a core of its own.
 """
 
 from __future__ import annotations
@@ -13,116 +15,159 @@ from __future__ import annotations
 import argparse
 import json
 import statistics
-import tempfile
 import time
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import keras
+import numpy as np
 
-from vtx_keras import data, evaluate, export, train
+from vtx_keras import data, evaluate, export, media, train
 from vtx_keras import zoo as models
 from zoo import families, making, shapes
 
 HERE = Path(__file__).parent
-STORED = HERE / "fusions.json"
+STORED, FILES = HERE / "fusions.json", Path("runs/fusions")
 FUSIONS = ("concat_mlp", "gated", "cross_attn", "co_attn", "merged_attn")
-RATES, SEEDS, BATCH, WARM, TIMED = (5e-4, 2e-3), (0, 1, 2), 64, 4, 12
-SIZES = {"dim": 128, "depth": 2, "max_length": 16, "dropout": 0.1}
+RATES, SEEDS, BATCH, WARM, TIMED, TURNS = (1e-3, 2e-3), (0, 1, 2), 64, 4, 12, 30
+SHARED = {"max_length": 16, "dropout": 0.1}
 TASKS: dict[str, dict[str, Any]] = {
     "captioner": {
         "examples": families.emoji_names,
         "test": "vendor",
         "metric": "word_f1",
-        "options": making.EMOJI_EYE,
+        "options": {**making.EMOJI_EYE, "dim": 128, "depth": 2},
+        "cpu_seconds": 60,
         "what": "captions: words (F1) of names of `emoji`, unseen artist",
+        "baseline": ("cross_attn_captioner/emoji", "nearest_neighbour"),
     },
     "vqa": {
         "examples": shapes.questions,
         "test": "test",
         "metric": "accuracy",
-        "options": {"image_encoder": "mobilenet_v2", "image_shape": (65, 65, 3), "text_depth": 1},
+        "options": {"image_encoder": shapes.eye, "image_shape": (64, 64, 3), "dim": 64, "depth": 1, "text_depth": 1},
+        "cpu_seconds": 120,
         "what": "answers: accuracy on `easy_vqa`, test",
+        "baseline": ("cross_attn_vqa/easy_vqa", "question_alone"),
     },
     "matcher": {
         "examples": families.emoji_names,
         "test": "vendor",
         "metric": "accuracy",
-        "options": {**making.EMOJI_EYE, "text_depth": 1},
+        "options": {**making.EMOJI_EYE, "dim": 128, "depth": 2, "text_depth": 1},
+        "cpu_seconds": 60,
         "what": "matches: accuracy on pairs of `emoji`, unseen artist",
+        "baseline": ("cross_attn_matcher/emoji", "chance"),
     },
 }
 
 
-def runs() -> list[tuple[str, str]]:
+def cells(tasks: Sequence[str] = tuple(TASKS)) -> list[tuple[str, str]]:
     """Every task with every fusion that can do it."""
-    return [(task, fusion) for task in TASKS for fusion in FUSIONS if f"{fusion}_{task}" in models.MODELS]
+    return [(task, fusion) for task in tasks for fusion in FUSIONS if f"{fusion}_{task}" in models.MODELS]
 
 
-def run(budget: float, judged: int) -> None:
-    """All runs that are not stored yet."""
-    stored = json.loads(STORED.read_text()) if STORED.is_file() else {"settings": settings(budget, judged), "rows": []}
-    assert stored["settings"] == settings(budget, judged), f"{STORED} has other settings: move it away"
-    known = {(row["task"], row["fusion"], row["rate"], row["seed"]) for row in stored["rows"]}
-    for task, fusion in runs():
-        for seed in SEEDS:
-            rates = RATES if seed == SEEDS[0] else [best_rate(stored["rows"], task, fusion)]
-            for rate in rates:
-                if (task, fusion, rate, seed) not in known:
-                    row = one(task, fusion, rate, seed, budget, judged)
-                    stored["rows"].append(row)
-                    part = STORED.with_name(".fusions.json")
-                    part.write_text(json.dumps(stored, indent=1) + "\n", encoding="utf-8")
-                    part.replace(STORED)
-                    print(json.dumps(row), flush=True)
+def known() -> dict[str, dict[str, Any]]:
+    """What is stored, by "task fusion"."""
+    return json.loads(STORED.read_text(encoding="utf-8")) if STORED.is_file() else {}
 
 
-def settings(budget: float, judged: int) -> dict[str, Any]:
-    """What all runs share."""
-    return {"cpu_seconds": budget, "judged_rows": judged, "batch_size": BATCH, **SIZES}
+def remember(cell: str, found: Mapping[str, Any]) -> None:
+    """Adds to what is stored, which another process may have written to meanwhile."""
+    part = STORED.with_name(f".fusions-{cell.replace(' ', '-')}.json")
+    stored = known()
+    stored[cell] = {**stored.get(cell, {}), **found}
+    part.write_text(json.dumps(stored, indent=1) + "\n", encoding="utf-8")
+    part.replace(STORED)
 
 
-def best_rate(rows: list[dict], task: str, fusion: str) -> float:
-    """The learning rate whose run with the first seed did best on validation."""
-    tried = [row for row in rows if (row["task"], row["fusion"], row["seed"]) == (task, fusion, SEEDS[0])]
-    return max(tried, key=lambda row: row["validation"])["rate"]
+def trained(task: str, fusion: str, judged: int) -> dict[str, Any]:
+    """One fusion at one task: the search of its rate, all seeds, and its file."""
+    searched = {rate: run(task, fusion, rate, SEEDS[0], judged) for rate in RATES}
+    rate = max(RATES, key=lambda each: searched[each][1]["validation"])
+    runs, how = [], TASKS[task]
+    for seed in SEEDS:
+        model, found = searched[rate] if seed == SEEDS[0] else run(task, fusion, rate, seed, judged)
+        runs.append({**found, "test": score(model, task, how["test"], judged)})
+    model = searched[rate][0]
+    path = FILES / f"{task}-{fusion}.tflite"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    few = list(how["examples"]("validation").encoded.take(8).as_numpy_iterator())
+    report = export.litert(model, path, verify_data=few, share=0.0)
+    return {
+        "rate": rate,
+        "searched": {f"{each:g}": found["validation"] for each, (_, found) in searched.items()},
+        "parameters": model.behind_encoder().count_params(),
+        "cpu_seconds": how["cpu_seconds"],
+        "judged_rows": judged,
+        "litert_megabytes": round(report.megabytes, 2),
+        "runs": runs,
+    }
 
 
-def one(task: str, fusion: str, rate: float, seed: int, budget: float, judged: int) -> dict[str, Any]:
-    """One run: trained for the budget, judged on validation and, with what it costs, on test."""
-    how, name = TASKS[task], f"{fusion}_{task}"
-    examples = how["examples"]("train")
+def run(task: str, fusion: str, rate: float, seed: int, judged: int) -> tuple[Any, dict[str, Any]]:
+    """A model trained for the task's budget, and how it does on validation."""
+    how = TASKS[task]
+    examples, options = how["examples"]("train"), {**SHARED, **how["options"]}
+    if callable(options["image_encoder"]):
+        options["image_encoder"] = options["image_encoder"]()
 
-    def fresh() -> tuple[keras.Model, keras.Model]:
-        model = making.built(name, examples, {**SIZES, **how["options"]}, seed=seed)
+    def fresh() -> tuple[Any, keras.Model]:
+        model = making.built(f"{fusion}_{task}", examples, options, seed=seed)
         model.freeze("image")
         return model, model.behind_encoder()
 
+    def fitted(model: Any, head: keras.Model, steps: int) -> list[float]:
+        clock = Clock()
+        head.compile(train.adamw(head, steps, learning_rate=rate), loss=model.loss)
+        head.fit(batches.repeat(), steps_per_epoch=steps, verbose=0, callbacks=[clock])
+        return clock.seconds
+
     model, head = fresh()
     kept = data.features(examples, model, "runs/features")
-    batches = data.batches(kept, head, batch_size=BATCH, training=True, seed=seed).repeat()
-    head.compile(train.adamw(head, WARM + TIMED), loss=model.loss)
-    clock = Clock()
-    head.fit(batches, steps_per_epoch=WARM + TIMED, verbose=0, callbacks=[clock])
-    steps = int(budget / statistics.median(clock.seconds[WARM:]))
-
+    batches = data.batches(kept, head, batch_size=BATCH, training=True, seed=seed)
+    steps = int(how["cpu_seconds"] / statistics.median(fitted(model, head, WARM + TIMED)[WARM:]))
     model, head = fresh()  # its weights are those of the seed again
-    head.compile(train.adamw(head, steps, learning_rate=rate), loss=model.loss)
-    clock = Clock()
-    head.fit(batches, steps_per_epoch=steps, verbose=0, callbacks=[clock])
-    figures = [
-        evaluate.run(model, how["examples"](split), baselines=(), limit=judged, draws=200).metrics[how["metric"]]
-        for split in ("validation", how["test"])
-    ]
-    row = {"task": task, "fusion": fusion, "rate": rate, "seed": seed, "steps": steps}
-    row |= {"cpu_seconds": round(sum(clock.seconds), 1), "parameters": head.count_params()}
-    row |= {"validation": round(figures[0]["value"], 4), "test": figures[1]}
-    if seed == SEEDS[0]:
-        few = list(how["examples"]("validation").encoded.take(8).as_numpy_iterator())
-        with tempfile.TemporaryDirectory() as folder:
-            report = export.litert(model, f"{folder}/model.tflite", verify_data=few, share=0.0)
-        row |= {"litert_ms": report.ms_p50, "litert_megabytes": report.megabytes}
-    return row
+    seconds = fitted(model, head, steps)
+    found = {"seed": seed, "steps": steps, "cpu_seconds": round(sum(seconds), 1)}
+    return model, {**found, "validation": score(model, task, "validation", judged)["value"]}
+
+
+def score(model: Any, task: str, split: str, judged: int) -> dict[str, float]:
+    """The task's metric with its interval."""
+    how = TASKS[task]
+    found = evaluate.run(model, how["examples"](split), baselines=(), limit=judged, draws=200)
+    return found.metrics[how["metric"]]
+
+
+def timed(turns: int) -> dict[str, float]:
+    """CPU milliseconds of each file for a row, one thread: the files in turns, the median of all turns."""
+    from ai_edge_litert.interpreter import Interpreter
+
+    sides = {}
+    for task, fusion in cells():
+        interpreter = Interpreter(str(FILES / f"{task}-{fusion}.tflite"), num_threads=1)
+        options = {**SHARED, **TASKS[task]["options"]}
+        inputs = pictures_and_words(task, options["image_shape"], options["max_length"])
+        sides[f"{task} {fusion}"] = interpreter.get_signature_runner("serving_default"), inputs
+    times: dict[str, list[float]] = {side: [] for side in sides}
+    for turn in range(-2, turns):  # two to warm up
+        for side, (see, rows) in sides.items():
+            start = time.process_time()
+            for row in rows:
+                see(**row)
+            if turn >= 0:
+                times[side].append(1000 * (time.process_time() - start) / len(rows))
+    return {side: round(statistics.median(each), 2) for side, each in times.items()}
+
+
+def pictures_and_words(task: str, shape: tuple[int, ...], length: int, count: int = 8) -> list[dict[str, np.ndarray]]:
+    """Validation pictures as a file takes them, with a text of full length where it reads one."""
+    rows = TASKS[task]["examples"]("validation").encoded.take(count).as_numpy_iterator()
+    pictures = [media.resize(media.read(row["image"]), shape[:2])[None] for row in rows]
+    words = {} if task == "captioner" else {"tokens": np.full((1, length), 10, "int32")}
+    return [{"image": np.asarray(picture, "uint8"), **words} for picture in pictures]
 
 
 class Clock(keras.callbacks.Callback):
@@ -140,12 +185,21 @@ class Clock(keras.callbacks.Callback):
 
 
 def main() -> None:
-    """Runs what is not stored yet."""
+    """Trains what is not stored yet, or times the files."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--budget", type=float, default=60, help="CPU seconds of training, each run")
-    parser.add_argument("--judged", type=int, default=1000, help="rows of validation and test, each run")
+    parser.add_argument("step", choices=["train", "time"])
+    parser.add_argument("tasks", nargs="*", choices=[*TASKS, []], help="to train: all by default")
+    parser.add_argument("--judged", type=int, default=1000, help="rows of validation and of test, each run")
     given = parser.parse_args()
-    run(given.budget, given.judged)
+    if given.step == "time":
+        for cell, milliseconds in timed(TURNS).items():
+            remember(cell, {"litert_ms": milliseconds})
+        return
+    for task, fusion in cells(given.tasks or tuple(TASKS)):
+        if "runs" not in known().get(f"{task} {fusion}", {}):
+            found = trained(task, fusion, given.judged)
+            remember(f"{task} {fusion}", found)
+            print(task, fusion, json.dumps(found), flush=True)
 
 
 if __name__ == "__main__":

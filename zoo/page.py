@@ -5,76 +5,86 @@ python -m zoo.page
 
 from __future__ import annotations
 
-import json
 import statistics
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from zoo import cards
-from zoo.fusions import FUSIONS, RATES, SEEDS, STORED, TASKS, best_rate, runs
+from zoo.fusions import BATCH, FUSIONS, RATES, SEEDS, STORED, TASKS, cells, known
 
 HERE = Path(__file__).parent
 FIGURE, PAGE = HERE / "fusions.png", HERE / "README.md"
 
 
-def released() -> str:
-    """A table of all released models."""
+def released(place: str = "") -> str:
+    """A table of all released models, whose links begin with `place`: what each is, how good, how fast."""
     rows = []
     for path in sorted(HERE.glob("*/*/results.json")):
         name, tag = path.parts[-3:-1]
         if name != "encoders":
             found = cards.results_of(path.parent)
-            first = found["headline"]
+            first, file = found["headline"], next(one for one in found["exports"] if one["quantize"] == "int8")
             low = "" if first["low"] is None else f" [{first['low']:.3f}, {first['high']:.3f}]"
-            figure = f"{first['metric'].replace('_', ' ')} **{first['value']:.3f}**{low}, {first['split']}"
+            link = f"[`{name}` / `{tag}`]({place}{name}/{tag}/README.md)"
             size = f"{found['parameters'] / 1e6:.1f} M, {found['megabytes']:.1f} MB"
-            rows.append(
-                [f"[`{name}` / `{tag}`]({name}/{tag}/README.md)", size, found["data"], figure, found["licence"]]
-            )
-    return cards.table(["model / tag", "size", "data", "on held-out data", "licence"], rows)
+            figure = f"{first['metric'].replace('_', ' ')} **{first['value']:.3f}**{low}, {first['split']}"
+            speed = f"{file['megabytes']:.1f} MB, {file['ms_p50']:.0f} ms"
+            rows.append([link, size, found["data"], figure, speed, found["licence"]])
+    header = ["model / tag", "size", "data", "on held-out data", "LiteRT int8, one thread", "licence"]
+    return cards.table(header, rows)
 
 
-def chosen(rows: list[dict], task: str, fusion: str) -> list[dict]:
-    """The runs of every seed with the rate that was chosen."""
-    rate = best_rate(rows, task, fusion)
-    return [row for row in rows if (row["task"], row["fusion"], row["rate"]) == (task, fusion, rate)]
-
-
-def summary(rows: list[dict]) -> dict[tuple[str, str], dict[str, float]]:
+def summary() -> dict[tuple[str, str], dict[str, Any]]:
     """By task and fusion: the mean of the seeds, the widest of their intervals, what it costs."""
     found = {}
-    for task, fusion in runs():
-        mine = chosen(rows, task, fusion)
-        values = [row["test"]["value"] for row in mine]
+    for (task, fusion), one in ((tuple(cell.split()), one) for cell, one in known().items()):
+        tests = [run["test"] for run in one["runs"]]
+        values = [test["value"] for test in tests]
         found[task, fusion] = {
+            **one,
             "mean": statistics.mean(values),
-            "low": min(row["test"]["low"] for row in mine),
-            "high": max(row["test"]["high"] for row in mine),
+            "low": min(test["low"] for test in tests),
+            "high": max(test["high"] for test in tests),
             "spread": max(values) - min(values),
-            "seeds": len(mine),
-            "steps": statistics.mean(row["steps"] for row in mine),
-            "cpu_seconds": statistics.mean(row["cpu_seconds"] for row in mine),
-            "parameters": mine[0]["parameters"],
-            "litert_ms": mine[0]["litert_ms"],
-            "litert_megabytes": mine[0]["litert_megabytes"],
+            "steps": statistics.mean(run["steps"] for run in one["runs"]),
         }
-    return found
+    return {cell: found[cell] for cell in cells()}
 
 
-def compared(stored: Mapping[str, Any]) -> str:
+def baseline(task: str) -> tuple[str, float]:
+    """What needs no such model, from the released model's results on the same split: its name and value."""
+    folder, name = TASKS[task]["baseline"]
+    split = cards.results_of(HERE / folder)["splits"][TASKS[task]["test"]]
+    return name.replace("_", " "), split["baselines"][name][TASKS[task]["metric"]]["value"]
+
+
+def short() -> str:
+    """One table: every fusion's figure and time at every task."""
+    found = summary()
+
+    def told(task: str, fusion: str) -> str:
+        if (one := found.get((task, fusion))) is None:
+            return "–"
+        return f"**{one['mean']:.3f}** [{one['low']:.3f}, {one['high']:.3f}], {one['litert_ms']:.1f} ms"
+
+    rows = [[f"`{fusion}`", *(told(task, fusion) for task in TASKS)] for fusion in FUSIONS]
+    rows.append(["without", *(f"{value:.3f} ({name})" for name, value in map(baseline, TASKS))])
+    return cards.table(["", *(how["what"] for how in TASKS.values())], rows)
+
+
+def compared() -> str:
     """Which fusion: advice, the figure, and a table for each task."""
-    found, how, parts = summary(stored["rows"]), stored["settings"], []
-    header = ["", "test", "interval", "between seeds", "parameters", "CPU s", "steps", "LiteRT ms", "MB"]
-    for task, told in TASKS.items():
+    found, parts = summary(), []
+    header = ["", "test", "interval", "between seeds", "rate", "parameters", "steps", "LiteRT ms", "MB"]
+    for task, how in TASKS.items():
         rows = [
             [
                 f"`{fusion}`",
                 f"**{one['mean']:.3f}**",
                 f"{one['low']:.3f} to {one['high']:.3f}",
                 f"{one['spread']:.3f}",
+                f"{one['rate']:g}",
                 f"{one['parameters'] / 1e6:.2f} M",
-                f"{one['cpu_seconds']:.0f}",
                 f"{one['steps']:.0f}",
                 f"{one['litert_ms']:.1f}",
                 f"{one['litert_megabytes']:.1f}",
@@ -82,27 +92,31 @@ def compared(stored: Mapping[str, Any]) -> str:
             for (of, fusion), one in found.items()
             if of == task
         ]
-        parts.append(f"### {told['what']}\n\n{cards.table(header, rows)}")
+        name, value = baseline(task)
+        options = how["options"]
+        parts.append(
+            f"### {how['what']}\n\n{cards.table(header, rows)}\n\n{how['cpu_seconds']} CPU seconds of training each; "
+            f"width {options['dim']}, depth {options['depth']}; {name}: {value:.3f}."
+        )
     advice, tables = (HERE / "advice.md").read_text(encoding="utf-8"), "\n\n".join(parts)
     return f"""## Which fusion?
 
 {advice}
 ![the same as a figure](fusions.png)
 
-Five fusions, the same frozen features, data and words; {how["cpu_seconds"]:.0f} CPU seconds of training each,
-batches of {how["batch_size"]}, width {how["dim"]}, {how["depth"]} blocks; the learning rate is the better of
-{" and ".join(f"{rate:g}" for rate in RATES)} on validation; {len(SEEDS)} seeds, each judged on the same
-{how["judged_rows"]:,d} test rows. The interval spans the seeds' bootstrapped 95 % intervals. Parameters are those
-behind the encoder; LiteRT ms and MB are those of the whole float32 file, one thread. `co_attn` cannot write from left
-to right.
+Five fusions, the same frozen features, data and words, the same CPU time of training in batches of {BATCH}; the
+learning rate is the better of {" and ".join(f"{rate:g}" for rate in RATES)} on validation; {len(SEEDS)} seeds, each
+judged on the same {next(iter(found.values()))["judged_rows"]:,d} test rows. The interval spans the seeds' bootstrapped
+95 % intervals. Parameters are those behind the encoder; LiteRT ms (CPU, one thread) and MB are those of the whole
+float32 file, the encoder included. `co_attn` cannot write from left to right.
 
 {tables}
 
-`python -m zoo.fusions` made `fusions.json`.
+`python -m zoo.fusions train` and `python -m zoo.fusions time` made `fusions.json`.
 """
 
 
-def drawn(found: Mapping[tuple[str, str], Mapping[str, float]], path: Path) -> None:
+def drawn(path: Path) -> None:
     """Quality with its interval over the time of a picture, a panel for each task."""
     import matplotlib
 
@@ -110,14 +124,18 @@ def drawn(found: Mapping[tuple[str, str], Mapping[str, float]], path: Path) -> N
     from matplotlib import pyplot
 
     figure, panels = pyplot.subplots(1, len(TASKS), figsize=(11, 3.6), layout="constrained")
-    for panel, (task, told) in zip(panels, TASKS.items(), strict=True):
+    found = summary()
+    for panel, (task, how) in zip(panels, TASKS.items(), strict=True):
         for number, fusion in enumerate(FUSIONS):
             if (one := found.get((task, fusion))) is not None:
                 reach = [[one["mean"] - one["low"]], [one["high"] - one["mean"]]]
                 panel.errorbar(
                     one["litert_ms"], one["mean"], yerr=reach, fmt="o", color=f"C{number}", label=fusion, capsize=3
                 )
-        panel.set_title(told["what"], fontsize=9)
+        name, value = baseline(task)
+        panel.axhline(value, color="gray", linestyle=":", linewidth=1)
+        panel.annotate(name, (0.02, value), xycoords=("axes fraction", "data"), fontsize=7, va="bottom", color="gray")
+        panel.set_title(how["what"], fontsize=9)
         panel.set_xlabel("LiteRT, ms per row")
         panel.grid(alpha=0.3)
     panels[1].legend(fontsize=8)
@@ -126,7 +144,7 @@ def drawn(found: Mapping[tuple[str, str], Mapping[str, float]], path: Path) -> N
 
 def page() -> str:
     """The whole text."""
-    comparison = compared(json.loads(STORED.read_text())) if STORED.is_file() else ""
+    comparison = compared() if STORED.is_file() else ""
     return f"""# The zoo
 
 `vtx list` shows what is released, `vtx show NAME` a card. Each folder holds weights, a card, results and the recipe
@@ -139,5 +157,5 @@ that made them; `encoders/` the frozen eyes that they share. [NOTICE.md](NOTICE.
 
 if __name__ == "__main__":
     if STORED.is_file():
-        drawn(summary(json.loads(STORED.read_text())["rows"]), FIGURE)
+        drawn(FIGURE)
     PAGE.write_text(page(), encoding="utf-8")

@@ -22,7 +22,7 @@ KEPT = Path("runs/shape_eye.weights.h5")
 def answerer(recipe: str, how: str) -> Release:
     """A model that answers questions about a shape; they differ in how picture and question meet."""
     about = (
-        "Answers questions about one coloured shape: its colour, its shape, yes or no. Four convolutions, which learned "
+        "Answers questions about one coloured shape: its colour, its shape, yes or no. Four convolutions, taught "
         "shapes and colours first, read the picture, one layer the question, and in one block of width 128 "
         f"{how}; one of 13 answers comes out."
     )
