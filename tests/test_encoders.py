@@ -13,7 +13,7 @@ import tensorflow as tf
 import toys
 from PIL import Image
 
-from vtx_keras import data, encoders, media, published, text, tuning, weights, zoo
+from vtx_keras import architectures, data, encoders, media, published, text, tuning, weights, zoo
 from vtx_keras.data.reading import SAMPLE
 from vtx_keras.models import leaves
 from vtx_keras.weights import BadWeights
@@ -338,7 +338,7 @@ def test_minilm_brings_its_words(tmp_path):
 
 
 def test_pieces_that_the_text_encoder_does_not_know_are_told(monkeypatch):
-    source = published.architecture("minilm_l6")
+    source = architectures.architecture("minilm_l6")
     theirs = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "cat", *(f"x{i}" for i in range(30_516))]
     monkeypatch.setattr(published, "load", lambda name, head: source)
     monkeypatch.setattr(published, "words_of", lambda name: theirs)

@@ -21,7 +21,7 @@ import pytest
 from PIL import Image
 
 from vtx_keras import archives, published, tensors
-from vtx_keras.published import PUBLISHED
+from vtx_keras.architectures import PUBLISHED
 from vtx_keras.weights import CONFIG, WEIGHTS, BadWeights, released_root
 
 REFERENCE = Path(__file__).parent / "reference"

@@ -15,10 +15,10 @@ if keras.backend.backend() == "tensorflow":
 else:
     devices = keras.distribution.list_devices()
 
-from toys import WORDS, toy  # noqa: E402 (devices come first)
+from toys import WORDS, toy
 
-from vtx_keras import data, train  # noqa: E402
-from vtx_keras.train import parallel  # noqa: E402
+from vtx_keras import data, train
+from vtx_keras.train import parallel
 
 # Texts of one length and no clipping: see `over` about what MirroredStrategy does on each device alone.
 TEXTS = [" ".join(np.random.default_rng(row).choice(WORDS, 3)) for row in range(16)]

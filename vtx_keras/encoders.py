@@ -20,7 +20,7 @@ from typing import Any
 import keras
 from keras import ops
 
-from vtx_keras import published
+from vtx_keras import architectures, published
 from vtx_keras.layers import Block, Positions, graph, layer_norm, register
 from vtx_keras.published import load
 from vtx_keras.text import END, PAD
@@ -56,8 +56,8 @@ def image(
     """Pictures (h, w, 3) to features (rows, columns, width) or (tokens, width); clips frame by frame.
 
     `encoder` is "vit" (patches, from scratch), a published one ("efficientnet_lite0", "mobilenet_v2" ...: see
-    `published.PUBLISHED`), a name of `keras.applications` ("MobileNetV3Small"), a keras-hub image preset, or a model of
-    yours from pictures to features (used as it is, not copied).
+    `architectures.PUBLISHED`), a name of `keras.applications` ("MobileNetV3Small"), a keras-hub image preset, or a
+    model of yours from pictures to features (used as it is, not copied).
     """
     *frames, height, width, channels = image_shape
     if encoder == "vit":
@@ -101,11 +101,11 @@ def backbone(encoder: str | keras.Model, frame_shape: tuple, pretrained: bool) -
     """A published backbone with its own scaling in front, from 0–255 pixels to features."""
     if isinstance(encoder, keras.Model):
         return encoder
-    if encoder in published.IMAGES:
+    if encoder in architectures.IMAGES:
         return (
             load(encoder, image_shape=frame_shape)
             if pretrained
-            else published.features_of(published.architecture(encoder, frame_shape))
+            else architectures.features_of(architectures.architecture(encoder, frame_shape))
         )
     pixels = keras.Input(frame_shape, name="image")
     if encoder in KERAS_APPLICATIONS:
@@ -249,7 +249,7 @@ def text(
                 recurrent = {"lstm": keras.layers.LSTM, "gru": keras.layers.GRU}[encoder]
                 x = recurrent(dim, return_sequences=True, name=f"{encoder}_{i}")(x)
         return graph(tokens, layer_norm("norm")(x), name="text_encoder")
-    if encoder in published.TEXTS:
+    if encoder in architectures.TEXTS:
         # It learned from texts that end in a special piece: one is put behind the last, and its place left out again.
         network = published.reader(encoder, vocabulary, pretrained=pretrained)
         longer = ops.pad(tokens, [[0, 0], [0, 1]])
@@ -275,7 +275,7 @@ def text(
 
 
 SCRATCH = ("transformer", "lstm", "gru")
-IMAGE = ("vit", *published.IMAGES)
-TEXT = (*SCRATCH, *published.TEXTS)
+IMAGE = ("vit", *architectures.IMAGES)
+TEXT = (*SCRATCH, *architectures.TEXTS)
 KERAS_APPLICATIONS = tuple(name for name in dir(keras.applications) if name[0].isupper())
 NAMES = (*IMAGE, *TEXT, *KERAS_APPLICATIONS)

@@ -215,7 +215,7 @@ SPARE = ("*.num_batches_tracked", "embeddings.position_ids", "pooler.dense.*")
 def source_names(model: Any) -> dict[str, Any]:
     """The variables of an `architecture`, by what its published checkpoint calls them.
 
-    >>> from vtx_keras.published import architecture
+    >>> from vtx_keras.architectures import architecture
     >>> source_names(architecture("mobilenet_v2"))["classifier.1.weight"].path
     'logits/kernel'
     """
@@ -234,7 +234,7 @@ def source_names(model: Any) -> dict[str, Any]:
 def assign(model: Any, arrays: dict[str, np.ndarray]) -> None:
     """Give an `architecture` all tensors of its checkpoint, or none: one missing, extra or misshapen is an error.
 
-    >>> from vtx_keras.published import architecture
+    >>> from vtx_keras.architectures import architecture
     >>> assign(architecture("mobilenet_v2"), {"fc.weight": np.zeros((2, 2))})
     Traceback (most recent call last):
     vtx_keras.weights.BadWeights: not a checkpoint of mobilenet_v2: ...

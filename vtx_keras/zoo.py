@@ -21,7 +21,7 @@ from typing import Any
 import keras
 import numpy as np
 
-from vtx_keras import encoders, published, text
+from vtx_keras import architectures, encoders, published, text
 from vtx_keras import weights as rooms
 from vtx_keras.models import VisionText
 from vtx_keras.options import SIZES, resolve
@@ -55,7 +55,7 @@ def build(
         return construct(name, overrides, text.vocabulary(vocabulary), dtype)
     if weights == "encoders":
         reader = overrides.get("text_encoder")
-        if vocabulary is None and isinstance(reader, str) and reader in published.TEXTS:
+        if vocabulary is None and isinstance(reader, str) and reader in architectures.TEXTS:
             vocabulary = published.vocabulary_of(reader)
         return construct(name, overrides, text.vocabulary(vocabulary), dtype, pretrained=ENCODERS)
     folder = rooms.find(name, weights, entry.default)
@@ -96,7 +96,7 @@ def _kept(saved: dict) -> tuple[str, ...]:
 def _unchanged_encoder(model: VisionText) -> dict[str, str] | None:
     """The name and hash of the published image encoder that this model still holds as it was published."""
     name = model.options["image_encoder"]
-    if not isinstance(name, str) or name not in published.IMAGES:
+    if not isinstance(name, str) or name not in architectures.IMAGES:
         return None
     try:
         folder = published.find(name)

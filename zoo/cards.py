@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from vtx_keras import weights
+from vtx_keras.architectures import PUBLISHED
 from vtx_keras.data.sets import SETS
-from vtx_keras.published import PUBLISHED
 
 if TYPE_CHECKING:
     from zoo.making import Release

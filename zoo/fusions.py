@@ -4,7 +4,7 @@
     python -m zoo.fusions time     # then, on a quiet machine: the exported files of all, in turns
     python -m zoo.page             # tells it in zoo/README.md
 
-Each run has the task's budget of CPU time: the steps that fit into it are counted from a few that are timed, and the
+Each run has the same budget of CPU time: the steps that fit into it are counted from a few that are timed, and the
 schedule ends with them. The learning rate is searched on the validation split, once per fusion and task, with the first
 seed; the test split sees only the runs with the chosen rate. `train vqa` does one task, so several processes can share
 the work: pin each to a core of its own.
@@ -13,6 +13,7 @@ the work: pin each to a core of its own.
 from __future__ import annotations
 
 import argparse
+import functools
 import json
 import statistics
 import time
@@ -22,42 +23,40 @@ from typing import Any
 
 import keras
 import numpy as np
+import tensorflow as tf
 
 from vtx_keras import data, evaluate, export, media, train
 from vtx_keras import zoo as models
-from zoo import families, making, shapes
+from zoo import families, making
+from zoo.cross_attn_vqa.emoji.recipe import questions
 
 HERE = Path(__file__).parent
 STORED, FILES = HERE / "fusions.json", Path("runs/fusions")
 FUSIONS = ("concat_mlp", "gated", "cross_attn", "co_attn", "merged_attn")
 RATES, SEEDS, BATCH, WARM, TIMED, TURNS = (1e-3, 2e-3), (0, 1, 2), 64, 4, 12, 30
-SHARED = {"max_length": 16, "dropout": 0.1}
+CPU_SECONDS, JUDGED = 45, 1000  # training, and rows of validation and of test, of each run
+SHARED = {**making.EMOJI_EYE, "dim": 128, "depth": 2, "max_length": 16, "dropout": 0.1}
+TEST = "vendor"  # the concepts of training, drawn by an artist that no run has seen
 TASKS: dict[str, dict[str, Any]] = {
     "captioner": {
         "examples": families.emoji_names,
-        "test": "vendor",
         "metric": "word_f1",
-        "options": {**making.EMOJI_EYE, "dim": 128, "depth": 2},
-        "cpu_seconds": 60,
-        "what": "captions: words (F1) of names of `emoji`, unseen artist",
+        "options": {},
+        "what": "captions: F1 of their words",
         "baseline": ("cross_attn_captioner/emoji", "nearest_neighbour"),
     },
     "vqa": {
-        "examples": shapes.questions,
-        "test": "test",
+        "examples": questions,
         "metric": "accuracy",
-        "options": {"image_encoder": shapes.eye, "image_shape": (64, 64, 3), "dim": 64, "depth": 1, "text_depth": 1},
-        "cpu_seconds": 120,
-        "what": "answers: accuracy on `easy_vqa`, test",
-        "baseline": ("cross_attn_vqa/easy_vqa", "question_alone"),
+        "options": {"text_depth": 1},
+        "what": "answers: accuracy",
+        "baseline": ("cross_attn_vqa/emoji", "question_alone"),
     },
     "matcher": {
         "examples": families.emoji_names,
-        "test": "vendor",
         "metric": "accuracy",
-        "options": {**making.EMOJI_EYE, "dim": 128, "depth": 2, "text_depth": 1},
-        "cpu_seconds": 60,
-        "what": "matches: accuracy on pairs of `emoji`, unseen artist",
+        "options": {"text_depth": 1},
+        "what": "matches: accuracy",
         "baseline": ("cross_attn_matcher/emoji", "chance"),
     },
 }
@@ -82,39 +81,34 @@ def remember(cell: str, found: Mapping[str, Any]) -> None:
     part.replace(STORED)
 
 
-def trained(task: str, fusion: str, judged: int) -> dict[str, Any]:
+def trained(task: str, fusion: str) -> dict[str, Any]:
     """One fusion at one task: the search of its rate, all seeds, and its file."""
-    searched = {rate: run(task, fusion, rate, SEEDS[0], judged) for rate in RATES}
+    searched = {rate: run(task, fusion, rate, SEEDS[0]) for rate in RATES}
     rate = max(RATES, key=lambda each: searched[each][1]["validation"])
-    runs, how = [], TASKS[task]
+    runs = []
     for seed in SEEDS:
-        model, found = searched[rate] if seed == SEEDS[0] else run(task, fusion, rate, seed, judged)
-        runs.append({**found, "test": score(model, task, how["test"], judged)})
+        model, found = searched[rate] if seed == SEEDS[0] else run(task, fusion, rate, seed)
+        runs.append({**found, "test": score(model, task, TEST)})
     model = searched[rate][0]
     path = FILES / f"{task}-{fusion}.tflite"
     path.parent.mkdir(parents=True, exist_ok=True)
-    few = list(how["examples"]("validation").encoded.take(8).as_numpy_iterator())
+    few = list(examples(task, "validation").encoded.take(8).as_numpy_iterator())
     report = export.litert(model, path, verify_data=few, share=0.0)
     return {
         "rate": rate,
         "searched": {f"{each:g}": found["validation"] for each, (_, found) in searched.items()},
         "parameters": model.behind_encoder().count_params(),
-        "cpu_seconds": how["cpu_seconds"],
-        "judged_rows": judged,
         "litert_megabytes": round(report.megabytes, 2),
         "runs": runs,
     }
 
 
-def run(task: str, fusion: str, rate: float, seed: int, judged: int) -> tuple[Any, dict[str, Any]]:
-    """A model trained for the task's budget, and how it does on validation."""
-    how = TASKS[task]
-    examples, options = how["examples"]("train"), {**SHARED, **how["options"]}
-    if callable(options["image_encoder"]):
-        options["image_encoder"] = options["image_encoder"]()
+def run(task: str, fusion: str, rate: float, seed: int) -> tuple[Any, dict[str, Any]]:
+    """A model trained for the budget, and how it does on validation."""
+    rows = examples(task, "train")
 
     def fresh() -> tuple[Any, keras.Model]:
-        model = making.built(f"{fusion}_{task}", examples, options, seed=seed)
+        model = making.built(f"{fusion}_{task}", rows, {**SHARED, **TASKS[task]["options"]}, seed=seed)
         model.freeze("image")
         return model, model.behind_encoder()
 
@@ -125,20 +119,25 @@ def run(task: str, fusion: str, rate: float, seed: int, judged: int) -> tuple[An
         return clock.seconds
 
     model, head = fresh()
-    kept = data.features(examples, model, "runs/features")
+    kept = data.features(rows, model, "runs/features")
     batches = data.batches(kept, head, batch_size=BATCH, training=True, seed=seed)
-    steps = int(how["cpu_seconds"] / statistics.median(fitted(model, head, WARM + TIMED)[WARM:]))
+    steps = int(CPU_SECONDS / statistics.median(fitted(model, head, WARM + TIMED)[WARM:]))
     model, head = fresh()  # its weights are those of the seed again
     seconds = fitted(model, head, steps)
     found = {"seed": seed, "steps": steps, "cpu_seconds": round(sum(seconds), 1)}
-    return model, {**found, "validation": score(model, task, "validation", judged)["value"]}
+    return model, {**found, "validation": score(model, task, "validation")["value"]}
 
 
-def score(model: Any, task: str, split: str, judged: int) -> dict[str, float]:
+def score(model: Any, task: str, split: str) -> dict[str, float]:
     """The task's metric with its interval."""
-    how = TASKS[task]
-    found = evaluate.run(model, how["examples"](split), baselines=(), limit=judged, draws=200)
-    return found.metrics[how["metric"]]
+    found = evaluate.run(model, examples(task, split), baselines=(), limit=JUDGED, draws=200)
+    return found.metrics[TASKS[task]["metric"]]
+
+
+@functools.cache
+def examples(task: str, split: str) -> tf.data.Dataset:
+    """What the task is trained and judged on."""
+    return TASKS[task]["examples"](split)
 
 
 def timed(turns: int) -> dict[str, float]:
@@ -148,9 +147,7 @@ def timed(turns: int) -> dict[str, float]:
     sides = {}
     for task, fusion in cells():
         interpreter = Interpreter(str(FILES / f"{task}-{fusion}.tflite"), num_threads=1)
-        options = {**SHARED, **TASKS[task]["options"]}
-        inputs = pictures_and_words(task, options["image_shape"], options["max_length"])
-        sides[f"{task} {fusion}"] = interpreter.get_signature_runner("serving_default"), inputs
+        sides[f"{task} {fusion}"] = interpreter.get_signature_runner("serving_default"), inputs(task)
     times: dict[str, list[float]] = {side: [] for side in sides}
     for turn in range(-2, turns):  # two to warm up
         for side, (see, rows) in sides.items():
@@ -162,11 +159,11 @@ def timed(turns: int) -> dict[str, float]:
     return {side: round(statistics.median(each), 2) for side, each in times.items()}
 
 
-def pictures_and_words(task: str, shape: tuple[int, ...], length: int, count: int = 8) -> list[dict[str, np.ndarray]]:
+def inputs(task: str, count: int = 8) -> list[dict[str, np.ndarray]]:
     """Validation pictures as a file takes them, with a text of full length where it reads one."""
-    rows = TASKS[task]["examples"]("validation").encoded.take(count).as_numpy_iterator()
-    pictures = [media.resize(media.read(row["image"]), shape[:2])[None] for row in rows]
-    words = {} if task == "captioner" else {"tokens": np.full((1, length), 10, "int32")}
+    rows = examples(task, "validation").encoded.take(count).as_numpy_iterator()
+    pictures = [media.resize(media.read(row["image"]), SHARED["image_shape"][:2])[None] for row in rows]
+    words = {} if task == "captioner" else {"tokens": np.full((1, SHARED["max_length"]), 10, "int32")}
     return [{"image": np.asarray(picture, "uint8"), **words} for picture in pictures]
 
 
@@ -189,7 +186,6 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("step", choices=["train", "time"])
     parser.add_argument("tasks", nargs="*", choices=[*TASKS, []], help="to train: all by default")
-    parser.add_argument("--judged", type=int, default=1000, help="rows of validation and of test, each run")
     given = parser.parse_args()
     if given.step == "time":
         for cell, milliseconds in timed(TURNS).items():
@@ -197,7 +193,7 @@ def main() -> None:
         return
     for task, fusion in cells(given.tasks or tuple(TASKS)):
         if "runs" not in known().get(f"{task} {fusion}", {}):
-            found = trained(task, fusion, given.judged)
+            found = trained(task, fusion)
             remember(f"{task} {fusion}", found)
             print(task, fusion, json.dumps(found), flush=True)
 

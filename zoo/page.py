@@ -10,7 +10,20 @@ from pathlib import Path
 from typing import Any
 
 from zoo import cards
-from zoo.fusions import BATCH, FUSIONS, RATES, SEEDS, STORED, TASKS, cells, known
+from zoo.fusions import (
+    BATCH,
+    CPU_SECONDS,
+    FUSIONS,
+    JUDGED,
+    RATES,
+    SEEDS,
+    SHARED,
+    STORED,
+    TASKS,
+    TEST,
+    cells,
+    known,
+)
 
 HERE = Path(__file__).parent
 FIGURE, PAGE = HERE / "fusions.png", HERE / "README.md"
@@ -54,7 +67,7 @@ def summary() -> dict[tuple[str, str], dict[str, Any]]:
 def baseline(task: str) -> tuple[str, float]:
     """What needs no such model, from the released model's results on the same split: its name and value."""
     folder, name = TASKS[task]["baseline"]
-    split = cards.results_of(HERE / folder)["splits"][TASKS[task]["test"]]
+    split = cards.results_of(HERE / folder)["splits"][TEST]
     return name.replace("_", " "), split["baselines"][name][TASKS[task]["metric"]]["value"]
 
 
@@ -93,22 +106,19 @@ def compared() -> str:
             if of == task
         ]
         name, value = baseline(task)
-        options = how["options"]
-        parts.append(
-            f"### {how['what']}\n\n{cards.table(header, rows)}\n\n{how['cpu_seconds']} CPU seconds of training each; "
-            f"width {options['dim']}, depth {options['depth']}; {name}: {value:.3f}."
-        )
+        parts.append(f"### {how['what']} ({name}: {value:.3f})\n\n{cards.table(header, rows)}")
     advice, tables = (HERE / "advice.md").read_text(encoding="utf-8"), "\n\n".join(parts)
     return f"""## Which fusion?
 
 {advice}
 ![the same as a figure](fusions.png)
 
-Five fusions, the same frozen features, data and words, the same CPU time of training in batches of {BATCH}; the
-learning rate is the better of {" and ".join(f"{rate:g}" for rate in RATES)} on validation; {len(SEEDS)} seeds, each
-judged on the same {next(iter(found.values()))["judged_rows"]:,d} test rows. The interval spans the seeds' bootstrapped
-95 % intervals. Parameters are those behind the encoder; LiteRT ms (CPU, one thread) and MB are those of the whole
-float32 file, the encoder included. `co_attn` cannot write from left to right.
+Five fusions of pictures and words of `emoji`, in {SHARED["depth"]} blocks of width {SHARED["dim"]}: the same frozen
+features, data and words, {CPU_SECONDS} CPU seconds of training in batches of {BATCH}. The learning rate is the better
+of {" and ".join(f"{rate:g}" for rate in RATES)} on validation. {len(SEEDS)} seeds, each judged on the same
+{JUDGED:,d} rows of an artist whom none has seen. The interval spans the seeds' bootstrapped 95 % intervals. Parameters
+are those behind the encoder; LiteRT ms (CPU, one thread) and MB are those of the whole float32 file, the encoder
+included. `co_attn` cannot write from left to right.
 
 {tables}
 

@@ -25,7 +25,7 @@ import tensorflow as tf
 from inputs import HERE, ODD, SIZES, pixels
 from keras import Model
 
-from vtx_keras import published
+from vtx_keras import architectures, published
 from vtx_keras.weights import CONFIG, WEIGHTS
 
 ZOO = HERE.parents[1] / "zoo/encoders"
@@ -102,7 +102,7 @@ def processor() -> str:
 
 def card(name: str, results: dict) -> str:
     """The README of an encoder's folder."""
-    entry, figures = published.PUBLISHED[name], results["figures"]
+    entry, figures = architectures.PUBLISHED[name], results["figures"]
     held = (ZOO / name / WEIGHTS).is_file()
     is_text = entry.modality == "text"
     takes = "token ids, 0 = padding" if is_text else "pixels 0–255 of any size from 32 px; its scaling is in the graph"
@@ -134,7 +134,7 @@ def card(name: str, results: dict) -> str:
 | takes | {takes} |
 | gives | {gives}; with `head=True` {head} |
 | native size | {entry.size} {"tokens" if is_text else "px"} |
-| scaling | {"none" if is_text else json.dumps(published.SCALING[name])} |
+| scaling | {"none" if is_text else json.dumps(architectures.SCALING[name])} |
 | parameters | {results["parameters"]:,} for features, {results["parameters_with_head"]:,} with the head |
 | stored | {results["megabytes_float16"]} MB as float16, {results["megabytes_float32"]} MB as float32 |
 | time | {results["ms"]} CPU ms for {"32 tokens" if is_text else "a picture of native size"} ({results["hardware"]}) |
@@ -161,7 +161,7 @@ def main() -> None:
     archives = parser.parse_args().archives
     tf.config.threading.set_intra_op_parallelism_threads(1)
     tf.config.threading.set_inter_op_parallelism_threads(1)
-    for name in [name for name, entry in published.PUBLISHED.items() if entry.archive]:
+    for name in [name for name, entry in architectures.PUBLISHED.items() if entry.archive]:
         with tempfile.TemporaryDirectory() as scratch:
             exact = published.convert(name, Path(scratch) / "exact", archives)
             half = ZOO / name

@@ -212,8 +212,8 @@ def _texts(ds: Any) -> list[str]:
 
 def _about(name: str, network: Any, options: dict[str, Any]) -> dict[str, Any]:
     """What run.json says beside what the run itself knows: data and licences."""
+    from vtx_keras.architectures import PUBLISHED
     from vtx_keras.data import sets
-    from vtx_keras.published import PUBLISHED
 
     licences = {}
     known = sets.SETS.get(name.split("/")[0])

@@ -25,12 +25,12 @@ import numpy as np
 import tensorflow as tf
 from keras import layers, ops
 
-from vtx_keras import data, published
+from vtx_keras import architectures, data, published
 from vtx_keras.weights import WEIGHTS
 from zoo import copies
 
 HERE = Path(__file__).parent
-NAME, SIDE = HERE.name, published.PUBLISHED[HERE.name].size
+NAME, SIDE = HERE.name, architectures.PUBLISHED[HERE.name].size
 FROZEN_UNTIL = "block_5_add"  # strokes and shades are what ImageNet taught; the later layers learn
 TONES = ("light", "medium-light", "medium", "medium-dark", "dark")
 PEOPLE = ("man", "woman", "men", "women", "person", "people", "boy", "girl")
@@ -126,8 +126,8 @@ def main() -> None:
         .prefetch(2)
     )  # fmt: skip
 
-    network = published.architecture(NAME, (SIDE, SIDE, 3))
-    features = published.features_of(network)
+    network = architectures.architecture(NAME, (SIDE, SIDE, 3))
+    features = architectures.features_of(network)
     features.set_weights(published.load("mobilenet_v2", image_shape=(SIDE, SIDE, 3)).get_weights())
     model, steps = learner(network, len({row["name"] for row in rows}), len(known)), given.epochs * len(batches)
     sparse = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
@@ -199,7 +199,7 @@ with which it begins and whose layers up to `{FROZEN_UNTIL}` it keeps.
 | trained on | {results["pictures"]:,} pictures: the training splits of `emoji` and `word_cards`, none by Fluent 3D |
 | losses | {losses} |
 | again | `python -m zoo.encoders.{NAME}.recipe`: {results["cpu_minutes"]:.0f} CPU minutes, {results["epochs"]} epochs |
-| licence | {published.PUBLISHED[NAME].licence}, for so are some of the pictures; [notices](../../NOTICE.md) |
+| licence | {architectures.PUBLISHED[NAME].licence}, for so are some of the pictures; [notices](../../NOTICE.md) |
 """
 
 
