@@ -129,6 +129,7 @@ def test_the_stored_references_are_what_the_reference_gives(name):
         np.testing.assert_allclose(again[key], value, rtol=1e-4, atol=1e-5 * np.abs(value).max(), err_msg=key)
 
 
+@pytest.mark.slow  # KERAS_BACKEND=jax runs this whole file there
 def test_the_jax_backend_gives_the_same_features(tmp_path):
     script = (
         "import sys, numpy as np, keras; from vtx_keras import published; from inputs import pixels; "

@@ -15,7 +15,7 @@ from pathlib import Path
 import keras
 import numpy as np
 import pytest
-from toys import WORDS, texts, toy
+from toys import WORDS, eager, texts, toy
 
 from vtx_keras import data, train, zoo
 from vtx_keras.train import folder as rooms
@@ -31,7 +31,7 @@ def pairs(model, count: int = 12, batch_size: int = 4, **kwargs) -> data.Batches
 
 
 def small_run(folder, model=None, **kwargs):
-    model = model or toy("gated_captioner")
+    model = eager(model or toy("gated_captioner"))
     return train.run(model, pairs(model), folder, **{"epochs": 2, "verbose": False, **kwargs})
 
 
@@ -343,7 +343,7 @@ def test_early_stopping_goes_on_counting_after_a_restart(tmp_path):
 
 @pytest.mark.skipif(not TF, reason="tf.data through Pillow is the same on both backends")
 def test_a_frozen_encoder_looks_once(tmp_path, capsys):
-    model = toy("gated_captioner")
+    model = eager(toy("gated_captioner"))
     model.freeze("image")
     before = state.digest(model.get_layer("image_encoder"))
     ds = data.load("sample", "train").take(12)
@@ -361,7 +361,7 @@ def test_a_frozen_encoder_looks_once(tmp_path, capsys):
 @pytest.mark.parametrize("name", ["cross_attn_vqa", "co_attn_matcher", "retriever"])
 def test_samples_and_scores_of_every_task(tmp_path, name):
     overrides = {"vocabulary": WORDS, **({"classes": ["no", "yes"]} if name.endswith("vqa") else {})}
-    model = toy(name, **overrides)
+    model = eager(toy(name, **overrides))
     ds = data.load("sample/questions" if name.endswith("vqa") else "sample", "train").take(8)
     history = train.run(
         model, ds, tmp_path / "run", validation=ds, epochs=1, batch_size=4, scores=8, verbose=False, unknown="drop"
@@ -392,7 +392,7 @@ def test_tfds_to_fit_under_xla_on_a_gpu(tmp_path):
     assert history.history["loss"][1] < history.history["loss"][0]
 
 
-@pytest.mark.parametrize("dtype", ["mixed_bfloat16", "mixed_float16"])
+@pytest.mark.parametrize("dtype", ["mixed_float16", pytest.param("mixed_bfloat16", marks=pytest.mark.slow)])
 def test_mixed_precision(tmp_path, dtype):
     history = small_run(tmp_path / "run", toy("gated_captioner", dtype=dtype), learning_rate=1e-2, epochs=3, ema=0.5)
     losses = history.history["loss"]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import keras
 import numpy as np
 
 from vtx_keras import data, text, zoo
@@ -63,10 +64,23 @@ def batches(model, count: int = 4, **kwargs):
     return data.arrays(model, pictures(model, count), texts(count), labels, batch_size=count, **kwargs)
 
 
-def fit(model, ds, **settings):
-    """`model.fit` with the variables of optimizer and metrics made before: its step is traced once, not twice."""
-    model._symbolic_build(data_batch=next(iter(ds)))
-    return model.fit(ds, verbose=0, **settings)
+def fit(model, ds, epochs: int = 1, **settings):
+    """`model.fit`: a few steps eagerly, for tracing them would take longer; that steps compile has tests of its own."""
+    try:
+        steps = epochs * len(ds)
+    except TypeError:  # tf.data does not know
+        steps = epochs
+    if steps <= 10:
+        eager(model)
+    else:  # the variables of optimizer and metrics are made before, so the step is traced once, not twice
+        model._symbolic_build(data_batch=next(iter(ds)))
+    return model.fit(ds, epochs=epochs, verbose=0, **settings)
+
+
+def eager(model):
+    """The model, whose steps TensorFlow will not trace."""
+    model.run_eagerly = keras.backend.backend() == "tensorflow"
+    return model
 
 
 def inputs(model, count: int = 4) -> dict[str, np.ndarray]:

@@ -84,7 +84,8 @@ def remember(cell: str, found: Mapping[str, Any]) -> None:
 def trained(task: str, fusion: str) -> dict[str, Any]:
     """One fusion at one task: the search of its rate, all seeds, and its file."""
     searched = {rate: run(task, fusion, rate, SEEDS[0]) for rate in RATES}
-    rate = max(RATES, key=lambda each: searched[each][1]["validation"])
+    validation = {rate: score(model, task, "validation")["value"] for rate, (model, _) in searched.items()}
+    rate = max(RATES, key=validation.get)
     runs = []
     for seed in SEEDS:
         model, found = searched[rate] if seed == SEEDS[0] else run(task, fusion, rate, seed)
@@ -96,7 +97,7 @@ def trained(task: str, fusion: str) -> dict[str, Any]:
     report = export.litert(model, path, verify_data=few, share=0.0)
     return {
         "rate": rate,
-        "searched": {f"{each:g}": found["validation"] for each, (_, found) in searched.items()},
+        "validation": {f"{each:g}": value for each, value in validation.items()},
         "parameters": model.behind_encoder().count_params(),
         "litert_megabytes": round(report.megabytes, 2),
         "runs": runs,
@@ -104,28 +105,42 @@ def trained(task: str, fusion: str) -> dict[str, Any]:
 
 
 def run(task: str, fusion: str, rate: float, seed: int) -> tuple[Any, dict[str, Any]]:
-    """A model trained for the budget, and how it does on validation."""
-    rows = examples(task, "train")
+    """A model trained for the budget, and what that took."""
+    batches = data.batches(
+        kept(task), fresh(task, fusion, seed).behind_encoder(), batch_size=BATCH, training=True, seed=seed
+    )
 
-    def fresh() -> tuple[Any, keras.Model]:
-        model = making.built(f"{fusion}_{task}", rows, {**SHARED, **TASKS[task]["options"]}, seed=seed)
-        model.freeze("image")
-        return model, model.behind_encoder()
-
-    def fitted(model: Any, head: keras.Model, steps: int) -> list[float]:
-        clock = Clock()
+    def fitted(model: Any, steps: int) -> list[float]:
+        head, clock = model.behind_encoder(), Clock()
         head.compile(train.adamw(head, steps, learning_rate=rate), loss=model.loss)
         head.fit(batches.repeat(), steps_per_epoch=steps, verbose=0, callbacks=[clock])
         return clock.seconds
 
-    model, head = fresh()
-    kept = data.features(rows, model, "runs/features")
-    batches = data.batches(kept, head, batch_size=BATCH, training=True, seed=seed)
-    steps = int(CPU_SECONDS / statistics.median(fitted(model, head, WARM + TIMED)[WARM:]))
-    model, head = fresh()  # its weights are those of the seed again
-    seconds = fitted(model, head, steps)
-    found = {"seed": seed, "steps": steps, "cpu_seconds": round(sum(seconds), 1)}
-    return model, {**found, "validation": score(model, task, "validation")["value"]}
+    steps = int(CPU_SECONDS / statistics.median(fitted(fresh(task, fusion, seed), WARM + TIMED)[WARM:]))
+    model = fresh(task, fusion, seed)
+    return model, {"seed": seed, "steps": steps, "cpu_seconds": round(sum(fitted(model, steps)), 1)}
+
+
+def fresh(task: str, fusion: str, seed: int) -> Any:
+    """An untrained model with the seed's weights, its eye frozen."""
+    keras.utils.set_random_seed(seed)
+    options = {**SHARED, **TASKS[task]["options"], **told(task)}
+    model = models.build(f"{fusion}_{task}", weights="encoders", **options)
+    model.freeze("image")
+    return model
+
+
+@functools.cache
+def told(task: str) -> dict[str, Any]:
+    """The words of the training examples, and for questions the answers."""
+    model = making.built(f"{FUSIONS[0]}_{task}", examples(task, "train"), {**SHARED, **TASKS[task]["options"]})
+    return {"vocabulary": model.vocabulary, **({"classes": model.class_names} if task == "vqa" else {})}
+
+
+@functools.cache
+def kept(task: str) -> tf.data.Dataset:
+    """The training examples with the features of their pictures, which are the same for every fusion."""
+    return data.features(examples(task, "train"), fresh(task, FUSIONS[0], SEEDS[0]), "runs/features")
 
 
 def score(model: Any, task: str, split: str) -> dict[str, float]:
