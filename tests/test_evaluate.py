@@ -234,6 +234,23 @@ def test_the_command_judges_a_csv_and_keeps_what_it_found(tmp_path):
     assert json.loads(run.stdout)["baselines"] == {}
 
 
+def test_what_follows_a_prompt_is_judged(tmp_path):
+    model = toys.decisive("cross_attn_captioner")
+    pictures = toys.pictures(model, 3).astype("uint8")
+    with (tmp_path / "rows.csv").open("w", newline="") as file:
+        table = csv.writer(file)
+        table.writerow(["image", "caption"])
+        for number, (picture, said) in enumerate(zip(pictures, model.generate(pictures, "w5"), strict=True)):
+            Image.fromarray(picture).save(tmp_path / f"{number}.png")
+            assert said.startswith("w5 ")
+            table.writerow([f"{number}.png", said.removeprefix("w5 ")])
+    saved = zoo.save(model, tmp_path / "mine")
+    for prompt, exact in ((["--prompt", "w5"], True), ([], False)):
+        run = vtx_eval(saved, "--data", tmp_path / "rows.csv", *prompt, "--json")
+        assert run.exit_code == 0, run.output
+        assert (json.loads(run.stdout)["metrics"]["exact_match"]["value"] == 1) == exact
+
+
 def test_the_command_says_in_a_line_what_is_wrong(tmp_path):
     for arguments, told in (
         (("gated_vqq", "--data", "sample"), "did you mean gated_vqa"),

@@ -131,9 +131,10 @@ def licences(release: Release, encoder: str | None) -> list[list[str]]:
 
 def commands(release: Release) -> str:
     """How to have the figures again."""
-    lines = [
-        f"    vtx eval {release.name} --weights {release.folder.name} --data {release.eval_data} --split {split}"
-        for split in release.judged
-        if split.isidentifier()  # parts of a split are the recipe's own
-    ]
+    lines, told = [], release.eval_data or ""
+    for split in release.judged:
+        name, _, part = split.partition(", ")
+        if name.isidentifier() and bool(part) == ("{part}" in told):  # other parts of a split are the recipe's own
+            named = f"{release.name} --weights {release.folder.name}"
+            lines.append(f"    vtx eval {named} --data {told.format(part=part)} --split {name}")
     return "\n".join(lines)

@@ -59,7 +59,7 @@ class Release:
     formats: tuple[tuple[str, str | None], ...] = (("litert", "int8"),)
     licence: str = "CC-BY-SA-4.0"  # as some of the pictures are
     baselines_of: str | None = None  # the release that was judged on the same rows, so that its baselines hold here
-    eval_data: str | None = None  # what `vtx eval --data` is told, where that is the same
+    eval_data: str | None = None  # what `vtx eval --data` is told; "{part}" is what follows a split's name
     shown: str | None = None  # the split of the example pictures: the first that is judged
 
     @property

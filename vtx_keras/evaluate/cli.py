@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import shlex
 import sys
 import warnings
 from collections.abc import Iterator
@@ -22,6 +23,7 @@ import click
 @click.option("--train-split", default="train", show_default=True, help="What the baselines learn from.")
 @click.option("--weights", default="default", show_default=True, help="A released tag, or a weights folder.")
 @click.option("--limit", type=click.IntRange(1), help="Judge only so many rows, drawn at random.")
+@click.option("--prompt", help="How every caption begins; what follows is judged.")
 @click.option("--beams", type=click.IntRange(1), default=1, show_default=True)
 @click.option("--batch-size", type=click.IntRange(1), default=32, show_default=True)
 @click.option("--baselines/--no-baselines", default=True, help="Also measure what needs no model.", show_default=True)
@@ -39,6 +41,7 @@ def evaluate(
     train_split: str,
     weights: str,
     limit: int | None,
+    prompt: str | None,
     beams: int,
     batch_size: int,
     baselines: bool,
@@ -67,6 +70,7 @@ def evaluate(
             ops.zeros(1)  # looks for a GPU
         network, saved = zoo.named(model, weights), zoo.is_saved(model)
         ds, about = _examples(name, split, folder, columns)
+        ds = ds if prompt is None else _prompted(ds, prompt)
         about = {"command": _command(), **about, **_files(model, weights, saved)}
         train, missing = _training(name, about["split"], train_split, folder, columns) if baselines else (None, "")
         about |= {"missing": missing} if missing else {}
@@ -96,7 +100,7 @@ def _command() -> str:
         if context.get_parameter_source(option.name) is click.core.ParameterSource.COMMANDLINE:
             flag = option.opts[0] if value is not False else option.secondary_opts[0]
             several = value if isinstance(value, tuple) else [value]
-            words += [flag] if isinstance(value, bool) else [f"{flag} {one}" for one in several]
+            words += [flag] if isinstance(value, bool) else [f"{flag} {shlex.quote(str(one))}" for one in several]
     return " ".join(words)
 
 
@@ -110,6 +114,17 @@ def _examples(name: str, split: str | None, folder: Path | None, columns: str | 
     ds, path = data.named(name, split, folder, columns), Path(name)
     told = {"sha256": file_hash(path)} if path.is_file() else {} if path.is_dir() else _version(name, folder)
     return ds, {"data": name, "split": split or "all", **told}
+
+
+def _prompted(examples: Any, prompt: str) -> Any:
+    """The examples, each with the prompt."""
+    from vtx_keras.data.reading import adapted
+
+    def with_prompt(row: dict) -> dict:
+        return {**row, "prompt": prompt}
+
+    encoded = getattr(examples, "encoded", None)
+    return examples.map(with_prompt) if encoded is None else adapted(encoded.map(with_prompt))
 
 
 def _training(name: str, split: str, train_split: str, folder: Path | None, columns: str | None) -> tuple[Any, str]:

@@ -41,7 +41,7 @@ RELEASE = families.captioner(
     epochs=2,
     baselines_of=None,
     baselines=("nearest_neighbour",),
-    eval_data=None,
+    eval_data='emoji/{part} --prompt "{part}:"',
     shown="vendor",
 )
 
