@@ -65,6 +65,6 @@ def test_every_fusion_was_compared_on_equal_terms(fusions):
     for one in stored.values():
         assert tuple(run["seed"] for run in one["runs"]) == fusions.SEEDS
         assert one["validation"][f"{one['rate']:g}"] == max(one["validation"].values())
-        spent = [run["cpu_seconds"] / fusions.CPU_SECONDS for run in one["runs"]]
-        assert 0.8 < min(spent) <= max(spent) < 1.4, "the budgets were not alike"
         assert one["litert_ms"] > 0
+    spent = [run["cpu_seconds"] for one in stored.values() for run in one["runs"]]
+    assert max(spent) < 1.5 * min(spent), "the budgets were not alike"

@@ -69,7 +69,7 @@ MAY_IMPORT = {
     "archives": {"weights"},
     "tensors": {"weights"},
     "architectures": {"archives", "layers"},
-    "published": {"architectures", "archives", "layers", "tensors", "weights"},
+    "published": {"architectures", "archives", "tensors", "weights"},
     "layers": set(),
     "table": {"options", "weights"},
     "fusion": {"layers", "options"},

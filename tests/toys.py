@@ -70,7 +70,7 @@ def fit(model, ds, epochs: int = 1, **settings):
         steps = epochs * len(ds)
     except TypeError:  # tf.data does not know
         steps = epochs
-    if steps <= 10:
+    if steps <= 10 and model.jit_compile is not True:
         eager(model)
     else:  # the variables of optimizer and metrics are made before, so the step is traced once, not twice
         model._symbolic_build(data_batch=next(iter(ds)))

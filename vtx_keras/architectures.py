@@ -1,4 +1,4 @@
-"""Encoders that others trained: which they are, under what licence, and their networks, new and without weights.
+"""Pretrained encoders, most published by others: which they are, their licences, and their networks without weights.
 
     >>> architecture("mobilenet_v2", (96, 128, 3)).get_layer("features").output.shape
     (None, 3, 4, 1280)

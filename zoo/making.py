@@ -93,7 +93,7 @@ def main(release: Release) -> None:
 
 def trained(release: Release, new: bool = False) -> None:
     """Trains behind the frozen encoder, and writes the released weights."""
-    examples = release.examples("train")
+    cpu, examples = time.process_time(), release.examples("train")
     keras.utils.set_random_seed(0)
     options = {**release.options, **({"image_encoder": release.eye()} if release.eye else {})}
     model = built(release.name, examples, options, words=release.vocabulary_size)
@@ -102,7 +102,7 @@ def trained(release: Release, new: bool = False) -> None:
     model.freeze("image")
     if release.copies > 1:
         examples = copies.with_copies(examples, model.image_shape[-2], release.copies)
-    done, cpu = (release.run / "last").is_dir() and not new, time.process_time()
+    done = (release.run / "last").is_dir() and not new
     history = train.run(
         model, examples, release.run, epochs=release.epochs, batch_size=release.batch_size, ema=0.99, samples=0,
         learning_rate=release.learning_rate, new=new,

@@ -101,7 +101,7 @@ def compared() -> str:
                 f"{one['rate']:g}",
                 f"{one['parameters'] / 1e6:.2f} M",
                 f"{one['steps']:.0f}",
-                f"{one['litert_ms']:.1f}",
+                f"{one['litert_ms']:.1f}" + (f" ({one['litert_tokens']:.1f} tokens)" if "litert_tokens" in one else ""),
                 f"{one['litert_megabytes']:.1f}",
             ]
             for (of, fusion), one in found.items()
@@ -120,7 +120,8 @@ features, data and words, {CPU_SECONDS} CPU seconds of training ({least:.0f} to 
 {BATCH}. The learning rate is the better of {" and ".join(f"{rate:g}" for rate in RATES)} on validation. {len(SEEDS)}
 seeds, each judged on the same {JUDGED:,d} rows of an artist whom none has seen. The interval spans the seeds'
 bootstrapped 95 % intervals. Parameters are those behind the encoder; LiteRT ms (CPU, one thread) and MB are those of
-the whole float32 file, the encoder included. `co_attn` cannot write from left to right.
+the whole float32 file, the encoder included; a captioner writes its own caption. What needs no model is of the whole
+split. `co_attn` cannot write from left to right.
 
 {tables}
 
@@ -160,7 +161,7 @@ def page() -> str:
     return f"""# The zoo
 
 `vtx list` shows what is released, `vtx show NAME` a card. Each folder holds weights, a card, results and the recipe
-that made them; `encoders/` the frozen eyes that they share. [NOTICE.md](NOTICE.md) has the notices.
+that made them; `encoders/` the frozen eyes that several share. [NOTICE.md](NOTICE.md) has the notices.
 
 {released()}
 

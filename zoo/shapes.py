@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Any
 
@@ -61,7 +62,7 @@ def eye() -> keras.Model:
     if not KEPT.is_file():
         learn(model)
         KEPT.parent.mkdir(exist_ok=True)
-        part = KEPT.with_name(".shape_eye.weights.h5")
+        part = KEPT.with_name(f".{os.getpid()}.shape_eye.weights.h5")
         model.save_weights(part)
         part.replace(KEPT)
     model.load_weights(KEPT)

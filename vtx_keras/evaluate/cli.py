@@ -70,7 +70,7 @@ def evaluate(
             ops.zeros(1)  # looks for a GPU
         network, saved = zoo.named(model, weights), zoo.is_saved(model)
         ds, about = _examples(name, split, folder, columns)
-        ds = ds if prompt is None else _prompted(ds, prompt)
+        ds = ds if prompt is None else _prompted(network, ds, prompt)
         about = {"command": _command(), **about, **_files(model, weights, saved)}
         train, missing = _training(name, about["split"], train_split, folder, columns) if baselines else (None, "")
         about |= {"missing": missing} if missing else {}
@@ -116,9 +116,12 @@ def _examples(name: str, split: str | None, folder: Path | None, columns: str | 
     return ds, {"data": name, "split": split or "all", **told}
 
 
-def _prompted(examples: Any, prompt: str) -> Any:
+def _prompted(network: Any, examples: Any, prompt: str) -> Any:
     """The examples, each with the prompt."""
     from vtx_keras.data.reading import adapted
+
+    if not hasattr(network, "generate") or "question" in examples.element_spec:
+        raise ValueError("--prompt is for captioners and captions: leave it out, questions are read as they are")
 
     def with_prompt(row: dict) -> dict:
         return {**row, "prompt": prompt}

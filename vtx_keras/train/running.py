@@ -107,7 +107,7 @@ def run(
         "scores": scores, "tensorboard": tensorboard,
     }  # fmt: skip
     folder, begun = rooms.choose(folder, model.spec["name"], identity, new)
-    _compile(trained, optimizer, jit_compile, steps_per_execution)
+    _compile(trained, optimizer, jit_compile, steps_per_execution, model.run_eagerly)
     first = _first(source)
     trained._symbolic_build(data_batch=first)  # makes the variables of optimizer and metrics, so that they can be saved
     with rooms.alone(folder), Progress(epochs, source.steps, verbose) as progress:
@@ -239,7 +239,7 @@ def _source(ds: Any, model: VisionText, **how: Any) -> Any:
     return found
 
 
-def _compile(model: VisionText, optimizer: Any, jit_compile: bool | str, steps_per_execution: int) -> None:
+def _compile(model: VisionText, optimizer: Any, jit_compile: bool | str, steps_per_execution: int, eager: bool) -> None:
     """The model's own loss and metrics with the run's optimizer."""
     try:
         config = keras.saving.deserialize_keras_object(model.get_compile_config())
@@ -248,7 +248,7 @@ def _compile(model: VisionText, optimizer: Any, jit_compile: bool | str, steps_p
             "the model was compiled with a loss or metric that Keras cannot find by name: decorate it with "
             f"keras.saving.register_keras_serializable() ({error})"
         ) from error
-    config.update(optimizer=optimizer, run_eagerly=model.run_eagerly)
+    config.update(optimizer=optimizer, run_eagerly=eager)
     config.update(jit_compile=jit_compile, steps_per_execution=steps_per_execution)
     model.compile(**config)
 
