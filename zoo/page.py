@@ -71,6 +71,17 @@ def baseline(task: str) -> tuple[str, float]:
     return name.replace("_", " "), split["baselines"][name][TASKS[task]["metric"]]["value"]
 
 
+def to_the_end(task: str) -> str:
+    """What the released models of a task reach, which were trained for longer."""
+    found = []
+    for fusion in FUSIONS:
+        folder = HERE / f"{fusion}_{task}" / "emoji"
+        if (folder / "results.json").is_file():
+            one = cards.results_of(folder)["splits"][TEST]["metrics"][TASKS[task]["metric"]]
+            found.append(f"`{fusion}` {one['value']:.3f} [{one['low']:.3f}, {one['high']:.3f}]")
+    return f"Trained to the end, as released, on all rows: {', '.join(found)}."
+
+
 def short() -> str:
     """One table: every fusion's figure and time at every task."""
     found = summary()
@@ -108,7 +119,7 @@ def compared() -> str:
             if of == task
         ]
         name, value = baseline(task)
-        parts.append(f"### {how['what']} ({name}: {value:.3f})\n\n{cards.table(header, rows)}")
+        parts.append(f"### {how['what']} ({name}: {value:.3f})\n\n{cards.table(header, rows)}\n\n{to_the_end(task)}")
     advice, tables = (HERE / "advice.md").read_text(encoding="utf-8"), "\n\n".join(parts)
     return f"""## Which fusion?
 
