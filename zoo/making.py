@@ -58,6 +58,7 @@ class Release:
     baselines: tuple[str, ...] = ("most_frequent", "question_alone", "nearest_neighbour", "chance")
     formats: tuple[tuple[str, str | None], ...] = (("litert", "int8"),)
     licence: str = "CC-BY-SA-4.0"  # as some of the pictures are
+    taught: Callable[[str], str] = lambda split: "train"  # what the baselines of a judged split learn from
     baselines_of: str | None = None  # the release that was judged on the same rows, so that its baselines hold here
     eval_data: str | None = None  # what `vtx eval --data` is told; "{part}" is what follows a split's name
     shown: str | None = None  # the split of the example pictures: the first that is judged
@@ -144,7 +145,10 @@ def judged(release: Release) -> None:
     for split, what in release.judged.items():
         wanted = () if known.get(split, {}).get("baselines") else release.baselines
         found = evaluate.run(
-            model, release.examples(split), train=release.examples("train") if wanted else None, baselines=wanted
+            model,
+            release.examples(split),
+            train=release.examples(release.taught(split)) if wanted else None,
+            baselines=wanted,
         )
         print(f"{split}\n{found.table()}", flush=True)
         told = found.as_dict()
