@@ -25,7 +25,7 @@ class Entry:
 
 
 MODELS = {
-    "concat_mlp_captioner": Entry("captioner", "concat_mlp"),
+    "concat_mlp_captioner": Entry("captioner", "concat_mlp", default="emoji"),
     "gated_captioner": Entry("captioner", "gated", default="emoji"),
     "cross_attn_captioner": Entry("captioner", "cross_attn", default="emoji"),
     "merged_attn_captioner": Entry("captioner", "merged_attn", default="emoji"),
@@ -33,11 +33,11 @@ MODELS = {
     "gated_video_captioner": Entry("captioner", "gated", video=True),
     "cross_attn_video_captioner": Entry("captioner", "cross_attn", video=True, default="emoji"),
     "merged_attn_video_captioner": Entry("captioner", "merged_attn", video=True),
-    "concat_mlp_vqa": Entry("vqa", "concat_mlp"),
-    "gated_vqa": Entry("vqa", "gated"),
+    "concat_mlp_vqa": Entry("vqa", "concat_mlp", default="easy_vqa"),
+    "gated_vqa": Entry("vqa", "gated", default="easy_vqa"),
     "cross_attn_vqa": Entry("vqa", "cross_attn", default="emoji"),
-    "co_attn_vqa": Entry("vqa", "co_attn"),
-    "merged_attn_vqa": Entry("vqa", "merged_attn"),
+    "co_attn_vqa": Entry("vqa", "co_attn", default="easy_vqa"),
+    "merged_attn_vqa": Entry("vqa", "merged_attn", default="easy_vqa"),
     "concat_mlp_video_vqa": Entry("vqa", "concat_mlp", video=True),
     "gated_video_vqa": Entry("vqa", "gated", video=True),
     "cross_attn_video_vqa": Entry("vqa", "cross_attn", video=True),

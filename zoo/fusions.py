@@ -177,7 +177,7 @@ def timed(turns: int) -> dict[str, dict[str, float]]:
     found = {side: {"litert_ms": round(statistics.median(each), 2)} for side, each in times.items()}
     for side, (see, rows) in sides.items():
         if side.startswith("captioner"):
-            written = [np.count_nonzero(see(**row)["ids"]) for row in rows]
+            written = [int(np.count_nonzero(see(**row)["ids"])) for row in rows]
             found[side]["litert_tokens"] = round(statistics.mean(written), 1)
     return found
 
