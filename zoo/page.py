@@ -141,7 +141,7 @@ split. `co_attn` cannot write from left to right.
 
 
 def drawn(path: Path) -> None:
-    """Quality with its interval over the time of a picture, a panel for each task."""
+    """Quality with its interval, each seed a dot; a panel for each task."""
     import matplotlib
 
     matplotlib.use("agg")
@@ -150,19 +150,20 @@ def drawn(path: Path) -> None:
     figure, panels = pyplot.subplots(1, len(TASKS), figsize=(11, 3.6), layout="constrained")
     found = summary()
     for panel, (task, how) in zip(panels, TASKS.items(), strict=True):
-        for number, fusion in enumerate(FUSIONS):
-            if (one := found.get((task, fusion))) is not None:
-                reach = [[one["mean"] - one["low"]], [one["high"] - one["mean"]]]
-                panel.errorbar(
-                    one["litert_ms"], one["mean"], yerr=reach, fmt="o", color=f"C{number}", label=fusion, capsize=3
-                )
+        shown = {fusion: found[task, fusion] for fusion in FUSIONS if (task, fusion) in found}
+        for place, one in enumerate(shown.values()):
+            reach = [[one["mean"] - one["low"]], [one["high"] - one["mean"]]]
+            panel.errorbar(place, one["mean"], yerr=reach, fmt="_", markersize=14, capsize=3, color="C0")
+            seeds = [run["test"]["value"] for run in one["runs"]]
+            panel.plot([place] * len(seeds), seeds, "o", markersize=3, color="C1")
+        panel.set_xticks(
+            range(len(shown)), [f"{name}\n{one['litert_ms']:.1f} ms" for name, one in shown.items()], size=7
+        )
         name, value = baseline(task)
         panel.axhline(value, color="gray", linestyle=":", linewidth=1)
         panel.annotate(name, (0.02, value), xycoords=("axes fraction", "data"), fontsize=7, va="bottom", color="gray")
         panel.set_title(how["what"], fontsize=9)
-        panel.set_xlabel("LiteRT, ms per row")
         panel.grid(alpha=0.3)
-    panels[1].legend(fontsize=8)
     figure.savefig(path, dpi=110)
 
 
