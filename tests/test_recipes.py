@@ -67,4 +67,4 @@ def test_every_fusion_was_compared_on_equal_terms(fusions):
         assert one["validation"][f"{one['rate']:g}"] == max(one["validation"].values())
         assert one["litert_ms"] > 0
     spent = [run["cpu_seconds"] for one in stored.values() for run in one["runs"]]
-    assert max(spent) < 1.5 * min(spent), "the budgets were not alike"
+    assert max(spent) < 1.6 * min(spent), "the budgets were not alike"
