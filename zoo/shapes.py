@@ -42,7 +42,7 @@ def answerer(recipe: str, how: str) -> Release:
         "licence": "Apache-2.0",
         "eval_data": "easy_vqa",
         "epochs": 12,  # for half of them it does not know yet whether word and shape agree, and what "not" does to that
-        "baselines_of": "cross_attn_vqa/easy_vqa",
+        "baselines_of": "gated_vqa/easy_vqa",
     }
     return Release(recipe, about, expect, ("easy_vqa",), questions, splits, **settings)
 
