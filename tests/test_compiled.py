@@ -126,9 +126,9 @@ def test_fit_compiles_under_xla(name):
 @pytest.mark.parametrize(
     "names",
     [
-        ["cross_attn_captioner", "co_attn_vqa"],
+        ["cross_attn_captioner"],
         pytest.param(
-            ["merged_attn_captioner", "gated_video_captioner", "concat_mlp_matcher", "retriever"],
+            ["merged_attn_captioner", "gated_video_captioner", "co_attn_vqa", "concat_mlp_matcher", "retriever"],
             marks=pytest.mark.slow,
         ),
     ],
