@@ -12,6 +12,7 @@ import keras
 import pytest
 
 from vtx_keras import data
+from vtx_keras.data.reading import adapted
 
 ROOT = Path(__file__).parents[1]
 
@@ -36,8 +37,11 @@ def test_the_recipe_for_coco_trains_saves_and_captions(tmp_path):
 @pytest.mark.slow
 @pytest.mark.skipif(keras.backend.backend() != "tensorflow", reason="once is enough")
 def test_a_fusion_is_trained_judged_exported_and_timed(fusions, monkeypatch, tmp_path):
+    import tensorflow as tf
+
     def sample(split):
-        return data.load("sample", "train" if split == "train" else "validation")
+        rows = data.load("sample", "train" if split == "train" else "validation").encoded
+        return adapted(rows.map(lambda row: {"image": tf.io.read_file(row["path"]), "caption": row["caption"]}))
 
     task = {**fusions.TASKS["captioner"], "examples": sample}
     settings = {"TASKS": {"captioner": task}, "FILES": tmp_path / "files", "STORED": tmp_path / "fusions.json"}
