@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import importlib
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -70,5 +71,14 @@ def test_every_fusion_was_compared_on_equal_terms(fusions):
         assert tuple(run["seed"] for run in one["runs"]) == fusions.SEEDS
         assert one["validation"][f"{one['rate']:g}"] == max(one["validation"].values())
         assert one["litert_ms"] > 0
-    spent = [run["cpu_seconds"] for one in stored.values() for run in one["runs"]]
-    assert max(spent) < 1.6 * min(spent), "the budgets were not alike"
+    for task in fusions.TASKS:
+        spent = [sum(run["cpu_seconds"] for run in stored[" ".join(cell)]["runs"]) for cell in fusions.cells([task])]
+        assert max(spent) < 1.25 * min(spent), "the budgets were not alike"
+
+
+def test_the_advice_tells_the_stored_figures(fusions):
+    advice = (ROOT / "zoo" / "advice.md").read_text(encoding="utf-8")
+    assert f"after {fusions.CPU_SECONDS} CPU" in advice
+    tests = {name: [run["test"]["value"] for run in one["runs"]] for name, one in fusions.known().items()}
+    means = {f"{sum(tests[cell]) / len(tests[cell]):.2f}"[1:] for cell in tests if cell.startswith("captioner")}
+    assert set(re.findall(r"\.\d\d", advice)) == means

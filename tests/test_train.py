@@ -69,6 +69,7 @@ def test_a_run_stopped_at_random_ends_with_the_same_bits(tmp_path, source):
 def test_a_damaged_state_is_passed_over_with_a_message(tmp_path, capfd):
     model = toy("gated_captioner")
     small_run(tmp_path / "run", model)
+    assert model.run_eagerly == TF, "the run forgot how the model was to be run"
     newest, older = state.states(tmp_path / "run" / "states")
     newest.write_bytes(newest.read_bytes()[:-100])
     position, values, complaints = state.latest(tmp_path / "run" / "states")

@@ -73,7 +73,7 @@ def known() -> dict[str, dict[str, Any]]:
 
 
 def remember(cell: str, found: Mapping[str, Any]) -> None:
-    """Adds to what is stored, which another process may have written to meanwhile."""
+    """Adds to what is stored, which is read anew, for another process may have added to it."""
     part = STORED.with_name(f".fusions-{cell.replace(' ', '-')}.json")
     stored = known()
     stored[cell] = {**stored.get(cell, {}), **found}

@@ -24,7 +24,7 @@ def answerer(recipe: str, how: str) -> Release:
     """A model that answers questions about a shape; they differ in how picture and question meet."""
     about = (
         "Answers questions about one coloured shape: its colour, its shape, yes or no. Four convolutions, taught "
-        "shapes and colours first (a minute, once for five models), read the picture, one layer reads the question, "
+        "shapes and colours first, read the picture, one layer reads the question, "
         f"and in one block of width 128 {how}; one of 13 answers comes out."
     )
     expect = "It knows one shape on a plain ground, and the questions of this set, which were made from templates."

@@ -248,8 +248,8 @@ def _compile(model: VisionText, optimizer: Any, jit_compile: bool | str, steps_p
             "the model was compiled with a loss or metric that Keras cannot find by name: decorate it with "
             f"keras.saving.register_keras_serializable() ({error})"
         ) from error
-    config.update(optimizer=optimizer, run_eagerly=eager)
-    config.update(jit_compile=jit_compile, steps_per_execution=steps_per_execution)
+    how = {"run_eagerly": eager, "jit_compile": jit_compile, "steps_per_execution": steps_per_execution}
+    config.update(optimizer=optimizer, **how)
     model.compile(**config)
 
 
