@@ -23,7 +23,7 @@ from vtx_keras.weights import CONFIG, VOCABULARY, WEIGHTS, BadWeights
     [
         (lambda: zoo.build("cross_atn_captioner"), "did you mean cross_attn_captioner"),
         (lambda: zoo.build("co_attn_captioner"), "its own future"),
-        (lambda: zoo.build("gated_vqa"), "weights=None"),
+        (lambda: zoo.build("co_attn_classifier"), "weights=None"),
         (lambda: zoo.build("gated_vqa", weights="nowhere"), "neither a folder here nor a released tag"),
         (lambda: zoo.build("gated_vqa", weights="encoders"), "no published weights"),
         (lambda: toy("gated_vqa", dept=2), "did you mean depth"),

@@ -32,6 +32,13 @@ PICTURES = {  # archive, which of its files, and by which artist
     "openmoji": (sets.OPENMOJI, "package/color/svg/*.svg"),
     "fluent": (sets.FLUENT, "package/assets/*.webp"),
 }
+ICONS = {  # the same of what iconify packs: one file, icons by name
+    "emojione": sets.EMOJIONE,
+    "emojione-v1": sets.EMOJIONE_V1,
+    "fxemoji": sets.FXEMOJI,
+    "noto-v1": sets.NOTO_V1,
+    "streamline": sets.STREAMLINE,
+}
 GROUPS = (
     "Activities", "Animals & Nature", "Component", "Flags", "Food & Drink", "Objects", "People & Body",
     "Smileys & Emotion", "Symbols", "Travel & Places",
@@ -103,9 +110,8 @@ class _Emoji(_Builder, skip_registration=True):  # type: ignore[call-arg]  # as 
     def labels(self, language: str) -> dict[str, dict]:
         """Emoji (without variation selectors) to all that is known of it but the picture."""
         names, texts = _annotations(self.archive, "en"), _annotations(self.archive, language)
-        table = json.loads(next(data for _, data in archives.read(self.archive(sets.NOTO), "package/emoji.json")))
         found = {}
-        for row in table:
+        for row in self.table():
             for one in (row, *row.get("skin_variations", {}).values()):
                 key = _emoji_of(one["unified"])
                 if key not in names or key not in texts:
@@ -122,20 +128,35 @@ class _Emoji(_Builder, skip_registration=True):  # type: ignore[call-arg]  # as 
                 }
         return found
 
+    def table(self) -> list[dict]:
+        """All emoji, with the names that Unicode gives them and the short ones that people type."""
+        return json.loads(next(data for _, data in archives.read(self.archive(sets.NOTO), "package/emoji.json")))
 
-class Emoji(_Emoji):
-    """Emoji pictures of four artists; `image` lies on white, and `alpha` allows any other ground."""
 
-    BUILDER_CONFIGS: ClassVar[list] = [
-        tfds.core.BuilderConfig(name=language, description=f"Names and keywords in {language}.")
-        for language in sets.LANGUAGES
-    ]
+class _EmojiPictures(_Emoji, skip_registration=True):  # type: ignore[call-arg]  # as above
+    """`image` lies on white, and `alpha` allows any other ground."""
+
     FEATURES: ClassVar[dict[str, Any]] = {
         "image": tfds.features.Image(shape=(None, None, 3), encoding_format="png"),
         "alpha": tfds.features.Image(shape=(None, None, 1), encoding_format="png"),
         "vendor": WORD(),
         **_Emoji.LABELS,
     }
+
+    def example(self, vendor: str, labels: dict, picture: Image.Image) -> tuple[str, dict]:
+        """(key, example) of one artist's picture."""
+        key = f"{vendor}-{'-'.join(f'{ord(letter):x}' for letter in labels['emoji'])}"
+        pixels = {"image": _png(media.read(picture)), "alpha": _png(np.asarray(picture.getchannel("A")))}
+        return key, {"id": key, "vendor": vendor, **pixels, **labels}
+
+
+class Emoji(_EmojiPictures):
+    """Emoji pictures of four artists."""
+
+    BUILDER_CONFIGS: ClassVar[list] = [
+        tfds.core.BuilderConfig(name=language, description=f"Names and keywords in {language}.")
+        for language in sets.LANGUAGES
+    ]
 
     def examples(self) -> Iterator[tuple[str, str, dict]]:
         labels, done = self.labels(self.builder_config.name), set()
@@ -146,10 +167,32 @@ class Emoji(_Emoji):
                 if not split or (vendor, key) in done:  # Fluent draws some twice
                     continue
                 done.add((vendor, key))
-                picture = _drawn(data, vendor == "openmoji")
-                example_id = f"{vendor}-{'-'.join(f'{ord(letter):x}' for letter in key)}"
-                pixels = {"image": _png(media.read(picture)), "alpha": _png(np.asarray(picture.getchannel("A")))}
-                yield split, example_id, {"id": example_id, "vendor": vendor, **pixels, **labels[key]}
+                yield split, *self.example(vendor, labels[key], _drawn(data, vendor == "openmoji"))
+
+
+class EmojiMore(_EmojiPictures):
+    """Emoji pictures of five more artists, as icons that bear names."""
+
+    def examples(self) -> Iterator[tuple[str, str, dict]]:
+        labels = self.labels("en")
+        called = {_slug(row["name"]): key for key, row in labels.items()}
+        for row in self.table():
+            key = _emoji_of(row["unified"])
+            for name in (row["name"] or "", *row["short_names"]):
+                if key in labels:
+                    called.setdefault(_slug(name), key)
+        for vendor, archive in ICONS.items():
+            icons = json.loads(next(data for _, data in archives.read(self.archive(archive), "package/icons.json")))
+            done = set()
+            for name, icon in icons["icons"].items():
+                key = called.get(_slug(name))
+                if key is None or key in done:  # no emoji, or its second drawing
+                    continue
+                done.add(key)
+                wide, high = (icon.get(side, icons.get(side, 16)) for side in ("width", "height"))
+                svg = f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {wide} {high}">{icon["body"]}</svg>'
+                picture = _drawn(svg.encode(), svg=True)
+                yield emoji.split_of(labels[key]["name"]), *self.example(vendor, labels[key], picture)
 
 
 def split_of(vendor: str, name: str) -> str | None:
@@ -315,6 +358,15 @@ def _emoji_of(codes: str) -> str:
     return "".join(chr(int(code, 16)) for code in codes.split("-") if code.lower() != "fe0f")
 
 
+def _slug(name: str) -> str:
+    """A name as the makers of icons write it: without blanks and signs.
+
+    >>> _slug("woman’s hat: medium-light") == _slug("womans-hat-medium-light")
+    True
+    """
+    return re.sub(r"[^a-z0-9]", "", name.lower())
+
+
 def _annotations(archive: Any, language: str) -> dict[str, tuple[str, list[str]]]:
     """Emoji (without variation selectors) to its name and keywords."""
     found = {}
@@ -333,7 +385,7 @@ def _drawn(data: bytes, svg: bool) -> Image.Image:
         try:
             import resvg_py
         except ImportError as error:
-            raise ImportError('OpenMoji is drawn from SVG: pip install "vtx_keras[data]" (resvg-py)') from error
+            raise ImportError('they are drawn from SVG: pip install "vtx_keras[data]" (resvg-py)') from error
         data = bytes(resvg_py.svg_to_bytes(svg_string=data.decode(), width=SIDE, height=SIDE))
     picture = Image.open(io.BytesIO(data)).convert("RGBA")
     picture.thumbnail((SIDE, SIDE), Image.Resampling.BILINEAR)

@@ -39,6 +39,26 @@ CLDR = (
         "4be946ff5815f806ec78b50363d577a769f2fbfb90c6380a44e161a92436996e", "Unicode-3.0",
     ),
 )  # fmt: skip
+EMOJIONE = Archive(
+    "npm", "@iconify-json/emojione", "1.2.3", "iconify-json-emojione-1.2.3.tgz",
+    "26a14f44284407e8bcde91799388dca2bfd91dbcd55a97f425524a1c5b73610e", "CC-BY-4.0",
+)  # fmt: skip
+EMOJIONE_V1 = Archive(
+    "npm", "@iconify-json/emojione-v1", "1.2.3", "iconify-json-emojione-v1-1.2.3.tgz",
+    "6641d59d48a42823fdc2b84e7427e9f302944eb98d2c7d94d6e67c139e7b37b3", "CC-BY-SA-4.0",
+)  # fmt: skip
+FXEMOJI = Archive(
+    "npm", "@iconify-json/fxemoji", "1.2.2", "iconify-json-fxemoji-1.2.2.tgz",
+    "f3e72b3c59d05e1db03b7e308d55c0d05bd7ba3f625a90da1b79313c12858eef", "Apache-2.0",
+)  # fmt: skip
+NOTO_V1 = Archive(
+    "npm", "@iconify-json/noto-v1", "1.2.5", "iconify-json-noto-v1-1.2.5.tgz",
+    "2bf62c26c2c2884aa99e90aec942cdaee17a5921f05690694f4978ad4b017c37", "Apache-2.0",
+)  # fmt: skip
+STREAMLINE = Archive(
+    "npm", "@iconify-json/streamline-emojis", "1.2.4", "iconify-json-streamline-emojis-1.2.4.tgz",
+    "5dac87c876b322500989828c5823143e0100d78881627a2e4081a4b897cbfdbc", "CC-BY-4.0",
+)  # fmt: skip
 ANIMATED = tuple(
     Archive(
         "npm", f"@lobehub/fluent-emoji-anim-{n}", "1.0.0", f"lobehub-fluent-emoji-anim-{n}-1.0.0.tgz", sha256, "MIT"
@@ -88,6 +108,14 @@ SETS = {
         "Who trains on it has seen Fluent 3D: do not report `vendor` of `emoji` then.",
         "Fluent Emoji MIT, by Microsoft; names Unicode-3.0",
         (*ANIMATED, *CLDR, NOTO),
+    ),
+    "emoji_more": DataSet(
+        "Emoji by five more artists (EmojiOne's first and second hand, Firefox OS, the older Noto, Streamline), where "
+        "their names are those of CLDR or of Unicode. English only. Splits by concept as in `emoji`, so that its "
+        "training split can be added to that of `emoji`: it shows no unseen concept, and no Fluent 3D.",
+        "EmojiOne CC-BY-4.0, its first version CC-BY-SA-4.0, by Ranks.com and contributors; Firefox OS Emoji "
+        "Apache-2.0, by Mozilla; Noto Apache-2.0; Streamline Emojis CC-BY-4.0, by Streamline; names Unicode-3.0",
+        (EMOJIONE, EMOJIONE_V1, FXEMOJI, NOTO_V1, STREAMLINE, NOTO, *CLDR),
     ),
     "easy_vqa": DataSet(
         "Questions about one coloured shape, 13 answers. The official train is train+validation here: validation is "
