@@ -16,7 +16,7 @@ import re
 import shutil
 import tempfile
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -51,6 +51,7 @@ class Release:
     eye: Callable[[], keras.Model] | None = None  # an encoder that is not a published one
     vocabulary_size: int | None = 2000  # None: the bundled English words
     prepared: Callable[[keras.Model], None] | None = None  # what is done to the model before its training
+    begins_as: str | None = None  # the release whose words it has, and whose weights where it has the same layers
     copies: int = 1
     epochs: int = 10
     learning_rate: float = 1e-3
@@ -97,12 +98,16 @@ def trained(release: Release, new: bool = False) -> None:
     cpu, examples = time.process_time(), release.examples("train")
     keras.utils.set_random_seed(0)
     options = {**release.options, **({"image_encoder": release.eye()} if release.eye else {})}
-    model = built(release.name, examples, options, words=release.vocabulary_size)
+    first = None if release.begins_as is None else models.build(*release.begins_as.split("/"))
+    words = release.vocabulary_size if first is None else first.vocabulary
+    model = built(release.name, examples, options, words=words)
+    if first is not None:
+        begin(model, first)
     if release.prepared is not None:
         release.prepared(model)
     model.freeze("image")
     if release.copies > 1:
-        examples = copies.with_copies(examples, model.image_shape[-2], release.copies)
+        examples = copies.with_copies(examples, model.image_shape, release.copies)
     done = (release.run / "last").is_dir() and not new
     history = train.run(
         model, examples, release.run, epochs=release.epochs, batch_size=release.batch_size, ema=0.99, samples=0,
@@ -116,9 +121,14 @@ def trained(release: Release, new: bool = False) -> None:
 
 
 def built(
-    name: str, examples: tf.data.Dataset, options: Mapping[str, Any], *, words: int | None = 2000, seed: int = 0
+    name: str,
+    examples: tf.data.Dataset,
+    options: Mapping[str, Any],
+    *,
+    words: int | Sequence[str] | None = 2000,
+    seed: int = 0,
 ) -> Any:
-    """A model before its training, its words those of the examples."""
+    """A model before its training, its words those given, or so many of the examples."""
     keras.utils.set_random_seed(seed)
     rows = list(examples.encoded.as_numpy_iterator())
     told = [row[name].decode() for row in rows for name in ("prompt", "caption", "question", "text") if name in row]
@@ -127,8 +137,16 @@ def built(
         named = (label for row in rows for label in np.atleast_1d(row["answer" if "answer" in row else "label"]))
         options["classes"] = sorted({label.decode() for label in named})
     published = isinstance(options["image_encoder"], str)
-    vocabulary = text.vocabulary() if words is None else text.vocabulary(told, size=words)
+    vocabulary = text.vocabulary(told, size=words) if isinstance(words, int) else text.vocabulary(words)
     return models.build(name, weights="encoders" if published else None, vocabulary=vocabulary, **options)
+
+
+def begin(model: keras.Model, first: keras.Model) -> None:
+    """Every weight that `first` has too is its own."""
+    known = {variable.path: variable for layer in first.layers for variable in layer.weights}
+    for variable in (variable for layer in model.layers for variable in layer.weights):
+        if variable.path in known and known[variable.path].shape == variable.shape:
+            variable.assign(known[variable.path])
 
 
 def count(examples: tf.data.Dataset) -> int:

@@ -39,6 +39,7 @@ ICONS = {  # the same of what iconify packs: one file, icons by name
     "noto-v1": sets.NOTO_V1,
     "streamline": sets.STREAMLINE,
 }
+ROSY = ("emojione-v1", "fxemoji", "streamline")  # of one skin colour, where others are yellow unless a tone is named
 GROUPS = (
     "Activities", "Animals & Nature", "Component", "Flags", "Food & Drink", "Objects", "People & Body",
     "Smileys & Emotion", "Symbols", "Travel & Places",
@@ -175,9 +176,11 @@ class EmojiMore(_EmojiPictures):
 
     def examples(self) -> Iterator[tuple[str, str, dict]]:
         labels = self.labels("en")
-        called = {_slug(row["name"]): key for key, row in labels.items()}
+        called, toned = {_slug(row["name"]): key for key, row in labels.items()}, set()
         for row in self.table():
             key = _emoji_of(row["unified"])
+            if "skin_variations" in row:
+                toned.add(key)
             for name in (row["name"] or "", *row["short_names"]):
                 if key in labels:
                     called.setdefault(_slug(name), key)
@@ -186,8 +189,8 @@ class EmojiMore(_EmojiPictures):
             done = set()
             for name, icon in icons["icons"].items():
                 key = called.get(_slug(name))
-                if key is None or key in done:  # no emoji, or its second drawing
-                    continue
+                if key is None or key in done or (vendor in ROSY and key in toned):
+                    continue  # no emoji, its second drawing, or skin of which the name says nothing
                 done.add(key)
                 wide, high = (icon.get(side, icons.get(side, 16)) for side in ("width", "height"))
                 svg = f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {wide} {high}">{icon["body"]}</svg>'

@@ -111,8 +111,9 @@ SETS = {
     ),
     "emoji_more": DataSet(
         "Emoji by five more artists (EmojiOne's first and second hand, Firefox OS, the older Noto, Streamline), where "
-        "their names are those of CLDR or of Unicode. English only. Splits by concept as in `emoji`, so that its "
-        "training split can be added to that of `emoji`: it shows no unseen concept, and no Fluent 3D.",
+        "their names are those of CLDR or of Unicode; English only. Three of them draw all skin alike: of those, what "
+        "has skin is left out. Splits by concept as in `emoji`, so its training split can be added to that of `emoji`: "
+        "it shows no unseen concept, and no Fluent 3D.",
         "EmojiOne CC-BY-4.0, its first version CC-BY-SA-4.0, by Ranks.com and contributors; Firefox OS Emoji "
         "Apache-2.0, by Mozilla; Noto Apache-2.0; Streamline Emojis CC-BY-4.0, by Streamline; names Unicode-3.0",
         (EMOJIONE, EMOJIONE_V1, FXEMOJI, NOTO_V1, STREAMLINE, NOTO, *CLDR),

@@ -2,7 +2,6 @@
 
 import tensorflow as tf
 
-from vtx_keras import data
 from vtx_keras.data.reading import adapted
 from zoo import families, making
 
@@ -11,7 +10,7 @@ def kinds(split: str) -> tf.data.Dataset:
     """Pictures, their keywords, and the group and sub-group of Unicode; of the training rows a third has no keywords,
     a third no picture."""
     name, part = families.split_and_part(split)
-    rows = data.load("emoji", name).encoded.map(
+    rows = families.emoji(name).encoded.map(
         lambda row: {
             **{key: row[key] for key in ("image", "id", "concept")},
             "text": tf.strings.reduce_join(row["keywords"], separator=" "),
@@ -31,7 +30,7 @@ RELEASE = making.Release(
     about="Says to which group and sub-group an emoji belongs, by its picture and its keywords, or by either alone.",
     expect="Some sub-groups are a matter of convention (which faces are `face-affection`, which `face-smiling`). "
     "Where nothing is said, no label came above one half.",
-    sets=("emoji",),
+    sets=("emoji", "emoji_more"),
     examples=kinds,
     judged={
         "test": "concepts never trained on, four artists",

@@ -7,7 +7,6 @@ from collections.abc import Iterator
 import numpy as np
 import tensorflow as tf
 
-from vtx_keras import data
 from vtx_keras.data.reading import adapted
 from zoo import families, making
 
@@ -38,7 +37,7 @@ def asked(row: dict, words: list[str]) -> Iterator[tuple[str, str]]:
 def questions(split: str) -> tf.data.Dataset:
     """Templated questions about the emoji of a split."""
     name, part = families.split_and_part(split)
-    rows = [row for row in data.load("emoji", name).encoded.as_numpy_iterator() if b"flag" not in row["concept"]]
+    rows = [row for row in families.emoji(name).encoded.as_numpy_iterator() if b"flag" not in row["concept"]]
     known = sorted({word.decode() for row in rows for word in row["keywords"] if b"skin tone" not in word})
     told = [(row, *pair) for row in rows for pair in asked(row, known)]
     columns = {key: np.array([row[key] for row, _, _ in told]) for key in ("image", "id", "concept")}
@@ -55,7 +54,7 @@ RELEASE = making.Release(
     "keywords.",
     expect="Other wordings than its templates it was never asked. Whether an emoji is *about* something is what the "
     "keywords of Unicode say.",
-    sets=("emoji",),
+    sets=("emoji", "emoji_more"),
     examples=questions,
     judged={
         "vendor": families.EMOJI_SPLITS["vendor"],

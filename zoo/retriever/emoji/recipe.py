@@ -45,7 +45,7 @@ RELEASE = making.Release(
     "saw by what is like it.",
     expect="What it was trained on it finds well; of what it never saw, rather the kind of thing than the thing. "
     "Photographs are not what it was trained on.",
-    sets=("emoji", "word_cards"),
+    sets=("emoji", "emoji_more", "word_cards"),
     examples=pairs,
     judged={
         "vendor": families.EMOJI_SPLITS["vendor"],
