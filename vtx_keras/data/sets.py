@@ -13,63 +13,45 @@ from typing import NamedTuple
 from vtx_keras.archives import Archive, fetch
 from vtx_keras.options import did_you_mean
 
-NOTO = Archive(
-    "npm", "emoji-datasource-google", "16.0.0", "emoji-datasource-google-16.0.0.tgz",
-    "fb5fd131b362aab7a55542d2a147a79708cce0a8b1c1bbacd470172708b5c438", "Apache-2.0",
-)  # fmt: skip
-TWEMOJI = Archive(
-    "npm", "emoji-datasource-twitter", "16.0.0", "emoji-datasource-twitter-16.0.0.tgz",
-    "f64a530c63bca463bd8317fdc4615ce63a53a0c65018e4ce2d848aaba7a28877", "CC-BY-4.0",
-)  # fmt: skip
-OPENMOJI = Archive(
-    "npm", "openmoji", "17.0.0", "openmoji-17.0.0.tgz",
-    "55ee7d13485dec86e9f38c1f3a645a13382d33ff97c0cd845ee824b0aef45e68", "CC-BY-SA-4.0",
-)  # fmt: skip
-FLUENT = Archive(
-    "npm", "@lobehub/fluent-emoji-3d", "1.1.0", "lobehub-fluent-emoji-3d-1.1.0.tgz",
-    "c1bb7eee7de090205a232518a9ab4adb3df458bfbe8a1f78232991194c8b2e58", "MIT",
-)  # fmt: skip
+
+def _npm(package: str, version: str, sha256: str, licence: str) -> Archive:
+    """A package of npm; its file is called as `npm pack` calls it."""
+    return Archive("npm", package, version, f"{package.lstrip('@').replace('/', '-')}-{version}.tgz", sha256, licence)
+
+
+NOTO = _npm("emoji-datasource-google", "16.0.0",
+    "fb5fd131b362aab7a55542d2a147a79708cce0a8b1c1bbacd470172708b5c438", "Apache-2.0")  # fmt: skip
+TWEMOJI = _npm("emoji-datasource-twitter", "16.0.0",
+    "f64a530c63bca463bd8317fdc4615ce63a53a0c65018e4ce2d848aaba7a28877", "CC-BY-4.0")  # fmt: skip
+OPENMOJI = _npm("openmoji", "17.0.0",
+    "55ee7d13485dec86e9f38c1f3a645a13382d33ff97c0cd845ee824b0aef45e68", "CC-BY-SA-4.0")  # fmt: skip
+FLUENT = _npm("@lobehub/fluent-emoji-3d", "1.1.0",
+    "c1bb7eee7de090205a232518a9ab4adb3df458bfbe8a1f78232991194c8b2e58", "MIT")  # fmt: skip
 CLDR = (
-    Archive(
-        "npm", "cldr-annotations-full", "48.2.0", "cldr-annotations-full-48.2.0.tgz",
-        "28576e51225deb51e3ddd734b0f824a0079682cb5d8c27faa9f68149317a14d1", "Unicode-3.0",
-    ),
-    Archive(
-        "npm", "cldr-annotations-derived-full", "48.2.0", "cldr-annotations-derived-full-48.2.0.tgz",
-        "4be946ff5815f806ec78b50363d577a769f2fbfb90c6380a44e161a92436996e", "Unicode-3.0",
-    ),
+    _npm("cldr-annotations-full", "48.2.0",
+        "28576e51225deb51e3ddd734b0f824a0079682cb5d8c27faa9f68149317a14d1", "Unicode-3.0"),
+    _npm("cldr-annotations-derived-full", "48.2.0",
+        "4be946ff5815f806ec78b50363d577a769f2fbfb90c6380a44e161a92436996e", "Unicode-3.0"),
 )  # fmt: skip
-EMOJIONE = Archive(
-    "npm", "@iconify-json/emojione", "1.2.3", "iconify-json-emojione-1.2.3.tgz",
-    "26a14f44284407e8bcde91799388dca2bfd91dbcd55a97f425524a1c5b73610e", "CC-BY-4.0",
-)  # fmt: skip
-EMOJIONE_V1 = Archive(
-    "npm", "@iconify-json/emojione-v1", "1.2.3", "iconify-json-emojione-v1-1.2.3.tgz",
-    "6641d59d48a42823fdc2b84e7427e9f302944eb98d2c7d94d6e67c139e7b37b3", "CC-BY-SA-4.0",
-)  # fmt: skip
-FXEMOJI = Archive(
-    "npm", "@iconify-json/fxemoji", "1.2.2", "iconify-json-fxemoji-1.2.2.tgz",
-    "f3e72b3c59d05e1db03b7e308d55c0d05bd7ba3f625a90da1b79313c12858eef", "Apache-2.0",
-)  # fmt: skip
-NOTO_V1 = Archive(
-    "npm", "@iconify-json/noto-v1", "1.2.5", "iconify-json-noto-v1-1.2.5.tgz",
-    "2bf62c26c2c2884aa99e90aec942cdaee17a5921f05690694f4978ad4b017c37", "Apache-2.0",
-)  # fmt: skip
-STREAMLINE = Archive(
-    "npm", "@iconify-json/streamline-emojis", "1.2.4", "iconify-json-streamline-emojis-1.2.4.tgz",
-    "5dac87c876b322500989828c5823143e0100d78881627a2e4081a4b897cbfdbc", "CC-BY-4.0",
-)  # fmt: skip
+EMOJIONE = _npm("@iconify-json/emojione", "1.2.3",
+    "26a14f44284407e8bcde91799388dca2bfd91dbcd55a97f425524a1c5b73610e", "CC-BY-4.0")  # fmt: skip
+EMOJIONE_V1 = _npm("@iconify-json/emojione-v1", "1.2.3",
+    "6641d59d48a42823fdc2b84e7427e9f302944eb98d2c7d94d6e67c139e7b37b3", "CC-BY-SA-4.0")  # fmt: skip
+FXEMOJI = _npm("@iconify-json/fxemoji", "1.2.2",
+    "f3e72b3c59d05e1db03b7e308d55c0d05bd7ba3f625a90da1b79313c12858eef", "Apache-2.0")  # fmt: skip
+NOTO_V1 = _npm("@iconify-json/noto-v1", "1.2.5",
+    "2bf62c26c2c2884aa99e90aec942cdaee17a5921f05690694f4978ad4b017c37", "Apache-2.0")  # fmt: skip
+STREAMLINE = _npm("@iconify-json/streamline-emojis", "1.2.4",
+    "5dac87c876b322500989828c5823143e0100d78881627a2e4081a4b897cbfdbc", "CC-BY-4.0")  # fmt: skip
 ANIMATED = tuple(
-    Archive(
-        "npm", f"@lobehub/fluent-emoji-anim-{n}", "1.0.0", f"lobehub-fluent-emoji-anim-{n}-1.0.0.tgz", sha256, "MIT"
-    )
+    _npm(f"@lobehub/fluent-emoji-anim-{n}", "1.0.0", sha256, "MIT")
     for n, sha256 in (
         (1, "4c03ac178c1eabf2e2a16dd498f3cc2b92dc30ec3466ae38fdc497d4774c99ea"),
         (2, "e431da8172e394036c330faa77648d6fbbae1fd3b0be95637c4497c9075019c0"),
         (3, "3624d0c34c819c1794b74ccf6ae9034adff7c4cb6318dd2a645145f0196feb43"),
         (4, "3d4c08f1e321f70808ef4996aba0ab575a9d97b6c56ffffc92cf6161a7836aa3"),
     )
-)  # fmt: skip
+)
 EASY_VQA = Archive(
     "pip", "easy-vqa", "1.0b1", "easy_vqa-1.0b1-py3-none-any.whl",
     "d6691d82f656801e7a95964837a3146d22fb0a6b425a56875776b8e4f55737ce", "MIT",
