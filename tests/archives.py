@@ -47,9 +47,14 @@ def codes(letters: str) -> str:
 def write(folder: Path, monkeypatch) -> None:
     """Puts the archives of all sets but vqa_rad into a manual directory and pins their hashes instead of the real."""
     folder.mkdir(parents=True)
-    table = [
-        {"unified": codes(letters).upper(), "category": group, "subcategory": "some"} for letters, _, group in EMOJI
-    ]
+    table: list[dict] = [
+        {
+            "unified": codes(letters).upper(), "category": group, "subcategory": "some",
+            "name": f"OLD {name.upper()}", "short_names": [],
+        }
+        for letters, name, group in EMOJI
+    ]  # fmt: skip
+    table[-2]["skin_variations"] = {}
     pictures = {
         "NOTO": {f"package/img/google/64/{codes(e)}.png": encoded(i) for i, (e, *_) in enumerate(EMOJI)},
         "TWEMOJI": {f"package/img/twitter/64/{codes(e)}.png": encoded(i + 20) for i, (e, *_) in enumerate(EMOJI)},
@@ -68,6 +73,16 @@ def write(folder: Path, monkeypatch) -> None:
         "PICTURES",
         {vendor: (getattr(sets, vendor.upper()), p) for vendor, (_, p) in builders.PICTURES.items()},
     )
+
+    body = '<circle cx="8" cy="8" r="8" fill="red"/>'
+    for number, vendor in enumerate(builders.ICONS):  # each has all, and something that is no emoji
+        names = [name.replace(" ", "-").replace(":", "").lower() for _, name, _ in EMOJI]
+        icons = {name if number else f"old-{name}": {"body": body} for name in (*names, "letter-q")}
+        icons["key"] = {"body": body, "width": 8}
+        packed = {"package/icons.json": json.dumps({"icons": icons, "width": 16, "height": 16}).encode()}
+        _pin(vendor.upper().replace("-", "_"), builders.ICONS[vendor], packed, folder, monkeypatch)
+    icons = {vendor: getattr(sets, vendor.upper().replace("-", "_")) for vendor in builders.ICONS}
+    monkeypatch.setattr(builders, "ICONS", icons)
 
     def annotations(key: str, part: list) -> dict[str, bytes]:
         rows = {letters: {"tts": [name], "default": ["thing", name.split()[0]]} for letters, name, _ in part}
@@ -119,6 +134,7 @@ def write(folder: Path, monkeypatch) -> None:
     monkeypatch.setattr(sets, "ART4APPS", sets.ART4APPS._replace(sha256=file_hash(path)))
     for name, archives_of in {
         "emoji": (sets.NOTO, sets.TWEMOJI, sets.OPENMOJI, sets.FLUENT, *sets.CLDR),
+        "emoji_more": (*icons.values(), *sets.CLDR, sets.NOTO),
         "emoji_video": (*sets.ANIMATED, *sets.CLDR, sets.NOTO),
         "easy_vqa": (sets.EASY_VQA,),
         "word_cards": (sets.ART4APPS,),

@@ -52,6 +52,24 @@ def test_emoji_holds_every_picture_with_its_name_in_its_split(folder):
     assert tuple(openmoji["image"][0, 0]) == (255, 255, 255)
 
 
+def test_emoji_more_knows_emoji_by_their_names_and_leaves_out_skin_of_which_none_speaks(folder):
+    data.load("emoji_more", "train", folder=folder)
+    rows = []
+    for split in builders.counts("emoji_more", folder):
+        rows += examples("emoji_more", split, folder)
+        assert all(emoji.split_of(row["name"].decode()) == split for row in examples("emoji_more", split, folder))
+    by_artist = defaultdict(set)
+    for row in rows:
+        by_artist[row["vendor"].decode()].add(row["name"].decode())
+    everything = {name for _, name, _ in small.EMOJI}
+    assert set(by_artist) == set(builders.ICONS)
+    for artist, names in by_artist.items():
+        assert names == everything - ({small.EMOJI[-2][1]} if artist in builders.ROSY else set())
+    red = next(row for row in rows if row["name"] == b"snail")
+    assert tuple(red["image"][64, 64]) == (255, 0, 0)
+    assert tuple(red["image"][0, 0]) == (255, 255, 255)
+
+
 def test_where_sees_the_set_and_columns_what_is_left(folder):
     columns = {"text": "keywords", "label": "group"}
     ds = data.load("emoji", "train", columns=columns, where=lambda row: row["vendor"] == "noto", folder=folder)
@@ -264,7 +282,7 @@ def test_vtx_data_builds_and_shows(folder, tmp_path):
 
 
 @pytest.mark.network
-@pytest.mark.parametrize("name", ["emoji", "emoji_video", "easy_vqa", "word_cards"])
+@pytest.mark.parametrize("name", ["emoji", "emoji_more", "emoji_video", "easy_vqa", "word_cards"])
 def test_the_published_archives_make_the_sets(name):
     data.load(name)
     told = {split: found["all"] for split, found in builders.counts(name).items()}
@@ -275,6 +293,7 @@ PUBLISHED = {
     "emoji": {"train": 7083, "validation": 729, "test": 3298, "vendor": 2063, "composition": 195, "flags": 1059},
     "emoji_video": {"train": 1423, "validation": 141, "test": 476, "composition": 64, "flags": 5},
     "easy_vqa": {"train": 34611, "validation": 3964, "test": 9673},
+    "emoji_more": {"train": 3398, "validation": 490, "test": 1492, "composition": 52, "flags": 9},
     "word_cards": {"train": 395, "validation": 37, "test": 150},
 }
 
@@ -282,7 +301,7 @@ PUBLISHED = {
 @pytest.mark.network
 def test_no_test_concept_or_picture_is_in_train():
     concepts, pictures = defaultdict(set), defaultdict(set)
-    for name in ("emoji", "word_cards"):
+    for name in ("emoji", "emoji_more", "word_cards"):
         for split in ("train", "validation", "test"):
             for row in data.load(name, split).as_numpy_iterator():
                 concepts[split].add(row["concept"])
@@ -326,4 +345,4 @@ def test_vqa_rad_splits(config, tmp_path):
 
 
 def test_tfds_itself_finds_the_builders():
-    assert {"emoji", "emoji_video", "easy_vqa", "word_cards", "vqa_rad"} <= set(tfds.list_builders())
+    assert {"emoji", "emoji_more", "emoji_video", "easy_vqa", "word_cards", "vqa_rad"} <= set(tfds.list_builders())
