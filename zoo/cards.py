@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from vtx_keras import weights
 from vtx_keras.architectures import PUBLISHED
@@ -24,6 +24,15 @@ TOLD = {
     "matches": ("accuracy", "average_precision"),
     "search": ("image_to_text_recall_1", "image_to_text_recall_5", "text_to_image_recall_1", "text_to_image_recall_5"),
 }
+
+
+class Table(NamedTuple):
+    """Something of its own that a card tells."""
+
+    title: str
+    about: str
+    header: list[str]
+    rows: list[list[str]]
 
 
 def results_of(folder: Path) -> dict[str, Any]:
@@ -53,6 +62,7 @@ def card_of(release: Release) -> str:
         "## How well\n\nIntervals are 95 %, bootstrapped over concepts or pictures. Greedy decoding, released float16 "
         "weights. Each split was evaluated once the recipe was fixed.",
         table(["split", "n", "metric", "model", "interval", "baselines"], figures(results)),
+        *besides(results),
         f"## What to expect\n\n{release.expect}",
         "## Exported\n\nRun in its own runtime on validation rows, one thread.",
         table(["file", "same as the model", "metric", "MB", "ms per row"], files(results)),
@@ -77,6 +87,14 @@ def table(header: Iterable[str], rows: Iterable[Iterable[str]]) -> str:
     header = list(header)
     lines = ["| " + " | ".join(header) + " |", "|---" * len(header) + "|"]
     return "\n".join(lines + ["| " + " | ".join(row) + " |" for row in rows])
+
+
+def besides(results: Mapping[str, Any]) -> list[str]:
+    """What else was measured, if anything."""
+    if "besides" not in results:
+        return []
+    told = Table(**results["besides"])
+    return [f"## {told.title}\n\n{told.about}", table(told.header, told.rows)]
 
 
 def asked(results: Mapping[str, Any]) -> list[str]:

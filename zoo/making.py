@@ -63,6 +63,7 @@ class Release:
     baselines_of: str | None = None  # the release that was judged on the same rows, so that its baselines hold here
     eval_data: str | None = None  # what `vtx eval --data` is told; "{part}" is what follows a split's name
     shown: str | None = None  # the split of the example pictures: the first that is judged
+    besides: Callable[[keras.Model], cards.Table] | None = None  # what else is measured
 
     @property
     def folder(self) -> Path:
@@ -185,6 +186,7 @@ def judged(release: Release) -> None:
         megabytes=round((release.folder / weights.WEIGHTS).stat().st_size / 1e6, 2),
         splits=splits,
         examples=shown(release, model),
+        **({} if release.besides is None else {"besides": release.besides(model)._asdict()}),
     )
 
 
