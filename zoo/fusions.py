@@ -25,7 +25,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from vtx_keras import data, evaluate, export, media, train
+from vtx_keras import data, evaluate, export, media, published, train, weights
 from vtx_keras import zoo as models
 from zoo import families, making
 from zoo.cross_attn_vqa.emoji.recipe import questions
@@ -96,12 +96,18 @@ def trained(task: str, fusion: str) -> dict[str, Any]:
     few = list(examples(task, "validation").encoded.take(8).as_numpy_iterator())
     report = export.litert(model, path, verify_data=few, share=0.0)
     return {
+        "encoder_sha256": encoder_hash(),
         "rate": rate,
         "validation": {f"{each:g}": value for each, value in validation.items()},
         "parameters": model.behind_encoder().count_params(),
         "litert_megabytes": round(report.megabytes, 2),
         "runs": runs,
     }
+
+
+def encoder_hash() -> str:
+    """Of the encoder whose features all fusions read."""
+    return weights.file_hash(published.find(SHARED["image_encoder"]) / weights.WEIGHTS)
 
 
 def run(task: str, fusion: str, rate: float, seed: int) -> tuple[Any, dict[str, Any]]:

@@ -22,6 +22,7 @@ from zoo.fusions import (
     TASKS,
     TEST,
     cells,
+    encoder_hash,
     known,
 )
 
@@ -101,6 +102,8 @@ def compared() -> str:
     found, parts = summary(), []
     spent = [run["cpu_seconds"] for one in found.values() for run in one["runs"]]
     least, most = min(spent), max(spent)
+    (encoder,) = {one["encoder_sha256"] for one in found.values()}
+    which = "the" if encoder == encoder_hash() else f"an earlier (sha256 {encoder[:8]})"
     header = ["", "test", "interval", "between seeds", "rate", "parameters", "steps", "LiteRT ms", "MB"]
     for task, how in TASKS.items():
         rows = [
@@ -127,8 +130,8 @@ def compared() -> str:
 ![the same as a figure](fusions.png)
 
 Five fusions of pictures and words of `emoji`, in {SHARED["depth"]} blocks of width {SHARED["dim"]}: the same frozen
-features, data and words, {CPU_SECONDS} CPU seconds of training ({least:.0f} to {most:.0f} when measured) in batches of
-{BATCH}. The learning rate is the better of {" and ".join(f"{rate:g}" for rate in RATES)} on validation. {len(SEEDS)}
+features (of {which} `{SHARED["image_encoder"]}`), data and words,
+{CPU_SECONDS} CPU seconds of training ({least:.0f} to {most:.0f} when measured) in batches of {BATCH}. The learning rate is the better of {" and ".join(f"{rate:g}" for rate in RATES)} on validation. {len(SEEDS)}
 seeds, each judged on the same {JUDGED:,d} rows of an artist whom none has seen. The interval spans the seeds'
 bootstrapped 95 % intervals. Parameters are those behind the encoder; LiteRT ms (CPU, one thread) and MB are those of
 the whole float32 file, the encoder included; a captioner writes its own caption. What needs no model is of the whole
