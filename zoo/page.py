@@ -102,6 +102,7 @@ def compared() -> str:
     found, parts = summary(), []
     spent = [run["cpu_seconds"] for one in found.values() for run in one["runs"]]
     least, most = min(spent), max(spent)
+    rates = " and ".join(f"{rate:g}" for rate in RATES)
     (encoder,) = {one["encoder_sha256"] for one in found.values()}
     which = "the" if encoder == encoder_hash() else f"an earlier (sha256 {encoder[:8]})"
     header = ["", "test", "interval", "between seeds", "rate", "parameters", "steps", "LiteRT ms", "MB"]
@@ -131,7 +132,8 @@ def compared() -> str:
 
 Five fusions of pictures and words of `emoji`, in {SHARED["depth"]} blocks of width {SHARED["dim"]}: the same frozen
 features (of {which} `{SHARED["image_encoder"]}`), data and words,
-{CPU_SECONDS} CPU seconds of training ({least:.0f} to {most:.0f} when measured) in batches of {BATCH}. The learning rate is the better of {" and ".join(f"{rate:g}" for rate in RATES)} on validation. {len(SEEDS)}
+{CPU_SECONDS} CPU seconds of training ({least:.0f} to {most:.0f} when measured) in batches of {BATCH}. The learning rate
+is the better of {rates} on validation. {len(SEEDS)}
 seeds, each judged on the same {JUDGED:,d} rows of an artist whom none has seen. The interval spans the seeds'
 bootstrapped 95 % intervals. Parameters are those behind the encoder; LiteRT ms (CPU, one thread) and MB are those of
 the whole float32 file, the encoder included; a captioner writes its own caption. What needs no model is of the whole
