@@ -22,20 +22,7 @@ from vtx_keras.predict.cli import predict
 from vtx_keras.train.cli import train
 
 
-class Suggesting(click.Group):
-    """A group that suggests the command that was meant."""
-
-    def resolve_command(self, context: click.Context, args: list[str]):
-        from vtx_keras.options import did_you_mean
-
-        try:
-            return super().resolve_command(context, args)
-        except click.UsageError as error:
-            error.message += did_you_mean(args[0], self.commands)  # type: ignore[misc]  # final for click's own classes
-            raise
-
-
-@click.group(cls=Suggesting, context_settings={"help_option_names": ["-h", "--help"]})
+@click.group(context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(package_name="vtx_keras")
 def main() -> None:
     """A Keras model zoo for seeing and reading at once.
