@@ -96,7 +96,7 @@ def test_what_cannot_be_meant_is_said(model, tmp_path):
     assert run.exit_code == 2
     assert "expected a name that ends in .html, .json, .csv, .txt" in run.stderr
     assert "use --prompt" in vtx(model, "a.png", "--text", "what?").stderr
-    assert "Did you mean 'predict'" in CliRunner().invoke(main, ["predikt"]).stderr
+    assert "Did you mean 'predict'" in CliRunner().invoke(cli.main, ["predikt"]).stderr
 
 
 def test_a_folder_is_a_clip_for_models_that_see_clips(tmp_path):
