@@ -99,7 +99,10 @@ def trained(release: Release, new: bool = False) -> None:
     cpu, examples = time.process_time(), release.examples("train")
     keras.utils.set_random_seed(0)
     options = {**release.options, **({"image_encoder": release.eye()} if release.eye else {})}
-    first = None if release.begins_as is None else models.build(*release.begins_as.split("/"))
+    first = None
+    if release.begins_as is not None:
+        name, tag = release.begins_as.split("/")
+        first = models.build(name, weights=tag)
     words = release.vocabulary_size if first is None else first.vocabulary
     model = built(release.name, examples, options, words=words)
     if first is not None:
