@@ -32,16 +32,13 @@ RELEASE = families.captioner(
     "looks at the picture by cross-attention.",
     sets=("emoji",),
     examples=named,
-    judged={
-        **{f"vendor, {each}": f"an artist never trained on, names in {ALL[each]}" for each in LANGUAGES},
-        "test, de": "concepts never trained on, four artists, names in German",
-    },
+    judged={f"vendor, {each}": f"an artist never trained on, names in {ALL[each]}" for each in LANGUAGES},
     vocabulary_size=8000,
     copies=2,
     epochs=2,
     baselines_of=None,
-    baselines=("nearest_neighbour",),
-    taught=lambda split: f"train, {split.partition(', ')[2]}",  # a neighbour says it in the language that is asked for
+    baselines=("most_frequent",),
+    taught=lambda split: f"train, {split.partition(', ')[2]}",  # what is most frequent in the language that is asked for
     eval_data='emoji/{part} --prompt "{part}:"',
     shown="vendor",
 )
