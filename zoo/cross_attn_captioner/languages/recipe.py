@@ -38,7 +38,9 @@ RELEASE = families.captioner(
     epochs=2,
     baselines_of=None,
     baselines=("most_frequent",),
-    taught=lambda split: f"train, {split.partition(', ')[2]}",  # what is most frequent in the language that is asked for
+    taught=lambda split: (
+        f"train, {split.partition(', ')[2]}"
+    ),  # what is most frequent in the language that is asked for
     eval_data='emoji/{part} --prompt "{part}:"',
     shown="vendor",
 )

@@ -39,7 +39,7 @@ RELEASE = making.Release(
         "vendor without words": "known concepts by an artist never trained on, by the picture alone",
     },
     options={"depth": 2, "multi_label": True, "allow_empty": True},
-    epochs=8,
+    epochs=5,
     baselines=("most_frequent",),
 )
 

@@ -63,7 +63,7 @@ RELEASE = making.Release(
     },
     options={"depth": 2, "text_depth": 1},
     vocabulary_size=3000,
-    epochs=6,
+    epochs=4,
     batch_size=128,
     baselines=("most_frequent", "question_alone"),
 )
