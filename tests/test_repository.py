@@ -7,6 +7,7 @@ import doctest
 import importlib
 import json
 import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -372,6 +373,35 @@ def test_vtx_doctor_finds_nothing_wrong_here_and_says_what_is_missing_elsewhere(
     assert "emoji" in found["npm"].advice
     assert found["keras"].state == found["tensorflow"].state == "wrong"
     assert "pip install 'keras" in found["keras"].advice
+
+
+def test_vtx_doctor_reads_what_is_released(monkeypatch, tmp_path):
+    from vtx_keras import doctor, weights
+
+    folder = tmp_path / "gated_vqa" / "easy_vqa"
+    shutil.copytree(released_root() / "gated_vqa" / "easy_vqa", folder)
+    monkeypatch.setattr(weights, "released_root", lambda: tmp_path)
+    assert [one.what for one in doctor._models()] == ["whole"]
+    data = bytearray((folder / weights.WEIGHTS).read_bytes())
+    data[len(data) // 2] ^= 1
+    (folder / weights.WEIGHTS).write_bytes(data)
+    (found,) = doctor._models()
+    assert (found.what, found.state) == ("damaged", "wrong")
+    assert weights.WEIGHTS in found.advice
+
+
+def test_what_is_released_but_not_judged_is_listed(monkeypatch, tmp_path):
+    from click.testing import CliRunner
+
+    from vtx_keras import cli, weights
+
+    folder = tmp_path / "gated_vqa" / "easy_vqa"
+    folder.mkdir(parents=True)
+    (folder / "config.json").write_text("{}")
+    monkeypatch.setattr(weights, "released_root", lambda: tmp_path)
+    run = CliRunner().invoke(cli.main, ["list", "gated_vqa"])
+    assert run.exit_code == 0
+    assert "no card yet" in run.stdout
 
 
 def test_every_released_model_has_a_card_a_recipe_and_results():

@@ -99,7 +99,10 @@ def trained(release: Release, new: bool = False) -> None:
     cpu, examples = time.process_time(), release.examples("train")
     keras.utils.set_random_seed(0)
     options = {**release.options, **({"image_encoder": release.eye()} if release.eye else {})}
-    first = None if release.begins_as is None else models.build(*release.begins_as.split("/"))
+    first = None
+    if release.begins_as is not None:
+        name, tag = release.begins_as.split("/")
+        first = models.build(name, weights=tag)
     words = release.vocabulary_size if first is None else first.vocabulary
     model = built(release.name, examples, options, words=words)
     if first is not None:
@@ -109,16 +112,22 @@ def trained(release: Release, new: bool = False) -> None:
     model.freeze("image")
     if release.copies > 1:
         examples = copies.with_copies(examples, model.image_shape, release.copies)
-    done = (release.run / "last").is_dir() and not new
+    if new and release.run.exists():
+        release.run.rename(release.run.with_name(f"{release.run.name}.{int(time.time())}"))
+    done = (release.run / "last").is_dir()
     history = train.run(
         model, examples, release.run, epochs=release.epochs, batch_size=release.batch_size, ema=0.99, samples=0,
-        learning_rate=release.learning_rate, new=new,
+        learning_rate=release.learning_rate,
     )  # fmt: skip
     minutes = round((time.process_time() - cpu) / 60, 1)
     for file in models.save(models.load(history.folder / "last"), release.run / "released", half=True).iterdir():
         shutil.copy2(file, release.folder / file.name)
-    if not done:  # what was finished or begun before took its minutes then
-        remember(release, training={"cpu_minutes": minutes, "rows": count(examples), "epochs": release.epochs})
+    told = {"rows": count(examples), "epochs": release.epochs}
+    if not done:
+        remember(release, training={"cpu_minutes": minutes, **told})
+    elif told.items() - cards.results_of(release.folder).get("training", {}).items():  # killed, then gone on with
+        seconds = json.loads((release.run / "run.json").read_text(encoding="utf-8"))["seconds"]
+        remember(release, training={"minutes": round(seconds / 60, 1), **told})
 
 
 def built(

@@ -104,7 +104,7 @@ def epochs(
         raise ValueError(f'unknown={unknown!r}: expected "error" or "drop"')
     if not isinstance(batch_size, int) or batch_size < 1:
         raise ValueError(f"batch_size={batch_size!r}: expected a whole number of at least 1")
-    how = _augmentation(augment)
+    how = augmentation(augment)
     source = getattr(ds, "encoded", ds)
     if isinstance(model, Captioner) and _asks(source.element_spec):
         source = source.map(_prompted, tf.data.AUTOTUNE)
@@ -209,7 +209,12 @@ def _epoch_seed(seed: int, number: tf.Tensor, use: int) -> tf.Tensor:
     return tf.cast(drawn[0], tf.int64) + 1  # two zeros would mean "no seed"
 
 
-def _augmentation(augment: bool | Mapping[str, Any]) -> dict[str, Any]:
+def augmentation(augment: bool | Mapping[str, Any]) -> dict[str, Any]:
+    """What `augment=` means: nothing, or all of AUGMENT with what is given in its place.
+
+    >>> augmentation({"words": 0.2})["crop"]
+    0.3
+    """
     if augment is False:
         return {}
     wanted = {} if augment is True else dict(augment)

@@ -46,6 +46,7 @@ def preview(ds: tf.data.Dataset, path: str | os.PathLike, model: VisionText | No
         draw.rectangle((x - 1, y - 1, x + TILE, y + TILE), outline="lightgrey")
         draw.multiline_text((x, y + TILE + 2), _wrapped(words, font), "black", font, spacing=2)
     path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
     part = path.with_name(f".{path.name}.{os.getpid()}")
     sheet.save(part, "PNG")
     part.replace(path)
