@@ -92,7 +92,7 @@ MAY_IMPORT = {
     "data.plan": {"data.words", "models", "options"},
     "data.pipeline": {"data.memory", "data.pixels", "data.plan", "data.words", "models", "options", "text"},
     "data.caching": {"data.pixels", "models"},
-    "data.files": {"data.plan", "data.reading", "media", "options", "text"},
+    "data.files": {"data.plan", "data.reading", "data.sets", "media", "options", "text"},
     "data.sheets": {"media", "models", "text"},
     "export": set(),  # imports its rooms when they are asked for
     "export.report": set(),
@@ -135,6 +135,7 @@ MAY_IMPORT = {
     "train.running": {
         "data.memory",
         "models",
+        "options",
         "train.books",
         "train.folder",
         "train.keeping",

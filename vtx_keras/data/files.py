@@ -22,9 +22,9 @@ import numpy as np
 import tensorflow as tf
 
 from vtx_keras import media, text
-from vtx_keras.data import sets
 from vtx_keras.data.plan import BadData
 from vtx_keras.data.reading import ADAPTERS, SAMPLES, adapted, load
+from vtx_keras.data.sets import SETS
 from vtx_keras.options import did_you_mean
 
 COLUMNS = {  # ours, and what people call it
@@ -160,7 +160,7 @@ def named(
 
 def _known(name: str | os.PathLike) -> bool:
     """Whether this names a data set that `load` knows by itself."""
-    return str(name) in (*SAMPLES, *ADAPTERS) or str(name).split("/")[0] in sets.SETS
+    return str(name) in (*SAMPLES, *ADAPTERS) or str(name).split("/")[0] in SETS
 
 
 def _reader(lines: TextIO) -> Iterator[list[str]]:
