@@ -22,7 +22,7 @@ ROOT = PACKAGE.parent
 MAY_IMPORT = {
     "text": set(),
     "media": set(),
-    "pages": {"media"},
+    "pages": {"media", "whole"},
     "metrics": set(),
     "metrics.measures": set(),
     "metrics.answers": set(),
@@ -54,7 +54,7 @@ MAY_IMPORT = {
         "text",
         "weights",
     },
-    "evaluate.report": {"media", "metrics.examples", "metrics.measures", "metrics.outcomes", "pages"},
+    "evaluate.report": {"media", "metrics.examples", "metrics.measures", "metrics.outcomes", "pages", "whole"},
     "evaluate.running": {
         "evaluate.baselines",
         "evaluate.report",
@@ -66,6 +66,7 @@ MAY_IMPORT = {
     },
     "evaluate.cli": set(),
     "options": set(),
+    "whole": set(),
     "weights": set(),
     "archives": {"weights"},
     "tensors": {"weights"},
@@ -91,9 +92,9 @@ MAY_IMPORT = {
     "data.reading": {"data.builders", "data.pixels", "data.sets", "options"},
     "data.plan": {"data.words", "models", "options"},
     "data.pipeline": {"data.memory", "data.pixels", "data.plan", "data.words", "models", "options", "text"},
-    "data.caching": {"data.pixels", "models"},
-    "data.files": {"data.plan", "data.reading", "data.sets", "media", "options", "text"},
-    "data.sheets": {"media", "models", "text"},
+    "data.caching": {"data.pixels", "models", "whole"},
+    "data.files": {"data.plan", "data.reading", "data.sets", "media", "options", "text", "whole"},
+    "data.sheets": {"media", "models", "text", "whole"},
     "export": set(),  # imports its rooms when they are asked for
     "export.report": set(),
     "export.verify": {"export.report", "metrics.captions", "models", "text"},
@@ -121,15 +122,15 @@ MAY_IMPORT = {
     "export.bench": set(),
     "data.cli": set(),  # imports what a command needs when it runs
     "explain": set(),  # imports its rooms when they are asked for
-    "explain.pictures": {"media", "options"},
+    "explain.pictures": {"media", "options", "whole"},
     "explain.methods": {"layers", "models", "options", "text"},
     "explain.maps": {"explain.methods", "explain.pictures", "media", "models", "options", "text"},
     "explain.cli": set(),
     "train": set(),  # imports its rooms when they are asked for
     "train.state": {"weights"},
-    "train.folder": {"weights"},
-    "train.books": {"train.folder"},
-    "train.keeping": {"models", "options", "train.books", "train.folder", "train.state", "zoo"},
+    "train.folder": {"weights", "whole"},
+    "train.books": {"train.folder", "whole"},
+    "train.keeping": {"models", "options", "train.books", "train.folder", "train.state", "whole", "zoo"},
     "train.samples": {"explain", "explain.methods", "media", "metrics.examples", "metrics.outcomes", "models", "pages"},
     "train.parallel": set(),
     "train.running": {

@@ -28,6 +28,7 @@ from PIL import Image
 
 from vtx_keras import data, evaluate, export, media, text, train, weights
 from vtx_keras import zoo as models
+from vtx_keras.whole import write
 from zoo import cards, copies
 
 STEPS = ("train", "judge", "export", "card")
@@ -276,12 +277,8 @@ def exported(release: Release) -> None:
 
 def remember(release: Release, **found: Any) -> None:
     """Adds to what is known."""
-    path = release.folder / "results.json"
-    part = path.with_name(".results.json")
-    part.write_text(
-        json.dumps({**cards.results_of(release.folder), **found}, indent=1, ensure_ascii=False) + "\n", encoding="utf-8"
-    )
-    part.replace(path)
+    told = {**cards.results_of(release.folder), **found}
+    write(release.folder / "results.json", json.dumps(told, indent=1, ensure_ascii=False) + "\n")
 
 
 def card(release: Release) -> None:

@@ -26,6 +26,7 @@ from vtx_keras.data.plan import BadData
 from vtx_keras.data.reading import ADAPTERS, SAMPLES, adapted, load
 from vtx_keras.data.sets import SETS
 from vtx_keras.options import did_you_mean
+from vtx_keras.whole import whole
 
 COLUMNS = {  # ours, and what people call it
     "path": ("path", "image", "image_path", "file", "filename", "file_name", "picture", "video"),
@@ -311,13 +312,11 @@ def _shown(results: Iterable, total: int) -> Iterator:
 def _list(bad: list[dict], listing: Path) -> None:
     if not bad:
         return
-    part = listing.with_name(f".{listing.name}.{os.getpid()}")
     try:
-        with part.open("w", newline="", encoding="utf-8") as file:
+        with whole(listing) as part, part.open("w", newline="", encoding="utf-8") as file:
             writer = csv.writer(file)
             writer.writerow(["row", "path", "reason"])
             writer.writerows([row["row"], row["path"], row["reason"]] for row in bad)
-        part.replace(listing)
     except OSError as error:
         warnings.warn(f"{listing} could not be written ({error.strerror}): {bad[0]['reason']} ...", stacklevel=4)
 

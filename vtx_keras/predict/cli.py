@@ -5,7 +5,6 @@ from __future__ import annotations
 import csv
 import io
 import json
-import os
 import sys
 import time
 from collections.abc import Callable, Iterable, Iterator
@@ -164,6 +163,8 @@ def _write(rows: Iterable[dict], out: Path, model: str, frames: int = 0) -> list
                 click.echo(f"vtx: {row['picture']}: {row['error']}", err=True)
             yield row
 
+    from vtx_keras.whole import write
+
     if out.suffix.lower() == ".html":
         from vtx_keras import media, pages
 
@@ -182,10 +183,7 @@ def _write(rows: Iterable[dict], out: Path, model: str, frames: int = 0) -> list
         pages.write(out, model, [("", cards)])
     else:
         plain = [_told(row) for row in told()]
-        out.parent.mkdir(parents=True, exist_ok=True)
-        part = out.with_name(f".{out.name}.{os.getpid()}")
-        part.write_text(_as_text(plain, out.suffix.lower()), encoding="utf-8", newline="")
-        part.replace(out)
+        write(out, _as_text(plain, out.suffix.lower()))
     click.echo(str(out))
     return failed
 

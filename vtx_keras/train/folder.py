@@ -9,12 +9,12 @@ import os
 import platform
 import shutil
 import subprocess
-import tempfile
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 from vtx_keras.weights import version_of
+from vtx_keras.whole import write
 
 RUN, STATES, LOCK = "run.json", "states", ".lock"
 PACKAGES = ("vtx_keras", "keras", "keras-hub", "tensorflow", "tensorflow-text", "tensorflow-datasets", "jax", "numpy")
@@ -132,18 +132,6 @@ def tell(folder: Path, **changes: Any) -> None:
     """Change what `run.json` says."""
     about = read(folder) if (folder / RUN).is_file() else {}
     write(folder / RUN, json.dumps(_plain({**about, **changes}), indent=1, ensure_ascii=False) + "\n")
-
-
-def write(path: Path, content: str | bytes) -> None:
-    """A file that is there whole or not at all."""
-    handle, name = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
-    try:
-        with os.fdopen(handle, "wb") as file:
-            file.write(content.encode() if isinstance(content, str) else content)
-        os.chmod(name, 0o644)
-        os.replace(name, path)
-    finally:
-        Path(name).unlink(missing_ok=True)
 
 
 def surroundings() -> dict[str, Any]:
