@@ -15,7 +15,7 @@ from PIL import Image
 
 from vtx_keras import architectures, data, encoders, media, published, text, tuning, weights, zoo
 from vtx_keras.data.reading import SAMPLE
-from vtx_keras.models import leaves
+from vtx_keras.vision_text import leaves
 from vtx_keras.weights import BadWeights
 
 SHAPE = (64, 64, 3)

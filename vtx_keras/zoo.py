@@ -23,10 +23,10 @@ import numpy as np
 
 from vtx_keras import architectures, encoders, published, text
 from vtx_keras import weights as rooms
-from vtx_keras.models import VisionText
 from vtx_keras.options import SIZES, resolve
 from vtx_keras.table import MODELS, describe, list_models, lookup
 from vtx_keras.tasks import TASKS
+from vtx_keras.vision_text import VisionText
 
 __all__ = ["MODELS", "build", "describe", "is_saved", "list_models", "load", "named", "save"]
 ENCODERS = ("image_encoder", "text_encoder")

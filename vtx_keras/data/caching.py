@@ -22,7 +22,7 @@ import numpy as np
 import tensorflow as tf
 
 from vtx_keras.data import pixels
-from vtx_keras.models import VisionText
+from vtx_keras.vision_text import VisionText
 from vtx_keras.whole import whole
 
 SHARD = 512  # pictures in a file

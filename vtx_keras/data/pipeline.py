@@ -16,8 +16,9 @@ from vtx_keras import text
 from vtx_keras.data import pixels, words
 from vtx_keras.data.memory import MASKED_SHARE
 from vtx_keras.data.plan import BadData, Plan, plan_of, seed_for, survey, without
-from vtx_keras.models import Captioner, Matcher, Retriever, VisionText
+from vtx_keras.models import Captioner, Matcher, Retriever
 from vtx_keras.options import did_you_mean
+from vtx_keras.vision_text import VisionText
 
 SHUFFLED = 2_000  # rows mixed at a time where they hold pictures; tfds has mixed the whole set when it wrote it
 DIRECTIONS = r"(^|[^a-z])(left|right|clockwise|counterclockwise|o’clock)"

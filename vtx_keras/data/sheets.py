@@ -12,7 +12,7 @@ import tensorflow as tf
 from PIL import Image, ImageDraw, ImageFont
 
 from vtx_keras import media, text
-from vtx_keras.models import VisionText
+from vtx_keras.vision_text import VisionText
 from vtx_keras.whole import whole
 
 TILE, LINES, MARGIN = 144, 3, 8

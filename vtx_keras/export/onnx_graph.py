@@ -10,7 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from vtx_keras.export import companions, graphs, verify
-from vtx_keras.models import Captioner, Retriever, VisionText
+from vtx_keras.models import Captioner, Retriever
+from vtx_keras.vision_text import VisionText
 
 QUANTIZE = (None, "float16", "int8")
 OPSETS = (17, 18)

@@ -19,13 +19,13 @@ from typing import Any
 import keras
 
 from vtx_keras.data.memory import Batches
-from vtx_keras.models import VisionText, leaves
 from vtx_keras.options import did_you_mean
 from vtx_keras.train import folder as rooms
 from vtx_keras.train import state
 from vtx_keras.train.books import Progress
 from vtx_keras.train.keeping import Averaged, Diverged, Keeper, Stopped
 from vtx_keras.tuning import PacedAdamW
+from vtx_keras.vision_text import VisionText, leaves
 
 PIXEL_CHANGES = ("crop", "flip", "rotation", "colour", "background")
 
