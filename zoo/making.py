@@ -168,8 +168,8 @@ def count(examples: tf.data.Dataset) -> int:
 def judged(release: Release) -> None:
     """Figures of the released weights on every judged split, beside baselines; and a few examples."""
     model = models.build(release.name, weights=release.folder)
-    beside = release.folder if release.baselines_of is None else release.folder.parents[1] / release.baselines_of
-    known = cards.results_of(beside).get("splits", {})
+    beside = None if release.baselines_of is None else release.folder.parents[1] / release.baselines_of
+    known = {} if beside in (None, release.folder) else cards.results_of(beside).get("splits", {})
     splits = {}
     for split, what in release.judged.items():
         wanted = () if known.get(split, {}).get("baselines") else release.baselines
