@@ -15,7 +15,7 @@ from PIL import Image
 
 from vtx_keras import architectures, data, encoders, media, published, text, tuning, weights, zoo
 from vtx_keras.data.reading import SAMPLE
-from vtx_keras.models import leaves
+from vtx_keras.vision_text import leaves
 from vtx_keras.weights import BadWeights
 
 SHAPE = (64, 64, 3)
@@ -292,6 +292,8 @@ def test_features_and_pictures_are_not_mixed_up(tmp_path):
         data.batches(pairs("encoded"), head)
     with pytest.raises(ValueError, match="features cannot be augmented"):
         data.batches(features, head, augment=True)
+    with pytest.raises(ValueError, match="features cannot be augmented"):
+        data.batches(features, head, augment={"words": 0.5})  # what is not named stays as in AUGMENT
     words = {"words": 0.5, "crop": 0, "rotation": 0, "colour": 0}
     inputs, _, _ = next(iter(data.batches(features, head, augment=words)))
     assert (inputs["tokens"].numpy() == text.MASK).any()

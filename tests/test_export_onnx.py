@@ -14,6 +14,7 @@ from test_export_litert import few, made
 from toys import decisive, pictures, toy
 
 from vtx_keras import data, export, text, zoo
+from vtx_keras.export import companions
 
 onnxruntime = pytest.importorskip("onnxruntime")
 pytestmark = pytest.mark.skipif(keras.backend.backend() != "tensorflow", reason="exports are made by TensorFlow")
@@ -140,8 +141,16 @@ def test_the_words_are_stored_once(tmp_path):
 
 def test_another_models_vocabulary_is_not_overwritten(captioner, exported):
     other = toy("gated_vqa", vocabulary=["a", "b"])
-    with pytest.raises(FileExistsError, match="another vocabulary"):
+    with pytest.raises(FileExistsError, match=r"another (model.json|vocabulary.txt)"):
         export.onnx(other, exported[0].with_name("other.onnx"), verify_data=few(other))
+
+
+def test_another_models_labels_are_not_overwritten(tmp_path):
+    first, other = toy("gated_vqa", classes=["a", "b", "c"]), toy("gated_vqa", classes=["x", "y", "z"])
+    (tmp_path / "first.onnx").touch()
+    (tmp_path / "model.json").write_text(companions.files(first, "one")["model.json"])
+    with pytest.raises(FileExistsError, match=r"first.onnx with another model.json"):
+        export.onnx(other, tmp_path / "other.onnx", verify_data=few(other))
 
 
 @pytest.mark.parametrize(

@@ -214,6 +214,34 @@ def test_columns_of_other_names_are_said(tmp_path):
     ]
 
 
+@pytest.mark.parametrize("between", ["\t", ";"])
+def test_tables_of_other_signs_are_read(between, tmp_path):
+    lines = [between.join(cells) for cells in (("image", "caption", "split"), ("0.png", "a, b", "train"))]
+    file = table(tmp_path, lines).replace(tmp_path / "set.tsv")
+    assert data.has_splits(file)
+    assert [row["caption"] for row in data.named(file, "train").as_numpy_iterator()] == [b"a, b"]
+
+
+def test_a_picture_beside_the_split_folders_is_told(tmp_path):
+    for place in ("train/0", "val/1", "2"):
+        file = tmp_path / f"{place}.png"
+        file.parent.mkdir(exist_ok=True)
+        Image.new("RGB", (8, 8), (int(file.stem), 0, 0)).save(file)
+        file.with_suffix(".txt").write_text(f"number {file.stem}")
+    with pytest.warns(UserWarning, match="1 of 3 rows belong to no split"):
+        train = data.from_folder(tmp_path, "train")
+    assert [row["caption"] for row in train.as_numpy_iterator()] == [b"number 0"]
+
+
+def test_a_folder_does_not_hide_a_data_set_of_its_name(tmp_path, monkeypatch):
+    (tmp_path / "sample").mkdir()
+    monkeypatch.chdir(tmp_path)
+    assert data.has_splits("sample")
+    assert "caption" in data.named("sample", "train").element_spec
+    with pytest.raises(BadData, match="no picture"):
+        data.named("./sample")
+
+
 def test_a_split_is_chosen_and_shared_pictures_are_told(tmp_path):
     lines = ["image,caption,split", "0.png,a,train", "1.png,b,train", "2.png,c,validation", "1.png,d,validation"]
     with pytest.warns(

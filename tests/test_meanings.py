@@ -7,7 +7,7 @@ import pytest
 from toys import batches, fit, toy
 
 from vtx_keras import meanings, published, zoo
-from vtx_keras.models import leaves
+from vtx_keras.vision_text import leaves
 
 
 def table(model):

@@ -96,6 +96,8 @@ def test_what_cannot_be_meant_is_said(model, tmp_path):
     assert run.exit_code == 2
     assert "expected a name that ends in .html, .json, .csv, .txt" in run.stderr
     assert "use --prompt" in vtx(model, "a.png", "--text", "what?").stderr
+    labels = str(zoo.save(toy("gated_vqa"), tmp_path / "labels.keras"))
+    assert "leave out --prompt, --beams" in vtx(labels, "a.png", "--text", "what?", "--beams", "3").stderr
     assert "Did you mean 'predict'" in CliRunner().invoke(cli.main, ["predikt"]).stderr
 
 

@@ -7,6 +7,7 @@ import doctest
 import importlib
 import json
 import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -21,7 +22,7 @@ ROOT = PACKAGE.parent
 MAY_IMPORT = {
     "text": set(),
     "media": set(),
-    "pages": {"media"},
+    "pages": {"media", "whole"},
     "metrics": set(),
     "metrics.measures": set(),
     "metrics.answers": set(),
@@ -29,7 +30,7 @@ MAY_IMPORT = {
     "metrics.ranking": {"metrics.measures"},
     "metrics.labels": {"metrics.measures"},
     "metrics.training": {"layers", "text"},
-    "metrics.examples": {"metrics.captions", "models", "text"},
+    "metrics.examples": {"metrics.captions", "models", "text", "vision_text"},
     "metrics.outcomes": {
         "media",
         "metrics.answers",
@@ -40,6 +41,7 @@ MAY_IMPORT = {
         "metrics.ranking",
         "models",
         "text",
+        "vision_text",
     },
     "metrics.callback": {"metrics.examples", "metrics.outcomes"},
     "evaluate": set(),
@@ -51,20 +53,22 @@ MAY_IMPORT = {
         "models",
         "published",
         "text",
+        "vision_text",
         "weights",
     },
-    "evaluate.report": {"media", "metrics.examples", "metrics.measures", "metrics.outcomes", "pages"},
+    "evaluate.report": {"media", "metrics.examples", "metrics.measures", "metrics.outcomes", "pages", "whole"},
     "evaluate.running": {
         "evaluate.baselines",
         "evaluate.report",
         "metrics.examples",
         "metrics.measures",
         "metrics.outcomes",
-        "models",
+        "vision_text",
         "weights",
     },
     "evaluate.cli": set(),
     "options": set(),
+    "whole": set(),
     "weights": set(),
     "archives": {"weights"},
     "tensors": {"weights"},
@@ -75,29 +79,39 @@ MAY_IMPORT = {
     "fusion": {"layers", "options"},
     "encoders": {"architectures", "layers", "published", "text"},
     "decode": {"text"},
-    "models": {"decode", "layers", "media", "text"},
-    "tuning": {"layers", "models"},
-    "meanings": {"models", "published", "text"},
-    "tasks": {"encoders", "fusion", "layers", "models", "text"},
-    "zoo": {"architectures", "encoders", "models", "options", "published", "table", "tasks", "text", "weights"},
+    "vision_text": {"layers", "media", "text"},
+    "models": {"decode", "layers", "media", "text", "vision_text"},
+    "tuning": {"layers", "vision_text"},
+    "meanings": {"published", "text", "vision_text"},
+    "tasks": {"encoders", "fusion", "layers", "models", "text", "vision_text"},
+    "zoo": {"architectures", "encoders", "options", "published", "table", "tasks", "text", "vision_text", "weights"},
     "data": set(),  # imports its rooms when they are asked for
     "data.sets": {"archives", "options"},
     "data.emoji": set(),
     "data.builders": {"archives", "data.emoji", "data.sets", "media"},
-    "data.memory": {"media", "models", "options", "text"},
+    "data.memory": {"media", "models", "options", "text", "vision_text"},
     "data.words": {"text"},
     "data.pixels": {"media"},
     "data.reading": {"data.builders", "data.pixels", "data.sets", "options"},
-    "data.plan": {"data.words", "models", "options"},
-    "data.pipeline": {"data.memory", "data.pixels", "data.plan", "data.words", "models", "options", "text"},
-    "data.caching": {"data.pixels", "models"},
-    "data.files": {"data.plan", "data.reading", "media", "options", "text"},
-    "data.sheets": {"media", "models", "text"},
+    "data.plan": {"data.words", "models", "options", "vision_text"},
+    "data.pipeline": {
+        "data.memory",
+        "data.pixels",
+        "data.plan",
+        "data.words",
+        "models",
+        "options",
+        "text",
+        "vision_text",
+    },
+    "data.caching": {"data.pixels", "vision_text", "whole"},
+    "data.files": {"data.plan", "data.reading", "data.sets", "media", "options", "text", "whole"},
+    "data.sheets": {"media", "text", "vision_text", "whole"},
     "export": set(),  # imports its rooms when they are asked for
     "export.report": set(),
-    "export.verify": {"export.report", "metrics.captions", "models", "text"},
-    "export.graphs": {"decode", "layers", "models", "text"},
-    "export.companions": {"models", "text"},
+    "export.verify": {"export.report", "metrics.captions", "models", "text", "vision_text"},
+    "export.graphs": {"decode", "layers", "models", "text", "vision_text"},
+    "export.companions": {"models", "text", "vision_text"},
     "export.resizing": set(),
     "export.pictures": {"export.resizing", "media"},
     "export.strings": {"text"},
@@ -111,34 +125,45 @@ MAY_IMPORT = {
         "export.verify",
         "media",
         "models",
+        "vision_text",
     },
     "export.surgery": set(),
     "export.onnx_files": set(),
-    "export.tflite": {"export.companions", "export.graphs", "export.surgery", "export.verify", "models"},
-    "export.onnx_graph": {"export.companions", "export.graphs", "export.verify", "models"},
+    "export.tflite": {"export.companions", "export.graphs", "export.surgery", "export.verify", "models", "vision_text"},
+    "export.onnx_graph": {"export.companions", "export.graphs", "export.verify", "models", "vision_text"},
     "export.cli": set(),
     "export.bench": set(),
     "data.cli": set(),  # imports what a command needs when it runs
     "explain": set(),  # imports its rooms when they are asked for
-    "explain.pictures": {"media", "options"},
-    "explain.methods": {"layers", "models", "options", "text"},
-    "explain.maps": {"explain.methods", "explain.pictures", "media", "models", "options", "text"},
+    "explain.pictures": {"media", "options", "whole"},
+    "explain.methods": {"layers", "models", "options", "text", "vision_text"},
+    "explain.maps": {"explain.methods", "explain.pictures", "media", "models", "options", "text", "vision_text"},
     "explain.cli": set(),
     "train": set(),  # imports its rooms when they are asked for
     "train.state": {"weights"},
-    "train.folder": {"weights"},
-    "train.books": {"train.folder"},
-    "train.keeping": {"models", "options", "train.books", "train.folder", "train.state", "zoo"},
-    "train.samples": {"explain", "explain.methods", "media", "metrics.examples", "metrics.outcomes", "models", "pages"},
+    "train.folder": {"weights", "whole"},
+    "train.books": {"train.folder", "whole"},
+    "train.keeping": {"options", "train.books", "train.folder", "train.state", "vision_text", "whole", "zoo"},
+    "train.samples": {
+        "explain",
+        "explain.methods",
+        "media",
+        "metrics.examples",
+        "metrics.outcomes",
+        "models",
+        "pages",
+        "vision_text",
+    },
     "train.parallel": set(),
     "train.running": {
         "data.memory",
-        "models",
+        "options",
         "train.books",
         "train.folder",
         "train.keeping",
         "train.state",
         "tuning",
+        "vision_text",
     },
     "train.cli": set(),
     "doctor": set(),
@@ -372,6 +397,35 @@ def test_vtx_doctor_finds_nothing_wrong_here_and_says_what_is_missing_elsewhere(
     assert "emoji" in found["npm"].advice
     assert found["keras"].state == found["tensorflow"].state == "wrong"
     assert "pip install 'keras" in found["keras"].advice
+
+
+def test_vtx_doctor_reads_what_is_released(monkeypatch, tmp_path):
+    from vtx_keras import doctor, weights
+
+    folder = tmp_path / "gated_vqa" / "easy_vqa"
+    shutil.copytree(released_root() / "gated_vqa" / "easy_vqa", folder)
+    monkeypatch.setattr(weights, "released_root", lambda: tmp_path)
+    assert [one.what for one in doctor._models()] == ["whole"]
+    data = bytearray((folder / weights.WEIGHTS).read_bytes())
+    data[len(data) // 2] ^= 1
+    (folder / weights.WEIGHTS).write_bytes(data)
+    (found,) = doctor._models()
+    assert (found.what, found.state) == ("damaged", "wrong")
+    assert weights.WEIGHTS in found.advice
+
+
+def test_what_is_released_but_not_judged_is_listed(monkeypatch, tmp_path):
+    from click.testing import CliRunner
+
+    from vtx_keras import cli, weights
+
+    folder = tmp_path / "gated_vqa" / "easy_vqa"
+    folder.mkdir(parents=True)
+    (folder / "config.json").write_text("{}")
+    monkeypatch.setattr(weights, "released_root", lambda: tmp_path)
+    run = CliRunner().invoke(cli.main, ["list", "gated_vqa"])
+    assert run.exit_code == 0
+    assert "no card yet" in run.stdout
 
 
 def test_every_released_model_has_a_card_a_recipe_and_results():

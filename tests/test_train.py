@@ -267,6 +267,38 @@ def test_a_dry_run_tells_and_leaves_nothing(tmp_path, capsys):
     assert len(small_run(tmp_path / "run", model, warmup=0.0, callbacks=stopping).history["loss"]) == 2
 
 
+def test_a_dry_run_takes_no_number(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    small_run(None, toy("gated_captioner"), dry_run=True)
+    assert small_run(None, toy("gated_captioner")).folder == Path("runs/gated_captioner")
+
+
+def test_a_figure_that_no_epoch_has_is_told_before_the_first(tmp_path):
+    with pytest.raises(ValueError, match=r"monitor='val_los'.*did you mean val_loss.*scores=200"):
+        small_run(tmp_path / "run", monitor="val_los")
+    assert not (tmp_path / "run").exists()
+
+
+def test_the_best_weights_that_a_killed_process_put_aside_come_back(tmp_path):
+    small_run(tmp_path / "run")
+    (tmp_path / "run" / "best").rename(tmp_path / "run" / ".best.abc.old")
+    (tmp_path / "run" / ".best.def").mkdir()
+    with rooms.alone(tmp_path / "run"):
+        pass
+    assert (tmp_path / "run" / "best" / "config.json").is_file()
+    assert not list((tmp_path / "run").glob(".best*"))
+
+
+def test_a_finished_run_of_low_rank_additions_is_loaded_again(tmp_path):
+    first, second = toy("gated_captioner"), toy("gated_captioner")
+    for model in (first, second):
+        model.enable_lora(2)
+    small_run(tmp_path / "run", first, learning_rate=0.01)
+    small_run(tmp_path / "run", second, learning_rate=0.01)
+    for ours, theirs in zip(first.merged().weights, second.merged().weights, strict=True):
+        np.testing.assert_allclose(ours, theirs, atol=1e-6)
+
+
 def test_a_run_that_died_between_its_last_state_and_the_word_finished(tmp_path):
     first, second = toy("gated_captioner"), toy("gated_captioner")
     small_run(tmp_path / "run", first)
@@ -441,6 +473,9 @@ def test_the_command_line_trains_goes_on_and_is_polite(tmp_path):
     assert run.returncode == 2
     assert "did you mean cross_attn_captioner" in run.stderr
     assert "Traceback" not in run.stderr
+    run = vtx("cross_attn_captioner", "--data", "sample", *small, "--freeze", "image")
+    assert run.returncode == 2
+    assert "would never learn" in run.stderr
     run = vtx("gated_vqa", "--data", "sample/questions", *small, "--dry-run")
     assert run.returncode == 0, run.stderr[-3000:]
     assert "can be saved" in run.stdout

@@ -79,6 +79,8 @@ def list_command(pattern: str, released: bool, as_json: bool) -> None:
 
 def _fact(tag: str, facts: dict[str, Any]) -> str:
     """A released model on one line."""
+    if not facts:
+        return f"{tag:20s}no card yet"
     first = facts["headline"]
     interval = "" if first["low"] is None else f" [{first['low']:.3f}, {first['high']:.3f}]"
     figure = f"{first['metric'].replace('_', ' ')} {first['value']:.3f}{interval} on {first['split']}"

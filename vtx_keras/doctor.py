@@ -17,12 +17,12 @@ import click
 NEEDED_FOR = {  # packages that are not required, and what asks for them
     "ai-edge-litert": 'exporting to LiteRT: pip install "vtx_keras[export]"',
     "onnxruntime": 'exporting to ONNX: pip install "vtx_keras[export]"',
-    "resvg-py": 'vtx data build emoji: pip install "vtx_keras[data]"',
+    "resvg-py": 'vtx data build emoji and emoji_more: pip install "vtx_keras[data]"',
     "jax": 'KERAS_BACKEND=jax: pip install "vtx_keras[jax]"',
     "tensorboard": "vtx train --tensorboard: pip install tensorboard",
 }
 CLIENTS = {
-    "npm": "emoji, emoji_video, resnet50",
+    "npm": "emoji, emoji_more, emoji_video, resnet50",
     "pip": "easy_vqa, encoders",
     "apt-get": "word_cards",
     "java": "METEOR and SPICE",
@@ -117,10 +117,14 @@ def _clients() -> Iterator[Finding]:
 def _models() -> Iterator[Finding]:
     from vtx_keras import table, weights
 
+    try:
+        from vtx_keras.zoo import kept_encoder
+    except Exception:  # Keras itself is ailing, which is told above
+        return
     for name in table.list_models(released=True):
         for tag in weights.released_tags(name):
             try:
-                weights.find(name, tag, None)
+                kept_encoder(weights.read_config(weights.find(name, tag, None)))
             except weights.BadWeights as error:
                 yield Finding(f"{name}/{tag}", "damaged", "wrong", str(error))
             else:

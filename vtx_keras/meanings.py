@@ -13,7 +13,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from vtx_keras import published, text
-from vtx_keras.models import VisionText, leaves
+from vtx_keras.vision_text import VisionText, leaves
 
 LENGTH = 32  # of a text's pieces, at most
 

@@ -21,6 +21,7 @@ import numpy as np
 from PIL import Image
 
 from vtx_keras import media
+from vtx_keras.whole import whole
 
 SIDE = 224  # most pixels of a thumbnail's side
 LONGEST = 2_000  # characters of one text: nobody reads more on a page, and a browser chokes on megabytes
@@ -82,16 +83,9 @@ def write(
     >>> "<h1>&lt;b&gt;</h1>" in path.read_text()
     True
     """
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        with part.open("w", encoding="utf-8", newline="\n") as file:
-            file.writelines(_parts(title, sections, notes, table))
-        part.replace(path)
-    finally:
-        part.unlink(missing_ok=True)
-    return path
+    with whole(path) as part, part.open("w", encoding="utf-8", newline="\n") as file:
+        file.writelines(_parts(title, sections, notes, table))
+    return Path(path)
 
 
 def thumbnail(picture: Any) -> str:

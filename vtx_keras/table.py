@@ -96,8 +96,10 @@ def facts(name: str, tag: str) -> dict:
     >>> facts("cross_attn_captioner", "emoji")["data"]
     'emoji, word_cards'
     """
-    folder = weights.released_root() / name / tag
-    results = json.loads((folder / "results.json").read_text(encoding="utf-8"))
+    path = weights.released_root() / name / tag / "results.json"
+    results = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+    if "headline" not in results:  # it has not been judged yet
+        return {}
     return {key: results[key] for key in ("parameters", "megabytes", "data", "licence", "headline")}
 
 

@@ -15,8 +15,9 @@ from keras import ops
 from vtx_keras import encoders
 from vtx_keras.fusion import FUSIONS
 from vtx_keras.layers import Block, Contrastive, Pool, Positions, Spec, graph, layer_norm, register
-from vtx_keras.models import Answerer, Captioner, Matcher, Retriever, VisionText
+from vtx_keras.models import Answerer, Captioner, Matcher, Retriever
 from vtx_keras.text import PAD
+from vtx_keras.vision_text import VisionText
 
 
 def captioner(fusion: str, o: SimpleNamespace) -> Captioner:

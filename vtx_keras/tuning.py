@@ -11,7 +11,7 @@ from typing import Any
 import keras
 
 from vtx_keras.layers import register
-from vtx_keras.models import VisionText, leaves
+from vtx_keras.vision_text import VisionText, leaves
 
 
 def pace(model: VisionText, part: str = "image", *, rate: float = 0.1, decay: float = 1.0) -> None:

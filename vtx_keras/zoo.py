@@ -23,10 +23,10 @@ import numpy as np
 
 from vtx_keras import architectures, encoders, published, text
 from vtx_keras import weights as rooms
-from vtx_keras.models import VisionText
 from vtx_keras.options import SIZES, resolve
 from vtx_keras.table import MODELS, describe, list_models, lookup
 from vtx_keras.tasks import TASKS
+from vtx_keras.vision_text import VisionText
 
 __all__ = ["MODELS", "build", "describe", "is_saved", "list_models", "load", "named", "save"]
 ENCODERS = ("image_encoder", "text_encoder")
@@ -69,17 +69,17 @@ def build(
         options = {key: value for key, value in options.items() if key not in (*SIZES["tiny"], "heads")}
     before = tuple(saved["vocabulary"])
     after = before if vocabulary is None else text.vocabulary(vocabulary)
-    model = construct(name, {**options, **overrides}, after, dtype or saved["dtype"], pretrained=_kept(saved))
+    model = construct(name, {**options, **overrides}, after, dtype or saved["dtype"], pretrained=kept_encoder(saved))
     if model.options == saved["overrides"] and before == after:
         rooms.load(model, folder, without_encoder="image_encoder" in saved)
         return model
-    source = construct(name, saved["overrides"], before, saved["dtype"], pretrained=_kept(saved))
+    source = construct(name, saved["overrides"], before, saved["dtype"], pretrained=kept_encoder(saved))
     rooms.load(source, folder, without_encoder="image_encoder" in saved)
     rooms.transfer(source, model, new_head=_other_classes(source.options, model.options))
     return model
 
 
-def _kept(saved: dict) -> tuple[str, ...]:
+def kept_encoder(saved: dict) -> tuple[str, ...]:
     """Which encoder a weights folder names instead of holding it, after checking that it is the same one."""
     if "image_encoder" not in saved:
         return ()

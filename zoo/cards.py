@@ -69,7 +69,7 @@ def card_of(release: Release) -> str:
         "## Data and licences",
         table(["what", "licence"], licences(release, encoder)),
         f"## Again\n\n    python -m zoo.{release.name}.{release.folder.name}.recipe\n\nIt took "
-        f"{results['training']['cpu_minutes']} CPU minutes ({results['training']['epochs']} epochs of "
+        f"{duration(results['training'])} ({results['training']['epochs']} epochs of "
         f"{results['training']['rows']:,d} rows) on two cores, without a GPU."
         + (f" The figures:\n\n{commands(release)}" if release.eval_data else ""),
     ]
@@ -145,6 +145,13 @@ def licences(release: Release, encoder: str | None) -> list[list[str]]:
     if encoder:
         rows.append([f"encoder `{encoder}`: {PUBLISHED[encoder].about}", PUBLISHED[encoder].licence])
     return [*rows, ["these weights", f"{release.licence}; [notices](../../NOTICE.md)"]]
+
+
+def duration(training: Mapping[str, Any]) -> str:
+    """How long it took."""
+    if "cpu_minutes" in training:
+        return f"{training['cpu_minutes']} CPU minutes"
+    return f"{training['minutes']} minutes, with interruptions,"
 
 
 def commands(release: Release) -> str:

@@ -27,6 +27,7 @@ import tensorflow as tf
 
 from vtx_keras import data, evaluate, export, media, published, train, weights
 from vtx_keras import zoo as models
+from vtx_keras.whole import write
 from zoo import families, making
 from zoo.cross_attn_vqa.emoji.recipe import questions
 
@@ -74,11 +75,9 @@ def known() -> dict[str, dict[str, Any]]:
 
 def remember(cell: str, found: Mapping[str, Any]) -> None:
     """Adds to what is stored, which is read anew, for another process may have added to it."""
-    part = STORED.with_name(f".fusions-{cell.replace(' ', '-')}.json")
     stored = known()
     stored[cell] = {**stored.get(cell, {}), **found}
-    part.write_text(json.dumps(stored, indent=1) + "\n", encoding="utf-8")
-    part.replace(STORED)
+    write(STORED, json.dumps(stored, indent=1) + "\n")
 
 
 def trained(task: str, fusion: str) -> dict[str, Any]:

@@ -28,6 +28,7 @@ from PIL import Image
 
 from vtx_keras import data, evaluate, export, media, text, train, weights
 from vtx_keras import zoo as models
+from vtx_keras.whole import write
 from zoo import cards, copies
 
 STEPS = ("train", "judge", "export", "card")
@@ -112,16 +113,22 @@ def trained(release: Release, new: bool = False) -> None:
     model.freeze("image")
     if release.copies > 1:
         examples = copies.with_copies(examples, model.image_shape, release.copies)
-    done = (release.run / "last").is_dir() and not new
+    if new and release.run.exists():
+        release.run.rename(release.run.with_name(f"{release.run.name}.{int(time.time())}"))
+    done = (release.run / "last").is_dir()
     history = train.run(
         model, examples, release.run, epochs=release.epochs, batch_size=release.batch_size, ema=0.99, samples=0,
-        learning_rate=release.learning_rate, new=new,
+        learning_rate=release.learning_rate,
     )  # fmt: skip
     minutes = round((time.process_time() - cpu) / 60, 1)
     for file in models.save(models.load(history.folder / "last"), release.run / "released", half=True).iterdir():
         shutil.copy2(file, release.folder / file.name)
-    if not done:  # what was finished or begun before took its minutes then
-        remember(release, training={"cpu_minutes": minutes, "rows": count(examples), "epochs": release.epochs})
+    told = {"rows": count(examples), "epochs": release.epochs}
+    if not done:
+        remember(release, training={"cpu_minutes": minutes, **told})
+    elif told.items() - cards.results_of(release.folder).get("training", {}).items():  # killed, then gone on with
+        seconds = json.loads((release.run / "run.json").read_text(encoding="utf-8"))["seconds"]
+        remember(release, training={"minutes": round(seconds / 60, 1), **told})
 
 
 def built(
@@ -161,8 +168,8 @@ def count(examples: tf.data.Dataset) -> int:
 def judged(release: Release) -> None:
     """Figures of the released weights on every judged split, beside baselines; and a few examples."""
     model = models.build(release.name, weights=release.folder)
-    beside = release.folder if release.baselines_of is None else release.folder.parents[1] / release.baselines_of
-    known = cards.results_of(beside).get("splits", {})
+    beside = None if release.baselines_of is None else release.folder.parents[1] / release.baselines_of
+    known = {} if beside in (None, release.folder) else cards.results_of(beside).get("splits", {})
     splits = {}
     for split, what in release.judged.items():
         wanted = () if known.get(split, {}).get("baselines") else release.baselines
@@ -270,12 +277,8 @@ def exported(release: Release) -> None:
 
 def remember(release: Release, **found: Any) -> None:
     """Adds to what is known."""
-    path = release.folder / "results.json"
-    part = path.with_name(".results.json")
-    part.write_text(
-        json.dumps({**cards.results_of(release.folder), **found}, indent=1, ensure_ascii=False) + "\n", encoding="utf-8"
-    )
-    part.replace(path)
+    told = {**cards.results_of(release.folder), **found}
+    write(release.folder / "results.json", json.dumps(told, indent=1, ensure_ascii=False) + "\n")
 
 
 def card(release: Release) -> None:

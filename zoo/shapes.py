@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +11,7 @@ import tensorflow as tf
 from keras import layers, ops
 
 from vtx_keras import data, media, train
+from vtx_keras.whole import whole
 from zoo.making import Release
 
 SHAPES = ("circle", "rectangle", "triangle")
@@ -61,10 +61,8 @@ def eye() -> keras.Model:
     model = keras.Model(pixels, x, name="shape_eye")
     if not KEPT.is_file():
         learn(model)
-        KEPT.parent.mkdir(exist_ok=True)
-        part = KEPT.with_name(f".{os.getpid()}.shape_eye.weights.h5")
-        model.save_weights(part)
-        part.replace(KEPT)
+        with whole(KEPT) as part:
+            model.save_weights(part)
     model.load_weights(KEPT)
     return model
 

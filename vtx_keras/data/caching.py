@@ -22,7 +22,8 @@ import numpy as np
 import tensorflow as tf
 
 from vtx_keras.data import pixels
-from vtx_keras.models import VisionText
+from vtx_keras.vision_text import VisionText
+from vtx_keras.whole import whole
 
 SHARD = 512  # pictures in a file
 OPEN = 256  # files at once: systems allow a thousand or so
@@ -62,10 +63,8 @@ def features(
         total += len(chunk)
         if not path.exists():
             made += len(chunk)
-            part = path.with_name(f".{path.name}.{os.getpid()}")
-            with part.open("wb") as file:
-                np.save(file, _encoded(chunk, encoder, model, batch_size, stored))
-            part.replace(path)
+            with whole(path) as part:
+                np.save(part, _encoded(chunk, encoder, model, batch_size, stored))
             if sys.stderr.isatty():
                 print(f"\rfeatures of {total:,d} pictures", end="", file=sys.stderr)
         pieces.append(path)

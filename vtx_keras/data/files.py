@@ -16,15 +16,17 @@ from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 import numpy as np
 import tensorflow as tf
 
 from vtx_keras import media, text
 from vtx_keras.data.plan import BadData
-from vtx_keras.data.reading import adapted, load
+from vtx_keras.data.reading import ADAPTERS, SAMPLES, adapted, load
+from vtx_keras.data.sets import SETS
 from vtx_keras.options import did_you_mean
+from vtx_keras.whole import whole
 
 COLUMNS = {  # ours, and what people call it
     "path": ("path", "image", "image_path", "file", "filename", "file_name", "picture", "video"),
@@ -63,7 +65,7 @@ def from_csv(
     if not file.is_file():
         raise BadData(f"there is no file {str(file)!r}")
     with file.open(newline="", encoding="utf-8-sig", errors="replace") as lines:
-        reader = csv.reader(lines)
+        reader = _reader(lines)
         header = _renamed(next(reader, []), columns or {}, file)
         places = _columns(header, file)
         rows: list[dict[str, Any]] = []
@@ -88,7 +90,9 @@ def from_folder(folder: str | os.PathLike, split: str | None = None, *, most_bad
     if (folder / "captions.csv").is_file():
         return from_csv(folder / "captions.csv", split, most_bad=most_bad)
     rows = []
-    paths = sorted(path for path in folder.rglob("*") if path.suffix.lower() in media.SUFFIXES)
+    paths = sorted(
+        path for path in folder.rglob("*") if path.suffix.lower() in media.SUFFIXES and not path.name.startswith(".")
+    )
     for number, path in enumerate(paths, start=1):
         inner = path.relative_to(folder).parts[:-1]
         row: dict[str, Any] = {"row": number, "path": str(path)}
@@ -118,6 +122,8 @@ def has_splits(name: str | os.PathLike, columns: str | None = None) -> bool:
     True
     """
     path = Path(name)
+    if _known(name):
+        return True
     if path.is_dir() and (path / "captions.csv").is_file():
         path = path / "captions.csv"
     if path.is_dir():
@@ -125,7 +131,7 @@ def has_splits(name: str | os.PathLike, columns: str | None = None) -> bool:
     if not path.name.lower().endswith((".csv", ".tsv")) or not path.is_file():
         return True
     with path.open(newline="", encoding="utf-8-sig", errors="replace") as lines:
-        header = _renamed(next(csv.reader(lines), []), _pairs(columns), path)
+        header = _renamed(next(_reader(lines), []), _pairs(columns), path)
         return "split" in [cell.strip().lower() for cell in header]
 
 
@@ -137,6 +143,8 @@ def named(
 ) -> tf.data.Dataset:
     """A data set as a command line names it: a CSV, a folder of pictures, or a name for `load`.
 
+    A folder that is called like a data set of ours is `./emoji`.
+
     `columns`, as "image=photo,caption=title", says which of its columns are what we call image and caption.
 
     >>> "caption" in named("sample", "train").element_spec
@@ -144,11 +152,28 @@ def named(
     """
     if str(name).lower().endswith((".csv", ".tsv")):
         return from_csv(name, split, columns=_pairs(columns))
-    if Path(name).is_dir():
+    if Path(name).is_dir() and not _known(name):
         if columns:
             raise BadData(f"--columns {columns}: {name} is a folder of pictures, which has no columns")
         return from_folder(name, split)
     return load(str(name), split or "train", folder=folder, columns=_pairs(columns) or None)
+
+
+def _known(name: str | os.PathLike) -> bool:
+    """Whether this names a data set that `load` knows by itself."""
+    return str(name) in (*SAMPLES, *ADAPTERS) or str(name).split("/")[0] in SETS
+
+
+def _reader(lines: TextIO) -> Iterator[list[str]]:
+    """Rows of cells, parted as the header is: by commas, tabs or semicolons.
+
+    >>> import io
+    >>> list(_reader(io.StringIO("image\\ttext\\na.png\\tone, two\\n")))
+    [['image', 'text'], ['a.png', 'one, two']]
+    """
+    header = lines.readline()
+    lines.seek(0)
+    return csv.reader(lines, delimiter=max(",\t;", key=header.count))
 
 
 def _pairs(columns: str | None) -> dict[str, str]:
@@ -225,6 +250,8 @@ def _examples(rows: list[dict], split: str | None, listing: Path, most_bad: floa
     splits = Counter(row.get("split", "") for row in rows)
     if split is not None and split not in splits:
         raise BadData(f"there is no split {split!r}{did_you_mean(split, splits)}: {dict(splits)}")
+    if split is not None and splits[""]:
+        warnings.warn(f"{splits['']} of {len(rows)} rows belong to no split: they are left out", stacklevel=3)
     verdicts = _verdicts(rows)
     bad = [{**row, "reason": reason} for row, (reason, _) in zip(rows, verdicts, strict=True) if reason]
     _list(bad, listing)
@@ -237,7 +264,7 @@ def _examples(rows: list[dict], split: str | None, listing: Path, most_bad: floa
         )
     good = [row for row, (reason, _) in zip(rows, verdicts, strict=True) if not reason]
     if split is not None:
-        good = [row for row in good if row["split"] == split]
+        good = [row for row in good if row.get("split") == split]
     if not good:
         raise BadData(f"no row is left of {len(rows)} ({len(bad)} bad, listed in {listing})")
     if bad:
@@ -285,13 +312,11 @@ def _shown(results: Iterable, total: int) -> Iterator:
 def _list(bad: list[dict], listing: Path) -> None:
     if not bad:
         return
-    part = listing.with_name(f".{listing.name}.{os.getpid()}")
     try:
-        with part.open("w", newline="", encoding="utf-8") as file:
+        with whole(listing) as part, part.open("w", newline="", encoding="utf-8") as file:
             writer = csv.writer(file)
             writer.writerow(["row", "path", "reason"])
             writer.writerows([row["row"], row["path"], row["reason"]] for row in bad)
-        part.replace(listing)
     except OSError as error:
         warnings.warn(f"{listing} could not be written ({error.strerror}): {bad[0]['reason']} ...", stacklevel=4)
 

@@ -17,8 +17,9 @@ import keras
 import numpy as np
 
 from vtx_keras import media, text
-from vtx_keras.models import Answerer, Captioner, Matcher, VisionText
+from vtx_keras.models import Answerer, Captioner, Matcher
 from vtx_keras.options import did_you_mean
+from vtx_keras.vision_text import VisionText
 
 MASKED_SHARE = 0.15  # of the words, as in BERT
 

@@ -16,8 +16,9 @@ from vtx_keras import text
 from vtx_keras.data import pixels, words
 from vtx_keras.data.memory import MASKED_SHARE
 from vtx_keras.data.plan import BadData, Plan, plan_of, seed_for, survey, without
-from vtx_keras.models import Captioner, Matcher, Retriever, VisionText
+from vtx_keras.models import Captioner, Matcher, Retriever
 from vtx_keras.options import did_you_mean
+from vtx_keras.vision_text import VisionText
 
 SHUFFLED = 2_000  # rows mixed at a time where they hold pictures; tfds has mixed the whole set when it wrote it
 DIRECTIONS = r"(^|[^a-z])(left|right|clockwise|counterclockwise|o’clock)"
@@ -104,7 +105,7 @@ def epochs(
         raise ValueError(f'unknown={unknown!r}: expected "error" or "drop"')
     if not isinstance(batch_size, int) or batch_size < 1:
         raise ValueError(f"batch_size={batch_size!r}: expected a whole number of at least 1")
-    how = _augmentation(augment)
+    how = augmentation(augment)
     source = getattr(ds, "encoded", ds)
     if isinstance(model, Captioner) and _asks(source.element_spec):
         source = source.map(_prompted, tf.data.AUTOTUNE)
@@ -209,7 +210,12 @@ def _epoch_seed(seed: int, number: tf.Tensor, use: int) -> tf.Tensor:
     return tf.cast(drawn[0], tf.int64) + 1  # two zeros would mean "no seed"
 
 
-def _augmentation(augment: bool | Mapping[str, Any]) -> dict[str, Any]:
+def augmentation(augment: bool | Mapping[str, Any]) -> dict[str, Any]:
+    """What `augment=` means: nothing, or all of AUGMENT with what is given in its place.
+
+    >>> augmentation({"words": 0.2})["crop"]
+    0.3
+    """
     if augment is False:
         return {}
     wanted = {} if augment is True else dict(augment)

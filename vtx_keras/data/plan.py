@@ -12,8 +12,9 @@ import numpy as np
 import tensorflow as tf
 
 from vtx_keras.data import words
-from vtx_keras.models import Answerer, Captioner, Matcher, VisionText
+from vtx_keras.models import Answerer, Captioner, Matcher
 from vtx_keras.options import did_you_mean
+from vtx_keras.vision_text import VisionText
 
 TEXTS = ("captions", "caption", "question", "text")
 LABELS = ("answer", "label")

@@ -12,7 +12,8 @@ import tensorflow as tf
 from PIL import Image, ImageDraw, ImageFont
 
 from vtx_keras import media, text
-from vtx_keras.models import VisionText
+from vtx_keras.vision_text import VisionText
+from vtx_keras.whole import whole
 
 TILE, LINES, MARGIN = 144, 3, 8
 
@@ -45,11 +46,9 @@ def preview(ds: tf.data.Dataset, path: str | os.PathLike, model: VisionText | No
         sheet.paste(Image.fromarray(media.resize(pixels, (TILE, TILE))), (x, y))
         draw.rectangle((x - 1, y - 1, x + TILE, y + TILE), outline="lightgrey")
         draw.multiline_text((x, y + TILE + 2), _wrapped(words, font), "black", font, spacing=2)
-    path = Path(path)
-    part = path.with_name(f".{path.name}.{os.getpid()}")
-    sheet.save(part, "PNG")
-    part.replace(path)
-    return path
+    with whole(path) as part:
+        sheet.save(part, "PNG")
+    return Path(path)
 
 
 def _example(example: dict) -> tuple[np.ndarray, str]:

@@ -16,8 +16,9 @@ from vtx_keras import media, published
 from vtx_keras.metrics import examples
 from vtx_keras.metrics.outcomes import Outcome
 from vtx_keras.metrics.ranking import chance
-from vtx_keras.models import Answerer, VisionText
+from vtx_keras.models import Answerer
 from vtx_keras.text import normalize
+from vtx_keras.vision_text import VisionText
 from vtx_keras.weights import BadWeights
 
 BASELINES = ("most_frequent", "question_alone", "nearest_neighbour", "chance")

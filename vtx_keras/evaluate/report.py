@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import math
-import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -16,6 +15,7 @@ from vtx_keras import media, pages
 from vtx_keras.metrics import examples
 from vtx_keras.metrics.measures import Measure
 from vtx_keras.metrics.outcomes import Outcome
+from vtx_keras.whole import write
 
 SHOWN = 12  # cases in each part of the page
 # By which the best and the worst cases are chosen: the first that there is, then the next where rows are equal.
@@ -104,14 +104,7 @@ def keep(results: Results, folder: Path, cases: Sequence[tuple[str, Sequence[pag
     >>> json.loads((folder / "results.json").read_text())["rows"]
     9
     """
-    folder.mkdir(parents=True, exist_ok=True)
-    path = folder / "results.json"
-    part = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        part.write_text(json.dumps(results.as_dict(), indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
-        part.replace(path)
-    finally:
-        part.unlink(missing_ok=True)
+    write(folder / "results.json", json.dumps(results.as_dict(), indent=1, ensure_ascii=False) + "\n")
     told = [*results.summary(), *(f"{key}: {value}" for key, value in results.about.items())]
     pages.write(folder / "results.html", f"{results.model}: what it says", cases, told, table=results.grid())
 

@@ -18,7 +18,7 @@ from vtx_keras.evaluate.report import Results, cases_of, keep
 from vtx_keras.metrics import examples
 from vtx_keras.metrics.measures import Measure, intervals
 from vtx_keras.metrics.outcomes import Outcome, measures_of, said_of
-from vtx_keras.models import VisionText
+from vtx_keras.vision_text import VisionText
 from vtx_keras.weights import version_of
 
 MOST_TRAINED = 20_000  # rows of the training split in which a nearest neighbour is looked for

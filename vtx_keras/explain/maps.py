@@ -11,8 +11,9 @@ import numpy as np
 from vtx_keras import media, text
 from vtx_keras.explain.methods import ROLLOUT, Compiled, attended, looking_blocks, shown, spoken_for
 from vtx_keras.explain.pictures import Explanation
-from vtx_keras.models import Answerer, Captioner, Matcher, Retriever, VisionText
+from vtx_keras.models import Answerer, Captioner, Matcher, Retriever
 from vtx_keras.options import did_you_mean
+from vtx_keras.vision_text import VisionText
 
 METHODS = ("attention", "gradcam")
 MOST_PREFIX = 16  # class and register tokens that an encoder may put before its patches

@@ -17,8 +17,9 @@ from keras import ops
 
 from vtx_keras import text
 from vtx_keras.layers import Block, graph
-from vtx_keras.models import Captioner, Matcher, PairModel, Retriever, VisionText
+from vtx_keras.models import Captioner, Matcher, PairModel, Retriever
 from vtx_keras.options import did_you_mean
+from vtx_keras.vision_text import VisionText
 
 ROLLOUT = "rollout"
 STRENGTHS = (np.arange(8, dtype="float32") + 0.5) / 8  # from a white picture (0) to the picture (1)

@@ -13,6 +13,7 @@ from PIL import Image, ImageDraw, ImageFont
 
 from vtx_keras import media
 from vtx_keras.options import did_you_mean
+from vtx_keras.whole import whole
 
 TILE, FRAME, MARGIN, LINE, COLUMNS = 168, 104, 10, 18, 6
 # From cold to hot; light grows with heat, so that a print without colours reads alike.
@@ -198,10 +199,8 @@ def _sheet(panels: list[tuple[list[np.ndarray], str]], title: list[str], path: P
         inside = (x + (width - strip.shape[1]) // 2, y + (height - strip.shape[0]) // 2)
         sheet.paste(Image.fromarray(strip), inside)
         draw.multiline_text((x + width // 2, y + height + 3), label, "black", font, anchor="ma", align="center")
-    path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(f".{path.name}.{os.getpid()}")
-    sheet.save(part, "PNG")
-    part.replace(path)
+    with whole(path) as part:
+        sheet.save(part, "PNG")
     return path
 
 

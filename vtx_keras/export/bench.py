@@ -12,7 +12,7 @@ import click
 
 if TYPE_CHECKING:
     from vtx_keras.export import Report
-    from vtx_keras.models import VisionText
+    from vtx_keras.vision_text import VisionText
 
 FORMATS = ("keras", "savedmodel", "litert", "onnx")
 PRECISIONS = ("float32", "float16", "int8")

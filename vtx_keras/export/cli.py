@@ -96,8 +96,8 @@ def _one(name: str, network: Any, out: Path, form: str, quantize: str | None, se
     """One format's report."""
     from vtx_keras import export as exporters
 
-    if name == "savedmodel":  # a server has room: always float32, always whole
-        return exporters.saved_model(network, out / "savedmodel", **settings)
+    if name == "savedmodel":  # a server has room: always float32, always whole; and it looks for a version's number
+        return exporters.saved_model(network, out / "savedmodel" / "1", **settings)
     if name == "litert":
         return exporters.litert(network, out / "model.tflite", form=form, quantize=quantize, **settings)
     return exporters.onnx(network, out / "onnx" / "model.onnx", form=form, quantize=quantize, **settings)

@@ -9,7 +9,8 @@ import json
 from typing import Any
 
 from vtx_keras import text
-from vtx_keras.models import Answerer, Captioner, VisionText
+from vtx_keras.models import Answerer, Captioner
+from vtx_keras.vision_text import VisionText
 
 
 def about(

@@ -19,8 +19,9 @@ from keras import ops
 from tensorflow.python.framework.convert_to_constants import convert_variables_to_constants_v2
 
 from vtx_keras.decode import NEVER, UNWRITABLE, search
-from vtx_keras.models import Captioner, Retriever, VisionText
+from vtx_keras.models import Captioner, Retriever
 from vtx_keras.text import UNK
+from vtx_keras.vision_text import VisionText
 
 FORMS = ("one", "split")
 

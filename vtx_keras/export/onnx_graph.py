@@ -10,7 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from vtx_keras.export import companions, graphs, verify
-from vtx_keras.models import Captioner, Retriever, VisionText
+from vtx_keras.models import Captioner, Retriever
+from vtx_keras.vision_text import VisionText
 
 QUANTIZE = (None, "float16", "int8")
 OPSETS = (17, 18)
@@ -65,10 +66,10 @@ def onnx(
         raise ImportError("an exported file is tried in onnxruntime: pip install onnxruntime")
     graphs.check(model, form, beams, max_length, prompt)
     verify.check_place(path)
-    check_companions(model, path)
     settings: dict[str, Any] = {}
     if isinstance(model, Captioner):
         settings = {"beams": beams, "max_length": max_length, "prompt": prompt}
+    check_companions(companions.files(model, form, **settings), path)
     tried = verify.examples(model, verify_data)
     inputs = {"image": tried.images} | ({} if tried.tokens is None else {"tokens": tried.tokens})
 
@@ -131,13 +132,14 @@ def converted(graph: graphs.Graph, quantize: str | None, opset: int) -> bytes:
     return file
 
 
-def check_companions(model: VisionText, path: Path) -> None:
-    """Refuse a folder in which another model's vocabulary would be lost."""
-    there = path.with_name("vocabulary.txt")
+def check_companions(beside: Mapping[str, str], path: Path) -> None:
+    """Refuse a folder in which another model's vocabulary, labels or sizes would be lost."""
     ours = {path.name, *(file.name for file in path.parent.glob(f"{path.stem}.*.onnx"))}
     others = sorted({file.name for file in path.parent.glob("*.onnx")} - ours)
-    if others and there.is_file() and there.read_text(encoding="utf-8") != "\n".join(model.vocabulary) + "\n":
-        raise FileExistsError(
-            f"{path.parent} holds {others[0]} with another vocabulary, and the files beside an .onnx have fixed names: "
-            "choose another folder"
-        )
+    for name, content in beside.items() if others else ():
+        there = path.with_name(name)
+        if there.is_file() and there.read_text(encoding="utf-8") != content:
+            raise FileExistsError(
+                f"{path.parent} holds {others[0]} with another {name}, and the files beside an .onnx have fixed names: "
+                "choose another folder"
+            )

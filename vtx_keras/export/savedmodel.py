@@ -25,7 +25,8 @@ from keras import ops
 
 from vtx_keras import media
 from vtx_keras.export import companions, graphs, pictures, slim, strings, verify
-from vtx_keras.models import Answerer, Captioner, Matcher, Retriever, VisionText
+from vtx_keras.models import Answerer, Captioner, Matcher, Retriever
+from vtx_keras.vision_text import VisionText
 
 
 def saved_model(

@@ -17,7 +17,8 @@ import numpy as np
 import tensorflow as tf
 
 from vtx_keras.export import companions, graphs, surgery, verify
-from vtx_keras.models import Captioner, Retriever, VisionText
+from vtx_keras.models import Captioner, Retriever
+from vtx_keras.vision_text import VisionText
 
 QUANTIZE = (None, "float16", "int8", "int8_encoder")
 

@@ -22,7 +22,8 @@ import numpy as np
 from vtx_keras import text
 from vtx_keras.export.report import NotEqual, Report
 from vtx_keras.metrics.captions import word_f1
-from vtx_keras.models import Answerer, Captioner, Matcher, Retriever, VisionText
+from vtx_keras.models import Answerer, Captioner, Matcher, Retriever
+from vtx_keras.vision_text import VisionText
 
 RUNNERS = Path(__file__).with_name("runners")
 SHARE = {True: 1.0, False: 0.95}  # of results that must be identical, by whether the file is exact (float32)

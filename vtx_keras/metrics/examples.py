@@ -10,8 +10,9 @@ from typing import Any
 import numpy as np
 
 from vtx_keras.metrics.captions import tokens
-from vtx_keras.models import Answerer, Captioner, VisionText
+from vtx_keras.models import Answerer, Captioner
 from vtx_keras.text import normalize
+from vtx_keras.vision_text import VisionText
 
 TEXTS = ("captions", "caption", "question", "text")
 LABELS = ("answers", "answer", "label")

@@ -15,7 +15,8 @@ import numpy as np
 from vtx_keras import media, text
 from vtx_keras.metrics import answers, captions, examples, labels, ranking
 from vtx_keras.metrics.measures import Measure, mean
-from vtx_keras.models import Answerer, Captioner, Matcher, Retriever, VisionText
+from vtx_keras.models import Answerer, Captioner, Matcher, Retriever
+from vtx_keras.vision_text import VisionText
 
 
 class Row(NamedTuple):

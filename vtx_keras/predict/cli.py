@@ -5,7 +5,6 @@ from __future__ import annotations
 import csv
 import io
 import json
-import os
 import sys
 import time
 from collections.abc import Callable, Iterable, Iterator
@@ -72,7 +71,8 @@ def predict(
         network = zoo.named(model, weights)
         say = speaker(network, model, question, {"prompt": prompt, "beams": beams, "max_length": max_length})
         rows = said(say, sources(pictures, clips=len(network.image_shape) == 4))
-        failed = _write(rows, out, model) if out else _print(rows, as_json)
+        frames = network.image_shape[0] if len(network.image_shape) == 4 else 0
+        failed = _write(rows, out, model, frames) if out else _print(rows, as_json)
     except (ValueError, TypeError, OSError) as error:
         click.echo(f"vtx: {error}", err=True)
         sys.exit(2)
@@ -87,6 +87,8 @@ def speaker(network: Any, name: str, question: str | None, settings: dict[str, A
         if question is not None:
             raise ValueError(f"{name} writes captions: --text is for models that read a text; use --prompt")
         return lambda pictures: network.generate(pictures, **settings)
+    if settings != {"prompt": None, "beams": 1, "max_length": None}:
+        raise ValueError(f"{name} writes no captions: leave out --prompt, --beams and --max-length")
     if question is None:
         raise ValueError(f"{name} reads a text beside the picture: give it with --text")
     if isinstance(network, Retriever):
@@ -150,8 +152,8 @@ def _print(rows: Iterable[dict], as_json: bool) -> list[bool]:
     return failed
 
 
-def _write(rows: Iterable[dict], out: Path, model: str) -> list[bool]:
-    """All rows into one file, whole or not at all; which of them failed."""
+def _write(rows: Iterable[dict], out: Path, model: str, frames: int = 0) -> list[bool]:
+    """All rows into one file, whole or not at all; which of them failed. A clip's `frames` stand side by side."""
     failed: list[bool] = []
 
     def told() -> Iterator[dict]:
@@ -161,12 +163,19 @@ def _write(rows: Iterable[dict], out: Path, model: str) -> list[bool]:
                 click.echo(f"vtx: {row['picture']}: {row['error']}", err=True)
             yield row
 
+    from vtx_keras.whole import write
+
     if out.suffix.lower() == ".html":
-        from vtx_keras import pages
+        from vtx_keras import media, pages
+
+        def shown(row: dict) -> list:
+            if row["source"] is None:
+                return []
+            return list(media.read_clip(row["source"], frames)) if frames and "result" in row else [row["source"]]
 
         cards = (
             pages.Card(
-                [] if row["source"] is None else [row["source"]],
+                shown(row),
                 [(row["picture"], _words(row["result"]) if "result" in row else row["error"])],
             )
             for row in told()
@@ -174,10 +183,7 @@ def _write(rows: Iterable[dict], out: Path, model: str) -> list[bool]:
         pages.write(out, model, [("", cards)])
     else:
         plain = [_told(row) for row in told()]
-        out.parent.mkdir(parents=True, exist_ok=True)
-        part = out.with_name(f".{out.name}.{os.getpid()}")
-        part.write_text(_as_text(plain, out.suffix.lower()), encoding="utf-8", newline="")
-        part.replace(out)
+        write(out, _as_text(plain, out.suffix.lower()))
     click.echo(str(out))
     return failed
 

@@ -50,7 +50,8 @@ def sources(given: Sequence[str], *, clips: bool = False) -> Iterator[Source]:
 
 
 def _in_folder(folder: Path) -> Iterator[Source]:
-    found = [path for path in sorted(folder.iterdir()) if path.suffix.lower() in media.SUFFIXES]
+    visible = (path for path in sorted(folder.iterdir()) if not path.name.startswith("."))
+    found = [path for path in visible if path.suffix.lower() in media.SUFFIXES]
     yield from (Source(str(path), path) for path in found)
     if not found:
         yield Source(str(folder), None, f"the folder holds no picture ({', '.join(media.SUFFIXES)})")

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from vtx_keras.train.folder import write
+from vtx_keras.whole import write
 
 if TYPE_CHECKING:
     from rich.progress import Progress as Bar

@@ -96,8 +96,8 @@ def train(model: str, name: str, **options: Any) -> None:
         click.echo(f"{history.folder}: best and last weights, {', '.join(shown)}")
         held_out = options["validation"] or "validation"
         if (history.folder / "samples.html").is_file() and not held_out.lower().endswith((".csv", ".tsv")):
-            columns = f" --columns {options['columns']}" if options["columns"] else ""
-            click.echo(f"next: vtx eval {history.folder}/best --data {name}{columns} --split {held_out}")
+            same = [f" --{key} {options[key]}" for key in ("columns", "folder") if options[key]]
+            click.echo(f"next: vtx eval {history.folder}/best --data {name}{''.join(same)} --split {held_out}")
 
 
 def _run(model: str, name: str, options: dict[str, Any]) -> Any:
@@ -152,7 +152,7 @@ def _validation(name: str, options: dict[str, Any]) -> Any:
 
 
 def _network(model: str, ds: Any, options: dict[str, Any]) -> Any:
-    from vtx_keras import table, zoo
+    from vtx_keras import table, text, zoo
 
     given = dict(_setting(one) for one in options["settings"])
     if options["size"]:
@@ -169,11 +169,16 @@ def _network(model: str, ds: Any, options: dict[str, Any]) -> Any:
         entry = table.lookup(model)
         if entry.task in ("vqa", "classifier") and "classes" not in given and weights in (None, "encoders"):
             given["classes"] = _classes(ds)
-            click.echo(f"{len(given['classes'])} classes, as in {options['split']}", err=True)
+            click.echo(f"{len(given['classes'])} classes, as in {options['split'] or 'the table'}", err=True)
         if options["vocabulary"]:
             learned = options["vocabulary"] == "train"
-            given["vocabulary"] = _texts(ds) if learned else options["vocabulary"]
+            given["vocabulary"] = text.learn(_texts(ds)) if learned else options["vocabulary"]
         network = zoo.build(model, weights=weights, dtype=options["dtype"], **given)
+        for part in options["freeze"] if weights is None else ():
+            raise ValueError(
+                f"--freeze {part}: this encoder is new and would never learn. Begin with --weights encoders and a "
+                f"published one, such as --set {part}_encoder={'mobilenet_v2' if part == 'image' else 'minilm_l6'}"
+            )
     if options["freeze"]:
         network.freeze(*options["freeze"])
     return network
@@ -190,24 +195,38 @@ def _setting(one: str) -> tuple[str, Any]:
 
 
 def _classes(ds: Any) -> list[str]:
-    """The labels there are, the most frequent first."""
+    """The labels there are, the most frequent first; numbers without names are their own names, in their order."""
     from collections import Counter
+
+    import numpy as np
 
     from vtx_keras.metrics.examples import LABELS, plain, several
 
     found: Counter = Counter()
+    most = -1  # of labels that are numbers
     for example in plain(ds):
         label = next((key for key in LABELS if key in example), None)
         if label is None:
             raise ValueError(f"examples have {sorted(example)}: this task learns an answer or label")
         found.update(several(example[label]))
-    return [label for label, _ in found.most_common()]
+        if np.asarray(example[label]).dtype.kind in "iu":
+            most = max(most, int(np.max(example[label])))
+    return [label for label, _ in found.most_common()] if most < 0 else list(map(str, range(most + 1)))
 
 
 def _texts(ds: Any) -> list[str]:
-    from vtx_keras.metrics.examples import TEXTS, plain, several
+    """All that is read or written."""
+    import numpy as np
 
-    return [text for example in plain(ds) for key in TEXTS if key in example for text in several(example[key])]
+    from vtx_keras.metrics.examples import LABELS, TEXTS, plain, several
+
+    return [
+        text
+        for example in plain(ds)
+        for key in (*TEXTS, "prompt", *LABELS)
+        if key in example and np.asarray(example[key]).dtype.kind not in "iu"
+        for text in several(example[key])
+    ]
 
 
 def _about(name: str, network: Any, options: dict[str, Any]) -> dict[str, Any]:

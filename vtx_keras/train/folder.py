@@ -9,12 +9,12 @@ import os
 import platform
 import shutil
 import subprocess
-import tempfile
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 from vtx_keras.weights import version_of
+from vtx_keras.whole import write
 
 RUN, STATES, LOCK = "run.json", "states", ".lock"
 PACKAGES = ("vtx_keras", "keras", "keras-hub", "tensorflow", "tensorflow-text", "tensorflow-datasets", "jax", "numpy")
@@ -32,7 +32,7 @@ def choose(folder: str | os.PathLike | None, name: str, identity: Mapping[str, A
     if folder is not None:
         folder = Path(folder)
         if not (folder / RUN).is_file():
-            if folder.exists() and (not folder.is_dir() or any(not one.startswith(".") for one in os.listdir(folder))):
+            if folder.exists() and (not folder.is_dir() or not _empty(folder)):
                 raise BadRun(f"{folder} holds something that is not a run: choose another place")
             return folder, False
         if new:
@@ -46,9 +46,14 @@ def choose(folder: str | os.PathLike | None, name: str, identity: Mapping[str, A
                 about = read(path.parent)
                 if about["identity"] == _plain(identity) and about["state"] != "finished":
                     return path.parent, True
-    taken = {path.name for path in root.glob(f"{name}*")}
+    taken = {path.name for path in root.glob(f"{name}*") if not path.is_dir() or not _empty(path)}
     number = next(number for number in range(1, 10_000) if _numbered(name, number) not in taken)
     return root / _numbered(name, number), False
+
+
+def _empty(folder: Path) -> bool:
+    """Without files that anyone sees: a lock may be there, such as a dry run leaves."""
+    return all(one.startswith(".") for one in os.listdir(folder))
 
 
 def _numbered(name: str, number: int) -> str:
@@ -97,7 +102,9 @@ def alone(folder: Path) -> Iterator[None]:
         lock.close()
         raise BadRun(f"another process is training in {folder}: wait for it, or give another folder") from error
     with lock:
-        for name in ("best", "last"):  # what a killed process left half-written
+        for name in ("best", "last"):  # what a killed process left half-written, or put aside
+            for old in () if (folder / name).exists() else sorted(folder.glob(f".{name}.*.old"))[-1:]:
+                old.rename(folder / name)
             for part in folder.glob(f".{name}.*"):
                 shutil.rmtree(part, ignore_errors=True)
         yield
@@ -125,18 +132,6 @@ def tell(folder: Path, **changes: Any) -> None:
     """Change what `run.json` says."""
     about = read(folder) if (folder / RUN).is_file() else {}
     write(folder / RUN, json.dumps(_plain({**about, **changes}), indent=1, ensure_ascii=False) + "\n")
-
-
-def write(path: Path, content: str | bytes) -> None:
-    """A file that is there whole or not at all."""
-    handle, name = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
-    try:
-        with os.fdopen(handle, "wb") as file:
-            file.write(content.encode() if isinstance(content, str) else content)
-        os.chmod(name, 0o644)
-        os.replace(name, path)
-    finally:
-        Path(name).unlink(missing_ok=True)
 
 
 def surroundings() -> dict[str, Any]:

@@ -17,10 +17,11 @@ from typing import Any
 import keras
 
 from vtx_keras import zoo
-from vtx_keras.models import VisionText
 from vtx_keras.options import did_you_mean
 from vtx_keras.train import books, state
-from vtx_keras.train.folder import STATES, write
+from vtx_keras.train.folder import STATES
+from vtx_keras.vision_text import VisionText
+from vtx_keras.whole import write
 
 DRAW_EVERY = 20  # seconds, at least, between two pages of samples: an epoch may be shorter than its page
 

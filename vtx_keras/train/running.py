@@ -19,12 +19,13 @@ from typing import Any
 import keras
 
 from vtx_keras.data.memory import Batches
-from vtx_keras.models import VisionText
+from vtx_keras.options import did_you_mean
 from vtx_keras.train import folder as rooms
 from vtx_keras.train import state
 from vtx_keras.train.books import Progress
 from vtx_keras.train.keeping import Averaged, Diverged, Keeper, Stopped
 from vtx_keras.tuning import PacedAdamW
+from vtx_keras.vision_text import VisionText, leaves
 
 PIXEL_CHANGES = ("crop", "flip", "rotation", "colour", "background")
 
@@ -110,6 +111,7 @@ def run(
     _compile(trained, optimizer, jit_compile, steps_per_execution, model.run_eagerly)
     first = _first(source)
     trained._symbolic_build(data_batch=first)  # makes the variables of optimizer and metrics, so that they can be saved
+    _check_monitor(monitor, trained, scores, callbacks)
     with rooms.alone(folder), Progress(epochs, source.steps, verbose) as progress:
         if dry_run:
             return _dry_run(trained, first, source, model, folder, epochs)
@@ -208,17 +210,30 @@ def _check(
             raise ValueError("the run's own optimizer follows a schedule: ReduceLROnPlateau needs optimizer= of yours")
 
 
+def _check_monitor(monitor: str, trained: VisionText, scores: int, callbacks: Sequence[Any]) -> None:
+    """A figure that no epoch will end with, said before the first; what callbacks add cannot be known."""
+    names = trained.get_metrics_result()
+    known = {*names, *(f"val_{name}" for name in names)}
+    others = [one for one in callbacks if not isinstance(one, keras.callbacks.EarlyStopping)]
+    if monitor not in known and not scores and not others:
+        more = "; what a captioner says is judged with scores=200 (--scores 200)"
+        raise ValueError(
+            f"monitor={monitor!r}{did_you_mean(monitor, known)}: expected {', '.join(sorted(known))}{more}"
+        )
+
+
 def _seen_once(
     model: VisionText, data: Any, validation: Any, augment: bool | Mapping[str, Any], root: Path, verbose: bool
 ) -> tuple[VisionText, Any, Any]:
     """With a frozen encoder: the model behind it, and features in place of pictures."""
-    changes = augment is True or any((augment or {}).get(name) for name in PIXEL_CHANGES)
-    if isinstance(data, Batches) or changes or not model.has_layer("image_encoder"):
-        return model, data, validation
-    if model.get_layer("image_encoder").trainable:
+    if isinstance(data, Batches) or not model.has_layer("image_encoder"):
         return model, data, validation
     from vtx_keras.data import features
+    from vtx_keras.data.pipeline import augmentation
 
+    how = augmentation(augment)
+    if model.get_layer("image_encoder").trainable or any(how.get(name) for name in PIXEL_CHANGES):
+        return model, data, validation
     if verbose:
         print(f"the image encoder is frozen: it looks at each picture once (kept in {root / 'features'})")
     data, validation = (None if one is None else features(one, model, root / "features") for one in (data, validation))
@@ -284,10 +299,17 @@ def _finished(model: VisionText, folder: Path, progress: Progress) -> keras.call
     from vtx_keras import zoo
 
     progress.say(f"{folder} is finished: its last weights are loaded. Give another folder to train again")
-    for ours, theirs in zip(model.weights, zoo.load(folder / "last").weights, strict=True):
-        ours.assign(theirs)
+    for ours, theirs in zip(leaves(model), leaves(zoo.load(folder / "last")), strict=True):
+        if getattr(ours, "lora_enabled", False):  # saved with what LoRA added
+            ours.lora_kernel_b.assign(keras.ops.zeros_like(ours.lora_kernel_b))
+        for variable, value in zip(_without_lora(ours), theirs.weights, strict=True):
+            variable.assign(value)
     position, _, _ = state.latest(folder / rooms.STATES)
     return _history(model, folder, position.get("rows", []))
+
+
+def _without_lora(layer: keras.layers.Layer) -> list:
+    return [variable for variable in layer.weights if not variable.name.startswith("lora_")]
 
 
 def _first(source: Any) -> tuple:

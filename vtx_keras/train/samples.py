@@ -12,7 +12,8 @@ from vtx_keras import explain, media, pages
 from vtx_keras.explain.methods import looking_blocks
 from vtx_keras.metrics.examples import picture
 from vtx_keras.metrics.outcomes import Row, said_of
-from vtx_keras.models import Captioner, VisionText
+from vtx_keras.models import Captioner
+from vtx_keras.vision_text import VisionText
 
 
 def shower(model: VisionText, examples: Any, count: int) -> Callable[[Path], None]:

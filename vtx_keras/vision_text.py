@@ -1,0 +1,178 @@
+"""What all models of the zoo have in common: what they were built from, freezing, low-rank additions, helpers.
+
+The class adds methods and nothing else, so `summary`, `fit`, `save` and `.keras` are Keras' own.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import keras
+import numpy as np
+
+from vtx_keras import media, text
+from vtx_keras.layers import Block, cut
+
+
+class VisionText(keras.Model):
+    """The common part: what the model was built from, its compiled functions, freezing."""
+
+    @property
+    def spec(self) -> dict:
+        """Name, options and vocabulary, as built."""
+        return self.get_layer("spec").spec
+
+    @property
+    def options(self) -> dict:
+        return self.spec["overrides"]
+
+    @property
+    def vocabulary(self) -> tuple[str, ...]:
+        return tuple(self.spec["vocabulary"])
+
+    @property
+    def image_shape(self) -> tuple[int, ...]:
+        """(h, w, 3), or (frames, h, w, 3) for a video model."""
+        return tuple(self.input["image"].shape[1:])
+
+    def freeze(self, *parts: str, frozen: bool = True, but_last: int = 0) -> None:
+        """Stop (or with `frozen=False` resume) training the "image" or the "text" encoder, and compile again.
+
+        `but_last` layers at its end go on learning: freeze all, train, freeze all but the last few, train slower.
+
+        >>> from vtx_keras import zoo
+        >>> model = zoo.build("gated_vqa", weights=None, dim=32, image_shape=(32, 32, 3))
+        >>> model.freeze("image")
+        >>> model.get_layer("image_encoder").trainable
+        False
+        """
+        for part in parts:
+            if part not in ("image", "text") or not self.has_layer(f"{part}_encoder"):
+                have = [known for known in ("image", "text") if self.has_layer(f"{known}_encoder")]
+                raise ValueError(f"freeze({part!r}): this model's encoders are {', '.join(map(repr, have))}")
+            encoder = self.get_layer(f"{part}_encoder")
+            encoder.trainable = not frozen or but_last > 0
+            layers = [layer for layer in leaves(encoder) if layer.weights]
+            for place, layer in enumerate(layers):
+                layer.trainable = not frozen or place >= len(layers) - but_last
+        self.compile_again()
+
+    def compile_again(self) -> None:
+        """Compile as before, so that what changed about the layers takes effect."""
+        if self.compiled:
+            try:
+                self.compile_from_config(self.get_compile_config())
+            except (TypeError, ValueError):  # Keras cannot repeat a compile with functions it does not know
+                warnings.warn("compile the model again, so that the change takes effect", stacklevel=3)
+
+    def enable_lora(self, rank: int = 8) -> None:
+        """Learn low-rank additions to the matrices of the fusion and text blocks in place of the matrices (LoRA).
+
+        Both encoders' own weights and the rest stay as `freeze` left them. `merged()` gives a model without additions;
+        saving merges by itself.
+
+        >>> from vtx_keras import zoo
+        >>> model = zoo.build("cross_attn_vqa", weights=None, dim=32, image_shape=(32, 32, 3))
+        >>> before = len(model.trainable_variables)
+        >>> model.enable_lora(4)
+        >>> len(model.trainable_variables) > before
+        True
+        """
+        blocks = [layer for layer in self.layers if isinstance(layer, Block)]
+        blocks += [self.get_layer("text_encoder")] if self.has_layer("text_encoder") else []
+        dense = [layer for block in blocks for layer in leaves(block) if isinstance(layer, keras.layers.Dense)]
+        if not dense:
+            raise ValueError(f"a {self.name} has no fusion or text block for LoRA")
+        for layer in dense:
+            layer.enable_lora(rank)
+        self.compile_again()
+
+    def merged(self) -> VisionText:
+        """A copy whose matrices hold what LoRA added to them.
+
+        >>> from vtx_keras import zoo
+        >>> model = zoo.build("cross_attn_vqa", weights=None, dim=32, image_shape=(32, 32, 3))
+        >>> model.enable_lora(4)
+        >>> model.merged().count_params() < model.count_params()
+        True
+        """
+        copy = type(self).from_config(self.get_config())
+        for ours, theirs in zip(leaves(self), leaves(copy), strict=True):
+            if getattr(ours, "lora_enabled", False):
+                theirs.kernel.assign(ours.kernel)  # the sum
+                if ours.bias is not None:
+                    theirs.bias.assign(ours.bias)
+            else:
+                for one, other in zip(ours.weights, theirs.weights, strict=True):
+                    other.assign(one)
+        if self.compiled:
+            copy.compile_from_config(self.get_compile_config())
+        return copy
+
+    def behind_encoder(self) -> VisionText:
+        """The same layers without the image encoder, compiled alike; it reads features where this model reads pictures.
+
+        What it learns this model knows, for the layers are shared. `data.features` makes the features once.
+
+        >>> from vtx_keras import zoo
+        >>> model = zoo.build("gated_vqa", weights=None, dim=32, image_shape=(32, 32, 3))
+        >>> model.behind_encoder().image_shape
+        (2, 2, 32)
+        """
+        inputs = {**self.input, "image": self.get_layer("vision").input}
+        behind = cut(self, inputs, self.output, type(self), self.name)
+        if self.compiled:
+            behind.compile_from_config(self.get_compile_config())
+        return behind
+
+    def has_layer(self, name: str) -> bool:
+        return any(layer.name == name for layer in self.layers)
+
+    def prepare(self, images: Any) -> tuple[np.ndarray, list[int], dict[int, str]]:
+        """Pictures or clips to a batch at the model's size; which items are in it, and what ails the others."""
+        return media.batch(images, self.image_shape, self.options["resize"])
+
+    def tokens_of(self, texts: str | bytes | Sequence[str | bytes], **kwargs: Any) -> np.ndarray:
+        """Texts as ids: a start token, then the pieces."""
+        texts = [texts] if isinstance(texts, (str, bytes)) else list(texts)
+        if not texts:
+            raise ValueError("there are no texts: expected at least one")
+        return text.encode(texts, self.vocabulary, self.options["max_length"], start=True, **kwargs)
+
+    def in_batches(self, run: keras.Model, inputs: dict[str, np.ndarray], batch_size: int) -> Any:
+        """`run.predict_on_batch` in pieces of one shape, so that it is traced once: a short last piece is filled up."""
+        total = len(next(iter(inputs.values())))
+        if batch_size < 1:
+            raise ValueError(f"batch_size={batch_size}: expected at least 1")
+        size, results = min(batch_size, total), []
+        for start in range(0, total, size):
+            rows = np.minimum(np.arange(start, start + size), total - 1)
+            results.append(run.predict_on_batch({name: array[rows] for name, array in inputs.items()}))
+        return keras.tree.map_structure(lambda *parts: np.concatenate(parts)[:total], *results)
+
+    def kept(self, key: Any, make: Callable[[], keras.Model]) -> keras.Model:
+        """A helper model made once per `key`, out of Keras' sight: it holds this model and must not be saved in it."""
+        keep = self.__dict__.setdefault("_kept", _Kept()).models
+        if key not in keep:
+            keep[key] = make()
+        return keep[key]
+
+
+def leaves(layer: Any) -> list:
+    """All layers inside that hold no others, in order.
+
+    >>> pair = keras.Sequential([keras.layers.Dense(1, name="a"), keras.layers.ReLU(name="b")])
+    >>> [layer.name for layer in leaves(pair)]
+    ['a', 'b']
+    """
+    inner = getattr(layer, "layers", None) or getattr(layer, "_layers", None) or []
+    return [leaf for one in inner for leaf in leaves(one)] or [layer]
+
+
+class _Kept:
+    """A box that Keras neither tracks nor saves."""
+
+    def __init__(self) -> None:
+        self.models: dict = {}
