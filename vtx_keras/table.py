@@ -94,7 +94,7 @@ def facts(name: str, tag: str) -> dict:
     """What a released model is known by: parameters, megabytes, data, licence, and its first figure with its interval.
 
     >>> facts("cross_attn_captioner", "emoji")["data"]
-    'emoji, word_cards'
+    'emoji, emoji_more, word_cards'
     """
     path = weights.released_root() / name / tag / "results.json"
     results = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}

@@ -1,62 +1,14 @@
 """Trains and releases `cross_attn_matcher/emoji`: python -m zoo.cross_attn_matcher.emoji.recipe"""
 
-import hashlib
-import math
-import re
-from collections import Counter
-
 import keras
 import numpy as np
-import tensorflow as tf
 
 from vtx_keras import media
 from vtx_keras import zoo as models
-from vtx_keras.data.reading import adapted
 from zoo import cards, families, making
 from zoo.retriever.emoji.recipe import pairs as found_names
 
-NEAR, BEST = 8, 10  # names that nearly fit, of each; names that the matcher judges after the retriever
-
-
-def pairs(split: str) -> tf.data.Dataset:
-    """Emoji and names; to train on, each again with a name that is not its own: half of these nearly fit."""
-    examples = families.emoji_names(split)
-    if split != "train":
-        return examples
-    rows = list(examples.encoded.as_numpy_iterator())
-    names = sorted({row["caption"].decode() for row in rows})
-    near = dict(zip(names, alike(names), strict=True))
-    columns: dict[str, list] = {name: [] for name in ("image", "id", "concept", "caption", "label")}
-    for row in rows:
-        own = row["caption"].decode()
-        draw = int(hashlib.sha256(row["id"]).hexdigest()[:8], 16)
-        other = near[own][draw // 2 % NEAR] if draw % 2 else names[draw // 2 % len(names)]
-        for caption, label in ((own, 1), (other, int(other == own))):
-            for name in ("image", "id", "concept"):
-                columns[name].append(row[name])
-            columns["caption"].append(caption)
-            columns["label"].append(label)
-    arrays = {name: np.array(told, object if name == "image" else None) for name, told in columns.items()}
-    return adapted(tf.data.Dataset.from_tensor_slices(arrays))
-
-
-def alike(names: list[str]) -> list[list[str]]:
-    """Of each name the others that share the most words with it, rare words before common ones.
-
-    >>> alike(["red apple", "green apple", "red car", "axe"])[0][:2]
-    ['green apple', 'red car']
-    """
-    words = [set(re.findall(r"[\w’-]+", name.lower())) for name in names]
-    seen = Counter(word for each in words for word in each)
-    place = {word: number for number, word in enumerate(seen)}
-    table = np.zeros((len(names), len(place)), "float32")
-    for row, each in zip(table, words, strict=True):
-        for word in each:
-            row[place[word]] = 1 + math.log(len(names) / seen[word])
-    table /= np.maximum(np.linalg.norm(table, axis=1, keepdims=True), 1e-9)
-    likeness = table @ table.T
-    np.fill_diagonal(likeness, -1)
-    return [[names[at] for at in np.argsort(-row, kind="stable")[:NEAR]] for row in likeness]
+BEST = 10  # names that the matcher judges after the retriever
 
 
 def reranked(matcher: keras.Model) -> cards.Table:
@@ -84,10 +36,10 @@ def reranked(matcher: keras.Model) -> cards.Table:
 RELEASE = making.Release(
     __file__,
     about="Says how well a name fits an emoji's picture or a drawing: a judge of what the retriever found.",
-    expect="It was taught with names of other pictures, half of them sharing words with the right one. Of what it "
-    "never saw it is too sure that nothing fits.",
+    expect="It was taught with names of other pictures drawn at random, so names that differ in one word (a tone, a "
+    "gender) are the hard ones.",
     sets=("emoji", "emoji_more", "word_cards"),
-    examples=pairs,
+    examples=families.emoji_names,
     judged={split: what for split, what in families.EMOJI_SPLITS.items() if split != "composition"},
     eval_data="emoji",
     options={"depth": 2},
