@@ -350,7 +350,7 @@ def test_vtx_predict_captions_goes_on_past_a_bad_picture_and_says_so():
 def test_vtx_is_polite_about_mistakes():
     run = vtx("predcit")
     assert run.returncode == 2
-    assert "did you mean predict" in run.stderr
+    assert "Did you mean 'predict'" in run.stderr
     run = vtx("show", "gated_vqq")
     assert run.returncode == 2
     assert "did you mean gated_vqa" in run.stderr

@@ -37,7 +37,7 @@ RELEASE = making.Release(
     __file__,
     about="Says how well a name fits an emoji's picture or a drawing: a judge of what the retriever found.",
     expect="It was taught with names of other pictures drawn at random, so names that differ in one word (a tone, a "
-    "gender) are the hard ones.",
+    "gender) are the hard ones: do not let it order what a search found.",
     sets=("emoji", "emoji_more", "word_cards"),
     examples=families.emoji_names,
     judged={split: what for split, what in families.EMOJI_SPLITS.items() if split != "composition"},
