@@ -8,7 +8,7 @@ import platform
 import statistics
 import time
 from collections.abc import Callable
-from importlib.metadata import version
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
@@ -48,10 +48,11 @@ def processor() -> str:
         return platform.processor() or platform.machine()
 
 
-def store(name: str, rows: list[dict]) -> None:
-    """Print the rows and keep them, with what they were measured on."""
+def store(name: str, rows: list[dict], hardware: str | None = None, results: Path = RESULTS) -> None:
+    """Print the rows and keep them, with what they were measured on: one thread, or the hardware that is told."""
     packages = (
         "tensorflow",
+        "jax",
         "keras",
         "tensorflow-text",
         "pillow",
@@ -64,17 +65,25 @@ def store(name: str, rows: list[dict]) -> None:
     )
     report = {
         "command": f"python benchmarks/{name}.py",
-        "hardware": f"{processor()}, one thread",
+        "hardware": hardware or f"{processor()}, one thread",
         "python": platform.python_version(),
-        "versions": {package: version(package) for package in packages},
+        "versions": {package: found for package in packages if (found := installed(package))},
         "rows": rows,
     }
     for row in rows:
         print("  ".join(f"{key}={value}" for key, value in row.items()))
-    RESULTS.mkdir(exist_ok=True)
-    temporary = RESULTS / f".{name}.json"
+    results.mkdir(exist_ok=True)
+    temporary = results / f".{name}.json"
     temporary.write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
-    temporary.rename(RESULTS / f"{name}.json")
+    temporary.rename(results / f"{name}.json")
+
+
+def installed(package: str) -> str | None:
+    """Its version, where it is."""
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return None
 
 
 def base_peer(vocabulary: int = 30_522):

@@ -70,7 +70,7 @@ def card_of(release: Release) -> str:
         table(["what", "licence"], licences(release, encoder)),
         f"## Again\n\n    python -m zoo.{release.name}.{release.folder.name}.recipe\n\nIt took "
         f"{duration(results['training'])} ({results['training']['epochs']} epochs of "
-        f"{results['training']['rows']:,d} rows) on two cores, without a GPU."
+        f"{results['training']['rows']:,d} rows) on {results['training'].get('hardware', 'two cores, without a GPU')}."
         + (f" The figures:\n\n{commands(release)}" if release.eval_data else ""),
     ]
     return "\n\n".join(parts) + "\n"
@@ -151,6 +151,8 @@ def duration(training: Mapping[str, Any]) -> str:
     """How long it took."""
     if "cpu_minutes" in training:
         return f"{training['cpu_minutes']} CPU minutes"
+    if "wall_minutes" in training:
+        return f"{training['wall_minutes']} minutes"
     return f"{training['minutes']} minutes, with interruptions,"
 
 

@@ -55,6 +55,7 @@ class Release:
     begins_as: str | None = None  # the release whose words it has, and whose weights where it has the same layers
     copies: int = 1
     epochs: int = 10
+    far_epochs: int | None = None  # with a GPU, where every picture is changed each time: `zoo.far`
     learning_rate: float = 1e-3
     batch_size: int = 64
     baselines: tuple[str, ...] = ("most_frequent", "question_alone", "nearest_neighbour", "chance")
@@ -98,18 +99,7 @@ def main(release: Release) -> None:
 def trained(release: Release, new: bool = False) -> None:
     """Trains behind the frozen encoder, and writes the released weights."""
     cpu, examples = time.process_time(), release.examples("train")
-    keras.utils.set_random_seed(0)
-    options = {**release.options, **({"image_encoder": release.eye()} if release.eye else {})}
-    first = None
-    if release.begins_as is not None:
-        name, tag = release.begins_as.split("/")
-        first = models.build(name, weights=tag)
-    words = release.vocabulary_size if first is None else first.vocabulary
-    model = built(release.name, examples, options, words=words)
-    if first is not None:
-        begin(model, first)
-    if release.prepared is not None:
-        release.prepared(model)
+    model = begun(release, examples)
     model.freeze("image")
     if release.copies > 1:
         examples = copies.with_copies(examples, model.image_shape, release.copies)
@@ -131,6 +121,23 @@ def trained(release: Release, new: bool = False) -> None:
         remember(release, training={"minutes": round(seconds / 60, 1), **told})
 
 
+def begun(release: Release, examples: tf.data.Dataset, pretrained: bool = True) -> Any:
+    """The release's model before its training."""
+    keras.utils.set_random_seed(0)
+    options = {**release.options, **({"image_encoder": release.eye()} if release.eye else {})}
+    first = None
+    if release.begins_as is not None:
+        name, tag = release.begins_as.split("/")
+        first = models.build(name, weights=tag)
+    words = release.vocabulary_size if first is None else first.vocabulary
+    model = built(release.name, examples, options, words=words, pretrained=pretrained)
+    if first is not None:
+        begin(model, first)
+    if release.prepared is not None:
+        release.prepared(model)
+    return model
+
+
 def built(
     name: str,
     examples: tf.data.Dataset,
@@ -138,6 +145,7 @@ def built(
     *,
     words: int | Sequence[str] | None = 2000,
     seed: int = 0,
+    pretrained: bool = True,
 ) -> Any:
     """A model before its training, its words those given, or so many of the examples."""
     keras.utils.set_random_seed(seed)
@@ -147,7 +155,7 @@ def built(
     if models.describe(name)["task"] in ("vqa", "classifier"):
         named = (label for row in rows for label in np.atleast_1d(row["answer" if "answer" in row else "label"]))
         options["classes"] = sorted({label.decode() for label in named})
-    published = isinstance(options["image_encoder"], str)
+    published = isinstance(options["image_encoder"], str) and pretrained
     vocabulary = text.vocabulary(told, size=words) if isinstance(words, int) else text.vocabulary(words)
     return models.build(name, weights="encoders" if published else None, vocabulary=vocabulary, **options)
 

@@ -41,6 +41,7 @@ def answerer(recipe: str, how: str) -> Release:
         "eye": eye,
         "licence": "Apache-2.0",
         "eval_data": "easy_vqa",
+        "far_epochs": 36,
         "epochs": 12,  # for half of them it does not know yet whether word and shape agree, and what "not" does to that
         "baselines_of": "gated_vqa/easy_vqa",
     }

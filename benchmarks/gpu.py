@@ -1,0 +1,134 @@
+"""On a GPU: a training step and captions of the `base` shape, JAX under XLA against PyTorch, eager and compiled.
+
+Both sides run in this process, in turns, in bfloat16 (mixed precision), on arrays that lie on the GPU; wall time, each
+call waited for. The peer is Hugging Face's VisionEncoderDecoder: its training step as written and through
+`torch.compile`, its `generate` as written.
+
+    KERAS_BACKEND=jax python benchmarks/gpu.py [--rounds 20] [--results FOLDER]
+"""
+
+from __future__ import annotations
+
+import argparse
+import statistics
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+from common import RESULTS, base_ours, base_peer, store
+
+LENGTH = 20
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--rounds", type=int, default=20)
+    parser.add_argument("--batch", type=int, default=64)
+    parser.add_argument("--results", type=Path, default=RESULTS)
+    parser.add_argument("--cpu", action="store_true", help="only to try this script where there is no GPU")
+    parser.add_argument("--eager", action="store_true", help="no compiled peer, where there is no C++ compiler")
+    given = parser.parse_args()
+    import jax
+    import torch
+
+    torch.set_float32_matmul_precision("high")
+    device = torch.device("cpu" if given.cpu else "cuda")
+    rows = [
+        training(given.batch, given.rounds, device, not given.eager),
+        *(captions(n, given.rounds, device) for n in (1, 32)),
+    ]
+    name = "the CPU" if given.cpu else torch.cuda.get_device_name()
+    store("gpu", rows, f"{name}; JAX backend ({jax.default_backend()}), arrays, XLA", given.results)
+
+
+def in_turns(sides: dict[str, Callable[[], object]], rounds: int) -> dict[str, dict[str, float]]:
+    """Wall milliseconds of each side after three unmeasured rounds."""
+    times: dict[str, list[float]] = {name: [] for name in sides}
+    for turn in range(-3, rounds):
+        for name, run in sides.items():
+            start = time.perf_counter()
+            run()
+            if turn >= 0:
+                times[name].append(1000 * (time.perf_counter() - start))
+    return {
+        name: {"median_ms": round(statistics.median(t), 2), "min_ms": round(min(t), 2)} for name, t in times.items()
+    }
+
+
+def beside(what: dict, times: dict[str, dict[str, float]]) -> dict:
+    """The row, and how many times faster ours is than each peer."""
+    ours = times["vtx_keras"]["median_ms"]
+    speedups = {name: round(found["median_ms"] / ours, 2) for name, found in times.items() if name != "vtx_keras"}
+    return {**what, **times, "speedup": speedups}
+
+
+def training(batch: int, rounds: int, device: object, compiled: bool) -> dict:
+    """Forward, backward and AdamW."""
+    import jax
+    import keras
+    import numpy as np
+    import torch
+
+    from vtx_keras.tasks import WordLoss
+
+    random = np.random.default_rng(0)
+    pictures = random.uniform(0, 255, (batch, 224, 224, 3)).astype("float32")
+    tokens = random.integers(5, 30_522, (batch, LENGTH + 1)).astype("int32")
+
+    ours = base_ours(dropout=0.0, max_length=LENGTH, dtype="mixed_bfloat16")
+    ours.compile(keras.optimizers.AdamW(1e-4), loss=WordLoss())
+    inputs, labels = {"image": jax.device_put(pictures), "tokens": jax.device_put(tokens[:, :-1])}, tokens[:, 1:]
+
+    pixels = torch.tensor(pictures / 127.5 - 1).permute(0, 3, 1, 2).contiguous().to(device)
+    words, targets = (torch.tensor(ids).long().to(device) for ids in (tokens[:, :-1], tokens[:, 1:]))
+
+    def peer(compiled: bool) -> Callable[[], object]:
+        model = base_peer().to(device)
+        for module in model.modules():  # as ours: what is timed is the step, not the drawing of dropout
+            if isinstance(module, torch.nn.Dropout):
+                module.p = 0.0
+        model.train()
+        optimizer = torch.optim.AdamW(model.parameters(), 1e-4, fused=device.type == "cuda")
+        forward = torch.compile(model) if compiled else model
+
+        def step() -> float:
+            with torch.autocast(device.type, torch.bfloat16):
+                logits = forward(pixel_values=pixels, decoder_input_ids=words).logits
+                loss = torch.nn.functional.cross_entropy(logits.reshape(-1, logits.shape[-1]), targets.reshape(-1))
+            loss.backward()
+            optimizer.step()
+            optimizer.zero_grad()
+            return loss.item()  # waits
+
+        return step
+
+    sides = {
+        "vtx_keras": lambda: np.asarray(ours.train_on_batch(inputs, labels)[0]),  # waits
+        "peer_eager": peer(compiled=False),
+        **({"peer_compiled": peer(compiled=True)} if compiled else {}),
+    }
+    return beside({"what": "training step", "shape": "base", "batch": batch}, in_turns(sides, rounds))
+
+
+def captions(batch: int, rounds: int, device: object) -> dict:
+    """Greedy captions of 20 tokens, from random weights."""
+    import numpy as np
+    import torch
+
+    ours, peer = base_ours(dtype="mixed_bfloat16"), base_peer().eval().to(device, torch.bfloat16)
+    pictures = np.random.default_rng(0).uniform(0, 255, (batch, 224, 224, 3)).astype("float32")
+    pixels = torch.tensor(pictures / 127.5 - 1).permute(0, 3, 1, 2).to(device, torch.bfloat16)
+    ids, _ = ours.generate_ids(pictures, max_length=LENGTH)
+    assert np.all(np.array(ids) > 0), "our side stopped early: the comparison would not be fair"
+
+    def run_peer() -> None:
+        with torch.inference_mode():
+            ids = peer.generate(pixels, max_new_tokens=LENGTH, min_new_tokens=LENGTH, do_sample=False)
+        assert ids.cpu().shape[1] == LENGTH + 1
+
+    sides = {"vtx_keras": lambda: ours.generate_ids(pictures, max_length=LENGTH), "peer_eager": run_peer}
+    return beside({"what": "captions of 20 tokens", "shape": "base", "batch": batch}, in_turns(sides, rounds))
+
+
+if __name__ == "__main__":
+    main()
