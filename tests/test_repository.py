@@ -21,6 +21,7 @@ PACKAGE = Path(vtx_keras.__file__).parent
 ROOT = PACKAGE.parent
 MAY_IMPORT = {
     "text": set(),
+    "progress": set(),
     "media": set(),
     "pages": {"media", "whole"},
     "metrics": set(),
@@ -63,6 +64,7 @@ MAY_IMPORT = {
         "metrics.examples",
         "metrics.measures",
         "metrics.outcomes",
+        "progress",
         "vision_text",
         "weights",
     },
@@ -93,7 +95,7 @@ MAY_IMPORT = {
     "data.words": {"text"},
     "data.pixels": {"media"},
     "data.reading": {"data.builders", "data.pixels", "data.sets", "options"},
-    "data.plan": {"data.words", "models", "options", "vision_text"},
+    "data.plan": {"data.words", "models", "options", "text", "vision_text"},
     "data.pipeline": {
         "data.memory",
         "data.pixels",
@@ -104,8 +106,8 @@ MAY_IMPORT = {
         "text",
         "vision_text",
     },
-    "data.caching": {"data.pixels", "vision_text", "whole"},
-    "data.files": {"data.plan", "data.reading", "data.sets", "media", "options", "text", "whole"},
+    "data.caching": {"data.pixels", "progress", "vision_text", "whole"},
+    "data.files": {"data.plan", "data.reading", "data.sets", "media", "options", "progress", "text", "whole"},
     "data.sheets": {"media", "text", "vision_text", "whole"},
     "export": set(),  # imports its rooms when they are asked for
     "export.report": set(),

@@ -18,6 +18,8 @@ import numpy as np
 
 SPECIALS = ("[PAD]", "[UNK]", "[START]", "[END]", "[MASK]")
 PAD, UNK, START, END, MASK = range(5)
+TEXT_FIELDS = ("captions", "caption", "question", "text")  # what examples call a text; the first there is counts
+LABEL_FIELDS = ("answer", "label")  # and what is to be learned beside it
 
 # Both classes mean the same to Python's `re` and to RE2 (tf.strings.regex_replace), so a TensorFlow graph can
 # repeat `normalize`: UNSEEN to "", GAPS to " ", tf_text.normalize_utf8 "NFKC", tf.strings.lower "utf-8" (not

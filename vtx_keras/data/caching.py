@@ -11,7 +11,6 @@ import functools
 import hashlib
 import json
 import os
-import sys
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
@@ -22,6 +21,7 @@ import numpy as np
 import tensorflow as tf
 
 from vtx_keras.data import pixels
+from vtx_keras.progress import telling
 from vtx_keras.vision_text import VisionText
 from vtx_keras.whole import whole
 
@@ -56,7 +56,7 @@ def features(
     if encoder.trainable:
         warnings.warn("the image encoder is not frozen: model.freeze('image'), or features grow stale", stacklevel=2)
     key, stored = _key(encoder, model), "path" if "image" not in source.element_spec else "image"
-    pieces, made, total = [], 0, 0
+    pieces, made, total, tell = [], 0, 0, telling("features of pictures")
     places: list[int] = []  # of each example, which picture it has
     for chunk in _chunks(source.map(lambda example: example[stored], tf.data.AUTOTUNE), stored, places):
         path = folder / f"{key}-{_digest(chunk, stored)}.npy"
@@ -65,9 +65,9 @@ def features(
             made += len(chunk)
             with whole(path) as part:
                 np.save(part, _encoded(chunk, encoder, model, batch_size, stored))
-            if sys.stderr.isatty():
-                print(f"\rfeatures of {total:,d} pictures", end="", file=sys.stderr)
+        tell(total)
         pieces.append(path)
+    tell(-1)
     print(f"features of {total:,d} pictures: {total - made:,d} read, {made:,d} made, in {folder}")
 
     def rows() -> Iterator[np.ndarray]:

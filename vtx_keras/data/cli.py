@@ -90,7 +90,7 @@ def build(name: str, folder: Path | None) -> None:
 @data.command()
 @click.argument("name")
 @click.option("--split", help="Of the contact sheet [default: the first].")
-@click.option("--sheet", type=click.Path(path_type=Path), help="Draw a contact sheet, a PNG, here.")
+@click.option("--sheet", type=click.Path(path_type=Path), help="The contact sheet to draw [default: NAME.png].")
 @FOLDER
 @JSON
 def show(name: str, split: str | None, sheet: Path | None, folder: Path | None, as_json: bool) -> None:

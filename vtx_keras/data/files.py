@@ -9,8 +9,6 @@ from __future__ import annotations
 import csv
 import hashlib
 import os
-import sys
-import time
 import warnings
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -26,6 +24,7 @@ from vtx_keras.data.plan import BadData
 from vtx_keras.data.reading import ADAPTERS, SAMPLES, adapted, load
 from vtx_keras.data.sets import SETS
 from vtx_keras.options import did_you_mean
+from vtx_keras.progress import telling
 from vtx_keras.whole import whole
 
 COLUMNS = {  # ours, and what people call it
@@ -300,12 +299,9 @@ def _text_verdict(row: dict) -> str:
 
 def _shown(results: Iterable, total: int) -> Iterator:
     """The same results, with a line of progress where a person waits longer than two seconds."""
-    start = last = time.monotonic()
+    tell = telling("reading pictures", total)
     for done, result in enumerate(results, start=1):
-        now = time.monotonic()
-        if now - start > 2 and now - last > 0.5 and sys.stderr.isatty():
-            last = now
-            print(f"\rreading pictures: {done} of {total}", end="" if done < total else "\n", file=sys.stderr)
+        tell(done)
         yield result
 
 

@@ -14,10 +14,8 @@ import tensorflow as tf
 from vtx_keras.data import words
 from vtx_keras.models import Answerer, Captioner, Matcher
 from vtx_keras.options import did_you_mean
+from vtx_keras.text import LABEL_FIELDS, TEXT_FIELDS
 from vtx_keras.vision_text import VisionText
-
-TEXTS = ("captions", "caption", "question", "text")
-LABELS = ("answer", "label")
 
 
 class BadData(ValueError):
@@ -48,11 +46,11 @@ def plan_of(spec: Any, model: VisionText, how: dict[str, Any]) -> Plan:
             f'examples are {sorted(spec) if isinstance(spec, dict) else spec}: expected a dict with "image" and a text '
             '("caption", "question" or "text"). data.load(..., columns={"image": "your name"}) renames'
         )
-    found = [key for key in TEXTS if key in spec]
+    found = [key for key in TEXT_FIELDS if key in spec]
     if not found:
-        raise BadData(f"examples have no text: expected one of {', '.join(TEXTS)} among {sorted(spec)}")
+        raise BadData(f"examples have no text: expected one of {', '.join(TEXT_FIELDS)} among {sorted(spec)}")
     key = "question" if isinstance(model, Answerer) and "question" in found else found[0]
-    label = next((name for name in LABELS if name in spec), None)
+    label = next((name for name in LABEL_FIELDS if name in spec), None)
     label_of = None
     if isinstance(model, Answerer):
         if label is None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import os
-import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from itertools import islice
@@ -18,6 +17,7 @@ from vtx_keras.evaluate.report import Results, cases_of, keep
 from vtx_keras.metrics import examples
 from vtx_keras.metrics.measures import Measure, intervals
 from vtx_keras.metrics.outcomes import Outcome, measures_of, said_of
+from vtx_keras.progress import telling
 from vtx_keras.vision_text import VisionText
 from vtx_keras.weights import version_of
 
@@ -58,7 +58,7 @@ def run(
     """
     start = time.monotonic()
     stream, chosen = _stream(ds, limit, seed)
-    outcome = said_of(model, stream(), beams=beams, batch_size=batch_size, told=_telling("judged", chosen))
+    outcome = said_of(model, stream(), beams=beams, batch_size=batch_size, told=telling("judged", chosen))
     others, figures, notes = _baselines(model, outcome, stream, train, baselines, seed)
 
     def measured(one: Outcome) -> dict[str, Measure]:
@@ -138,10 +138,10 @@ def _baselines(
     if "nearest_neighbour" in wanted:
         encoder, see = without.encoder_of(model)
         part = without.learned(model, list(_bare(read())))
-        theirs = without.features(see, read(), _telling("training pictures", trained))
+        theirs = without.features(see, read(), telling("training pictures", trained))
         places = {row.place for row in outcome.rows}
         judged = (one for place, one in enumerate(stream()) if place in places)
-        found = without.features(see, judged, _telling("pictures", len(places)))
+        found = without.features(see, judged, telling("pictures", len(places)))
         at = {place: number for number, place in enumerate(sorted(places))}
         ours = found[[at[row.place] for row in outcome.rows]]
         others["nearest_neighbour"] = without.nearest_neighbour(outcome, part, names, (theirs, ours))
@@ -178,15 +178,3 @@ def _weights_hash(model: VisionText) -> str:
     for weight in model.get_weights():
         told.update(repr((weight.shape, weight.dtype.name)).encode() + np.ascontiguousarray(weight).tobytes())
     return told.hexdigest()
-
-
-def _telling(what: str, total: int | None) -> Callable[[int], None]:
-    """A line of progress where a person waits longer than two seconds."""
-    start = time.monotonic()
-
-    def tell(done: int) -> None:
-        if time.monotonic() - start > 2 and sys.stderr.isatty():
-            of, last = (f" of {total:,d}", done >= total) if total else ("", False)
-            print(f"\r{what}: {done:,d}{of}", end="\n" if last else "", file=sys.stderr, flush=True)
-
-    return tell

@@ -19,7 +19,7 @@ FORMATS = ("savedmodel", "litert", "onnx")
 )
 @click.option("--out", type=click.Path(path_type=Path), default=Path("exported"), show_default=True, help="A folder.")
 @click.option("--weights", default="default", show_default=True, help="A released tag, or a weights folder.")
-@click.option("--quant", "quantize", help="float16, int8 or (litert) int8_encoder [default: float32].")
+@click.option("--quantize", "--quant", "quantize", help="float16, int8 or (litert) int8_encoder [default: float32].")
 @click.option(
     "--form", type=click.Choice(["one", "split"]), default="one", show_default=True, help="A captioner's form."
 )
@@ -27,6 +27,8 @@ FORMATS = ("savedmodel", "litert", "onnx")
 @click.option("--max-length", type=click.IntRange(1), help="Most tokens to write.")
 @click.option("--prompt", help="How every caption begins (of form one).")
 @click.option("--verify-data", help="A data set (emoji) or a CSV to try the files on [default: the bundled sample].")
+@click.option("--columns", metavar="OURS=THEIRS,...", help="What that data calls them: image=photo,caption=title.")
+@click.option("--folder", type=click.Path(path_type=Path), help="Where data lives, as for vtx data.")
 @click.option("--verify-split", help="Of --verify-data [default: test, or all of a CSV].")
 @click.option("--share", type=click.FloatRange(0, 1), help="Of the results that must be identical.")
 @click.option("--json", "as_json", is_flag=True, help="The reports as one JSON list.")
@@ -41,6 +43,8 @@ def export(
     max_length: int | None,
     prompt: str | None,
     verify_data: str | None,
+    columns: str | None,
+    folder: Path | None,
     verify_split: str | None,
     share: float | None,
     as_json: bool,
@@ -51,7 +55,7 @@ def export(
     kept beside it. Exit codes: 0 all are equal, 1 some are not, 2 nothing could be done.
 
     \b
-    vtx export cross_attn_captioner --to litert --quant int8 --out phone
+    vtx export cross_attn_captioner --to litert --quantize int8 --out phone
     vtx export runs/mine.keras --to savedmodel,onnx --verify-data my.csv
     """
     wanted = [name.strip() for name in formats.split(",")]
@@ -68,7 +72,7 @@ def export(
         settings: dict[str, Any] = {"share": share}
         if verify_data is not None:
             split = verify_split or (None if Path(verify_data).exists() else "test")
-            settings["verify_data"] = data.named(verify_data, split)
+            settings["verify_data"] = data.named(verify_data, split, folder, columns)
         settings |= {"beams": beams, "max_length": max_length, "prompt": prompt}
     except (ValueError, TypeError, OSError, ImportError) as error:
         _fail(str(error))

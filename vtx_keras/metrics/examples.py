@@ -11,11 +11,10 @@ import numpy as np
 
 from vtx_keras.metrics.captions import tokens
 from vtx_keras.models import Answerer, Captioner
-from vtx_keras.text import normalize
+from vtx_keras.text import LABEL_FIELDS, TEXT_FIELDS, normalize
 from vtx_keras.vision_text import VisionText
 
-TEXTS = ("captions", "caption", "question", "text")
-LABELS = ("answers", "answer", "label")
+LABELS = ("answers", *LABEL_FIELDS)  # several people's are judged by, and not learned from
 GROUPS = ("concept", "image_id", "path", "id")  # what the rows of one picture share, the widest first
 
 
@@ -62,7 +61,7 @@ def asked(model: VisionText, example: Mapping) -> tuple[str, tuple[str, ...]]:
     """
     if isinstance(model, Answerer):
         label = next((key for key in LABELS if key in example), None)
-        keys = [key for key in ("question", *TEXTS) if key in example]
+        keys = [key for key in ("question", *TEXT_FIELDS) if key in example]
         if not keys or label is None:
             raise ValueError(
                 f'a {model.name} is judged by "question" or "text", and "answer" or "label": examples have '
@@ -72,13 +71,13 @@ def asked(model: VisionText, example: Mapping) -> tuple[str, tuple[str, ...]]:
         return several(example[keys[0]])[0], tuple(_named(one, names) for one in np.atleast_1d(example[label]))
     if isinstance(model, Captioner) and writes_answers(example):
         return one(example["question"]), expected(example, LABELS)
-    return one(example.get("prompt")), expected(example, TEXTS)
+    return one(example.get("prompt")), expected(example, TEXT_FIELDS)
 
 
 def expected(example: Mapping, keys: Sequence[str]) -> tuple[str, ...]:
     """The texts under the first of `keys` there is; those without words only if there are no others.
 
-    >>> expected({"captions": [b"a cat", b" "]}, TEXTS)
+    >>> expected({"captions": [b"a cat", b" "]}, TEXT_FIELDS)
     ('a cat',)
     """
     key = next((key for key in keys if key in example), None)

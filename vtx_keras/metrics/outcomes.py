@@ -16,6 +16,7 @@ from vtx_keras import media, text
 from vtx_keras.metrics import answers, captions, examples, labels, ranking
 from vtx_keras.metrics.measures import Measure, mean
 from vtx_keras.models import Answerer, Captioner, Matcher, Retriever
+from vtx_keras.text import TEXT_FIELDS
 from vtx_keras.vision_text import VisionText
 
 
@@ -170,7 +171,7 @@ def _labelled(model: Answerer, chunks: Iterator, left_out: dict, *, batch_size: 
 def _matched(model: Matcher, chunks: Iterator, left_out: dict, *, batch_size: int) -> Outcome:
     rows, logits, truth, before = [], [], [], None
     for places, found in chunks:
-        wanted = [examples.expected(example, examples.TEXTS) for example in found]
+        wanted = [examples.expected(example, TEXT_FIELDS) for example in found]
         pairs = []
         for i in examples.usable(places, left_out, wanted):
             own, label = wanted[i][0], examples.one(found[i].get("label", 1)).removesuffix(".0")
@@ -202,7 +203,7 @@ def _searched(model: Retriever, chunks: Iterator, left_out: dict, *, batch_size:
     images, texts = [], []
     pairs: dict[tuple[str, str], None] = {}
     for places, found in chunks:
-        wanted = [examples.expected(example, examples.TEXTS) for example in found]
+        wanted = [examples.expected(example, TEXT_FIELDS) for example in found]
         good = examples.usable(places, left_out, wanted)
         twins = {i: examples.digest(examples.picture(found[i])) for i in good}
         new = [i for i in good if twins[i] not in image_rows]

@@ -6,7 +6,6 @@ import csv
 import io
 import json
 import sys
-import time
 from collections.abc import Callable, Iterable, Iterator
 from itertools import chain, islice
 from pathlib import Path
@@ -99,8 +98,9 @@ def speaker(network: Any, name: str, question: str | None, settings: dict[str, A
 def said(say: Callable[[list], Iterable], found: Iterable[Any]) -> Iterator[dict[str, Any]]:
     """A row for every picture: its name and `result`, or `error`. Some are in memory at a time."""
     from vtx_keras.media import BadItems
+    from vtx_keras.progress import telling
 
-    found, start, done = iter(found), time.monotonic(), 0
+    found, tell, done = iter(found), telling("pictures"), 0
     while some := list(islice(found, AT_ONCE)):
         good = [one for one in some if not one.error]
         results: Iterator[dict[str, Any]] = iter(())
@@ -115,10 +115,8 @@ def said(say: Callable[[list], Iterable], found: Iterable[Any]) -> Iterator[dict
         for one in some:
             yield {"picture": one.name, "source": one.picture, **({"error": one.error} if one.error else next(results))}
         done += len(some)
-        if time.monotonic() - start > 2 and sys.stderr.isatty():
-            print(f"\r{done:,d} pictures", end="", file=sys.stderr, flush=True)
-    if time.monotonic() - start > 2 and sys.stderr.isatty():
-        print(file=sys.stderr)
+        tell(done)
+    tell(-1)
 
 
 def _plain(result: Any) -> Any:

@@ -218,12 +218,13 @@ def _texts(ds: Any) -> list[str]:
     """All that is read or written."""
     import numpy as np
 
-    from vtx_keras.metrics.examples import LABELS, TEXTS, plain, several
+    from vtx_keras.metrics.examples import LABELS, plain, several
+    from vtx_keras.text import TEXT_FIELDS
 
     return [
         text
         for example in plain(ds)
-        for key in (*TEXTS, "prompt", *LABELS)
+        for key in (*TEXT_FIELDS, "prompt", *LABELS)
         if key in example and np.asarray(example[key]).dtype.kind not in "iu"
         for text in several(example[key])
     ]
