@@ -68,7 +68,7 @@ def card_of(release: Release) -> str:
         table(["file", "same as the model", "metric", "MB", "ms per row"], files(results)),
         "## Data and licences",
         table(["what", "licence"], licences(release, encoder)),
-        f"## Again\n\n    python -m zoo.{release.name}.{release.folder.name}.recipe\n\nIt took "
+        f"## Again\n\n{recipe(release, results['training'])}\n\nThe training took "
         f"{duration(results['training'])} ({results['training']['epochs']} epochs of "
         f"{results['training']['rows']:,d} rows) on {results['training'].get('hardware', 'two cores, without a GPU')}."
         + (f" The figures:\n\n{commands(release)}" if release.eval_data else ""),
@@ -154,6 +154,21 @@ def duration(training: Mapping[str, Any]) -> str:
     if "wall_minutes" in training:
         return f"{training['wall_minutes']} minutes"
     return f"{training['minutes']} minutes, with interruptions,"
+
+
+def recipe(release: Release, training: Mapping[str, Any]) -> str:
+    """How to train it again: in one command, or where there is a GPU in four."""
+    module, run = f"zoo.{release.name}.{release.folder.name}.recipe", f"runs/far/{release.run.name}"
+    if "hardware" not in training:
+        return f"    python -m {module}"
+    return "\n".join(
+        [
+            f"    python -m zoo.far pack {module}",
+            f"    KERAS_BACKEND=jax python -m zoo.far train {run}    # there",
+            f"    python -m zoo.far take {module}",
+            f"    python -m {module} judge export card",
+        ]
+    )
 
 
 def commands(release: Release) -> str:

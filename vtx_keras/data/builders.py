@@ -188,14 +188,14 @@ class EmojiMore(_EmojiPictures):
             icons = json.loads(next(data for _, data in archives.read(self.archive(archive), "package/icons.json")))
             done = set()
             for name, icon in icons["icons"].items():
-                key = called.get(_slug(name))
-                if key is None or key in done or (vendor in ROSY and key in toned):
+                found = called.get(_slug(name))
+                if found is None or found in done or (vendor in ROSY and found in toned):
                     continue  # no emoji, its second drawing, or skin of which the name says nothing
-                done.add(key)
+                done.add(found)
                 wide, high = (icon.get(side, icons.get(side, 16)) for side in ("width", "height"))
                 svg = f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {wide} {high}">{icon["body"]}</svg>'
                 picture = _drawn(svg.encode(), svg=True)
-                yield emoji.split_of(labels[key]["name"]), *self.example(vendor, labels[key], picture)
+                yield emoji.split_of(labels[found]["name"]), *self.example(vendor, labels[found], picture)
 
 
 def split_of(vendor: str, name: str) -> str | None:
