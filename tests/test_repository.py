@@ -22,6 +22,7 @@ ROOT = PACKAGE.parent
 MAY_IMPORT = {
     "text": set(),
     "progress": set(),
+    "tables": set(),
     "media": set(),
     "pages": {"media", "whole"},
     "metrics": set(),

@@ -59,7 +59,7 @@ def quiet() -> Iterator[None]:
 @click.option("--json", "as_json", is_flag=True, help="A JSON list.")
 def list_command(pattern: str, released: bool, as_json: bool) -> None:
     """Name the models that match PATTERN, and what is released: size, data, a figure on held-out data, licence."""
-    from vtx_keras import table, weights
+    from vtx_keras import table, tables, weights
 
     names = table.list_models(pattern, released=True if released else None)
     rows: list[dict[str, Any]] = [{"name": name, "released": weights.released_tags(name)} for name in names]
@@ -68,24 +68,28 @@ def list_command(pattern: str, released: bool, as_json: bool) -> None:
             row["facts"] = {tag: table.facts(row["name"], tag) for tag in row["released"]}
         click.echo(json.dumps(rows, indent=1))
         return
-    for row in rows:
-        click.echo(f"{row['name']:28s}{table.MODELS[row['name']].task}")
-        for tag in row["released"]:
-            click.echo(f"    {_fact(tag, table.facts(row['name'], tag))}")
     if not names:
         click.echo(f"vtx: no model matches {pattern!r}", err=True)
         sys.exit(2)
+    tables.show(
+        ["model", "task", "weights", "size", "data", "on held-out data", "licence"],
+        [
+            [row["name"], table.MODELS[row["name"]].task, *cells]
+            for row in rows
+            for cells in [_fact(tag, table.facts(row["name"], tag)) for tag in row["released"]] or [[""] * 5]
+        ],
+    )
 
 
-def _fact(tag: str, facts: dict[str, Any]) -> str:
-    """A released model on one line."""
+def _fact(tag: str, facts: dict[str, Any]) -> list[str]:
+    """What is known of released weights, in cells."""
     if not facts:
-        return f"{tag:20s}no card yet"
+        return [tag, "", "", "no card yet", ""]
     first = facts["headline"]
     interval = "" if first["low"] is None else f" [{first['low']:.3f}, {first['high']:.3f}]"
     figure = f"{first['metric'].replace('_', ' ')} {first['value']:.3f}{interval} on {first['split']}"
     size = f"{facts['parameters'] / 1e6:.1f} M, {facts['megabytes']:.1f} MB"
-    return f"{tag:20s}{size:16s}{facts['data']:20s}{figure:60s}{facts['licence']}"
+    return [tag, size, facts["data"], figure, facts["licence"]]
 
 
 @main.command()

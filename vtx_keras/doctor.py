@@ -138,6 +138,7 @@ def doctor(as_json: bool) -> None:
 
     Exit codes: 0 nothing is wrong (something optional may be missing), 1 something must be mended.
     """
+    from vtx_keras import tables
     from vtx_keras.cli import quiet
 
     with quiet():
@@ -145,8 +146,7 @@ def doctor(as_json: bool) -> None:
     if as_json:
         click.echo(json.dumps([one._asdict() for one in found], indent=1))
     else:
-        width = max(len(one.part) for one in found)
-        for one in found:
-            advice = f"   ({one.advice})" if one.advice else ""
-            click.echo(f"{one.state:8s}{one.part:{width}s}  {one.what}{advice}")
+        tables.show(
+            ["state", "what", "found", "advice"], [[one.state, one.part, one.what, one.advice] for one in found]
+        )
     sys.exit(any(one.state == "wrong" for one in found))

@@ -45,9 +45,13 @@ def list_command(folder: Path | None, as_json: bool) -> None:
     if as_json:
         click.echo(json.dumps(rows, indent=1))
         return
-    for row in rows:
-        state = f"built: {', '.join(row['built'])}" if row["built"] else f"archives here: {row['archives']}"
-        click.echo(f"{row['name']:13s}{state:36s}{row['licence']}")
+    from vtx_keras import tables
+
+    states = [
+        f"built: {', '.join(row['built'])}" if row["built"] else f"archives here: {row['archives']}" for row in rows
+    ]
+    told = [[row["name"], state, row["licence"]] for row, state in zip(rows, states, strict=True)]
+    tables.show(["data set", "here", "licence"], told)
     click.echo("\nAlso any set of tensorflow-datasets, by its own name (coco_captions, clevr, ...), a CSV or a folder.")
 
 
