@@ -146,7 +146,6 @@ def doctor(as_json: bool) -> None:
     if as_json:
         click.echo(json.dumps([one._asdict() for one in found], indent=1))
     else:
-        tables.show(
-            ["state", "what", "found", "advice"], [[one.state, one.part, one.what, one.advice] for one in found]
-        )
+        rows = [[one.state, one.part, one.what, one.advice] for one in found]
+        tables.show(["state", "what", "found", "advice"], rows)
     sys.exit(any(one.state == "wrong" for one in found))

@@ -22,9 +22,10 @@ def show(header: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
         return
     from rich import box
     from rich.console import Console
+    from rich.markup import escape
     from rich.table import Table
 
     table = Table(*header, box=box.SIMPLE_HEAD, header_style="bold", pad_edge=False)
     for row in rows:
-        table.add_row(*row)
-    Console().print(table, markup=False)
+        table.add_row(*map(escape, row))
+    Console().print(table)

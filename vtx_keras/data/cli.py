@@ -47,12 +47,12 @@ def list_command(folder: Path | None, as_json: bool) -> None:
         return
     from vtx_keras import tables
 
-    states = [
-        f"built: {', '.join(row['built'])}" if row["built"] else f"archives here: {row['archives']}" for row in rows
-    ]
-    told = [[row["name"], state, row["licence"]] for row, state in zip(rows, states, strict=True)]
-    tables.show(["data set", "here", "licence"], told)
+    tables.show(["data set", "here", "licence"], [[row["name"], _state(row), row["licence"]] for row in rows])
     click.echo("\nAlso any set of tensorflow-datasets, by its own name (coco_captions, clevr, ...), a CSV or a folder.")
+
+
+def _state(row: dict) -> str:
+    return f"built: {', '.join(row['built'])}" if row["built"] else f"archives here: {row['archives']}"
 
 
 def _built(folder: Path) -> list[str]:
