@@ -25,6 +25,7 @@ import numpy as np
 
 from vtx_keras import train as training
 from vtx_keras import zoo as models
+from vtx_keras.models import Matcher
 from vtx_keras.whole import whole, write
 from zoo import eyes
 from zoo.changes import Shown
@@ -41,6 +42,8 @@ def pack(release: Any, pictures: Path | None = None) -> None:
     examples, folder = release.examples("train"), FOLDER / release.run.name
     special = release.eye is not None or release.begins_as is not None or release.prepared is not None
     model = making.begun(release, examples, pretrained=special)  # another is built there
+    if isinstance(model, Matcher) or len(model.image_shape) == 4:
+        raise SystemExit(f"{release.name}: expected a model of stills that makes no negatives of its batch; train it here")
     if special:
         models.save(model, folder / START, half=True)
     folder.mkdir(parents=True, exist_ok=True)
