@@ -10,6 +10,7 @@ call waited for. The peer is Hugging Face's VisionEncoderDecoder: its training s
 from __future__ import annotations
 
 import argparse
+import functools
 import statistics
 import time
 from collections.abc import Callable
@@ -33,12 +34,12 @@ def main() -> None:
 
     torch.set_float32_matmul_precision("high")
     device = torch.device("cpu" if given.cpu else "cuda")
-    rows = [
-        training(given.batch, given.rounds, device, not given.eager),
-        *(captions(n, given.rounds, device) for n in (1, 32)),
-    ]
-    name = "the CPU" if given.cpu else torch.cuda.get_device_name()
-    store("gpu", rows, f"{name}; JAX backend ({jax.default_backend()}), arrays, XLA", given.results)
+    name, rows = "the CPU" if given.cpu else torch.cuda.get_device_name(), []
+    todo = [functools.partial(captions, batch, given.rounds, device) for batch in (1, 32)]
+    for measured in (*todo, functools.partial(training, given.batch, given.rounds, device, not given.eager)):
+        rows.append(measured())
+        # Stored as they come, for compiling takes minutes.
+        store("gpu", rows, f"{name}; JAX backend ({jax.default_backend()}), arrays, XLA", given.results)
 
 
 def in_turns(sides: dict[str, Callable[[], object]], rounds: int) -> dict[str, dict[str, float]]:

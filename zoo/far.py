@@ -43,7 +43,7 @@ def pack(release: Any, pictures: Path | None = None) -> None:
     special = release.eye is not None or release.begins_as is not None or release.prepared is not None
     model = making.begun(release, examples, pretrained=special)  # another is built there
     if isinstance(model, Matcher) or len(model.image_shape) == 4:
-        raise SystemExit(f"{release.name}: expected a model of stills that makes no negatives of its batch; train it here")
+        raise SystemExit(f"{release.name}: expected a model of stills, and no matcher, whose batches make negatives")
     if special:
         models.save(model, folder / START, half=True)
     folder.mkdir(parents=True, exist_ok=True)
