@@ -1,8 +1,8 @@
 """On a GPU: a training step and captions of the `base` shape, JAX under XLA against PyTorch, eager and compiled.
 
-Both sides run in this process, in turns, in bfloat16 (mixed precision), on arrays that lie on the GPU; wall time, each
-call waited for. The peer is Hugging Face's VisionEncoderDecoder: its training step as written and through
-`torch.compile`, its `generate` as written.
+Both sides run in this process, in turns, in bfloat16 (mixed precision); wall time, each call waited for. Batches to
+train on lie on the GPU; pictures to caption come from the host's memory and words go back there. The peer is Hugging
+Face's VisionEncoderDecoder: its training step as written and through `torch.compile`, its `generate` as written.
 
     KERAS_BACKEND=jax python benchmarks/gpu.py [--rounds 20] [--results FOLDER]
 """
@@ -29,6 +29,8 @@ def main() -> None:
     parser.add_argument("--cpu", action="store_true", help="only to try this script where there is no GPU")
     parser.add_argument("--eager", action="store_true", help="no compiled peer, where there is no C++ compiler")
     given = parser.parse_args()
+    if given.cpu and given.results == RESULTS:
+        parser.error("--cpu measures no GPU: give another folder for what it stores (--results)")
     import jax
     import torch
 
@@ -116,18 +118,18 @@ def captions(batch: int, rounds: int, device: object) -> dict:
     import numpy as np
     import torch
 
-    ours, peer = base_ours(dtype="mixed_bfloat16"), base_peer().eval().to(device, torch.bfloat16)
+    ours, peer = base_ours(dtype="mixed_bfloat16"), base_peer().eval().to(device)
     pictures = np.random.default_rng(0).uniform(0, 255, (batch, 224, 224, 3)).astype("float32")
-    pixels = torch.tensor(pictures / 127.5 - 1).permute(0, 3, 1, 2).to(device, torch.bfloat16)
+    pixels = torch.tensor(pictures / 127.5 - 1).permute(0, 3, 1, 2)
     ids, _ = ours.generate_ids(pictures, max_length=LENGTH)
     assert np.all(np.array(ids) > 0), "our side stopped early: the comparison would not be fair"
 
     def run_peer() -> None:
-        with torch.inference_mode():
-            ids = peer.generate(pixels, max_new_tokens=LENGTH, min_new_tokens=LENGTH, do_sample=False)
+        with torch.inference_mode(), torch.autocast(device.type, torch.bfloat16):
+            ids = peer.generate(pixels.to(device), max_new_tokens=LENGTH, min_new_tokens=LENGTH, do_sample=False)
         assert ids.cpu().shape[1] == LENGTH + 1
 
-    sides = {"vtx_keras": lambda: ours.generate_ids(pictures, max_length=LENGTH), "peer_eager": run_peer}
+    sides = {"vtx_keras": lambda: ours.generate(pictures, max_length=LENGTH, batch_size=batch), "peer_eager": run_peer}
     return beside({"what": "captions of 20 tokens", "shape": "base", "batch": batch}, in_turns(sides, rounds))
 
 

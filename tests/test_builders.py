@@ -316,6 +316,19 @@ def test_no_test_concept_or_picture_is_in_train():
 
 
 @pytest.mark.network
+def test_of_fluent_too_skin_gets_darker_with_its_name():
+    tones, shades = ("medium-light", "medium", "medium-dark", "dark"), defaultdict(dict)  # light skin has black hair
+    for split in ("vendor", "test"):
+        for row in data.load("emoji", split).as_numpy_iterator():
+            name, _, tone = row["name"].decode().removesuffix(" skin tone").partition(": ")
+            if row["vendor"] == b"fluent" and tone in tones:
+                shades[name][tone] = row["image"].mean(axis=-1)[row["alpha"][..., 0] > 200].mean()
+    told = [[each[tone] for tone in tones if tone in each] for each in shades.values()]
+    assert len(told) > 200
+    assert [each for each in told if each != sorted(each, reverse=True)] == []
+
+
+@pytest.mark.network
 def test_train_holds_no_fluent_picture_and_no_held_out_triple():
     rows = list(data.load("emoji", "train").as_numpy_iterator())
     assert Counter(row["vendor"] for row in rows).keys() == {b"noto", b"twemoji", b"openmoji"}

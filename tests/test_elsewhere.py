@@ -99,32 +99,65 @@ def test_stored_pictures_come_back(room, tmp_path):
         assert np.abs(back - drawn(3)).mean() <= off
 
 
-@pytest.mark.skipif(keras.backend.backend() != "tensorflow", reason="packing needs TensorFlow")
-def test_a_recipe_is_packed_trained_where_there_is_no_tensorflow_and_taken_home(room, monkeypatch, tmp_path):
+def test_copies_are_the_picture_and_changed_ones(room):
     import tensorflow as tf
 
     from vtx_keras.data.reading import adapted
 
-    making, far = room("making"), room("far")
+    rows = adapted(data.load("sample", "validation").encoded.take(3).map(
+        lambda row: {"image": tf.io.read_file(row["path"]), "caption": row["caption"]}
+    ))  # fmt: skip
+    found = list(room("copies").with_copies(rows, (32, 32, 3), copies=3).as_numpy_iterator())
+    assert [row["caption"] for row in found[:3]] == [row["caption"] for row in found[3:6]]
+    pictures = [row["image"] for row in found]
+    assert {picture.shape for picture in pictures} == {(32, 32, 3)}
+    assert not any(np.array_equal(pictures[0], other) for other in (pictures[3], pictures[6]))
+
+
+OWN, PUBLISHED = "an eye of its own, changed pictures", "a published eye, a prompt, pictures as they are"
+WAYS = {OWN: {"copies": 2, "far_epochs": 3}, PUBLISHED: {"epochs": 3}}
+
+
+@pytest.mark.skipif(keras.backend.backend() != "tensorflow", reason="packing needs TensorFlow")
+@pytest.mark.parametrize("way", [OWN, pytest.param(PUBLISHED, marks=pytest.mark.slow)])
+def test_a_recipe_is_packed_trained_where_there_is_no_tensorflow_and_taken_home(way, room, monkeypatch, tmp_path):
+    import tensorflow as tf
+
+    from vtx_keras.data.reading import adapted
+
+    making, far, eyes = room("making"), room("far"), room("eyes")
     here = tmp_path / "zoo" / "gated_captioner" / "mine"
     here.mkdir(parents=True)
+    own = way == OWN
 
     def sample(split):
         rows = data.load("sample", split).encoded.take(24)
-        return adapted(rows.map(lambda row: {"image": tf.io.read_file(row["path"]), "caption": row["caption"]}))
+        prompt = {} if own else {"prompt": "it is"}
+        return adapted(
+            rows.map(lambda row: {"image": tf.io.read_file(row["path"]), "caption": row["caption"], **prompt})
+        )
 
     def eye():
         pixels = keras.Input((32, 32, 3))
         return keras.Model(pixels, keras.layers.Conv2D(8, 8, strides=8)(pixels), name="eye")
 
+    side = 32 if own else 33
     release = making.Release(
-        str(here / "recipe.py"), "", "", ("sample",), sample, {}, eye=eye, copies=2, far_epochs=3, batch_size=8,
-        options={"dim": 32, "depth": 1, "image_shape": (32, 32, 3)},
+        str(here / "recipe.py"), "", "", ("sample",), sample, {}, eye=eye if own else None, batch_size=8,
+        options={"dim": 32, "depth": 1, "image_shape": (side, side, 3)}, **WAYS[way],
     )  # fmt: skip
     monkeypatch.chdir(tmp_path)
-    far.pack(release)
+    file = None
+    if not own:  # pictures that were packed for something else
+        pictures = [row["image"] for row in sample("train").encoded.as_numpy_iterator()]
+        shown = [np.zeros((side, side, 4), "uint8")] * len(pictures)
+        file = tmp_path / "pictures.npz"
+        eyes.store(file, shown[1:], keys=[eyes.key(picture) for picture in pictures[1:]])
+        with pytest.raises(SystemExit, match="1 of 24 pictures are not in that file"):
+            far.pack(release, file)
+        eyes.store(file, shown, keys=[eyes.key(picture) for picture in pictures])
+    far.pack(release, file)
     packed = far.FOLDER / release.run.name
-    before = zoo.build("gated_captioner", weights=packed / far.START)
 
     blocked = tmp_path / "blocked"
     for name in ("tensorflow", "tensorflow_text", "tensorflow_datasets"):
@@ -137,15 +170,17 @@ def test_a_recipe_is_packed_trained_where_there_is_no_tensorflow_and_taken_home(
     )
     assert told.returncode == 0, told.stderr[-2000:]
     losses = [float(line.split("loss: ")[1]) for line in told.stdout.splitlines() if "loss: " in line]
-    assert len(losses) == 3
+    assert len(losses) == release.epochs_there == 3
     assert losses[-1] < losses[0]
 
     far.take(release)
     after = zoo.build("gated_captioner", weights=here)
     trained = json.loads((here / "results.json").read_text(encoding="utf-8"))["training"]
     assert (trained["rows"], trained["epochs"]) == (24, 3)
-    same = [np.array_equal(one, other) for one, other in zip(before.get_weights(), after.get_weights(), strict=True)]
-    kept = before.get_layer("image_encoder").get_weights(), after.get_layer("image_encoder").get_weights()
-    assert all(map(np.array_equal, *kept)), "the frozen encoder was trained"
-    assert not all(same)
-    assert len(after.generate(np.zeros((2, 32, 32, 3)))) == 2
+    if own:
+        before = zoo.build("gated_captioner", weights=packed / far.START)
+        kept = before.get_layer("image_encoder").get_weights(), after.get_layer("image_encoder").get_weights()
+        assert all(map(np.array_equal, *kept)), "the frozen encoder was trained"
+        same = map(np.array_equal, before.get_weights(), after.get_weights())
+        assert not all(same)
+    assert len(after.generate(np.zeros((2, side, side, 3)))) == 2

@@ -41,7 +41,7 @@ def test_a_released_model_is_the_one_that_was_judged_and_says_what_its_card_show
     assert {found["weights_sha256"] for found in results["splits"].values()} == {_weights_hash(model)}
     assert results["parameters"] == model.count_params()
     far = "hardware" in results["training"]
-    assert results["training"]["epochs"] == (release.far_epochs if far else release.epochs)
+    assert results["training"]["epochs"] == (release.epochs_there if far else release.epochs)
     names = [example.get("caption", "") for example in results["examples"]]
     for example in results["examples"]:
         picture = release.folder / example["picture"]

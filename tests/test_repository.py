@@ -5,7 +5,9 @@ from __future__ import annotations
 import ast
 import doctest
 import importlib
+import io
 import json
+import os
 import re
 import shutil
 import subprocess
@@ -248,6 +250,60 @@ def test_the_examples_in_docstrings_run(room):
     module = importlib.import_module(f"vtx_keras.{room}")
     result = doctest.testmod(module, extraglobs={"np": importlib.import_module("numpy")}, optionflags=doctest.ELLIPSIS)
     assert result.failed == 0
+
+
+@pytest.mark.skipif(os.environ.get("KERAS_BACKEND") == "jax", reason="recipes read tf.data")
+@pytest.mark.parametrize("module", ["cards", "changes", "eyes", "families", "far", "making", "page"])
+def test_the_examples_in_recipes_run(module, monkeypatch):
+    monkeypatch.syspath_prepend(str(ROOT))
+    found = doctest.testmod(importlib.import_module(f"zoo.{module}"), optionflags=doctest.ELLIPSIS)
+    assert found.failed == 0
+
+
+class Terminal(io.StringIO):
+    """Something that a person looks at."""
+
+    def isatty(self):
+        return True
+
+
+@pytest.mark.parametrize(("columns", "table"), [(80, False), (150, True)])
+def test_a_table_in_a_terminal_never_cuts_a_name(columns, table, monkeypatch):
+    from vtx_keras import tables
+
+    monkeypatch.setenv("COLUMNS", str(columns))
+    screen = Terminal()
+    monkeypatch.setattr(sys, "stdout", screen)
+    row = [
+        "cross_attn_video_captioner",
+        "captioner",
+        "vqa_rad_official",
+        "4.5 M, 4.7 MB",
+        "exact 0.5 [0.4, 0.6]",
+        "CC0-1.0",
+    ]
+    tables.show(["model", "task", "weights", "size", "on held-out data", "licence"], [row])
+    shown = screen.getvalue()
+    assert ("model" in shown) is table
+    for name in (row[0], row[1], row[2], row[5]):
+        assert name in shown
+    assert "[0.4," in shown
+
+
+def test_progress_is_told_in_one_line_that_ends(monkeypatch):
+    from vtx_keras import progress
+
+    screen = Terminal()
+    monkeypatch.setattr(sys, "stderr", screen)
+    with progress.telling("pictures", 2) as tell:
+        tell(1)
+    assert not screen.getvalue(), "nobody has waited yet"
+    monkeypatch.setattr(progress, "PATIENCE", -1)
+    monkeypatch.setattr(progress, "PAUSE", -1)
+    with progress.telling("pictures", 5000) as tell:
+        tell(1)
+        tell(4000)
+    assert screen.getvalue() == "\rpictures: 1 of 5,000\rpictures: 4,000 of 5,000\n"
 
 
 def public_functions():

@@ -52,7 +52,7 @@ STEPS = (
     Step("How good is it?", "vtx eval runs/cross_attn_captioner/best --data sample --split validation"),
     Step(
         "On to a phone.",
-        'pip install -q ".[export]" && vtx export cross_attn_captioner --to litert --quantize int8 --out phone',
+        'pip install -q ".[export]" && vtx export cross_attn_captioner --to litert --quant int8 --out phone',
     ),
     Step(
         "The phone's program, which needs nothing of ours.",

@@ -245,7 +245,7 @@ def halve(path: Path, vectors: bool = True) -> None:
     import h5py
 
     small = path.with_name(path.name + ".half")
-    with h5py.File(path, "r") as source, h5py.File(small, "w", libver="latest") as target:
+    with h5py.File(path, "r") as source, h5py.File(small, "w", libver=("v108", "v110")) as target:
 
         def copy(name: str, item: Any) -> None:
             if isinstance(item, h5py.Dataset):

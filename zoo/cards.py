@@ -163,9 +163,9 @@ def recipe(release: Release, training: Mapping[str, Any]) -> str:
         return f"    python -m {module}"
     return "\n".join(
         [
-            f"    python -m zoo.far pack {module}",
-            f"    KERAS_BACKEND=jax python -m zoo.far train {run}    # there",
-            f"    python -m zoo.far take {module}",
+            f"    python -m zoo.far pack {module}    # after vtx data build of its data",
+            f"    KERAS_BACKEND=jax python -m zoo.far train {run}    # with that folder where the GPU is",
+            f"    python -m zoo.far take {module}    # with the folder back",
             f"    python -m {module} judge export card",
         ]
     )

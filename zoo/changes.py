@@ -12,8 +12,8 @@ def changed(rgba: Any, paint: Any = 1.0, *, side: int | None = None, seed: Any =
 
     `paint`: how freely colours change, one number for all or one each. At 1 skin tones can still be told apart.
 
-    >>> changed(ops.full((2, 33, 33, 4), 255, dtype="uint8"), side=17, seed=0).shape
-    TensorShape([2, 17, 17, 3])
+    >>> tuple(changed(ops.full((2, 33, 33, 4), 255, dtype="uint8"), side=17, seed=0).shape)
+    (2, 17, 17, 3)
     """
     n, given, side = ops.shape(rgba)[0], rgba.shape[1], side or rgba.shape[1]
     paint = ops.reshape(ops.cast(paint, "float32"), (-1, 1, 1, 1))

@@ -31,8 +31,8 @@ def of_pictures(rows: Sequence[Mapping[str, Any]], shape: Sequence[int], copies:
     draws = keras.random.SeedGenerator(seed)
     shown = [pictures[..., :3]]
     for _ in range(copies - 1):
-        parts = (changed(pictures[at : at + 256], seed=draws).numpy() for at in range(0, len(pictures), 256))
-        shown.append(np.concatenate([np.rint(part).astype("uint8") for part in parts]))
+        parts = (changed(pictures[at : at + 256], seed=draws) for at in range(0, len(pictures), 256))
+        shown.append(np.concatenate([np.rint(keras.ops.convert_to_numpy(part)).astype("uint8") for part in parts]))
     return shown
 
 

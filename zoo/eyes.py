@@ -15,6 +15,7 @@ import argparse
 import hashlib
 import io
 import json
+import os
 import re
 import shutil
 import statistics
@@ -95,7 +96,7 @@ def main(eye: Eye) -> None:
     parser.add_argument("--learning-rate", type=float, default=eye.learning_rate)
     given = parser.parse_args()
     eye = replace(eye, epochs=given.epochs, learning_rate=given.learning_rate)
-    for step in given.steps or STEPS:
+    for step in given.steps or STEPS[: 2 if given.without else None]:
         if step == "pack":
             pack(eye)
         elif step == "train":
@@ -241,6 +242,8 @@ def train(eye: Eye, without: str | None = None) -> None:
     with np.load(eye.run / PICTURES) as kept:
         rows, pictures = json.loads(str(kept["told"])), pictures_of(kept)
     truth, artists = targets(rows), np.array([row["artist"] for row in rows])
+    if without and without not in artists:
+        raise SystemExit(f"--without {without}: expected one of {', '.join(sorted(set(artists) - {''}))}")
     taught = np.flatnonzero(artists != without)
     network = begun(eye)
     model = learner(network, Shown(pictures, eye.side, paint(rows), name="shown"), truth, eye.dropout)
@@ -282,6 +285,7 @@ def train(eye: Eye, without: str | None = None) -> None:
         "epochs": eye.epochs,
         **told,
         "hardware": hardware(),
+        "gpu": bool(gpus()),
         "parameters": network.count_params(),
         "megabytes_float16": round((eye.folder / WEIGHTS).stat().st_size / 1e6, 1),
         "loss": {name: [round(value, 4) for value in values] for name, values in done.history.items()},
@@ -297,10 +301,10 @@ def begun(eye: Eye) -> keras.Model:
     keras.config.set_dtype_policy(before)
     known = published.load(eye.begins_as, image_shape=(eye.side, eye.side, 3))
     architectures.features_of(network).set_weights(known.get_weights())
-    for layer in network.layers if eye.frozen_until else []:
-        layer.trainable = False
-        if layer.name == eye.frozen_until:
-            break
+    if eye.frozen_until:
+        last = network.layers.index(network.get_layer(eye.frozen_until))
+        for layer in network.layers[: last + 1]:
+            layer.trainable = False
     return network
 
 
@@ -309,14 +313,21 @@ def minutes(seconds: float) -> float:
     return round(seconds / 60, 1)
 
 
-def hardware() -> str:
-    """What it was trained on."""
-    if keras.backend.backend() != "jax":
-        return "two cores, without a GPU"
-    import jax
+def gpus() -> list[str]:
+    """The accelerators that the backend sees."""
+    return [device for device in keras.distribution.list_devices() if not device.lower().startswith("cpu")]
 
-    kind = jax.devices()[0].device_kind
-    return "two cores, without a GPU" if kind == "cpu" else f"one {kind}, JAX backend, arrays, XLA"
+
+def hardware() -> str:
+    """What it is trained on: the GPU, or the processor's cores."""
+    if not gpus():
+        return f"{os.cpu_count()} cores, without a GPU"
+    name = gpus()[0]
+    if keras.backend.backend() == "jax":
+        import jax
+
+        name = jax.devices()[0].device_kind
+    return f"one {name}, {keras.backend.backend().upper()} backend, arrays, XLA"
 
 
 def milliseconds(features: keras.Model, side: int) -> float:
@@ -342,7 +353,7 @@ def card(eye: Eye) -> None:
     losses = ", ".join(f"{name} {first[f'{name}_loss']:.2f} to {last[f'{name}_loss']:.2f}" for name in parts)
     kept = f"and whose layers up to `{eye.frozen_until}` it keeps" if eye.frozen_until else "all of it trained on"
     took = f"{results['cpu_minutes']:.0f} CPU minutes"
-    if "GPU" not in results.get("hardware", "no GPU"):
+    if results.get("gpu"):
         took = f"{results['wall_minutes']:g} minutes on {results['hardware']}"
     sides = "sides of 32·k + 1" if eye.begins_as == "mobilenet_v2" else "sides of 32·k"
     text = f"""# {eye.name}

@@ -36,7 +36,7 @@ COLUMNS = ("number", "tokens", "labels", "weight")
 
 
 def pack(release: Any, pictures: Path | None = None) -> None:
-    """Writes the pictures, each once, if they are not there yet, the ids of all texts, and how to build and train."""
+    """Writes the pictures, each once (unless `pictures` is a file of them), the ids of all texts, and how to train."""
     from zoo import copies, making
 
     examples, folder = release.examples("train"), FOLDER / release.run.name
@@ -64,7 +64,7 @@ def pack(release: Any, pictures: Path | None = None) -> None:
         "vocabulary": model.vocabulary,
         "pictures": str(pictures),
         "changes": changes,
-        "epochs": release.far_epochs or release.epochs * release.copies,
+        "epochs": release.epochs_there,
         "batch_size": release.batch_size,
         "learning_rate": release.learning_rate,
     }
@@ -79,7 +79,10 @@ def rows_of(examples: Any, model: Any, places: dict[str, int]) -> dict[str, np.n
     from vtx_keras import data
 
     head = model.behind_encoder()
-    found = [places[eyes.key(row["image"])] for row in examples.encoded.as_numpy_iterator()]
+    keys = [eyes.key(row["image"]) for row in examples.encoded.as_numpy_iterator()]
+    if missing := sum(key not in places for key in keys):
+        raise SystemExit(f"{missing} of {len(keys)} pictures are not in that file: pack without --pictures")
+    found = [places[key] for key in keys]
     others = examples.encoded.map(lambda row: {name: row[name] for name in row if name not in ("image", "alpha")})
     plain = tf.data.Dataset.zip(others, tf.data.Dataset.from_tensor_slices(np.array(found, "float32"))).map(
         lambda row, place: {**row, "image": tf.fill(head.image_shape, place)}

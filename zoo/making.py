@@ -78,6 +78,11 @@ class Release:
         return self.folder.parent.name
 
     @property
+    def epochs_there(self) -> int:
+        """With a GPU: as many steps as with copies, if not said otherwise."""
+        return self.far_epochs or self.epochs * self.copies
+
+    @property
     def run(self) -> Path:
         """Where it is trained."""
         return Path("runs") / f"{self.name}-{self.folder.name}"

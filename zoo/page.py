@@ -42,7 +42,7 @@ def released(place: str = "") -> str:
             link = f"[`{name}` / `{tag}`]({place}{name}/{tag}/README.md)"
             size = f"{found['parameters'] / 1e6:.1f} M, {found['megabytes']:.1f} MB"
             figure = f"{first['metric'].replace('_', ' ')} **{first['value']:.3f}**{low}, {first['split']}"
-            speed = f"{file['megabytes']:.1f} MB, {file['ms_p50']:.0f} ms"
+            speed = f"{file['megabytes']:.1f} MB, {file['ms_p50']:.{0 if file['ms_p50'] >= 1 else 1}f} ms"
             rows.append([link, size, found["data"], figure, speed, found["licence"]])
     header = ["model / tag", "size", "data", "on held-out data", "LiteRT int8, one thread", "licence"]
     return cards.table(header, rows)

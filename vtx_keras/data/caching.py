@@ -56,18 +56,18 @@ def features(
     if encoder.trainable:
         warnings.warn("the image encoder is not frozen: model.freeze('image'), or features grow stale", stacklevel=2)
     key, stored = _key(encoder, model), "path" if "image" not in source.element_spec else "image"
-    pieces, made, total, tell = [], 0, 0, telling("features of pictures")
+    pieces, made, total = [], 0, 0
     places: list[int] = []  # of each example, which picture it has
-    for chunk in _chunks(source.map(lambda example: example[stored], tf.data.AUTOTUNE), stored, places):
-        path = folder / f"{key}-{_digest(chunk, stored)}.npy"
-        total += len(chunk)
-        if not path.exists():
-            made += len(chunk)
-            with whole(path) as part:
-                np.save(part, _encoded(chunk, encoder, model, batch_size, stored))
-        tell(total)
-        pieces.append(path)
-    tell(-1)
+    with telling("features of pictures") as tell:
+        for chunk in _chunks(source.map(lambda example: example[stored], tf.data.AUTOTUNE), stored, places):
+            path = folder / f"{key}-{_digest(chunk, stored)}.npy"
+            total += len(chunk)
+            if not path.exists():
+                made += len(chunk)
+                with whole(path) as part:
+                    np.save(part, _encoded(chunk, encoder, model, batch_size, stored))
+            tell(total)
+            pieces.append(path)
     print(f"features of {total:,d} pictures: {total - made:,d} read, {made:,d} made, in {folder}")
 
     def rows() -> Iterator[np.ndarray]:

@@ -48,7 +48,7 @@ def list_command(folder: Path | None, as_json: bool) -> None:
     from vtx_keras import tables
 
     tables.show(["data set", "here", "licence"], [[row["name"], _state(row), row["licence"]] for row in rows])
-    click.echo("\nAlso any set of tensorflow-datasets, by its own name (coco_captions, clevr, ...), a CSV or a folder.")
+    click.echo("Also any set of tensorflow-datasets by its own name (coco_captions), a CSV or a folder.", err=True)
 
 
 def _state(row: dict) -> str:

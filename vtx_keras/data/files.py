@@ -299,10 +299,10 @@ def _text_verdict(row: dict) -> str:
 
 def _shown(results: Iterable, total: int) -> Iterator:
     """The same results, with a line of progress where a person waits longer than two seconds."""
-    tell = telling("reading pictures", total)
-    for done, result in enumerate(results, start=1):
-        tell(done)
-        yield result
+    with telling("reading pictures", total) as tell:
+        for done, result in enumerate(results, start=1):
+            tell(done)
+            yield result
 
 
 def _list(bad: list[dict], listing: Path) -> None:

@@ -58,7 +58,8 @@ def run(
     """
     start = time.monotonic()
     stream, chosen = _stream(ds, limit, seed)
-    outcome = said_of(model, stream(), beams=beams, batch_size=batch_size, told=telling("judged", chosen))
+    with telling("judged", chosen) as told:
+        outcome = said_of(model, stream(), beams=beams, batch_size=batch_size, told=told)
     others, figures, notes = _baselines(model, outcome, stream, train, baselines, seed)
 
     def measured(one: Outcome) -> dict[str, Measure]:
@@ -138,10 +139,12 @@ def _baselines(
     if "nearest_neighbour" in wanted:
         encoder, see = without.encoder_of(model)
         part = without.learned(model, list(_bare(read())))
-        theirs = without.features(see, read(), telling("training pictures", trained))
+        with telling("training pictures", trained) as told:
+            theirs = without.features(see, read(), told)
         places = {row.place for row in outcome.rows}
         judged = (one for place, one in enumerate(stream()) if place in places)
-        found = without.features(see, judged, telling("pictures", len(places)))
+        with telling("pictures", len(places)) as told:
+            found = without.features(see, judged, told)
         at = {place: number for number, place in enumerate(sorted(places))}
         ours = found[[at[row.place] for row in outcome.rows]]
         others["nearest_neighbour"] = without.nearest_neighbour(outcome, part, names, (theirs, ours))

@@ -22,14 +22,7 @@ COLUMNS = ("file", "identical", "MB", "load s", "ms p50", "ms p95", "peak MB", "
 @click.command()
 @click.argument("model")
 @click.option("--to", "formats", default=",".join(FORMATS), show_default=True, help="Which, with commas.")
-@click.option(
-    "--quantize",
-    "--quant",
-    "quantize",
-    default="float32,int8",
-    show_default=True,
-    help="float16 too; of LiteRT and ONNX.",
-)
+@click.option("--quant", "quantize", default="float32,int8", show_default=True, help="float16 too; of LiteRT and ONNX.")
 @click.option("--weights", default="default", show_default=True, help="A released tag, or a weights folder.")
 @click.option("--beams", type=click.IntRange(1), default=1, show_default=True)
 @click.option("--max-length", type=click.IntRange(1), help="Most tokens to write.")
@@ -54,12 +47,12 @@ def bench(
 
     \b
     vtx bench cross_attn_captioner
-    vtx bench runs/mine.keras --to keras,litert --quantize float32,float16,int8 --beams 4
+    vtx bench runs/mine.keras --to keras,litert --quant float32,float16,int8 --beams 4
     """
     from vtx_keras.cli import quiet
 
     try:
-        wanted, precisions = _some(formats, FORMATS, "--to"), _some(quantize, PRECISIONS, "--quantize")
+        wanted, precisions = _some(formats, FORMATS, "--to"), _some(quantize, PRECISIONS, "--quant")
         with quiet():
             from vtx_keras import zoo
         network = zoo.named(model, weights)

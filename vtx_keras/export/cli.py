@@ -19,7 +19,7 @@ FORMATS = ("savedmodel", "litert", "onnx")
 )
 @click.option("--out", type=click.Path(path_type=Path), default=Path("exported"), show_default=True, help="A folder.")
 @click.option("--weights", default="default", show_default=True, help="A released tag, or a weights folder.")
-@click.option("--quantize", "--quant", "quantize", help="float16, int8 or (litert) int8_encoder [default: float32].")
+@click.option("--quant", "quantize", help="float16, int8 or (litert) int8_encoder [default: float32].")
 @click.option(
     "--form", type=click.Choice(["one", "split"]), default="one", show_default=True, help="A captioner's form."
 )
@@ -55,7 +55,7 @@ def export(
     kept beside it. Exit codes: 0 all are equal, 1 some are not, 2 nothing could be done.
 
     \b
-    vtx export cross_attn_captioner --to litert --quantize int8 --out phone
+    vtx export cross_attn_captioner --to litert --quant int8 --out phone
     vtx export runs/mine.keras --to savedmodel,onnx --verify-data my.csv
     """
     wanted = [name.strip() for name in formats.split(",")]
@@ -70,6 +70,8 @@ def export(
     try:
         network = zoo.named(model, weights)
         settings: dict[str, Any] = {"share": share}
+        if verify_data is None and (columns or folder or verify_split):
+            raise ValueError("--columns, --folder and --verify-split say more of --verify-data: give that too")
         if verify_data is not None:
             split = verify_split or (None if Path(verify_data).exists() else "test")
             settings["verify_data"] = data.named(verify_data, split, folder, columns)

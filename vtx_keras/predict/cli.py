@@ -98,9 +98,8 @@ def speaker(network: Any, name: str, question: str | None, settings: dict[str, A
 def said(say: Callable[[list], Iterable], found: Iterable[Any]) -> Iterator[dict[str, Any]]:
     """A row for every picture: its name and `result`, or `error`. Some are in memory at a time."""
     from vtx_keras.media import BadItems
-    from vtx_keras.progress import telling
 
-    found, tell, done = iter(found), telling("pictures"), 0
+    found = iter(found)
     while some := list(islice(found, AT_ONCE)):
         good = [one for one in some if not one.error]
         results: Iterator[dict[str, Any]] = iter(())
@@ -114,9 +113,6 @@ def said(say: Callable[[list], Iterable], found: Iterable[Any]) -> Iterator[dict
                 )
         for one in some:
             yield {"picture": one.name, "source": one.picture, **({"error": one.error} if one.error else next(results))}
-        done += len(some)
-        tell(done)
-    tell(-1)
 
 
 def _plain(result: Any) -> Any:
@@ -154,14 +150,17 @@ def _write(rows: Iterable[dict], out: Path, model: str, frames: int = 0) -> list
     """All rows into one file, whole or not at all; which of them failed. A clip's `frames` stand side by side."""
     failed: list[bool] = []
 
-    def told() -> Iterator[dict]:
-        for row in rows:
-            failed.append("error" in row)
-            if "error" in row:
-                click.echo(f"vtx: {row['picture']}: {row['error']}", err=True)
-            yield row
-
+    from vtx_keras.progress import telling
     from vtx_keras.whole import write
+
+    def told() -> Iterator[dict]:
+        with telling("pictures") as tell:
+            for row in rows:
+                failed.append("error" in row)
+                if "error" in row:
+                    click.echo(f"vtx: {row['picture']}: {row['error']}", err=True)
+                tell(len(failed))
+                yield row
 
     if out.suffix.lower() == ".html":
         from vtx_keras import media, pages

@@ -6,6 +6,7 @@ RELEASE = families.captioner(
     __file__,
     "every word looks at the picture by cross-attention",
     epochs=5,
+    besides=families.by_tone,
     formats=(("litert", None), ("litert", "int8"), ("onnx", None), ("onnx", "int8"), ("saved_model", None)),
 )
 
