@@ -27,6 +27,7 @@ import tensorflow as tf
 
 from vtx_keras import data, evaluate, export, media, published, train, weights
 from vtx_keras import zoo as models
+from vtx_keras.data import builders
 from vtx_keras.whole import write
 from zoo import families, making
 from zoo.cross_attn_vqa.emoji.recipe import questions
@@ -96,6 +97,7 @@ def trained(task: str, fusion: str) -> dict[str, Any]:
     report = export.litert(model, path, verify_data=few, share=0.0)
     return {
         "encoder_sha256": encoder_hash(),
+        "data": str(builders.Emoji.VERSION),
         "rate": rate,
         "validation": {f"{each:g}": value for each, value in validation.items()},
         "parameters": model.behind_encoder().count_params(),

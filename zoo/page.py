@@ -9,6 +9,7 @@ import statistics
 from pathlib import Path
 from typing import Any
 
+from vtx_keras.data.builders import Emoji
 from zoo import cards
 from zoo.fusions import (
     BATCH,
@@ -105,6 +106,12 @@ def compared() -> str:
     rates = " and ".join(f"{rate:g}" for rate in RATES)
     (encoder,) = {one["encoder_sha256"] for one in found.values()}
     which = "the" if encoder == encoder_hash() else f"an earlier (sha256 {encoder[:8]})"
+    (data,) = {one.get("data", "1.0.0") for one in found.values()}
+    swapped = (
+        ""
+        if data == str(Emoji.VERSION)
+        else "\n(most of whose medium and medium-light skin was swapped in that version)"
+    )
     header = ["", "test", "interval", "between seeds", "rate", "parameters", "steps", "LiteRT ms", "MB"]
     for task, how in TASKS.items():
         rows = [
@@ -130,11 +137,11 @@ def compared() -> str:
 {advice}
 ![the same as a figure](fusions.png)
 
-Five fusions of pictures and words of `emoji`, in {SHARED["depth"]} blocks of width {SHARED["dim"]}: the same frozen
+Five fusions of pictures and words of `emoji` {data}, in {SHARED["depth"]} blocks of width {SHARED["dim"]}: the same frozen
 features (of {which} `{SHARED["image_encoder"]}`), data and words,
 {CPU_SECONDS} CPU seconds of training ({least:.0f} to {most:.0f} when measured) in batches of {BATCH}. The learning rate
 is the better of {rates} on validation. {len(SEEDS)}
-seeds, each judged on the same {JUDGED:,d} rows of an artist whom none has seen. The interval spans the seeds'
+seeds, each judged on the same {JUDGED:,d} rows of an artist whom none has seen{swapped}. The interval spans the seeds'
 bootstrapped 95 % intervals. Parameters are those behind the encoder; LiteRT ms (CPU, one thread) and MB are those of
 the whole float32 file, the encoder included; a captioner writes its own caption. What needs no model is of the whole
 split. `co_attn` cannot write from left to right.
