@@ -137,8 +137,8 @@ def compared() -> str:
 {advice}
 ![the same as a figure](fusions.png)
 
-Five fusions of pictures and words of `emoji` {data}, in {SHARED["depth"]} blocks of width {SHARED["dim"]}: the same frozen
-features (of {which} `{SHARED["image_encoder"]}`), data and words,
+Five fusions of pictures and words of `emoji` {data}, in {SHARED["depth"]} blocks of width {SHARED["dim"]}: the same
+frozen features (of {which} `{SHARED["image_encoder"]}`), data and words,
 {CPU_SECONDS} CPU seconds of training ({least:.0f} to {most:.0f} when measured) in batches of {BATCH}. The learning rate
 is the better of {rates} on validation. {len(SEEDS)}
 seeds, each judged on the same {JUDGED:,d} rows of an artist whom none has seen{swapped}. The interval spans the seeds'
