@@ -107,11 +107,8 @@ def compared() -> str:
     (encoder,) = {one["encoder_sha256"] for one in found.values()}
     which = "the" if encoder == encoder_hash() else f"an earlier (sha256 {encoder[:8]})"
     (data,) = {one.get("data", "1.0.0") for one in found.values()}
-    swapped = (
-        ""
-        if data == str(Emoji.VERSION)
-        else "\n(most of whose medium and medium-light skin was swapped in that version)"
-    )
+    swapped = " (in that version most of whose medium and medium-light skin was swapped)"
+    swapped = "" if data == str(Emoji.VERSION) else swapped
     header = ["", "test", "interval", "between seeds", "rate", "parameters", "steps", "LiteRT ms", "MB"]
     for task, how in TASKS.items():
         rows = [
