@@ -275,7 +275,7 @@ def test_vtx_data_builds_and_shows(folder, tmp_path):
     assert "openmoji" in run.output
     assert sheet.read_bytes()[:4] == b"\x89PNG"
     run = CliRunner().invoke(main, ["data", "list", "--folder", str(folder)])
-    assert "built: en/1.0.0" in run.output
+    assert "built: en/1.0.1" in run.output
 
 
 # ---- the published archives

@@ -403,6 +403,7 @@ def program(name):
     return module
 
 
+@pytest.mark.slow
 def test_answers_come_by_name_with_probabilities(tmp_path):
     model = toy("gated_vqa")
     report = export.saved_model(model, tmp_path / "1", verify_data=examples())

@@ -329,6 +329,7 @@ def speaking(count=6):
     return model, [{"image": image, "caption": caption} for image, caption in rows]
 
 
+@pytest.mark.slow
 def test_scores_reach_the_callbacks_behind_them(tmp_path):
     model, rows = speaking()
     batches = data.arrays(model, np.stack([row["image"] for row in rows]), [row["caption"] for row in rows])
