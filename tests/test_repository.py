@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import doctest
+import functools
 import importlib
 import io
 import json
@@ -189,6 +190,7 @@ MAY_IMPORT = {
 NAMES_TENSORFLOW = {"data", "export", "train", "explain"}
 
 
+@functools.cache
 def rooms() -> dict[str, ast.Module]:
     """Every module by its name inside the package: "layers", "data", "data.pipeline"."""
     found = {}
