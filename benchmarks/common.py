@@ -25,15 +25,17 @@ def one_thread() -> None:
     torch.set_num_threads(1)
 
 
-def interleaved(sides: dict[str, Callable[[], object]], rounds: int) -> dict[str, dict[str, float]]:
-    """CPU milliseconds of each side, the sides taking turns, after two unmeasured rounds."""
+def interleaved(
+    sides: dict[str, Callable[[], object]], rounds: int, clock: Callable[[], float] = time.process_time
+) -> dict[str, dict[str, float]]:
+    """Milliseconds (of CPU, or by another clock) of each side, the sides in turns, after two unmeasured rounds."""
     times: dict[str, list[float]] = {name: [] for name in sides}
     for turn in range(rounds + 2):
         for name, run in sides.items():
-            start = time.process_time()
+            start = clock()
             run()
             if turn >= 2:
-                times[name].append(1000 * (time.process_time() - start))
+                times[name].append(1000 * (clock() - start))
     return {
         name: {"median_ms": round(statistics.median(t), 2), "min_ms": round(min(t), 2)} for name, t in times.items()
     }

@@ -11,12 +11,11 @@ from __future__ import annotations
 
 import argparse
 import functools
-import statistics
 import time
 from collections.abc import Callable
 from pathlib import Path
 
-from common import RESULTS, base_ours, base_peer, store
+from common import RESULTS, base_ours, base_peer, interleaved, store
 
 LENGTH = 20
 
@@ -44,22 +43,9 @@ def main() -> None:
         store("gpu", rows, f"{name}; JAX backend ({jax.default_backend()}), arrays, XLA", given.results)
 
 
-def in_turns(sides: dict[str, Callable[[], object]], rounds: int) -> dict[str, dict[str, float]]:
-    """Wall milliseconds of each side after three unmeasured rounds."""
-    times: dict[str, list[float]] = {name: [] for name in sides}
-    for turn in range(-3, rounds):
-        for name, run in sides.items():
-            start = time.perf_counter()
-            run()
-            if turn >= 0:
-                times[name].append(1000 * (time.perf_counter() - start))
-    return {
-        name: {"median_ms": round(statistics.median(t), 2), "min_ms": round(min(t), 2)} for name, t in times.items()
-    }
-
-
-def beside(what: dict, times: dict[str, dict[str, float]]) -> dict:
-    """The row, and how many times faster ours is than each peer."""
+def beside(what: dict, sides: dict[str, Callable[[], object]], rounds: int) -> dict:
+    """The row: wall milliseconds of each side, and how many times faster ours is than each peer."""
+    times = interleaved(sides, rounds, time.perf_counter)
     ours = times["vtx_keras"]["median_ms"]
     speedups = {name: round(found["median_ms"] / ours, 2) for name, found in times.items() if name != "vtx_keras"}
     return {**what, **times, "speedup": speedups}
@@ -110,7 +96,7 @@ def training(batch: int, rounds: int, device: object, compiled: bool) -> dict:
         "peer_eager": peer(compiled=False),
         **({"peer_compiled": peer(compiled=True)} if compiled else {}),
     }
-    return beside({"what": "training step", "shape": "base", "batch": batch}, in_turns(sides, rounds))
+    return beside({"what": "training step", "shape": "base", "batch": batch}, sides, rounds)
 
 
 def captions(batch: int, rounds: int, device: object) -> dict:
@@ -121,16 +107,20 @@ def captions(batch: int, rounds: int, device: object) -> dict:
     ours, peer = base_ours(dtype="mixed_bfloat16"), base_peer().eval().to(device)
     pictures = np.random.default_rng(0).uniform(0, 255, (batch, 224, 224, 3)).astype("float32")
     pixels = torch.tensor(pictures / 127.5 - 1).permute(0, 3, 1, 2)
-    ids, _ = ours.generate_ids(pictures, max_length=LENGTH)
-    assert np.all(np.array(ids) > 0), "our side stopped early: the comparison would not be fair"
+
+    def run_ours() -> list[str]:
+        return ours.generate(pictures, max_length=LENGTH, batch_size=batch)
+
+    whole = all(len(caption.split()) == LENGTH for caption in run_ours())
+    assert whole, "our side stopped early: the comparison would not be fair"
 
     def run_peer() -> None:
         with torch.inference_mode(), torch.autocast(device.type, torch.bfloat16):
             ids = peer.generate(pixels.to(device), max_new_tokens=LENGTH, min_new_tokens=LENGTH, do_sample=False)
         assert ids.cpu().shape[1] == LENGTH + 1
 
-    sides = {"vtx_keras": lambda: ours.generate(pictures, max_length=LENGTH, batch_size=batch), "peer_eager": run_peer}
-    return beside({"what": "captions of 20 tokens", "shape": "base", "batch": batch}, in_turns(sides, rounds))
+    sides = {"vtx_keras": run_ours, "peer_eager": run_peer}
+    return beside({"what": "captions of 20 tokens", "shape": "base", "batch": batch}, sides, rounds)
 
 
 if __name__ == "__main__":

@@ -33,6 +33,7 @@ from keras import layers, ops
 from PIL import Image
 
 from vtx_keras import architectures, published
+from vtx_keras.data import emoji
 from vtx_keras.train import adamw
 from vtx_keras.weights import WEIGHTS
 from vtx_keras.whole import whole, write
@@ -185,7 +186,7 @@ def targets(rows: list[dict]) -> dict[str, np.ndarray]:
     known = sorted(word for word, count in seen.items() if count > 1)
     weights = np.array([[each[word] for word in known] for each in told], "float32")
     names = {name: number for number, name in enumerate(dict.fromkeys(row["name"] for row in rows))}
-    tones = [set(re.findall(rf"\b({'|'.join(TONES)}) skin tone", row["name"])) for row in rows]
+    tones = [set(re.findall(emoji.TONE, row["name"])) for row in rows]
     people = [re.search(rf"\b({'|'.join(PEOPLE)})\b", row["name"]) for row in rows]
     return {
         "names": np.array([names[row["name"]] for row in rows]),

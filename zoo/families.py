@@ -10,6 +10,7 @@ import numpy as np
 import tensorflow as tf
 
 from vtx_keras import data
+from vtx_keras.data import emoji as concepts
 from vtx_keras.data.reading import adapted
 from zoo import cards
 from zoo.eyes import TONES
@@ -74,7 +75,7 @@ def tone_of(name: str) -> str:
     >>> tone_of("artist: medium-dark skin tone"), tone_of("left arrow")
     ('medium-dark', '')
     """
-    found = re.search(rf"({'|'.join(sorted(TONES, key=len, reverse=True))}) skin tone", name)
+    found = re.search(concepts.TONE, name)
     return found[1] if found else ""
 
 
@@ -84,7 +85,7 @@ def without_tone(name: str) -> str:
     >>> without_tone("woman: dark skin tone, red hair")
     'woman, red hair'
     """
-    return re.sub(rf"(: |, )({'|'.join(TONES)}) skin tone", "", name)
+    return re.sub(rf"(: |, ){concepts.TONE}", "", name)
 
 
 def radiology(recipe: str, kind: str) -> Release:
