@@ -19,7 +19,7 @@ from typing import NamedTuple
 from vtx_keras.weights import file_hash
 
 
-class BadArchive(RuntimeError):
+class BadArchive(OSError):
     """An archive that is missing, cannot be fetched, or is not the one that was pinned."""
 
 

@@ -144,10 +144,8 @@ def _builder(name: str, folder: Path | None):
 @contextlib.contextmanager
 def _polite() -> Iterator[None]:
     """Errors of ours as one line and exit code 2."""
-    from vtx_keras.archives import BadArchive
-
     try:
         yield
-    except (ValueError, OSError, ImportError, BadArchive) as error:
+    except (ValueError, OSError, ImportError) as error:
         click.echo(f"vtx: {error}", err=True)
         raise SystemExit(2) from error

@@ -6,6 +6,7 @@ alike. They learn from the training split alone; a nearest neighbour is a traini
 
 from __future__ import annotations
 
+import functools
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
@@ -159,14 +160,27 @@ def encoder_of(model: VisionText) -> tuple[str, Callable[[Sequence], tuple[np.nd
     return name, run
 
 
-def features(run: Callable, ds: Iterable[Mapping], told: Callable[[int], object]) -> np.ndarray:
-    """Features of every example's picture, in order; zeros where it cannot be read. Each picture is seen once.
+@functools.lru_cache(maxsize=1)
+def seen(encoder: str, frames: tuple[int, ...]) -> dict[str, np.ndarray | None]:
+    """Features by picture, to be filled: kept for the next split that is judged by the same encoder.
 
-    >>> features(lambda pictures: (np.ones((1, 2)), [1]), [{"image": b"bad"}, {"image": b"good"}], print).tolist()
+    >>> seen("an encoder", (8,)) is seen("an encoder", (8,))
+    True
+    """
+    return {}
+
+
+def features(
+    run: Callable, ds: Iterable[Mapping], told: Callable[[int], object], found: dict[str, np.ndarray | None]
+) -> np.ndarray:
+    """Features of every example's picture, in order; zeros where it cannot be read.
+
+    Each picture is seen once, and not at all if it is `found` already; new ones are added there.
+
+    >>> features(lambda pictures: (np.ones((1, 2)), [1]), [{"image": b"bad"}, {"image": b"good"}], print, {}).tolist()
     2
     [[0.0, 0.0], [1.0, 1.0]]
     """
-    found: dict[str, np.ndarray | None] = {}
     order: list[str] = []
     for _, chunk in examples.chunks(examples.plain(ds), 64, told):
         pictures = [examples.picture(example) for example in chunk]

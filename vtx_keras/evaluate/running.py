@@ -138,13 +138,14 @@ def _baselines(
         others["question_alone"] = without.question_alone(outcome, known)
     if "nearest_neighbour" in wanted:
         encoder, see = without.encoder_of(model)
+        known_pictures = without.seen(encoder, model.image_shape[:-3]) if encoder == without.ENCODER else {}
         part = without.learned(model, list(_bare(read())))
         with telling("training pictures", trained) as told:
-            theirs = without.features(see, read(), told)
+            theirs = without.features(see, read(), told, known_pictures)
         places = {row.place for row in outcome.rows}
         judged = (one for place, one in enumerate(stream()) if place in places)
         with telling("pictures", len(places)) as told:
-            found = without.features(see, judged, told)
+            found = without.features(see, judged, told, known_pictures)
         at = {place: number for number, place in enumerate(sorted(places))}
         ours = found[[at[row.place] for row in outcome.rows]]
         others["nearest_neighbour"] = without.nearest_neighbour(outcome, part, names, (theirs, ours))

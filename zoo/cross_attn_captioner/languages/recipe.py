@@ -43,7 +43,7 @@ RELEASE = families.captioner(
     far_epochs=20,
     batch_size=256,
     baselines_of=None,
-    baselines=("most_frequent",),
+    baselines=("most_frequent", "nearest_neighbour"),
     taught=lambda split: (
         f"train, {split.partition(', ')[2]}"
     ),  # what is most frequent in the language that is asked for
