@@ -249,6 +249,36 @@ def test_generate_sees_weights_that_changed_since_it_was_compiled():
     assert after == text.decode(np.array(model.generate_ids(x)[0]), model.vocabulary)
 
 
+@pytest.mark.parametrize("name", ["cross_attn_captioner", "retriever"])
+def test_what_low_rank_additions_learn_is_heard_at_once(name):
+    model = toys.decisive(name) if name in CAPTIONERS else toy(name)
+
+    def said(model):
+        x = pictures(model)
+        return model.generate(x) if name in CAPTIONERS else model.similarity(x, texts(4)).round(3).tolist()
+
+    before = said(model)
+    model.enable_lora(4)
+    draws = np.random.default_rng(0)
+    for variable in model.trainable_variables:
+        if "lora" in variable.path:
+            variable.assign(draws.normal(size=variable.shape))
+    assert said(model) != before
+    assert said(model) == said(model.merged())
+
+
+def test_temperatures_share_a_compiled_function_and_few_functions_are_kept():
+    model = toy("gated_captioner", max_length=20)
+    x = pictures(model, 1)
+    for temperature in (0.5, 1.0, 2.0):
+        model.generate(x, sampler="top_p", top_p=temperature / 2, temperature=temperature, seed=1)
+    helpers = model._kept.models
+    assert len(helpers) == 1
+    for key in range(40):
+        model.kept(key, lambda: model)
+    assert len(helpers) < 20
+
+
 def test_sampling_repeats_with_a_seed_in_any_batching_and_varies_without():
     model = toy("gated_captioner")
     x = pictures(model, 6)
@@ -407,6 +437,16 @@ def test_a_multi_label_classifier_answers_with_lists():
     assert [sorted(found) for found in model.answer(x, texts(3))] == [sorted(wanted) for wanted in labels]
 
 
+def test_several_labels_may_be_columns_of_zeros_and_ones():
+    model = toy("gated_classifier", multi_label=True)
+    columns = np.eye(3, dtype="int64")[[2, 0]]
+    for given in (columns, columns.astype("bool"), [[2], [0]], [["maybe"], ["no"]]):
+        np.testing.assert_array_equal(data.targets(model, given, 2), columns)
+    for wrong in (columns[:, :2], columns + 1, [[0, 0, 1]], [[False, False, True]]):
+        with pytest.raises(ValueError, match="expected"):
+            data.targets(model, wrong, len(wrong))
+
+
 def test_padding_counts_neither_in_loss_nor_in_accuracy():
     model = toy("cross_attn_captioner")
     x, y, weight = batches(model)[0]
@@ -432,6 +472,55 @@ def test_freezing_an_encoder_keeps_its_weights_and_trains_the_rest():
     assert np.abs(head - np.array(model.get_layer("head").kernel)).max() > 0
     model.freeze("image", frozen=False)
     assert model.get_layer("image_encoder").trainable
+
+
+def test_a_frozen_encoder_stays_frozen_in_files_and_copies(tmp_path):
+    model = toy("gated_vqa", vision_depth=2)
+    for but_last in (0, 2):  # a block, and the norm behind it
+        model.freeze("image", but_last=but_last)
+        learned = [variable.path for variable in model.trainable_variables]
+        assert len(model.get_layer("image_encoder").trainable_variables) == (0, 16)[but_last > 0]
+        file = zoo.load(zoo.save(model, tmp_path / "frozen.keras"))
+        for again in (file, keras.models.clone_model(model), model.merged()):
+            assert [variable.path for variable in again.trainable_variables] == learned
+
+
+def test_thawing_leaves_the_matrices_to_their_low_rank_additions():
+    model = toy("cross_attn_vqa")
+    model.enable_lora(2)
+    before = len(model.trainable_variables)
+    model.freeze("text")
+    model.freeze("text", frozen=False)
+    assert len(model.trainable_variables) == before
+
+
+def test_gradients_of_float16_are_scaled_whoever_compiles(tmp_path):
+    model = toy("gated_captioner", dtype="mixed_float16")
+    scaled = keras.optimizers.LossScaleOptimizer
+    assert isinstance(model.optimizer, scaled)
+    assert isinstance(zoo.load(zoo.save(model, tmp_path / "small.keras")).optimizer, scaled)
+    model.compile("sgd", model.loss)
+    assert isinstance(model.optimizer, scaled)
+    model.compile("sgd", model.loss, auto_scale_loss=False)
+    assert not isinstance(model.optimizer, scaled)
+    assert not isinstance(toy("gated_captioner", dtype="mixed_bfloat16").optimizer, scaled)
+
+
+@pytest.mark.parametrize("name", ["gated_vqa", pytest.param("retriever", marks=pytest.mark.slow)])
+def test_bfloat16_alone_trains(name):
+    model = toy(name, dtype="bfloat16")
+    assert np.isfinite(fit(model, batches(model)).history["loss"]).all()
+
+
+def test_what_has_no_encoder_or_would_lose_precision_is_refused(tmp_path):
+    model = toy("gated_captioner")
+    behind = model.behind_encoder()
+    for save in (lambda: zoo.save(behind, tmp_path / "a"), lambda: behind.save(tmp_path / "a.keras")):
+        with pytest.raises(ValueError, match="save the model that it was cut from"):
+            save()
+    assert not list(tmp_path.iterdir())
+    with pytest.raises(ValueError, match=r"export\.litert"):
+        model.quantize("int8")
 
 
 @pytest.mark.parametrize("name", zoo.list_models())

@@ -222,6 +222,17 @@ def test_tables_of_other_signs_are_read(between, tmp_path):
     assert [row["caption"] for row in data.named(file, "train").as_numpy_iterator()] == [b"a, b"]
 
 
+def test_texts_that_are_not_utf_8_are_told(tmp_path):
+    Image.new("RGB", (8, 8)).save(tmp_path / "a.png")
+    (tmp_path / "cells.csv").write_bytes("image,text\na.png,café crème\na.png,tea\n".encode("latin-1"))
+    with pytest.warns(UserWarning, match=r"1 rows of .*cells.csv are not UTF-8"):
+        found = [one["caption"].numpy().decode() for one in data.from_csv(tmp_path / "cells.csv")]
+    assert found == ["caf\ufffd cr\ufffdme", "tea"]
+    (tmp_path / "a.txt").write_bytes("café".encode("latin-1"))
+    with pytest.warns(UserWarning, match="1 texts in .* are not UTF-8"):
+        data.from_folder(tmp_path)
+
+
 def test_a_picture_beside_the_split_folders_is_told(tmp_path):
     for place in ("train/0", "val/1", "2"):
         file = tmp_path / f"{place}.png"

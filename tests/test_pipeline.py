@@ -99,6 +99,20 @@ def test_static_fills_the_last_batch_with_rows_of_no_weight():
         assert losses[0] == pytest.approx(losses[1], rel=1e-5)
 
 
+@pytest.mark.parametrize("kind", ["int64", "bool"])
+def test_several_labels_may_be_columns(kind):
+    model, columns = toys.toy("gated_classifier", multi_label=True), np.eye(3)[[2, 0, 1, 1, 0]]
+    ds = source(text=TEXTS, label=columns.astype(kind))
+    np.testing.assert_array_equal(next(iter(data.batches(ds, model, batch_size=5)))[1], columns)
+    with pytest.raises(BadData, match="none of the model's 3 classes"):
+        data.batches(source(text=TEXTS, label=2 * columns), model, batch_size=3)
+
+
+def test_static_rows_that_learn_of_each_other_are_never_filled_up():
+    model = toys.toy("gated_captioner", contrastive=1.0)
+    assert len(list(data.batches(source(caption=TEXTS), model, batch_size=2, static=True))) == 2
+
+
 def test_a_static_retriever_leaves_the_last_batch_out():
     model = toys.toy("retriever")
     assert len(list(data.batches(source(caption=TEXTS), model, batch_size=2, static=True))) == 2

@@ -89,7 +89,7 @@ MAY_IMPORT = {
     "models": {"decode", "layers", "media", "text", "vision_text"},
     "tuning": {"layers", "vision_text"},
     "meanings": {"published", "text", "vision_text"},
-    "tasks": {"encoders", "fusion", "layers", "models", "text", "vision_text"},
+    "tasks": {"encoders", "fusion", "layers", "models", "text", "tuning", "vision_text"},
     "zoo": {"architectures", "encoders", "options", "published", "table", "tasks", "text", "vision_text", "weights"},
     "data": set(),  # imports its rooms when they are asked for
     "data.sets": {"archives", "options"},

@@ -12,7 +12,7 @@ import warnings
 import keras
 import numpy as np
 import pytest
-from toys import ANSWERS, SHAPE, batches, inputs, outputs, pictures, texts, toy
+from toys import ANSWERS, SHAPE, WORDS, batches, inputs, outputs, pictures, texts, toy
 
 from vtx_keras import data, media, zoo
 from vtx_keras.weights import CONFIG, VOCABULARY, WEIGHTS, BadWeights
@@ -247,6 +247,14 @@ def test_a_model_of_ones_own_is_an_encoder_and_travels(tmp_path):
     ):
         np.testing.assert_array_equal(outputs(again, x), outputs(model, x))
     assert len(toy("gated_video_captioner", image_encoder=small_backbone()).generate(np.zeros((1, 2, *SHAPE)))) == 1
+
+
+def test_weights_whose_reader_has_words_of_its_own_refuse_another_vocabulary(tmp_path):
+    tokens = keras.Input((None,), dtype="int32")
+    reader = keras.Model(tokens, keras.layers.Embedding(64, 32)(tokens))
+    folder = zoo.save(toy("cross_attn_vqa", text_encoder=reader), tmp_path / "a")
+    with pytest.raises(BadWeights, match="cannot be matched to another vocabulary"):
+        zoo.build("cross_attn_vqa", weights=folder, vocabulary=WORDS[::-1])
 
 
 def test_a_backbone_of_keras_applications_is_an_encoder_with_its_own_scaling():

@@ -23,6 +23,15 @@ UNWRITABLE = (PAD, UNK, START, MASK)  # special tokens a decoder never writes; i
 NEVER = -1e9
 
 
+def whole_number(value: Any) -> bool:
+    """Whether it is a whole number, Python's or NumPy's.
+
+    >>> whole_number(2), whole_number(np.int64(2)), whole_number(2.0), whole_number(True)
+    (True, True, False, False)
+    """
+    return isinstance(value, (int, np.integer)) and not isinstance(value, bool)
+
+
 def check_sampling(
     sampler: str, beams: int, top_k: int | None, top_p: float | None, temperature: float | None, seed: int | None
 ) -> None:
@@ -35,7 +44,7 @@ def check_sampling(
     """
     if sampler not in SAMPLERS:
         raise ValueError(f"sampler={sampler!r} is not one of {', '.join(SAMPLERS)}")
-    if isinstance(beams, bool) or not isinstance(beams, int) or beams < 1:
+    if not whole_number(beams) or beams < 1:
         raise ValueError(f"beams={beams!r}: expected a whole number of at least 1")
     if sampler != "greedy" and beams > 1:
         raise ValueError(f'beams={beams} needs sampler="greedy": beam search does not draw. Drop one of the two.')
@@ -45,7 +54,7 @@ def check_sampling(
         if value is not None and sampler not in uses[option]:
             wanted = option if option in SAMPLERS else "top_p"
             raise ValueError(f'{option}={value} has no effect with sampler="{sampler}": say sampler="{wanted}"')
-    if top_k is not None and (isinstance(top_k, bool) or not isinstance(top_k, int) or top_k < 1):
+    if top_k is not None and (not whole_number(top_k) or top_k < 1):
         raise ValueError(f"top_k={top_k!r}: expected a whole number of at least 1")
     if top_p is not None and not 0 < top_p <= 1:
         raise ValueError(f"top_p={top_p!r}: expected a share of the probability, above 0 and at most 1")
@@ -163,14 +172,17 @@ def pick(x: Any, index: Any) -> Any:
     return ops.sum(ops.where(chosen, ops.expand_dims(x, 1), 0), axis=-1)
 
 
-def drawing(noise: Any, *, top_k: int | None, top_p: float | None, temperature: float | None) -> Callable:
+def drawing(noise: Any, *, top_k: int | None, top_p: Any = None, temperature: Any = None) -> Callable:
     """A `draw` for `search`: the token at which the cumulative probability passes `noise` (batch, length) in [0, 1).
 
-    One number per row and position decides, so a draw does not depend on the other rows of a batch.
+    One number per row and position decides, so a draw does not depend on the other rows of a batch. `top_p` and
+    `temperature` are numbers, or tensors (batch, 1, 1) of them.
     """
 
     def draw(logits: Any, index: Any) -> Any:
-        values, tokens = ops.top_k(logits / (temperature or 1.0), min(top_k or logits.shape[-1], logits.shape[-1]))
+        values, tokens = ops.top_k(
+            logits if temperature is None else logits / temperature, min(top_k or logits.shape[-1], logits.shape[-1])
+        )
         probabilities = ops.softmax(values)
         if top_p is not None:
             before = ops.cumsum(probabilities, axis=-1) - probabilities

@@ -166,6 +166,8 @@ class Composite(keras.layers.Layer):
     def build(self, shape: tuple) -> None:
         for part, width in self.parts():
             part.build((None, None, width))
+            if not self.trainable:  # as it was saved: its parts are new and do not know
+                part.trainable = False
 
     def compute_output_shape(self, shape: tuple) -> tuple:
         return shape

@@ -58,10 +58,13 @@ class Captioner(VisionText):
         if sampler != "greedy":
             seed = random.SystemRandom().randrange(2**32) if seed is None else seed
             inputs["noise"] = np.random.default_rng(seed).random((total, length), "float32")[good]
+            # Numbers of any value: as inputs they need no function of their own.
+            told = {"top_p": sampling["top_p"], "temperature": sampling["temperature"]}
+            inputs |= {name: np.full((len(good), 1, 1), value, "float32") for name, value in told.items() if value}
         if not good:
             return media.settle([], good, errors, total, on_error)
-        settings = {"beams": beams, "max_length": length, **sampling}
-        run = self.kept(("generate", *settings.items()), lambda: _Generate(self, settings))
+        settings = {"beams": int(beams), "length": length, "top_k": sampling["top_k"]}
+        run = self.kept(("generate", *settings.items(), *inputs), lambda: _Generate(self, settings))
         ids, _ = self.in_batches(run, inputs, batch_size)
         return media.settle(text.decode(ids, self.vocabulary), good, errors, total, on_error)
 
@@ -90,12 +93,18 @@ class Captioner(VisionText):
         sampling = _sampling(sampler, beams, top_k, top_p, temperature, seed)
         length = self.check_length(max_length)
         images = ops.convert_to_tensor(images, "float32")
-        begin = self.beginnings(ops.shape(images)[0], length, prompt_ids)
         draw = None
         if sampler != "greedy":
             if noise is None:
                 noise = keras.random.uniform((ops.shape(images)[0], length), seed=seed)
             draw = decode.drawing(noise, **{name: sampling[name] for name in ("top_k", "top_p", "temperature")})
+        return self.written(images, prompt_ids, draw, length=length, beams=int(beams), length_penalty=length_penalty)
+
+    def written(
+        self, images: Any, prompt_ids: Any, draw: Any, *, length: int, beams: int, length_penalty: float = 1.0
+    ) -> tuple[Any, Any]:
+        """`generate_ids` once all is checked; `draw` is what `decode.drawing` gives, or None."""
+        begin = self.beginnings(ops.shape(images)[0], length, prompt_ids)
         step, cache = self.decoder(images, length, beams)
         return decode.search(step, cache, begin, length=length, beams=beams, length_penalty=length_penalty, draw=draw)
 
@@ -136,12 +145,12 @@ class Captioner(VisionText):
         most = self.options["max_length"]
         if max_length is None:
             return most
-        if isinstance(max_length, bool) or not isinstance(max_length, int) or not 1 <= max_length <= most:
+        if not decode.whole_number(max_length) or not 1 <= max_length <= most:
             raise ValueError(
                 f"max_length={max_length!r}: expected a whole number from 1 to {most}, the length the model was built "
                 "for. For longer texts build it with a greater max_length."
             )
-        return max_length
+        return int(max_length)
 
     def beginnings(self, rows: Any, length: int, prompt_ids: Any = None) -> Any:
         """Prompts as (rows, length), 0-padded; `rows` may be a tensor."""
@@ -187,9 +196,13 @@ class _Generate(keras.Model):
         self.compile()
 
     def call(self, inputs: dict) -> tuple[Any, Any]:
-        return self.captioner.generate_ids(
-            inputs["image"], inputs["prompt"], noise=inputs.get("noise"), **self.settings
-        )
+        draw, how = None, dict(self.settings)
+        top_k = how.pop("top_k")
+        if "noise" in inputs:
+            draw = decode.drawing(
+                inputs["noise"], top_k=top_k, top_p=inputs.get("top_p"), temperature=inputs.get("temperature")
+            )
+        return self.captioner.written(inputs["image"], inputs["prompt"], draw, **how)
 
 
 class PairModel(VisionText):
@@ -285,8 +298,7 @@ class Retriever(VisionText):
         matrix = np.full((len(good) + len(errors), len(tokens)), np.nan, "float32")
         if good:
             matrix[good] = self.in_batches(self.tower("image"), {"image": pixels}, batch_size) @ columns.T
-        if errors:
-            media.settle(list(matrix[good]), good, errors, len(matrix), on_error)
+        media.settle(list(matrix[good]), good, errors, len(matrix), on_error)
         return matrix
 
     def tower(self, modality: str) -> keras.Model:

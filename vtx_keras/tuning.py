@@ -1,4 +1,4 @@
-"""Layer-wise learning rates: what was learned elsewhere moves slower than what is new.
+"""How fast what learns: layer-wise rates, for what was learned elsewhere moves slower than what is new; and limits.
 
 tuning.pace(model, "image", rate=0.1, decay=0.9)
 model.compile(tuning.PacedAdamW(3e-4), loss=model.loss, weighted_metrics=...)
@@ -6,6 +6,7 @@ model.compile(tuning.PacedAdamW(3e-4), loss=model.loss, weighted_metrics=...)
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import keras
@@ -33,6 +34,15 @@ def pace(model: VisionText, part: str = "image", *, rate: float = 0.1, decay: fl
     for steps, layer in enumerate(reversed(layers)):
         for variable in layer.weights:
             variable.pace = rate * decay**steps
+
+
+def clipping(variables: Sequence[Any], norm: float) -> dict[str, float]:
+    """How an optimizer limits gradients: all together, or one by one where their types differ and cannot be summed.
+
+    >>> clipping(keras.layers.Dense(1).trainable_variables, 1.0)
+    {'global_clipnorm': 1.0}
+    """
+    return {"clipnorm" if len({variable.dtype for variable in variables}) > 1 else "global_clipnorm": norm}
 
 
 @register

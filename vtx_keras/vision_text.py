@@ -13,7 +13,9 @@ import keras
 import numpy as np
 
 from vtx_keras import media, text
-from vtx_keras.layers import Block, cut
+from vtx_keras.layers import Block, Composite, cut
+
+MOST_KEPT = 16  # helpers of a model
 
 
 class VisionText(keras.Model):
@@ -37,10 +39,29 @@ class VisionText(keras.Model):
         """(h, w, 3), or (frames, h, w, 3) for a video model."""
         return tuple(self.input["image"].shape[1:])
 
+    def compile(self, optimizer: Any = "rmsprop", *args: Any, auto_scale_loss: bool = True, **kwargs: Any) -> None:
+        """Keras' own. Helpers are traced anew, and gradients of mixed_float16 are scaled.
+
+        Keras would ask the container's policy whether to scale, which is always float32 (see `layers.graph`).
+        """
+        self.__dict__.pop("_kept", None)
+        optimizer, scaled = keras.optimizers.get(optimizer), keras.optimizers.LossScaleOptimizer
+        small = self.spec["dtype"] == "mixed_float16" and optimizer is not None
+        if auto_scale_loss and small and not isinstance(optimizer, scaled):
+            optimizer = scaled(optimizer)
+        super().compile(optimizer, *args, auto_scale_loss=auto_scale_loss, **kwargs)
+
+    def compile_from_config(self, config: dict) -> None:
+        """Keras' own, which a class with a `compile` of its own must say again."""
+        self.compile(**keras.saving.deserialize_keras_object(config))
+        if self.optimizer is not None and self.built:
+            self.optimizer.build(self.trainable_variables)
+
     def freeze(self, *parts: str, frozen: bool = True, but_last: int = 0) -> None:
         """Stop (or with `frozen=False` resume) training the "image" or the "text" encoder, and compile again.
 
-        `but_last` layers at its end go on learning: freeze all, train, freeze all but the last few, train slower.
+        `but_last` layers at its end go on learning: freeze all, train, freeze all but the last few, train slower. A
+        transformer block is one layer.
 
         >>> from vtx_keras import zoo
         >>> model = zoo.build("gated_vqa", weights=None, dim=32, image_shape=(32, 32, 3))
@@ -54,9 +75,12 @@ class VisionText(keras.Model):
                 raise ValueError(f"freeze({part!r}): this model's encoders are {', '.join(map(repr, have))}")
             encoder = self.get_layer(f"{part}_encoder")
             encoder.trainable = not frozen or but_last > 0
-            layers = [layer for layer in leaves(encoder) if layer.weights]
+            layers = [layer for layer in leaves(encoder, whole=Composite) if layer.weights]
             for place, layer in enumerate(layers):
                 layer.trainable = not frozen or place >= len(layers) - but_last
+            for layer in leaves(encoder):
+                if getattr(layer, "lora_enabled", False):
+                    layer._kernel.trainable = False  # its additions learn, whatever becomes of the layer
         self.compile_again()
 
     def compile_again(self) -> None:
@@ -127,6 +151,23 @@ class VisionText(keras.Model):
             behind.compile_from_config(self.get_compile_config())
         return behind
 
+    def save(self, filepath: Any, *args: Any, **kwargs: Any) -> Any:
+        """Keras' own, of a whole model."""
+        self.check_whole()
+        return super().save(filepath, *args, **kwargs)
+
+    def check_whole(self) -> None:
+        """Refuses what lies behind an encoder, which nobody could load."""
+        if not self.has_layer("image_encoder"):
+            raise ValueError(
+                "this is the part behind the image encoder: save the model that it was cut from, which has learned the "
+                "same, or with save_weights the weights alone"
+            )
+
+    def quantize(self, *args: Any, **kwargs: Any) -> None:
+        """Not in place: files are made smaller when they are exported."""
+        raise ValueError('a model here stays as precise as it was trained: export.litert(model, path, quantize="int8")')
+
     def has_layer(self, name: str) -> bool:
         return any(layer.name == name for layer in self.layers)
 
@@ -153,22 +194,27 @@ class VisionText(keras.Model):
         return keras.tree.map_structure(lambda *parts: np.concatenate(parts)[:total], *results)
 
     def kept(self, key: Any, make: Callable[[], keras.Model]) -> keras.Model:
-        """A helper model made once per `key`, out of Keras' sight: it holds this model and must not be saved in it."""
+        """A helper model made once per `key`, out of Keras' sight: it holds this model and must not be saved in it.
+
+        Of many keys, such as lengths that a server is asked for, the last ones are kept.
+        """
         keep = self.__dict__.setdefault("_kept", _Kept()).models
-        if key not in keep:
-            keep[key] = make()
-        return keep[key]
+        found = keep.pop(key, None) or make()
+        keep[key] = found
+        for old in list(keep)[:-MOST_KEPT]:
+            keep.pop(old, None)
+        return found
 
 
-def leaves(layer: Any) -> list:
-    """All layers inside that hold no others, in order.
+def leaves(layer: Any, whole: Any = ()) -> list:
+    """All layers inside that hold no others, in order; those of the kind `whole` are not looked into.
 
     >>> pair = keras.Sequential([keras.layers.Dense(1, name="a"), keras.layers.ReLU(name="b")])
     >>> [layer.name for layer in leaves(pair)]
     ['a', 'b']
     """
     inner = getattr(layer, "layers", None) or getattr(layer, "_layers", None) or []
-    return [leaf for one in inner for leaf in leaves(one)] or [layer]
+    return [leaf for one in inner for leaf in leaves(one, whole)] if inner and not isinstance(layer, whole) else [layer]
 
 
 class _Kept:

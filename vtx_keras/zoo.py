@@ -69,6 +69,11 @@ def build(
         options = {key: value for key, value in options.items() if key not in (*SIZES["tiny"], "heads")}
     before = tuple(saved["vocabulary"])
     after = before if vocabulary is None else text.vocabulary(vocabulary)
+    if before != after and options.get("text_encoder") not in (None, *encoders.TEXT):
+        raise rooms.BadWeights(
+            "vocabulary=: the text encoder of these weights has a word table of its own, which cannot be matched to "
+            "another vocabulary. Leave vocabulary out, or train anew with weights=None"
+        )
     model = construct(name, {**options, **overrides}, after, dtype or saved["dtype"], pretrained=kept_encoder(saved))
     if model.options == saved["overrides"] and before == after:
         rooms.load(model, folder, without_encoder="image_encoder" in saved)
@@ -164,6 +169,7 @@ def save(model: VisionText, path: str | os.PathLike, *, half: bool = False) -> P
     path = Path(path)
     if not isinstance(model, VisionText):
         raise TypeError(f"zoo.save takes a model from zoo.build, not a {type(model).__name__}: use its own save")
+    model.check_whole()
     if path.suffix in (".h5", ".hdf5", ".zip", ".tflite", ".onnx", ".safetensors"):
         raise ValueError(f"{path}: expected a name that ends in .keras, or a folder's name")
     if path.suffix != ".keras":

@@ -63,15 +63,19 @@ def from_csv(
     file = Path(file)
     if not file.is_file():
         raise BadData(f"there is no file {str(file)!r}")
-    with file.open(newline="", encoding="utf-8-sig", errors="replace") as lines:
+    foreign = 0
+    with file.open(newline="", encoding="utf-8-sig", errors="surrogateescape") as lines:
         reader = _reader(lines)
-        header = _renamed(next(reader, []), columns or {}, file)
+        header = _renamed([_mended(cell) for cell in next(reader, [])], columns or {}, file)
         places = _columns(header, file)
         rows: list[dict[str, Any]] = []
         for number, cells in enumerate(reader, start=2):
             if any(cell.strip() for cell in cells):
-                row = {ours: cells[at].strip() if at < len(cells) else "" for ours, at in places.items()}
+                mended = [_mended(cell) for cell in cells]
+                foreign += mended != cells
+                row = {ours: mended[at].strip() if at < len(cells) else "" for ours, at in places.items()}
                 rows.append({"row": number, **row})
+    _tell_foreign(foreign, f"rows of {file}")
     for row in rows:
         row["path"] = str(Path(images or file.parent) / row["path"]) if row["path"] else ""
     return _examples(rows, split, file.with_name("bad_rows.csv"), most_bad)
@@ -88,7 +92,7 @@ def from_folder(folder: str | os.PathLike, split: str | None = None, *, most_bad
         raise BadData(f"there is no folder {str(folder)!r}")
     if (folder / "captions.csv").is_file():
         return from_csv(folder / "captions.csv", split, most_bad=most_bad)
-    rows = []
+    rows, foreign = [], 0
     paths = sorted(
         path for path in folder.rglob("*") if path.suffix.lower() in media.SUFFIXES and not path.name.startswith(".")
     )
@@ -99,12 +103,15 @@ def from_folder(folder: str | os.PathLike, split: str | None = None, *, most_bad
             row["split"], inner = SPLITS[inner[0]], inner[1:]
         words = path.with_suffix(".txt")
         if words.is_file():
-            row["caption"] = words.read_bytes().decode("utf-8", "replace").strip()
+            said = words.read_bytes().decode("utf-8-sig", "surrogateescape")
+            row["caption"] = _mended(said).strip()
+            foreign += _mended(said) != said
         elif inner:
             row["text"], row["label"] = "", inner[0]
         else:
             row["caption"] = ""
         rows.append(row)
+    _tell_foreign(foreign, f"texts in {folder}")
     kinds = Counter("caption" if "caption" in row else "label" for row in rows)
     if len(kinds) > 1:
         raise BadData(
@@ -161,6 +168,19 @@ def named(
 def _known(name: str | os.PathLike) -> bool:
     """Whether this names a data set that `load` knows by itself."""
     return str(name) in (*SAMPLES, *ADAPTERS) or str(name).split("/")[0] in SETS
+
+
+def _mended(said: str) -> str:
+    """A text with a mark for each byte that is not UTF-8, which "surrogateescape" read."""
+    return said.encode("utf-8", "surrogateescape").decode("utf-8", "replace")
+
+
+def _tell_foreign(count: int, what: str) -> None:
+    if count:
+        warnings.warn(
+            f"{count:,d} {what} are not UTF-8: letters are lost there. Save as UTF-8, and read again",
+            stacklevel=3,
+        )
 
 
 def _reader(lines: TextIO) -> Iterator[list[str]]:

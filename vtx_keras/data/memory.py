@@ -36,11 +36,14 @@ def arrays(
 ) -> Batches:
     """Pictures and texts in memory as batches for `fit`, `evaluate` or `predict`; needs no TensorFlow.
 
-    What `labels` are depends on the task: vqa and classifier take class names or numbers (a list of them per row where
-    the model is multi-label); a matcher takes 1 or 0, and without labels makes its own negatives by rolling the texts
-    within the batch; a captioner learns the texts themselves, and a retriever needs nothing more than the pairs.
+    What `labels` are depends on the task: vqa and classifier take class names or numbers (where the model is
+    multi-label a list of them per row, or an array of 0 and 1 with a column for each class); a matcher takes 1 or 0,
+    and without labels makes its own negatives by rolling the texts within the batch; a captioner learns the texts
+    themselves, and a retriever needs nothing more than the pairs.
     """
     texts = list(texts)
+    if batch_size < 1:
+        raise ValueError(f"batch_size={batch_size}: expected at least 1")
     pixels, good, errors = media.batch(images, model.image_shape, model.options["resize"])
     if errors:
         media.settle([None] * len(good), good, errors, len(good) + len(errors), "raise")
@@ -74,10 +77,20 @@ def targets(model: VisionText, labels: Sequence[Any] | None, count: int) -> np.n
         numbers = {name: number for number, name in enumerate(model.class_names)}
         if not model.options["multi_label"]:
             return np.array([_number(label, numbers, row) for row, label in enumerate(labels)], "int32")
+        if isinstance(labels, np.ndarray) and labels.ndim == 2 and labels.dtype.kind in "biuf":
+            if labels.shape[1] != len(numbers) or not np.isin(labels, (0, 1)).all():
+                raise ValueError(
+                    f"labels {labels.shape}: expected a column of 0 or 1 for each of {len(numbers)} classes"
+                )
+            return labels.astype("float32")
         hot = np.zeros((count, len(numbers)), "float32")
         for row, several in enumerate(labels):
-            for label in several:
-                hot[row, _number(label, numbers, row)] = 1
+            found = [_number(label, numbers, row) for label in several if not isinstance(label, bool)]
+            if len(set(found)) < len(several):
+                raise ValueError(
+                    f"label {row} is {several!r}: expected classes, each once; 0 and 1 for all, as an array"
+                )
+            hot[row, found] = 1
         return hot
     if isinstance(model, Matcher) and labels is not None:
         values = np.asarray(labels, "float32").reshape(-1, 1)

@@ -111,7 +111,7 @@ def epochs(
         source = source.map(_prompted, tf.data.AUTOTUNE)
     plan = plan_of(source.element_spec, model, how)
     kept, plain, fingerprint = survey(source, plan, unknown)
-    drop = static and isinstance(model, Retriever)
+    drop = static and (isinstance(model, Retriever) or bool(model.options.get("contrastive")))  # rows meet each other
     count = kept // batch_size if drop else -(-kept // batch_size)
     if not count:
         raise BadData(f"{kept} rows make no batch of {batch_size}: choose a smaller batch_size")

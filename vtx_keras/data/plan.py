@@ -117,8 +117,18 @@ def without(row: dict, name: str) -> dict:
 
 
 def _labelling(model: Answerer, key: str, spec: tf.TensorSpec) -> Callable[[dict], tf.Tensor]:
-    """Class numbers of an example, -1 for what is none; a row of zeros and ones where there may be several."""
+    """Class numbers of an example, -1 for what is none; a row of zeros and ones where there may be several.
+
+    Several may be given so too: as many numbers, or truths, as there are classes.
+    """
     names = model.class_names
+    if model.options["multi_label"] and tuple(spec.shape) == (len(names),) and spec.dtype != tf.string:
+
+        def hot(example: dict) -> tf.Tensor:
+            value = tf.cast(example[key], tf.float32)
+            return tf.where((value == 0) | (value == 1), value, -1.0)
+
+        return hot
     table = tf.lookup.StaticHashTable(
         tf.lookup.KeyValueTensorInitializer(tf.constant(names), tf.range(len(names), dtype=tf.int64)), -1
     )

@@ -24,7 +24,7 @@ from vtx_keras.train import folder as rooms
 from vtx_keras.train import state
 from vtx_keras.train.books import Progress
 from vtx_keras.train.keeping import Averaged, Diverged, Keeper, Stopped
-from vtx_keras.tuning import PacedAdamW
+from vtx_keras.tuning import PacedAdamW, clipping
 from vtx_keras.vision_text import VisionText, leaves
 
 PIXEL_CHANGES = ("crop", "flip", "rotation", "colour", "background")
@@ -175,7 +175,7 @@ def adamw(
     optimizer = PacedAdamW(
         rate,
         weight_decay=weight_decay,
-        global_clipnorm=clip or None,
+        **(clipping(model.trainable_variables, clip) if clip else {}),
         use_ema=ema is not None,
         ema_momentum=0.999 if ema is None else ema,
         gradient_accumulation_steps=accumulate if accumulate > 1 else None,
