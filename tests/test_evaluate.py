@@ -254,12 +254,16 @@ def test_what_follows_a_prompt_is_judged(tmp_path):
 
 
 def test_the_command_says_in_a_line_what_is_wrong(tmp_path):
+    (tmp_path / "a file").touch()
     for arguments, told in (
         (("gated_vqq", "--data", "sample"), "did you mean gated_vqa"),
         (("gated_classifier", "--data", "sample"), "no default weights"),
         (("cross_attn_captioner", "--data", tmp_path / "none.csv"), "there is no file"),
         (("cross_attn_captioner", "--data", "sampel"), "did you mean sample"),
         (("cross_attn_captioner", "--data", "sample", "--split", "tset"), "there is no split"),
+        (("cross_attn_captioner", "--data", "sample", "--scorer", "ciderr"), "there is no scorer 'ciderr'"),
+        (("retriever", "--data", "sample", "--beams", "3"), "leave out beams, scorers and tokenizer"),
+        (("retriever", "--data", "sample", "--out", tmp_path / "a file"), "File exists"),
     ):
         run = vtx_eval(*arguments)
         assert run.exit_code == 2

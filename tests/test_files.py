@@ -222,6 +222,21 @@ def test_tables_of_other_signs_are_read(between, tmp_path):
     assert [row["caption"] for row in data.named(file, "train").as_numpy_iterator()] == [b"a, b"]
 
 
+def test_a_caption_cut_at_its_commas_is_no_caption(tmp_path):
+    file = table(tmp_path, ["image,caption", "0.png,one,", "1.png,one, two and three"])
+    with pytest.warns(UserWarning, match="1 of 2 rows are left out"):
+        assert len(data.from_csv(file, most_bad=0.5)) == 1
+    assert "3 cells under 2 names: put a text with commas in quotes" in listed(tmp_path)[0]["reason"]
+
+
+def test_a_quote_left_open_is_told(tmp_path):
+    lines = ["image,caption", '0.png,"an open quote', *("1.png,a thing" for _ in range(20))]
+    with pytest.warns(UserWarning, match=r"1 texts of .* have several lines.*ends in line 22: .* a quote is left open"):
+        data.from_csv(table(tmp_path, lines))
+    with pytest.raises(BadData, match=r"field larger than .*: is a quote left open"):
+        data.from_csv(table(tmp_path, [*lines, *("1.png,a thing" for _ in range(10_000))]))
+
+
 def test_texts_that_are_not_utf_8_are_told(tmp_path):
     Image.new("RGB", (8, 8)).save(tmp_path / "a.png")
     (tmp_path / "cells.csv").write_bytes("image,text\na.png,café crème\na.png,tea\n".encode("latin-1"))
@@ -318,6 +333,21 @@ def test_a_folder_of_folders_named_by_label(tmp_path):
     (tmp_path / "cat" / "0.txt").write_text("a caption")
     with pytest.raises(BadData, match="mixes 1 pictures with captions"):
         data.from_folder(tmp_path)
+
+
+def test_folders_may_be_links_and_splits_written_as_one_likes(tmp_path):
+    for place in ("photos/Train/cat", "photos/Train/.cache", "photos/Test/cat", "elsewhere"):
+        (tmp_path / place).mkdir(parents=True)
+        picture(len(place)).save(tmp_path / place / "a.png")
+    (tmp_path / "photos/Train/dog").symlink_to(tmp_path / "elsewhere")
+    found = sorted(row["label"] for row in data.from_folder(tmp_path / "photos", "train").as_numpy_iterator())
+    assert found == [b"cat", b"dog"]
+    assert data.has_splits(tmp_path / "photos")
+
+
+def test_a_folder_with_a_table_has_its_columns(tmp_path):
+    table(tmp_path, ["photo,words", "0.png,a thing"]).rename(tmp_path / "captions.csv")
+    assert len(data.named(tmp_path, columns="image=photo,caption=words")) == 1
 
 
 def test_an_empty_folder_is_told(tmp_path):

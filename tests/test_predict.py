@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import functools
 import json
+import os
 import threading
 from http.server import HTTPServer, SimpleHTTPRequestHandler
 from pathlib import Path
@@ -61,11 +62,13 @@ def test_standard_input_and_an_address_give_what_the_file_gives(model, folder):
         assert "\t" not in wanted
         assert vtx(model, "-", input=(folder / "0.png").read_bytes()).stdout == wanted
         assert vtx(model, f"{url}/0.png").stdout == wanted
-        run = vtx(model, f"{url}/missing.png", f"{url}/0.png")
+        Image.open(folder / "0.png").save(folder / "ä b.png")
+        run = vtx(model, f"{url}/missing.png", "http://localhost:1e/0.png", f"{url}/0.png", f"{url}/ä b.png")
         server.shutdown()
     assert run.exit_code == 1
     assert "missing.png: could not be fetched: HTTP Error 404" in run.stderr
-    assert run.stdout.split("\t")[1] == wanted
+    assert "localhost:1e/0.png: could not be fetched: nonnumeric port" in run.stderr
+    assert [line.split("\t")[1] for line in run.stdout.splitlines()] == [wanted.strip()] * 2
 
 
 @pytest.mark.parametrize("form", ["html", "json", "csv", "txt"])
@@ -99,6 +102,20 @@ def test_what_cannot_be_meant_is_said(model, tmp_path):
     labels = str(zoo.save(toy("gated_vqa"), tmp_path / "labels.keras"))
     assert "leave out --prompt, --beams" in vtx(labels, "a.png", "--text", "what?", "--beams", "3").stderr
     assert "Did you mean 'predict'" in CliRunner().invoke(cli.main, ["predikt"]).stderr
+    assert "leave out --weights emoji" in vtx(labels, "a.png", "--text", "what?", "--weights", "emoji").stderr
+    (tmp_path / "out.csv").mkdir()
+    run = vtx(model, "a.png", "--out", tmp_path / "out.csv")
+    assert (run.exit_code, "out.csv is a folder: expected a file's name" in run.stderr) == (2, True)
+    run = CliRunner().invoke(cli.main, ["list", "nothing", "--json"])
+    assert (run.exit_code, run.stdout) == (2, "[]\n")
+
+
+def test_a_name_of_any_bytes_is_told(model, folder):
+    strange = os.fsdecode(os.fsencode(folder) + b"/caf\xe9.png")
+    os.rename(folder / "0.png", strange)
+    run = vtx(model, folder, "--json")
+    assert [json.loads(line)["picture"][-8:] for line in run.stdout.splitlines()][-1] == "caf\ufffd.png"
+    assert vtx(model, folder, "--out", folder / "out.csv").exit_code == 1
 
 
 def test_a_folder_is_a_clip_for_models_that_see_clips(tmp_path):

@@ -108,6 +108,12 @@ def test_a_damaged_keras_file_is_refused(tmp_path):
         zoo.load(path)
 
 
+def test_a_keras_file_of_another_kind_is_refused(tmp_path):
+    keras.Sequential([keras.Input((2,)), keras.layers.Dense(1)]).save(tmp_path / "plain.keras")
+    with pytest.raises(BadWeights, match="holds a Sequential: expected a model of the zoo"):
+        zoo.load(tmp_path / "plain.keras")
+
+
 def test_a_folder_brings_its_options_and_a_run_folder_its_best(saved, tmp_path):
     folder, x, expected = saved
     (tmp_path / "run").mkdir()

@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
 import os
 import sys
-import tempfile
-from collections.abc import Iterator
 from typing import Any
 
 import click
@@ -36,23 +33,6 @@ for command in (predict, data, train, evaluate, explain, export, bench, doctor):
     main.add_command(command)
 
 
-@contextlib.contextmanager
-def quiet() -> Iterator[None]:
-    """Hides what TensorFlow logs while it starts, before it can be told not to; shows it if the start fails."""
-    with tempfile.TemporaryFile() as log:
-        stderr = os.dup(2)
-        os.dup2(log.fileno(), 2)
-        try:
-            yield
-        except BaseException:
-            log.seek(0)
-            os.write(stderr, log.read())
-            raise
-        finally:
-            os.dup2(stderr, 2)
-            os.close(stderr)
-
-
 @main.command("list")
 @click.argument("pattern", default="*")
 @click.option("--released", is_flag=True, help="Only models that come with weights.")
@@ -67,10 +47,11 @@ def list_command(pattern: str, released: bool, as_json: bool) -> None:
         for row in rows:
             row["facts"] = {tag: table.facts(row["name"], tag) for tag in row["released"]}
         click.echo(json.dumps(rows, indent=1))
-        return
     if not names:
         click.echo(f"vtx: no model matches {pattern!r}", err=True)
         sys.exit(2)
+    if as_json:
+        return
     tables.show(
         ["model", "task", "weights", "size", "data", "on held-out data", "licence"],
         [

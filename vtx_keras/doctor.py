@@ -14,6 +14,8 @@ from typing import Any, NamedTuple
 
 import click
 
+from vtx_keras.polite import quiet
+
 NEEDED_FOR = {  # packages that are not required, and what asks for them
     "ai-edge-litert": 'exporting to LiteRT: pip install "vtx_keras[export]"',
     "onnxruntime": 'exporting to ONNX: pip install "vtx_keras[export]"',
@@ -139,7 +141,6 @@ def doctor(as_json: bool) -> None:
     Exit codes: 0 nothing is wrong (something optional may be missing), 1 something must be mended.
     """
     from vtx_keras import tables
-    from vtx_keras.cli import quiet
 
     with quiet():
         found: list[Any] = findings()

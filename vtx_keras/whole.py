@@ -20,6 +20,8 @@ def whole(path: str | os.PathLike) -> Iterator[Path]:
     ('all of it', 1)
     """
     path = Path(path)
+    if path.is_dir():
+        raise IsADirectoryError(f"{path} is a folder: expected a file's name")
     path.parent.mkdir(parents=True, exist_ok=True)
     part = path.with_name(f".{os.getpid()}.{path.name}")  # its suffix is kept, for some writers go by it
     try:

@@ -205,7 +205,10 @@ def load(path: str | os.PathLike) -> VisionText:
     import vtx_keras.metrics.training  # noqa: F401 (registers what a model may be compiled with)
 
     with _policy("float32"):  # layers bring their own policies; see layers.graph
-        return keras.saving.load_model(path)
+        model = keras.saving.load_model(path)
+    if not isinstance(model, VisionText):
+        raise rooms.BadWeights(f"{path} holds a {type(model).__name__}: expected a model of the zoo")
+    return model
 
 
 def is_saved(model: str | os.PathLike) -> bool:
@@ -219,7 +222,11 @@ def named(model: str | os.PathLike, weights: str | os.PathLike = "default") -> V
     >>> named("cross_attn_captioner").name
     'captioner'
     """
-    return load(model) if is_saved(model) else build(str(model), weights=weights)
+    if not is_saved(model):
+        return build(str(model), weights=weights)
+    if weights != "default":
+        raise ValueError(f"{model} is a saved model, with weights of its own: leave out --weights {weights}")
+    return load(model)
 
 
 def _other_classes(saved: dict, wanted: dict) -> bool:

@@ -23,6 +23,7 @@ _ROOM_OF = {
     "overlap": "files",
     "named": "files",
     "has_splits": "files",
+    "held_out": "files",
 }
 __all__ = sorted(_ROOM_OF)
 

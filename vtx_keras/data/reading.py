@@ -8,7 +8,9 @@ picture carries many. Your own set needs one line:
 
 from __future__ import annotations
 
+import contextlib
 import os
+import sys
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -57,7 +59,8 @@ def load(
             f"there is no data set {name!r}{did_you_mean(name, known)}: ours are sample, {', '.join(sets.SETS)}; and "
             f"any of tfds ({', '.join(ADAPTERS)} need no columns=)"
         ) from error
-    builder.download_and_prepare()
+    with contextlib.redirect_stdout(sys.stderr):  # what is asked for, such as JSON, stays alone on standard output
+        builder.download_and_prepare()
     features = builder.info.features
     pictures = [key for key, feature in features.items() if isinstance(feature, tfds.features.Image)]
     # Pictures stay encoded, for `batches` may need but a part of one. Where there are no files, tfds is in its

@@ -4,15 +4,14 @@ from __future__ import annotations
 
 import contextlib
 import json
-import os
 import shlex
 import sys
-import warnings
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import click
+
+from vtx_keras.polite import polite, quiet
 
 
 @click.command("eval")
@@ -58,9 +57,7 @@ def evaluate(
     vtx eval cross_attn_captioner --data emoji --split vendor
     vtx eval runs/mine.keras --data pictures.csv --out report
     """
-    with _polite():
-        from vtx_keras.cli import quiet
-
+    with polite():
         with quiet():
             from keras import ops
 
@@ -110,7 +107,7 @@ def _examples(name: str, split: str | None, folder: Path | None, columns: str | 
     from vtx_keras.weights import file_hash
 
     if split is None and data.has_splits(name, columns):
-        split = "test"
+        split = data.held_out(name)
     ds, path = data.named(name, split, folder, columns), Path(name)
     told = {"sha256": file_hash(path)} if path.is_file() else {} if path.is_dir() else _version(name, folder)
     return ds, {"data": name, "split": split or "all", **told}
@@ -181,16 +178,3 @@ def _print(results: Any) -> None:
             Console().print(table)
             return
     click.echo(results.table())
-
-
-@contextlib.contextmanager
-def _polite() -> Iterator[None]:
-    """What went wrong as one line and exit code 2; warnings as lines, too."""
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
-    with warnings.catch_warnings():
-        warnings.showwarning = lambda message, *_, **__: click.echo(f"vtx: {message}", err=True)
-        try:
-            yield
-        except (ValueError, TypeError, KeyError, OSError, ImportError, RuntimeError) as error:
-            click.echo(f"vtx: {' '.join(str(error).split())}", err=True)
-            raise SystemExit(2) from error

@@ -15,8 +15,10 @@ import numpy as np
 from vtx_keras.evaluate import baselines as without
 from vtx_keras.evaluate.report import Results, cases_of, keep
 from vtx_keras.metrics import examples
+from vtx_keras.metrics.captions import check_scorers
 from vtx_keras.metrics.measures import Measure, intervals
 from vtx_keras.metrics.outcomes import Outcome, measures_of, said_of
+from vtx_keras.models import Captioner
 from vtx_keras.progress import telling
 from vtx_keras.vision_text import VisionText
 from vtx_keras.weights import version_of
@@ -57,6 +59,11 @@ def run(
     (3, 1.0)
     """
     start = time.monotonic()
+    if not isinstance(model, Captioner) and (beams != 1 or scorers or tokenizer != "plain"):
+        raise ValueError(f"a {model.name} writes no sentences: leave out beams, scorers and tokenizer")
+    check_scorers(scorers or ())
+    if folder is not None:
+        Path(folder).mkdir(parents=True, exist_ok=True)  # what cannot be written fails at once
     stream, chosen = _stream(ds, limit, seed)
     with telling("judged", chosen) as told:
         outcome = said_of(model, stream(), beams=beams, batch_size=batch_size, told=told)

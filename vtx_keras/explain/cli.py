@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 
 import click
+
+from vtx_keras.polite import polite, quiet
 
 
 @click.command()
@@ -35,22 +36,22 @@ def explain(
     vtx explain cross_attn_captioner photo.png --out maps.png
     vtx explain runs/mine photo.png --text "what colour is the cat?" --word cat
     """
-    from vtx_keras.cli import quiet
+    if out.suffix.lower() != ".png":
+        raise click.BadParameter(f"{out}: expected a name that ends in .png", param_hint="--out")
+    with polite():
+        with quiet():
+            from keras import ops
 
-    with quiet():
-        from keras import ops
+            from vtx_keras import media, zoo
+            from vtx_keras.explain.maps import attention
 
-        from vtx_keras import zoo
-        from vtx_keras.explain.maps import attention
-
-        ops.zeros(1)  # looks for a GPU
-    try:
+            ops.zeros(1)  # looks for a GPU
         network = zoo.named(model, weights)
         which = int(block) if block is not None and block.lstrip("-").isdigit() else block
-        seen = attention(network, picture, text, method=method, block=which, target=target)
+        try:
+            seen = attention(network, picture, text, method=method, block=which, target=target)
+        except media.BadItems as error:
+            raise ValueError(f"{picture}: {error.errors[0]}") from error
         assert not isinstance(seen, list)  # it was one picture
         path = seen.save(out, list(words) or None)
-    except (ValueError, TypeError, OSError) as error:
-        click.echo(f"vtx: {error}", err=True)
-        sys.exit(2)
     click.echo(f"{seen.said}\n{path}")

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import json
-import sys
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
+
+from vtx_keras.polite import polite, quiet
 
 if TYPE_CHECKING:
     from vtx_keras.export import Report
@@ -49,9 +50,7 @@ def bench(
     vtx bench cross_attn_captioner
     vtx bench runs/mine.keras --to keras,litert --quant float32,float16,int8 --beams 4
     """
-    from vtx_keras.cli import quiet
-
-    try:
+    with polite():
         wanted, precisions = _some(formats, FORMATS, "--to"), _some(quantize, PRECISIONS, "--quant")
         with quiet():
             from vtx_keras import zoo
@@ -59,9 +58,6 @@ def bench(
         settings: dict[str, Any] = {"beams": beams, "max_length": max_length}
         with quiet():
             reports = side_by_side(network, wanted, precisions, pictures=pictures, rounds=rounds, **settings)
-    except (ValueError, TypeError, OSError, ImportError, RuntimeError) as error:
-        click.echo(f"vtx: {error}", err=True)
-        sys.exit(2)
     if as_json:
         click.echo(json.dumps([asdict(report) for report in reports], indent=1, ensure_ascii=False))
     else:

@@ -9,6 +9,8 @@ from typing import Any
 
 import click
 
+from vtx_keras.polite import TOLD, polite, quiet, told
+
 FORMATS = ("savedmodel", "litert", "onnx")
 
 
@@ -62,40 +64,39 @@ def export(
     unknown = [name for name in wanted if name not in FORMATS]
     if unknown:
         _fail(f"--to {unknown[0]}: expected some of {', '.join(FORMATS)}, with commas")
-    from vtx_keras.cli import quiet
-
-    with quiet():
-        from vtx_keras import data, zoo
-        from vtx_keras.export import NotEqual
-    try:
+    with polite():
+        with quiet():
+            from vtx_keras import data, zoo
+            from vtx_keras.export import NotEqual
+            from vtx_keras.export.tflite import QUANTIZE
+        if quantize not in QUANTIZE:
+            raise ValueError(f"--quant {quantize}: expected one of {', '.join(filter(None, QUANTIZE))}")
         network = zoo.named(model, weights)
         settings: dict[str, Any] = {"share": share}
         if verify_data is None and (columns or folder or verify_split):
             raise ValueError("--columns, --folder and --verify-split say more of --verify-data: give that too")
         if verify_data is not None:
-            split = verify_split or (None if Path(verify_data).exists() else "test")
+            split = verify_split or (None if Path(verify_data).exists() else data.held_out(verify_data))
             settings["verify_data"] = data.named(verify_data, split, folder, columns)
         settings |= {"beams": beams, "max_length": max_length, "prompt": prompt}
-    except (ValueError, TypeError, OSError, ImportError) as error:
-        _fail(str(error))
-    reports, failed = [], 0
+    reports, failed = [], False
     for name in wanted:
         try:
             with quiet():
                 report = _one(name, network, out, form, quantize, settings)
         except NotEqual as error:
-            report, failed = error.report, max(failed, 1)
+            report, failed = error.report, True
             click.echo(f"vtx: {error}" if not as_json else f"vtx: {name} is not equal to its model", err=True)
-        except (ValueError, TypeError, OSError, ImportError, RuntimeError) as error:
-            click.echo(f"vtx: {name}: {error}", err=True)
-            failed = 2
+        except TOLD as error:
+            click.echo(f"vtx: {name}: {told(error)}", err=True)
+            failed = True
             continue
         reports.append(report)
         if not as_json and report.ok:
             click.echo(f"{report}\n")
     if as_json:
         click.echo(json.dumps([json.loads(report.to_json()) for report in reports], indent=1, ensure_ascii=False))
-    sys.exit(failed)
+    sys.exit(0 if not failed else 1 if reports else 2)
 
 
 def _one(name: str, network: Any, out: Path, form: str, quantize: str | None, settings: dict) -> Any:

@@ -69,6 +69,18 @@ def penn(texts: Iterable[str | bytes]) -> list[list[str]]:
     return words
 
 
+def check_scorers(names: Sequence[str]) -> None:
+    """Refuses names that no scorer has.
+
+    >>> check_scorers(["blew"])
+    Traceback (most recent call last):
+    ValueError: there is no scorer 'blew': choose among bleu, rouge_l, cider, meteor, spice
+    """
+    unknown = [name for name in names if name not in SCORERS]
+    if unknown:
+        raise ValueError(f"there is no scorer {unknown[0]!r}: choose among {', '.join(SCORERS)}")
+
+
 def caption_scores(
     said: Sequence[str],
     references: Sequence[Sequence[str]],
@@ -88,9 +100,7 @@ def caption_scores(
     """
     if len(said) != len(references) or not len(said):
         raise ValueError(f"{len(said)} captions, {len(references)} lists of references: expected as many, at least 1")
-    unknown = [name for name in scorers if name not in SCORERS]
-    if unknown:
-        raise ValueError(f"there is no scorer {unknown[0]!r}: choose among {', '.join(SCORERS)}")
+    check_scorers(scorers)
     if tokenizer not in ("plain", "penn"):
         raise ValueError(f'tokenizer={tokenizer!r}: expected "plain" or "penn"')
     counts = [len(each) for each in references]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+import os
 import sys
 from collections.abc import Callable, Iterable, Iterator
 from itertools import chain, islice
@@ -12,6 +13,8 @@ from pathlib import Path
 from typing import Any
 
 import click
+
+from vtx_keras.polite import polite, quiet
 
 AT_ONCE = 32  # pictures in memory
 FORMS = (".html", ".json", ".csv", ".txt")
@@ -57,24 +60,19 @@ def predict(
     vtx predict runs/mine.keras holiday "*.jpg" --beams 4 --out holiday.html
     curl -s https://example.org/a.png | vtx predict cross_attn_captioner -
     """
-    from vtx_keras.cli import quiet
+    with polite():
+        with quiet():
+            from keras import ops
 
-    with quiet():
-        from keras import ops
+            from vtx_keras import zoo
+            from vtx_keras.predict.sources import sources
 
-        from vtx_keras import zoo
-        from vtx_keras.predict.sources import sources
-
-        ops.zeros(1)  # looks for a GPU
-    try:
+            ops.zeros(1)  # looks for a GPU
         network = zoo.named(model, weights)
         say = speaker(network, model, question, {"prompt": prompt, "beams": beams, "max_length": max_length})
         rows = said(say, sources(pictures, clips=len(network.image_shape) == 4))
         frames = network.image_shape[0] if len(network.image_shape) == 4 else 0
         failed = _write(rows, out, model, frames) if out else _print(rows, as_json)
-    except (ValueError, TypeError, OSError) as error:
-        click.echo(f"vtx: {error}", err=True)
-        sys.exit(2)
     sys.exit(0 if not any(failed) else 2 if all(failed) else 1)
 
 
@@ -112,7 +110,8 @@ def said(say: Callable[[list], Iterable], found: Iterable[Any]) -> Iterator[dict
                     [{"error": error.errors[at]} if at in error.errors else {"result": _plain(one)} for at, one in told]
                 )
         for one in some:
-            yield {"picture": one.name, "source": one.picture, **({"error": one.error} if one.error else next(results))}
+            name = os.fsencode(one.name).decode("utf-8", "replace")  # a file's name may be any bytes
+            yield {"picture": name, "source": one.picture, **({"error": one.error} if one.error else next(results))}
 
 
 def _plain(result: Any) -> Any:
@@ -151,7 +150,7 @@ def _write(rows: Iterable[dict], out: Path, model: str, frames: int = 0) -> list
     failed: list[bool] = []
 
     from vtx_keras.progress import telling
-    from vtx_keras.whole import write
+    from vtx_keras.whole import whole
 
     def told() -> Iterator[dict]:
         with telling("pictures") as tell:
@@ -179,8 +178,8 @@ def _write(rows: Iterable[dict], out: Path, model: str, frames: int = 0) -> list
         )
         pages.write(out, model, [("", cards)])
     else:
-        plain = [_told(row) for row in told()]
-        write(out, _as_text(plain, out.suffix.lower()))
+        with whole(out) as part:
+            part.write_text(_as_text([_told(row) for row in told()], out.suffix.lower()), encoding="utf-8")
     click.echo(str(out))
     return failed
 

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import glob
+import http.client
 import re
 import sys
+import urllib.parse
 import urllib.request
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -35,7 +37,7 @@ def sources(given: Sequence[str], *, clips: bool = False) -> Iterator[Source]:
     """
     for one in given:
         if one == "-":
-            yield _held("-", lambda: sys.stdin.buffer.read(MOST_BYTES + 1))
+            yield _held("-", _piped)
         elif re.match(r"https?://", one):
             yield _held(one, lambda one=one: _fetched(one))
         elif Path(one).is_dir() and not clips:
@@ -60,14 +62,21 @@ def _in_folder(folder: Path) -> Iterator[Source]:
 def _held(name: str, read: Any) -> Source:
     try:
         data = read()
-    except (OSError, ValueError) as error:  # no network, no such page, no such host
+    except (OSError, ValueError, http.client.HTTPException) as error:  # no network, no such page, no such host
         return Source(name, None, f"could not be fetched: {error}")
     if len(data) > MOST_BYTES:
         return Source(name, None, f"more than {MOST_BYTES // 1_000_000} MB: fetch it and make it smaller")
     return Source(name, data) if data else Source(name, None, "nothing came")
 
 
+def _piped() -> bytes:
+    if sys.stdin is None:
+        raise OSError("standard input is closed")
+    return sys.stdin.buffer.read(MOST_BYTES + 1)
+
+
 def _fetched(address: str) -> bytes:
+    address = urllib.parse.quote(address, safe="%/:=&?~#+!$,;'@()*[]")  # as people write them, with spaces and accents
     request = urllib.request.Request(address, headers={"User-Agent": "vtx"})
     with urllib.request.urlopen(request, timeout=SECONDS) as answer:
         return answer.read(MOST_BYTES + 1)

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import contextlib
 import json
-import warnings
+import shlex
 from pathlib import Path
 from typing import Any
 
 import click
+
+from vtx_keras.polite import polite, quiet
 
 STOPPED, DIVERGED = 75, 3
 
@@ -64,40 +66,32 @@ def train(model: str, name: str, **options: Any) -> None:
     vtx train cross_attn_captioner --data sample --size tiny
     vtx train gated_vqa --data vqa_rad/official --set image_encoder=efficientnet_lite0 --weights encoders --freeze image
     """
-    from vtx_keras.cli import quiet
+    with polite():
+        with quiet():
+            import keras
+            from keras import ops
 
-    with quiet():
-        import keras
-        from keras import ops
+            from vtx_keras.train.keeping import Diverged, Stopped
 
-        from vtx_keras.train.keeping import Diverged, Stopped
-
-        ops.zeros(1)  # looks for a GPU
-    try:
-        with warnings.catch_warnings():
-            warnings.showwarning = lambda message, *_, **__: click.echo(f"vtx: {message}", err=True)
+            ops.zeros(1)  # looks for a GPU
+        try:
             if options["coordinator"]:
                 from vtx_keras.train import parallel
 
                 parallel.join(options["coordinator"], options["processes"], options["process"])
             keras.utils.set_random_seed(options["seed"])
             history = _run(model, name, options)
-    except Stopped as stopped:
-        click.echo(f"vtx: {stopped}", err=True)
-        raise SystemExit(STOPPED) from stopped
-    except Diverged as diverged:
-        click.echo(f"vtx: {diverged}", err=True)
-        raise SystemExit(DIVERGED) from diverged
-    except (ValueError, TypeError, OSError, ImportError) as error:
-        click.echo(f"vtx: {error}", err=True)
-        raise SystemExit(2) from error
+        except (Stopped, Diverged) as ended:
+            click.echo(f"vtx: {ended}", err=True)
+            raise SystemExit(STOPPED if isinstance(ended, Stopped) else DIVERGED) from ended
     if not options["dry_run"]:
         shown = [path.name for path in sorted(history.folder.glob("results.*")) + sorted(history.folder.glob("*.html"))]
         click.echo(f"{history.folder}: best and last weights, {', '.join(shown)}")
         held_out = options["validation"] or "validation"
         if (history.folder / "samples.html").is_file() and not held_out.lower().endswith((".csv", ".tsv")):
-            same = [f" --{key} {options[key]}" for key in ("columns", "folder") if options[key]]
-            click.echo(f"next: vtx eval {history.folder}/best --data {name}{''.join(same)} --split {held_out}")
+            same = [f"--{key}={options[key]}" for key in ("columns", "folder") if options[key]]
+            words = ["vtx", "eval", f"{history.folder}/best", "--data", name, *same, "--split", held_out]
+            click.echo(f"next: {shlex.join(words)}")
 
 
 def _run(model: str, name: str, options: dict[str, Any]) -> Any:
