@@ -359,7 +359,16 @@ def test_pictures_come_as_paths_bytes_pil_and_arrays_alike(captioner, tmp_path):
     Image.fromarray(array).save(path)
     said = {
         caption
-        for item in (path, str(path), path.read_bytes(), Image.open(path), array, array.astype("float32"), array[None])
+        for item in (
+            path,
+            str(path),
+            path.read_bytes(),
+            Image.open(path),
+            array,
+            array.astype("float32"),
+            array[None],
+            tmp_path.glob("*.png"),
+        )
         for caption in captioner.generate(item)
     }
     assert len(said) == 1

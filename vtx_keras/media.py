@@ -162,9 +162,10 @@ def _check_size(width: int, height: int, limit: int, frames: int = 1) -> None:
 
 
 def _many(items: Any, rank: int) -> Sequence:
-    """The members of a list, of a table's column, or of an array of more axes than `rank`; else the one item."""
+    """The members of a list, of what can be gone through once, of a table's column, or of an array of more axes than
+    `rank`; else the one item."""
     axes, kind = len(getattr(items, "shape", ())), getattr(getattr(items, "dtype", None), "kind", "")
-    if isinstance(items, (list, tuple)) or (axes == 1 and kind in ("O", "U")):
+    if isinstance(items, (list, tuple, Iterator)) or (axes == 1 and kind in ("O", "U")):
         return list(items)
     return items if axes > rank else [items]
 
