@@ -196,13 +196,14 @@ class VisionText(keras.Model):
     def kept(self, key: Any, make: Callable[[], keras.Model]) -> keras.Model:
         """A helper model made once per `key`, out of Keras' sight: it holds this model and must not be saved in it.
 
-        Of many keys, such as lengths that a server is asked for, the last ones are kept.
+        Of many keys, such as lengths that a server is asked for, the latest are kept.
         """
         keep = self.__dict__.setdefault("_kept", _Kept()).models
-        found = keep.pop(key, None) or make()
-        keep[key] = found
-        for old in list(keep)[:-MOST_KEPT]:
-            keep.pop(old, None)
+        found = keep.get(key)
+        if found is None:
+            found = keep.setdefault(key, make())
+            for old in list(keep)[:-MOST_KEPT]:
+                keep.pop(old, None)
         return found
 
 
