@@ -42,9 +42,8 @@ def pack(release: Any, pictures: Path | None = None) -> None:
     examples, folder = release.examples("train"), FOLDER / release.run.name
     special = release.eye is not None or release.begins_as is not None or release.prepared is not None
     model = making.begun(release, examples, pretrained=special)  # another is built there
-    unpaired = isinstance(model, Matcher) and "label" not in examples.encoded.element_spec
-    if unpaired or len(model.image_shape) == 4:
-        raise SystemExit(f"{release.name}: expected a model of stills; a matcher needs a label that says what fits")
+    if isinstance(model, Matcher) or len(model.image_shape) == 4:
+        raise SystemExit(f"{release.name}: expected a model of stills, and no matcher, whose batches make negatives")
     if special:
         models.save(model, folder / START, half=True)
     folder.mkdir(parents=True, exist_ok=True)

@@ -9,7 +9,6 @@ import statistics
 from pathlib import Path
 from typing import Any
 
-from vtx_keras.data.builders import Emoji
 from zoo import cards
 from zoo.fusions import (
     BATCH,
@@ -106,9 +105,7 @@ def compared() -> str:
     rates = " and ".join(f"{rate:g}" for rate in RATES)
     (encoder,) = {one["encoder_sha256"] for one in found.values()}
     which = "the" if encoder == encoder_hash() else f"an earlier (sha256 {encoder[:8]})"
-    (data,) = {one.get("data", "1.0.0") for one in found.values()}
-    swapped = " (in that version most of whose medium and medium-light skin was swapped)"
-    swapped = "" if data == str(Emoji.VERSION) else swapped
+    (data,) = {one["data"] for one in found.values()}
     header = ["", "test", "interval", "between seeds", "rate", "parameters", "steps", "LiteRT ms", "MB"]
     for task, how in TASKS.items():
         rows = [
@@ -138,7 +135,7 @@ Five fusions of pictures and words of `emoji` {data}, in {SHARED["depth"]} block
 frozen features (of {which} `{SHARED["image_encoder"]}`), data and words,
 {CPU_SECONDS} CPU seconds of training ({least:.0f} to {most:.0f} when measured) in batches of {BATCH}. The learning rate
 is the better of {rates} on validation. {len(SEEDS)}
-seeds, each judged on the same {JUDGED:,d} rows of an artist whom none has seen{swapped}. The interval spans the seeds'
+seeds, each judged on the same {JUDGED:,d} rows of an artist whom none has seen. The interval spans the seeds'
 bootstrapped 95 % intervals. Parameters are those behind the encoder; LiteRT ms (CPU, one thread) and MB are those of
 the whole float32 file, the encoder included; a captioner writes its own caption. What needs no model is of the whole
 split. `co_attn` cannot write from left to right.
