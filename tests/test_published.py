@@ -166,6 +166,7 @@ def test_a_size_or_name_that_cannot_be_is_refused():
         published.load("minilm_l6", image_shape=(64, 64, 3))
 
 
+@pytest.mark.skipif(keras.backend.backend() != "tensorflow", reason="exports are made by TensorFlow")
 def test_efficientnet_lite0_runs_in_litert_with_builtins_alone():
     import tensorflow as tf
     from ai_edge_litert.interpreter import Interpreter

@@ -190,6 +190,7 @@ MAY_IMPORT = {
         "train.cli",
     },
 }
+ON_JAX = os.environ.get("KERAS_BACKEND") == "jax"
 NAMES_TENSORFLOW = {"data", "export", "train", "explain"}
 
 
@@ -252,12 +253,14 @@ def test_listing_loads_neither_tensorflow_nor_keras():
 
 @pytest.mark.parametrize("room", rooms())
 def test_the_examples_in_docstrings_run(room):
+    if ON_JAX and room.startswith("export."):
+        pytest.skip("exports are made by TensorFlow")
     module = importlib.import_module(f"vtx_keras.{room}")
     result = doctest.testmod(module, extraglobs={"np": importlib.import_module("numpy")}, optionflags=doctest.ELLIPSIS)
     assert result.failed == 0
 
 
-@pytest.mark.skipif(os.environ.get("KERAS_BACKEND") == "jax", reason="recipes read tf.data")
+@pytest.mark.skipif(ON_JAX, reason="recipes read tf.data")
 @pytest.mark.parametrize("module", ["cards", "changes", "eyes", "families", "far", "making", "page"])
 def test_the_examples_in_recipes_run(module, monkeypatch):
     monkeypatch.syspath_prepend(str(ROOT))
@@ -333,6 +336,8 @@ PAGES = [
 
 @pytest.mark.parametrize("page", [str(path.relative_to(ROOT)) for path in PAGES])
 def test_the_python_blocks_of_the_documents_run(page, tmp_path, monkeypatch):
+    if ON_JAX and page != "docs/accelerators.md":
+        pytest.skip("once is enough, and exports are made by TensorFlow")
     from vtx_keras import fusion, table
 
     blocks = re.findall(r"```python\n(.*?)```", (ROOT / page).read_text(encoding="utf-8"), re.S)
