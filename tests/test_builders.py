@@ -158,7 +158,7 @@ def test_a_build_that_was_killed_leaves_nothing_that_is_read(folder, tmp_path):
         "read = builders.media.read\n"
         "def slow(picture):\n"
         "    if Path(sys.argv[1], 'kill').exists():\n"
-        "        print('reading', flush=True); time.sleep(60)\n"
+        "        print('reading', file=sys.__stdout__, flush=True); time.sleep(60)\n"  # not where builds tell
         "    return read(picture)\n"
         "builders.media.read = slow\n"
         "print(len(load('word_cards', 'train', folder=sys.argv[1])), flush=True)\n"
