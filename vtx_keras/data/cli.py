@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 from pathlib import Path
+from typing import Any
 
 import click
 
@@ -30,7 +31,7 @@ def list_command(folder: Path | None, as_json: bool) -> None:
     """Name the data sets, with their licences and whether they are built here."""
     from vtx_keras.data import sets
 
-    rows = []
+    rows: list[dict[str, Any]] = []
     for name, about in sets.SETS.items():
         there = [archive.file for archive in about.archives if (sets.archive_dir(folder) / archive.file).is_file()]
         rows.append(

@@ -223,7 +223,7 @@ def _tell_foreign(count: int, what: str) -> None:
         )
 
 
-def _reader(lines: TextIO) -> Iterator[list[str]]:
+def _reader(lines: TextIO) -> Any:
     """Rows of cells, parted as the header is: by commas, tabs or semicolons.
 
     >>> import io
