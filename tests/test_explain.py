@@ -292,11 +292,13 @@ def test_every_task_is_explained_in_mixed_precision_too(name, dtype):
         assert np.isfinite(one.maps).all()
         assert (one.maps >= 0).all()
         assert one.said
-    if dtype == "mixed_bfloat16":  # three digits: what is left where gradients cancel out is rounding
-        return
     plain = toy(name)
     plain.set_weights(model.get_weights())
-    both = [explain.attention(each, x[0], texts(1)[0], method="gradcam").maps for each in (model, plain)]
+    # Of all pictures, for where gradients cancel out in one what is left is rounding.
+    both = [
+        np.stack([explain.attention(each, one, texts(1)[0], method="gradcam").maps for one in x])
+        for each in (model, plain)
+    ]
     np.testing.assert_allclose(both[0], both[1], atol=0.15 * both[1].max())
 
 

@@ -47,19 +47,18 @@ def list_command(pattern: str, released: bool, as_json: bool) -> None:
         for row in rows:
             row["facts"] = {tag: table.facts(row["name"], tag) for tag in row["released"]}
         click.echo(json.dumps(rows, indent=1))
+    elif names:
+        tables.show(
+            ["model", "task", "weights", "size", "data", "on held-out data", "licence"],
+            [
+                [row["name"], table.MODELS[row["name"]].task, *cells]
+                for row in rows
+                for cells in [_fact(tag, table.facts(row["name"], tag)) for tag in row["released"]] or [[""] * 5]
+            ],
+        )
     if not names:
         click.echo(f"vtx: no model matches {pattern!r}", err=True)
         sys.exit(2)
-    if as_json:
-        return
-    tables.show(
-        ["model", "task", "weights", "size", "data", "on held-out data", "licence"],
-        [
-            [row["name"], table.MODELS[row["name"]].task, *cells]
-            for row in rows
-            for cells in [_fact(tag, table.facts(row["name"], tag)) for tag in row["released"]] or [[""] * 5]
-        ],
-    )
 
 
 def _fact(tag: str, facts: dict[str, Any]) -> list[str]:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-import sys
 import tempfile
 import warnings
 from collections.abc import Iterator
@@ -25,9 +24,8 @@ def polite() -> Iterator[None]:
         warnings.showwarning = lambda message, *_, **__: click.echo(f"vtx: {message}", err=True)
         try:
             yield
-        except BrokenPipeError:  # whoever read has enough
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-            raise SystemExit(0) from None
+        except BrokenPipeError:  # whoever read has enough; click ends quietly then
+            raise
         except Exception as error:
             if not known(error):
                 raise

@@ -86,17 +86,26 @@ def from_csv(
     return _examples(rows, split, file.with_name("bad_rows.csv"), most_bad)
 
 
-def from_folder(folder: str | os.PathLike, split: str | None = None, *, most_bad: float = 0.01) -> tf.data.Dataset:
+def from_folder(
+    folder: str | os.PathLike,
+    split: str | None = None,
+    *,
+    columns: Mapping[str, str] | None = None,
+    most_bad: float = 0.01,
+) -> tf.data.Dataset:
     """Examples from a folder: pictures each beside a .txt of the same name, or pictures in folders named by label.
 
     Folders named train, validation, val or test at the top are splits: name the one you want. With labels, `text` is
-    empty; a classifier built with `allow_empty=True` reads the picture alone.
+    empty; a classifier built with `allow_empty=True` reads the picture alone. A folder with a `captions.csv` is read as
+    that table, of which `columns` may tell.
     """
     folder = Path(folder)
     if not folder.is_dir():
         raise BadData(f"there is no folder {str(folder)!r}")
     if (folder / "captions.csv").is_file():
-        return from_csv(folder / "captions.csv", split, most_bad=most_bad)
+        return from_csv(folder / "captions.csv", split, columns=columns, most_bad=most_bad)
+    if columns:
+        raise BadData(f"columns {dict(columns)}: {folder} is a folder of pictures, which has none")
     rows, foreign = [], 0
     paths = [
         Path(inner, name)
@@ -177,11 +186,7 @@ def named(
     if str(name).lower().endswith((".csv", ".tsv")):
         return from_csv(name, split, columns=_pairs(columns))
     if Path(name).is_dir() and not _known(name):
-        if (Path(name) / "captions.csv").is_file():
-            return from_csv(Path(name) / "captions.csv", split, columns=_pairs(columns))
-        if columns:
-            raise BadData(f"--columns {columns}: {name} is a folder of pictures, which has no columns")
-        return from_folder(name, split)
+        return from_folder(name, split, columns=_pairs(columns))
     return load(str(name), split or "train", folder=folder, columns=_pairs(columns) or None)
 
 
