@@ -105,7 +105,7 @@ def from_folder(
     if (folder / "captions.csv").is_file():
         return from_csv(folder / "captions.csv", split, columns=columns, most_bad=most_bad)
     if columns:
-        raise BadData(f"columns {dict(columns)}: {folder} is a folder of pictures, which has none")
+        raise BadData(f"columns {dict(columns)}: {folder} is a folder of pictures, which has no columns")
     rows, foreign = [], 0
     paths = [
         Path(inner, name)
