@@ -23,7 +23,7 @@ RELEASE = making.Release(
     options={"image_shape": (8, 97, 97, 3)},
     begins_as="cross_attn_captioner/emoji",
     copies=4,
-    epochs=4,
+    epochs=12,
     learning_rate=5e-4,
     batch_size=32,
 )
