@@ -123,6 +123,15 @@ def test_fit_compiles_under_xla(name):
 
 
 @on_tensorflow
+def test_fit_traces_its_step_once(monkeypatch):
+    model, traced = toy("gated_vqa"), []
+    step = model.train_step
+    monkeypatch.setattr(model, "train_step", lambda data: traced.append(data) or step(data))
+    model.fit(batches(model), epochs=2, verbose=0)
+    assert len(traced) == 1
+
+
+@on_tensorflow
 @pytest.mark.parametrize(
     "names",
     [

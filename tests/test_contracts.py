@@ -164,14 +164,17 @@ def test_a_batch_is_its_rows(decisive):
 
 
 def beam_search(model, picture: np.ndarray, beams: int, length: int) -> tuple[list[int], float]:
-    """The textbook: extend all, keep the best, put ended ones aside; no cache, no batch."""
+    """The textbook: extend all, keep the best, put ended ones aside; no cache."""
     live, ended = [((text.START,), 0.0)], []
-    for _ in range(length):
-        proposals = []
-        for tokens, score in live:
-            padded = np.array([[*tokens, *[0] * (length - len(tokens))]], "int32")
-            logp = log_softmax(writable(outputs(model, {"image": picture[None], "tokens": padded})[0, len(tokens) - 1]))
-            proposals += [((*tokens, token), score + logp[token]) for token in np.argsort(-logp)[:beams]]
+    while live and len(live[0][0]) <= length:
+        padded = np.array([[*tokens, *[0] * (length - len(tokens))] for tokens, _ in live], "int32")
+        said = outputs(model, {"image": np.stack([picture] * len(live)), "tokens": padded})
+        logits = log_softmax(writable(said[:, len(live[0][0]) - 1]))
+        proposals = [
+            ((*tokens, token), score + logp[token])
+            for (tokens, score), logp in zip(live, logits, strict=True)
+            for token in np.argsort(-logp)[:beams]
+        ]
         best = sorted(proposals, key=lambda pair: -pair[1])[:beams]
         ended += [pair for pair in best if pair[0][-1] == text.END]
         live = [pair for pair in best if pair[0][-1] != text.END]

@@ -72,8 +72,6 @@ def fit(model, ds, epochs: int = 1, **settings):
         steps = epochs
     if steps <= 10 and model.jit_compile is not True:
         eager(model)
-    else:  # the variables of optimizer and metrics are made before, so the step is traced once, not twice
-        model._symbolic_build(data_batch=next(iter(ds)))
     return model.fit(ds, epochs=epochs, verbose=0, **settings)
 
 

@@ -57,6 +57,15 @@ class VisionText(keras.Model):
         if self.optimizer is not None and self.built:
             self.optimizer.build(self.trainable_variables)
 
+    def make_train_function(self, force: bool = False) -> Any:
+        """Keras' own. The optimizer's variables are made first: else TensorFlow traces the step to make them, and again.
+
+        That is half of the time before the first step of `fit`.
+        """
+        if self.optimizer is not None and not self.optimizer.built:
+            self.optimizer.build(self.trainable_variables)
+        return super().make_train_function(force)
+
     def freeze(self, *parts: str, frozen: bool = True, but_last: int = 0) -> None:
         """Stop (or with `frozen=False` resume) training the "image" or the "text" encoder, and compile again.
 
