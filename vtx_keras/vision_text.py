@@ -58,9 +58,9 @@ class VisionText(keras.Model):
             self.optimizer.build(self.trainable_variables)
 
     def make_train_function(self, force: bool = False) -> Any:
-        """Keras' own. The optimizer's variables are made first: else TensorFlow traces the step to make them, and again.
+        """Keras' own, once the optimizer has its variables.
 
-        That is half of the time before the first step of `fit`.
+        TensorFlow would trace a first step to make them and then another, twice the time until `fit` begins.
         """
         if self.optimizer is not None and not self.optimizer.built:
             self.optimizer.build(self.trainable_variables)
