@@ -215,15 +215,17 @@ def test_a_beam_wide_enough_finds_the_best_of_all_captions():
     table = model.get_layer("words").embeddings
     table.assign(np.random.default_rng(3).normal(size=table.shape))
     x = pictures(model, 2)
-    a, b, c = (text.SPECIALS.__len__() + i for i in range(3))
-    best = [(-np.inf, None)] * len(x)
-    for caption in itertools.chain.from_iterable(itertools.product((a, b, c), repeat=n) for n in range(5)):
-        written = [*caption, text.END][:4]
-        tokens = np.array([([text.START, *caption] + [0] * 4)[:4]] * len(x), "int32")
-        logp = log_softmax(writable(outputs(model, {"image": x, "tokens": tokens})))
-        for row in range(len(x)):
-            score = sum(logp[row, i, token] for i, token in enumerate(written)) / len(written)
-            best[row] = max(best[row], (score, caption), key=lambda pair: pair[0])
+    a, b, c = (len(text.SPECIALS) + i for i in range(3))
+    captions = [caption for n in range(5) for caption in itertools.product((a, b, c), repeat=n)]
+    tokens = np.array([([text.START, *caption] + [0] * 4)[:4] for caption in captions], "int32")
+    best = []
+    for picture in x:
+        logp = log_softmax(writable(outputs(model, {"image": np.stack([picture] * len(tokens)), "tokens": tokens})))
+        found = []
+        for row, caption in enumerate(captions):
+            written = [*caption, text.END][:4]
+            found.append((sum(logp[row, i, token] for i, token in enumerate(written)) / len(written), caption))
+        best.append(max(found, key=lambda pair: pair[0]))
     ids, scores = (np.array(part) for part in model.generate_ids(x, beams=3**4))
     for row, (score, caption) in enumerate(best):
         assert tuple(ids[row][ids[row] > 0]) == caption

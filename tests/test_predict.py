@@ -12,11 +12,11 @@ from pathlib import Path
 
 import keras
 import pytest
-from click.testing import CliRunner
+import toys
 from PIL import Image
 from toys import pictures, toy
 
-from vtx_keras import cli, zoo
+from vtx_keras import zoo
 from vtx_keras.predict.sources import sources
 
 pytestmark = pytest.mark.skipif(keras.backend.backend() != "tensorflow", reason="once is enough")
@@ -39,7 +39,7 @@ def folder(tmp_path) -> Path:
 
 
 def vtx(*arguments, **kwargs):
-    return CliRunner().invoke(cli.main, ["predict", *map(str, arguments)], **kwargs)
+    return toys.vtx("predict", *arguments, **kwargs)
 
 
 def test_a_folder_a_pattern_and_a_file_say_the_same(model, folder):
@@ -101,12 +101,12 @@ def test_what_cannot_be_meant_is_said(model, tmp_path):
     assert "use --prompt" in vtx(model, "a.png", "--text", "what?").stderr
     labels = str(zoo.save(toy("gated_vqa"), tmp_path / "labels.keras"))
     assert "leave out --prompt, --beams" in vtx(labels, "a.png", "--text", "what?", "--beams", "3").stderr
-    assert "Did you mean 'predict'" in CliRunner().invoke(cli.main, ["predikt"]).stderr
+    assert "Did you mean 'predict'" in toys.vtx("predikt").stderr
     assert "leave out --weights emoji" in vtx(labels, "a.png", "--text", "what?", "--weights", "emoji").stderr
     (tmp_path / "out.csv").mkdir()
     run = vtx(model, "a.png", "--out", tmp_path / "out.csv")
     assert (run.exit_code, "out.csv is a folder: expected a file's name" in run.stderr) == (2, True)
-    run = CliRunner().invoke(cli.main, ["list", "nothing", "--json"])
+    run = toys.vtx("list", "nothing", "--json")
     assert (run.exit_code, run.stdout) == (2, "[]\n")
 
 

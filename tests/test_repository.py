@@ -16,6 +16,7 @@ import sys
 from pathlib import Path
 
 import pytest
+import toys
 
 import vtx_keras
 from vtx_keras.weights import released_root
@@ -409,9 +410,9 @@ def test_vtx_predict_captions_goes_on_past_a_bad_picture_and_says_so():
     picture = str(released_root() / "cross_attn_captioner/emoji" / examples[0]["picture"])
     run = vtx("predict", "cross_attn_captioner", picture)
     assert (run.returncode, run.stdout.strip(), run.stderr) == (0, examples[0]["said"], "")
-    run = vtx("predict", "cross_attn_captioner", "missing.png", picture, "--json")
+    run = toys.vtx("predict", "cross_attn_captioner", "missing.png", picture, "--json")
     rows = [json.loads(line) for line in run.stdout.splitlines()]
-    assert run.returncode == 1
+    assert run.exit_code == 1
     assert "missing.png" in rows[0]["error"]
     assert rows[1] == {"picture": picture, "result": examples[0]["said"]}
 

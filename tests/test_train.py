@@ -15,7 +15,7 @@ from pathlib import Path
 import keras
 import numpy as np
 import pytest
-from toys import WORDS, eager, texts, toy
+from toys import WORDS, eager, texts, toy, vtx
 
 from vtx_keras import data, train, zoo
 from vtx_keras.train import folder as rooms
@@ -457,27 +457,24 @@ def test_many_hosts_and_cut_matrices_need_jax():
 
 
 @pytest.mark.skipif(not TF, reason="one backend is enough for the command line")
-def test_the_command_line_trains_goes_on_and_is_polite(tmp_path):
-    def vtx(*words: str) -> subprocess.CompletedProcess:
-        return subprocess.run(
-            [sys.executable, "-m", "vtx_keras.cli", "train", *words], capture_output=True, text=True, cwd=tmp_path
-        )
-
+def test_the_command_line_trains_goes_on_and_is_polite(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
     small = ["--set", "dim=32", "--set", "depth=1", "--set", "vision_depth=1", "--set", "image_shape=[32, 32, 3]"]
-    run = vtx("cross_attn_captioner", "--data", "sample", *small, "--epochs", "2", "--learning-rate", "0.003")
+    words = ["train", "cross_attn_captioner", "--data", "sample", *small, "--epochs", "2", "--learning-rate", "0.003"]
+    run = subprocess.run([sys.executable, "-m", "vtx_keras.cli", *words], capture_output=True, text=True)
     assert run.returncode == 0, run.stderr[-3000:]
     rows = (tmp_path / "runs/cross_attn_captioner/results.csv").read_text().splitlines()
     losses = [float(row.split(",")[rows[0].split(",").index("loss")]) for row in rows[1:]]
     assert losses[1] < losses[0]
     assert (tmp_path / "runs/cross_attn_captioner/samples.html").is_file()
     assert "next: vtx eval runs/cross_attn_captioner/best" in run.stdout
-    run = vtx("cross_attn_captionr", "--data", "sample")
-    assert run.returncode == 2
+    run = vtx("train", "cross_attn_captionr", "--data", "sample")
+    assert run.exit_code == 2
     assert "did you mean cross_attn_captioner" in run.stderr
     assert "Traceback" not in run.stderr
-    run = vtx("cross_attn_captioner", "--data", "sample", *small, "--freeze", "image")
-    assert run.returncode == 2
+    run = vtx("train", "cross_attn_captioner", "--data", "sample", *small, "--freeze", "image")
+    assert run.exit_code == 2
     assert "would never learn" in run.stderr
-    run = vtx("gated_vqa", "--data", "sample/questions", *small, "--dry-run")
-    assert run.returncode == 0, run.stderr[-3000:]
+    run = vtx("train", "gated_vqa", "--data", "sample/questions", *small, "--dry-run")
+    assert run.exit_code == 0, run.stderr[-3000:]
     assert "can be saved" in run.stdout

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import keras
 import numpy as np
+from click.testing import CliRunner, Result
 
-from vtx_keras import data, text, zoo
+from vtx_keras import cli, data, text, zoo
 
 WORDS = [f"w{i}" for i in range(64 - len(text.SPECIALS))]
 SHAPE, CLIP = (32, 32, 3), (2, 32, 32, 3)
@@ -87,3 +88,8 @@ def inputs(model, count: int = 4) -> dict[str, np.ndarray]:
 
 def outputs(model, inputs) -> np.ndarray:
     return np.array(model(inputs, training=False))
+
+
+def vtx(*words: object, **kwargs) -> Result:
+    """The command in this process, which saves a start of TensorFlow."""
+    return CliRunner().invoke(cli.main, [str(word) for word in words], **kwargs)
