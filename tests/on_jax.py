@@ -22,6 +22,7 @@ for name in names:
         if f"ids_{beams}" in stored:
             compiled = jax.jit(lambda image, beams=beams, model=model: model.generate_ids(image, beams=beams))
             np.testing.assert_array_equal(np.array(compiled(x["image"])[0]), stored[f"ids_{beams}"], err_msg=name)
+    assert model.jit_compile, "the file that TensorFlow wrote on a CPU would train uncompiled here"
     if hasattr(model, "generate"):
         assert len(model.generate(x["image"], sampler="top_p", seed=1)) == len(x["image"])
     model.optimizer.learning_rate = 3e-3

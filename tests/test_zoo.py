@@ -108,6 +108,15 @@ def test_a_damaged_keras_file_is_refused(tmp_path):
         zoo.load(path)
 
 
+@pytest.mark.parametrize("asked", ["auto", False])
+def test_a_keras_file_leaves_it_to_the_next_machine_whether_to_compile(asked, tmp_path):
+    model = toy("gated_vqa")
+    model.compile(loss=model.loss, jit_compile=asked)
+    loaded = zoo.load(zoo.save(model, tmp_path / "whole.keras"))
+    assert loaded.get_compile_config()["jit_compile"] == asked
+    assert loaded.jit_compile is model.jit_compile
+
+
 def test_a_keras_file_of_another_kind_is_refused(tmp_path):
     keras.Sequential([keras.Input((2,)), keras.layers.Dense(1)]).save(tmp_path / "plain.keras")
     with pytest.raises(BadWeights, match="holds a Sequential: expected a model of the zoo"):

@@ -39,7 +39,14 @@ class VisionText(keras.Model):
         """(h, w, 3), or (frames, h, w, 3) for a video model."""
         return tuple(self.input["image"].shape[1:])
 
-    def compile(self, optimizer: Any = "rmsprop", *args: Any, auto_scale_loss: bool = True, **kwargs: Any) -> None:
+    def compile(
+        self,
+        optimizer: Any = "rmsprop",
+        *args: Any,
+        jit_compile: bool | str = "auto",
+        auto_scale_loss: bool = True,
+        **kwargs: Any,
+    ) -> None:
         """Keras' own. Helpers are traced anew, and gradients of mixed_float16 are scaled.
 
         Keras would ask the container's policy whether to scale, which is always float32 (see `layers.graph`).
@@ -49,7 +56,16 @@ class VisionText(keras.Model):
         small = self.spec["dtype"] == "mixed_float16" and optimizer is not None
         if auto_scale_loss and small and not isinstance(optimizer, scaled):
             optimizer = scaled(optimizer)
-        super().compile(optimizer, *args, auto_scale_loss=auto_scale_loss, **kwargs)
+        super().compile(optimizer, *args, jit_compile=jit_compile, auto_scale_loss=auto_scale_loss, **kwargs)
+        self._jit_asked = jit_compile
+
+    def get_compile_config(self) -> dict:
+        """Keras' own, with "auto" where it was asked: Keras keeps what that was worth on the machine that saved.
+
+        A file from a CPU would train without XLA on a GPU, and one from TensorFlow step by step on JAX.
+        """
+        config = super().get_compile_config()
+        return {**config, "jit_compile": self._jit_asked} if config else config
 
     def compile_from_config(self, config: dict) -> None:
         """Keras' own, which a class with a `compile` of its own must say again."""
