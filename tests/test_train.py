@@ -220,7 +220,7 @@ def test_runs_are_numbered_and_an_unfinished_one_is_found(tmp_path, monkeypatch)
 
     def seeded(**kwargs):
         keras.utils.set_random_seed(1)
-        return small_run(None, **kwargs).folder
+        return small_run(None, epochs=1, **kwargs).folder
 
     assert seeded() == Path("runs/gated_captioner")
     assert seeded() == Path("runs/gated_captioner-2")
