@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -207,6 +208,14 @@ def test_the_program_says_what_is_wrong_with_a_picture_or_a_file(exported, tmp_p
         done = ran(tmp_path / "model.onnx", data.sample("photos/cat.jpg"))
         assert (done.returncode, done.stdout) == (1, "")
         assert len(done.stderr.strip().splitlines()) == 1
+
+
+def test_the_program_leaves_nothing_in_the_home(exported, tmp_path):
+    environment = {**os.environ, "HOME": str(tmp_path), "XDG_CACHE_HOME": str(tmp_path / "cache")}
+    command = [sys.executable, str(RUN), str(exported[0]), str(data.sample("photos/cat.jpg"))]
+    done = subprocess.run(command, capture_output=True, text=True, env=environment)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert list(tmp_path.rglob("*")) == []
 
 
 def vtx(*arguments):

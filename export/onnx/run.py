@@ -6,11 +6,14 @@
 A model in two files (model.encode.onnx, model.decode_step.onnx) is named as one: model.onnx.
 """
 
+import os
 import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
+
+os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")  # read on import: else it keeps a device's number in the home
 import onnxruntime
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
