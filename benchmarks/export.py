@@ -91,11 +91,12 @@ def compared(ours, peer, batch: int, beams: int, rounds: int) -> dict:
 
 def exported(model, batch: int, beams: int, folder: Path) -> dict:
     """A function from pictures to ids (of a SavedModel, to sentences) for each file."""
-    import onnxruntime
     import tensorflow as tf
     from ai_edge_litert.interpreter import Interpreter
 
     from vtx_keras.export import graphs, onnx_graph, savedmodel, tflite
+
+    import onnxruntime  # isort: skip (after ours, which switch its telemetry off)
 
     settings, sides = {"beams": beams, "max_length": LENGTH}, {}
     for quantize in (None, "int8"):

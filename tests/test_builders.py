@@ -16,6 +16,7 @@ import archives as small
 import numpy as np
 import pytest
 import tensorflow_datasets as tfds
+from toys import vtx as in_process
 
 from vtx_keras import archives, data
 from vtx_keras.data import builders, emoji, sets
@@ -263,18 +264,14 @@ def test_vtx_data_lists_without_tensorflow_and_is_polite(tmp_path):
 
 
 def test_vtx_data_builds_and_shows(folder, tmp_path):
-    from click.testing import CliRunner
-
-    from vtx_keras.cli import main
-
-    run = CliRunner().invoke(main, ["data", "build", "emoji", "--folder", str(folder)])
+    run = in_process("data", "build", "emoji", "--folder", folder)
     assert run.exit_code == 0, run.output
     assert "licence" in run.output
     sheet = tmp_path / "sheet.png"
-    run = CliRunner().invoke(main, ["data", "show", "emoji", "--folder", str(folder), "--sheet", str(sheet)])
+    run = in_process("data", "show", "emoji", "--folder", folder, "--sheet", sheet)
     assert "openmoji" in run.output
     assert sheet.read_bytes()[:4] == b"\x89PNG"
-    run = CliRunner().invoke(main, ["data", "list", "--folder", str(folder)])
+    run = in_process("data", "list", "--folder", folder)
     assert "built: en/1.0.1" in run.output
 
 

@@ -9,9 +9,9 @@ from pathlib import Path
 
 import keras
 import pytest
-from click.testing import CliRunner
+from toys import vtx
 
-from vtx_keras import cli, table, zoo
+from vtx_keras import table, zoo
 from vtx_keras.evaluate.running import _weights_hash
 from vtx_keras.weights import CONFIG, WEIGHTS
 
@@ -84,10 +84,10 @@ def test_the_page_of_the_zoo_tells_what_is_stored():
 
 
 def test_vtx_list_tells_size_data_a_figure_and_the_licence():
-    run = CliRunner().invoke(cli.main, ["list", "cross_attn_captioner"])
+    run = vtx("list", "cross_attn_captioner")
     facts = table.facts("cross_attn_captioner", "emoji")
     assert f"exact match {facts['headline']['value']:.3f}" in run.stdout
     assert all(facts[name] in run.stdout for name in ("data", "licence"))
     assert f"{facts['megabytes']:.1f} MB" in run.stdout
-    told = json.loads(CliRunner().invoke(cli.main, ["list", "cross_attn_captioner", "--json"]).stdout)
+    told = json.loads(vtx("list", "cross_attn_captioner", "--json").stdout)
     assert told[0]["facts"]["emoji"] == facts

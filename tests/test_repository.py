@@ -485,15 +485,13 @@ def test_vtx_doctor_reads_what_is_released(monkeypatch, tmp_path):
 
 
 def test_what_is_released_but_not_judged_is_listed(monkeypatch, tmp_path):
-    from click.testing import CliRunner
-
-    from vtx_keras import cli, weights
+    from vtx_keras import weights
 
     folder = tmp_path / "gated_vqa" / "easy_vqa"
     folder.mkdir(parents=True)
     (folder / "config.json").write_text("{}")
     monkeypatch.setattr(weights, "released_root", lambda: tmp_path)
-    run = CliRunner().invoke(cli.main, ["list", "gated_vqa"])
+    run = toys.vtx("list", "gated_vqa")
     assert run.exit_code == 0
     assert "no card yet" in run.stdout
 

@@ -9,7 +9,11 @@ Each has run what it wrote in that format's own runtime, in a fresh process, and
 """
 
 import importlib
+import os
 from typing import Any
+
+# Read when onnxruntime is imported, here or in a process of ours: it would keep a number of the device in the home.
+os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
 
 _ROOM_OF = {
     "saved_model": "savedmodel",

@@ -6,15 +6,12 @@ Needs NumPy and onnxruntime, nothing else. A model in two files is found by the 
 `split` it goes word by word, the likeliest at each place.
 """
 
-import os
 import sys
 import time
 from pathlib import Path
 
 import measuring
 import numpy as np
-
-os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")  # read on import
 import onnxruntime
 
 
