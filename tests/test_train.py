@@ -146,7 +146,7 @@ def test_norms_and_biases_do_not_decay():
     optimizer = train.adamw(model, 10, learning_rate=0.1, weight_decay=0.5, warmup=0.0)
     optimizer.build(model.trainable_variables)
     before = [np.array(variable) for variable in model.trainable_variables]
-    optimizer.apply([keras.ops.zeros_like(variable) for variable in model.trainable_variables])
+    optimizer.apply([keras.ops.zeros(variable.shape) for variable in model.trainable_variables])
     for variable, was in zip(model.trainable_variables, before, strict=True):
         decayed = not np.array_equal(np.array(variable), was)
         assert decayed == (len(variable.shape) > 1), variable.path

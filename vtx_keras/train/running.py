@@ -301,7 +301,7 @@ def _finished(model: VisionText, folder: Path, progress: Progress) -> keras.call
     progress.say(f"{folder} is finished: its last weights are loaded. Give another folder to train again")
     for ours, theirs in zip(leaves(model), leaves(zoo.load(folder / "last")), strict=True):
         if getattr(ours, "lora_enabled", False):  # saved with what LoRA added
-            ours.lora_kernel_b.assign(keras.ops.zeros_like(ours.lora_kernel_b))
+            ours.lora_kernel_b.assign(keras.ops.zeros(ours.lora_kernel_b.shape))
         for variable, value in zip(_without_lora(ours), theirs.weights, strict=True):
             variable.assign(value)
     position, _, _ = state.latest(folder / rooms.STATES)
