@@ -80,27 +80,54 @@ def with_tables_once(model: Any) -> None:
     graph.initializer.extend(kept)
 
 
-def with_half_weights(model: Any, chosen: Callable[[str], bool]) -> None:
-    """Store in float16 the large float weights that operators `chosen` by type read; they compute in float32 still."""
-    readers = [node for graph in graphs_of(model.graph) for node in graph.node if chosen(node.op_type)]
-    read = {name for node in readers for name in node.input}
+def with_half_weights(model: Any, chosen: Callable[[Any], bool]) -> None:
+    """Store in float16 the large float weights that `chosen` operators read; they compute in float32 still."""
+
+    def halved(name: str, values: np.ndarray) -> tuple[list, list]:
+        if np.abs(values).max() > np.finfo("float16").max:  # no weights, but what keeps a word from being said
+            return [], []
+        stored = numpy_helper.from_array(values.astype("float16"), f"{name}/half")
+        return [stored], [helper.make_node("Cast", [stored.name], [name], f"{name}/whole", to=onnx.TensorProto.FLOAT)]
+
+    _store(model, chosen, halved)
+
+
+def with_byte_weights(model: Any, chosen: Callable[[Any], bool]) -> None:
+    """Store in 8 bits, with a scale per channel, the large weights that `chosen` convolutions read.
+
+    A runtime multiplies them out once, when it loads the file. What enters a convolution is not rounded.
+    """
+
+    def rounded(name: str, values: np.ndarray) -> tuple[list, list]:
+        over = tuple(range(1, values.ndim))
+        scales = np.maximum(np.abs(values).max(axis=over, keepdims=True) / 127, np.finfo("float32").tiny)
+        stored = numpy_helper.from_array(np.rint(values / scales).astype("int8"), f"{name}/bytes")
+        scale = numpy_helper.from_array(scales.astype("float32"), f"{name}/scales")
+        whole = helper.make_node("Cast", [stored.name], [f"{name}/whole"], f"{name}/whole", to=onnx.TensorProto.FLOAT)
+        return [stored, scale], [whole, helper.make_node("Mul", [*whole.output, scale.name], [name], f"{name}/scaled")]
+
+    _store(model, chosen, rounded)
+
+
+def _store(model: Any, chosen: Callable[[Any], bool], smaller: Callable[[str, np.ndarray], tuple[list, list]]) -> None:
+    """Give each large float weight that `chosen` operators read the form, and the steps back, that `smaller` says."""
+    read = {name for graph in graphs_of(model.graph) for node in graph.node if chosen(node) for name in node.input}
     for graph in graphs_of(model.graph):
-        casts = []
+        weights, steps = [], []
         for one in graph.initializer:
-            if one.name in read and one.data_type == onnx.TensorProto.FLOAT and np.prod(one.dims) >= LARGE:
-                values, name = numpy_helper.to_array(one), one.name
-                if np.abs(values).max() > np.finfo("float16").max:  # no weights, but what keeps a word from being said
-                    continue
-                one.CopyFrom(numpy_helper.from_array(values.astype("float16"), f"{name}/half"))
-                casts.append(helper.make_node("Cast", [one.name], [name], f"{name}/whole", to=onnx.TensorProto.FLOAT))
-        nodes = [*casts, *graph.node]
-        del graph.node[:]
-        graph.node.extend(nodes)
+            large = one.data_type == onnx.TensorProto.FLOAT and np.prod(one.dims) >= LARGE
+            stored, back = smaller(one.name, numpy_helper.to_array(one)) if large and one.name in read else ([], [])
+            weights += stored or [one]
+            steps += back
+        for field, content in ((graph.initializer, weights), (graph.node, [*steps, *graph.node])):
+            del field[:]
+            field.extend(content)
 
 
 def with_int8_weights(model: Any) -> Any:
-    """Matrices and tables in 8 bits, by onnxruntime; convolutions, which suffer more from that, in 16.
+    """Matrices and tables in 8 bits, by onnxruntime; of convolutions, which suffer more from that, the weights alone.
 
+    Those of depthwise convolutions, which are few and far between, have 16.
     A table both looked up in and multiplied by is there twice, for each is rounded in its own way.
     """
     from onnxruntime.quantization import QuantType, quantize_dynamic
@@ -118,8 +145,13 @@ def with_int8_weights(model: Any) -> Any:
             extra_options={"EnableSubgraph": True},
         )
         model = onnx.load(after)
-    with_half_weights(model, lambda kind: kind == "Conv")
+    with_byte_weights(model, lambda node: node.op_type == "Conv" and _groups(node) == 1)
+    with_half_weights(model, lambda node: node.op_type == "Conv")
     return model
+
+
+def _groups(convolution: Any) -> int:
+    return next((attribute.i for attribute in convolution.attribute if attribute.name == "group"), 1)
 
 
 def sink_weights(graph: Any) -> None:

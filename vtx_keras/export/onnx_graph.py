@@ -43,7 +43,7 @@ def onnx(
     Beams, length and prompt (of form "one") are fixed in the file; by default they are those of `generate`.
 
     `quantize` is None (float32), "float16" (half the size) or "int8" (a third to a quarter: weights of 8 bits, of
-    convolutions 16). `share` is as in `litert`.
+    depthwise convolutions 16). `share` is as in `litert`.
 
         report = export.onnx(model, "out/model.onnx")
 
@@ -125,7 +125,7 @@ def converted(graph: graphs.Graph, quantize: str | None, opset: int) -> bytes:
     else:
         onnx_files.with_tables_once(model)
     if quantize == "float16":
-        onnx_files.with_half_weights(model, lambda kind: True)
+        onnx_files.with_half_weights(model, lambda node: True)
     file = model.SerializeToString() if model.ByteSize() < MOST else b""
     if not file:
         raise ValueError(f"the weights are {model.ByteSize() / 1e9:.1f} GB, and an .onnx file holds 2: quantize='int8'")
