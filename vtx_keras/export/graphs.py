@@ -24,6 +24,7 @@ from vtx_keras.text import UNK
 from vtx_keras.vision_text import VisionText
 
 FORMS = ("one", "split")
+MANY = 20_000  # weights of a convolution that bear rounding to 8 bits, and are worth it
 
 
 class Graph(NamedTuple):

@@ -11,6 +11,8 @@ import numpy as np
 import onnx
 from onnx import helper, numpy_helper
 
+from vtx_keras.export.graphs import MANY
+
 LARGE = 1024  # numbers in a weight worth shrinking
 
 
@@ -93,12 +95,14 @@ def with_half_weights(model: Any, chosen: Callable[[Any], bool]) -> None:
 
 
 def with_byte_weights(model: Any, chosen: Callable[[Any], bool]) -> None:
-    """Store in 8 bits, with a scale per channel, the large weights that `chosen` convolutions read.
+    """Store in 8 bits, with a scale per channel, the weights that `chosen` convolutions read, where they are many.
 
     A runtime multiplies them out once, when it loads the file. What enters a convolution is not rounded.
     """
 
     def rounded(name: str, values: np.ndarray) -> tuple[list, list]:
+        if values.size < MANY:
+            return [], []
         over = tuple(range(1, values.ndim))
         scales = np.maximum(np.abs(values).max(axis=over, keepdims=True) / 127, np.finfo("float32").tiny)
         stored = numpy_helper.from_array(np.rint(values / scales).astype("int8"), f"{name}/bytes")
@@ -127,7 +131,7 @@ def _store(model: Any, chosen: Callable[[Any], bool], smaller: Callable[[str, np
 def with_int8_weights(model: Any) -> Any:
     """Matrices and tables in 8 bits, by onnxruntime; of convolutions, which suffer more from that, the weights alone.
 
-    Those of depthwise convolutions, which are few and far between, have 16.
+    Those of depthwise and small convolutions have 16.
     A table both looked up in and multiplied by is there twice, for each is rounded in its own way.
     """
     from onnxruntime.quantization import QuantType, quantize_dynamic

@@ -43,7 +43,7 @@ def onnx(
     Beams, length and prompt (of form "one") are fixed in the file; by default they are those of `generate`.
 
     `quantize` is None (float32), "float16" (half the size) or "int8" (a third to a quarter: weights of 8 bits, of
-    depthwise convolutions 16). `share` is as in `litert`.
+    small convolutions 16). `share` is as in `litert`.
 
         report = export.onnx(model, "out/model.onnx")
 

@@ -49,7 +49,7 @@ def litert(
     Beams, length and prompt (of form "one") are fixed in the file; by default they are those of `generate`.
 
     `quantize` is None (float32), "float16" (half the size), "int8" (a third to a quarter: weights of 8 bits, of
-    depthwise convolutions 16, and sums in float) or "int8_encoder" (for accelerators that know only whole numbers: the
+    small convolutions 16, and sums in float) or "int8_encoder" (for accelerators that know only whole numbers: the
     image encoder wholly in 8 bits, adjusted on the pictures of `verify_data`, the rest as "int8"). `share` of the
     results must be identical to the model's: by default all; of a smaller file 95 %, or else a metric within 1 %.
 
