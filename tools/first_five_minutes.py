@@ -48,7 +48,10 @@ STEPS = (
     ),
     Step("Help comes at once; no TensorFlow is loaded for it.", "vtx --help"),
     Step("A mistake.", "vtx predict cross_atn_captioner photo.png"),
-    Step("A captioner learns from the bundled sample.", "vtx train cross_attn_captioner --data sample --size tiny"),
+    Step(
+        "The released captioner learns on from the bundled sample.",
+        "vtx train cross_attn_captioner --weights default --data sample --freeze image",
+    ),
     Step("How good is it?", "vtx eval runs/cross_attn_captioner/best --data sample --split validation"),
     Step(
         "On to a phone.",

@@ -13,6 +13,7 @@ import click
 from vtx_keras.polite import polite, quiet
 
 STOPPED, DIVERGED = 75, 3
+FEW = 300  # updates, after which a captioner of a few hundred pictures has hardly learned that captions end
 
 
 @click.command()
@@ -63,6 +64,7 @@ def train(model: str, name: str, **options: Any) -> None:
     again to go on).
 
     \b
+    vtx train cross_attn_captioner --weights default --data sample --freeze image
     vtx train cross_attn_captioner --data sample --size tiny
     vtx train gated_vqa --data vqa_rad/official --set image_encoder=efficientnet_lite0 --weights encoders --freeze image
     """
@@ -87,11 +89,28 @@ def train(model: str, name: str, **options: Any) -> None:
     if not options["dry_run"]:
         shown = [path.name for path in sorted(history.folder.glob("results.*")) + sorted(history.folder.glob("*.html"))]
         click.echo(f"{history.folder}: best and last weights, {', '.join(shown)}")
+        _warn_of_few(model, history, options)
         held_out = options["validation"] or "validation"
         if (history.folder / "samples.html").is_file() and not held_out.lower().endswith((".csv", ".tsv")):
             same = [f"--{key}={options[key]}" for key in ("columns", "folder") if options[key]]
             words = ["vtx", "eval", f"{history.folder}/best", "--data", name, *same, "--split", held_out]
             click.echo(f"next: {shlex.join(words)}")
+
+
+def _warn_of_few(model: str, history: Any, options: dict[str, Any]) -> None:
+    """Say it where what began from nothing was hardly taught."""
+    from vtx_keras import weights, zoo
+
+    updates = history.params["steps"] * len(history.epoch) // options["accumulate"]
+    if options["weights"] not in ("none", "encoders") or zoo.is_saved(model) or updates >= FEW:
+        return
+    ways = ["more --epochs", "a smaller --batch-size", "--learning-rate 1e-3", "--vocabulary train"]
+    if weights.released_tags(model):
+        ways.append("--weights default, to begin as what is released")
+    click.echo(
+        f"vtx: {updates} updates are few for layers that begin from nothing. If it has not learned: {', '.join(ways)}",
+        err=True,
+    )
 
 
 def _run(model: str, name: str, options: dict[str, Any]) -> Any:

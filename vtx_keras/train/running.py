@@ -119,7 +119,7 @@ def run(
         position, values = _position(folder, progress) if begun else ({}, [])
         if begun and (position.get("ended") or rooms.read(folder)["state"] == "finished"):
             rooms.tell(folder, state="finished", best=position.get("best"))
-            return _finished(model, folder, progress)
+            return _finished(model, folder, progress, epochs, source.steps)
         rooms.check_room(folder, 3 * state.size_of(trained) + 3 * 4 * model.count_params())
         told = {"identity": identity, "command": shlex.join(sys.argv), **rooms.surroundings(), **(about or {})}
         rooms.tell(folder, state="training", **({} if begun else told))
@@ -142,7 +142,7 @@ def run(
                 rooms.tell(folder, state=f"{type(error).__name__.lower()}: {error}")
             raise
         rooms.tell(folder, state="finished", best=keeper.best, seconds=round(keeper.position()["seconds"], 1))
-        return _history(model, folder, keeper.rows)
+        return _history(model, folder, keeper.rows, epochs, source.steps)
 
 
 def adamw(
@@ -284,9 +284,11 @@ def _opening(folder: Path, position: dict, source: Any, epochs: int) -> str:
     return f"{folder}: goes on in {at}"
 
 
-def _history(model: VisionText, folder: Path, rows: list[dict]) -> keras.callbacks.History:
+def _history(model: VisionText, folder: Path, rows: list[dict], epochs: int, steps: int) -> keras.callbacks.History:
+    """What `fit` would give after all these epochs, those of earlier processes among them."""
     history = keras.callbacks.History()
     history.set_model(model)
+    history.set_params({"verbose": 0, "epochs": epochs, "steps": steps})
     history.epoch = [row["epoch"] - 1 for row in rows]
     names = dict.fromkeys(name for row in rows for name in row if name != "epoch")
     history.history = {name: [row[name] for row in rows if name in row] for name in names}
@@ -294,7 +296,7 @@ def _history(model: VisionText, folder: Path, rows: list[dict]) -> keras.callbac
     return history
 
 
-def _finished(model: VisionText, folder: Path, progress: Progress) -> keras.callbacks.History:
+def _finished(model: VisionText, folder: Path, progress: Progress, epochs: int, steps: int) -> keras.callbacks.History:
     """Nothing is left to do: the model gets the weights the run ended with."""
     from vtx_keras import zoo
 
@@ -305,7 +307,7 @@ def _finished(model: VisionText, folder: Path, progress: Progress) -> keras.call
         for variable, value in zip(_without_lora(ours), theirs.weights, strict=True):
             variable.assign(value)
     position, _, _ = state.latest(folder / rooms.STATES)
-    return _history(model, folder, position.get("rows", []))
+    return _history(model, folder, position.get("rows", []), epochs, steps)
 
 
 def _without_lora(layer: keras.layers.Layer) -> list:
@@ -346,7 +348,7 @@ def _dry_run(
         f"loss        {float(loss):.4f} before training\n"
         f"saved       in {folder}, and removed: this model can be saved"
     )
-    return _history(model, folder, [])
+    return _history(model, folder, [], epochs, source.steps)
 
 
 def _scoring(model: VisionText, validation: Any, count: int) -> list[keras.callbacks.Callback]:
