@@ -341,6 +341,19 @@ def test_its_signature_takes_bytes_and_gives_one_string(captions):
     assert signature(image_bytes=tf.zeros([0], tf.string))["caption"].shape == (0,)
 
 
+def test_older_loaders_read_it_and_it_can_be_saved_again(captions, tmp_path):
+    _, folder, _ = captions
+    photo = PHOTOS[0].read_bytes()
+    loaded = tf.saved_model.load(str(folder / "1"))
+    expected = loaded.signatures["serving_default"](image_bytes=tf.constant([photo]))["caption"].numpy().tolist()
+    tf.saved_model.save(loaded, str(tmp_path / "again"), signatures=dict(loaded.signatures))
+    for place in (folder / "1", tmp_path / "again"):
+        with tf.compat.v1.Session(graph=tf.Graph()) as session:
+            signature = tf.compat.v1.saved_model.load(session, ["serve"], str(place)).signature_def["serving_default"]
+            found = session.run(signature.outputs["caption"].name, {signature.inputs["image_bytes"].name: [photo]})
+            assert found.tolist() == expected
+
+
 def test_pixels_of_any_size_say_the_same_as_files(captions):
     _, folder, _ = captions
     signatures = tf.saved_model.load(str(folder / "1")).signatures
