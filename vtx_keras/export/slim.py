@@ -53,8 +53,7 @@ def slim(folder: str | os.PathLike) -> None:
             if not any("_class" in node.attr for node in function.node_def):  # nodes placed by name
                 _with_constants_once(function)
                 _rename(function)
-        read = {_node(reference) for node in graph.node for reference in node.input}
-        _keep(graph.node, lambda node, read=read: node.op != "ReadVariableOp" or node.name in read)
+        _without_idle_reads(graph)
         for node in graph.node:
             _forget(node)
     Path(folder, "saved_model.pb").write_bytes(stored.SerializeToString(deterministic=True))
@@ -66,8 +65,13 @@ def _read(folder: Path) -> saved_model_pb2.SavedModel:
 
 def _without_saving(graph: graph_pb2.GraphDef, name: str) -> None:
     (saver,) = [node for node in graph.node if node.name == name]
-    _keep(graph.node, lambda node: node is not saver)
+    _keep(graph.node, lambda node: node.name != name)
     _keep(graph.library.function, lambda function: function.signature.name != saver.attr["f"].func.name)
+
+
+def _without_idle_reads(graph: graph_pb2.GraphDef) -> None:
+    read = {_node(reference) for node in graph.node for reference in node.input}
+    _keep(graph.node, lambda node: node.op != "ReadVariableOp" or node.name in read)
 
 
 def _with_constants_once(function: function_pb2.FunctionDef) -> None:
