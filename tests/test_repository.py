@@ -91,7 +91,7 @@ MAY_IMPORT = {
     "decode": {"text"},
     "vision_text": {"layers", "media", "text"},
     "models": {"decode", "layers", "media", "text", "vision_text"},
-    "tuning": {"layers", "vision_text"},
+    "tuning": {"layers", "train.adam", "vision_text"},
     "meanings": {"published", "text", "vision_text"},
     "tasks": {"encoders", "fusion", "layers", "models", "text", "tuning", "vision_text"},
     "zoo": {"architectures", "encoders", "options", "published", "table", "tasks", "text", "vision_text", "weights"},
@@ -150,6 +150,7 @@ MAY_IMPORT = {
     "explain.maps": {"explain.methods", "explain.pictures", "media", "models", "options", "text", "vision_text"},
     "explain.cli": {"polite"},
     "train": set(),  # imports its rooms when they are asked for
+    "train.adam": set(),
     "train.state": {"weights"},
     "train.folder": {"weights", "whole"},
     "train.books": {"train.folder", "whole"},

@@ -17,7 +17,7 @@ from vtx_keras.fusion import FUSIONS
 from vtx_keras.layers import Block, Contrastive, Pool, Positions, Spec, graph, layer_norm, register
 from vtx_keras.models import Answerer, Captioner, Matcher, Retriever
 from vtx_keras.text import PAD
-from vtx_keras.tuning import clipping
+from vtx_keras.tuning import Adam, clipping
 from vtx_keras.vision_text import VisionText
 
 
@@ -165,7 +165,7 @@ def embedding(x: Any, o: SimpleNamespace, modality: str, mask: Any = None) -> An
 
 def compiled(model: keras.Model, loss: Any, metrics: Any) -> Any:
     """The task's own loss and metrics, so that `fit` works at once. `compile` again to change them."""
-    optimizer = keras.optimizers.Adam(3e-4, **clipping(model.trainable_variables, 1.0))
+    optimizer = Adam(3e-4, **clipping(model.trainable_variables, 1.0))
     model.compile(optimizer, loss=loss, weighted_metrics=metrics or None)
     return model
 
