@@ -1,10 +1,12 @@
 """Before any test: quiet TensorFlow, and tests import `toys` from beside them. After collection: which are fast."""
 
+import gc
 import os
 
 import pytest
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+gc.set_threshold(10_000, 20, 50)  # graphs are millions of objects that stay: walking them was a fifteenth of the time
 
 # For every save: a model of each task, the rules of texts and pictures, the rooms.
 FAST = {

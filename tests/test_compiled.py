@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 from toys import batches, decisive, inputs, outputs, pictures, toy
 
-from vtx_keras import zoo
+from vtx_keras import tuning, zoo
 from vtx_keras.fusion import FUSIONS
 
 CAPTIONERS = [name for name in zoo.list_models("*_captioner") if "video" not in name]
@@ -113,7 +113,7 @@ def test_xla_writes_the_same_captions(beams):
 def test_fit_compiles_under_xla(name):
     model = toy(name)
     model.compile(
-        keras.optimizers.Adam(3e-3),
+        tuning.Adam(3e-3),
         loss=model.loss,
         weighted_metrics=["accuracy"] if model.loss else None,
         jit_compile=True,
