@@ -18,11 +18,13 @@ RESULTS = Path(__file__).parent / "results"
 def one_thread() -> None:
     """Before either side makes its thread pools."""
     import tensorflow as tf
-    import torch
 
     tf.config.threading.set_intra_op_parallelism_threads(1)
     tf.config.threading.set_inter_op_parallelism_threads(1)
-    torch.set_num_threads(1)
+    if installed("torch"):
+        import torch
+
+        torch.set_num_threads(1)
 
 
 def interleaved(

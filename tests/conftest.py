@@ -25,3 +25,5 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         wanted = parts is not None and (not parts or any(part in item.name for part in parts.split("|")))
         if wanted and not {"slow", "network", "gpu"} & {mark.name for mark in item.iter_markers()}:
             item.add_marker("fast")
+    gc.collect()
+    gc.freeze()  # what the imports brought is not looked at again
