@@ -378,6 +378,13 @@ def test_the_page_on_speed_tells_the_stored_figures(name):
         assert f"| {ours:.0f} ms | {peer:.0f} ms | {peer / ours:.1f} × |" in page("docs/speed.md")
 
 
+def test_the_page_on_speed_tells_the_stored_first_steps():
+    for row in json.loads((ROOT / "benchmarks/results/first_step.json").read_text())["rows"]:
+        ours, keras_own = row["vtx_keras"]["first_ms"] / 1000, row["keras"]["first_ms"] / 1000
+        told = f"| {ours:.1f} s | {keras_own:.1f} s | {row['first_ratio']:.1f} × | {row['step_ratio']:.2f} × |"
+        assert told in page("docs/speed.md")
+
+
 def test_the_page_on_speed_tells_how_fast_input_is():
     for row in json.loads((ROOT / "benchmarks/results/input.json").read_text())["rows"]:
         assert f"| {row['ratio']:.1f} × |" in page("docs/speed.md"), row
