@@ -65,12 +65,14 @@ def evaluate(
             from vtx_keras.evaluate.running import run
 
             ops.zeros(1)  # looks for a GPU
-        network, saved = zoo.named(model, weights), zoo.is_saved(model)
+        # What is quick to find wrong comes before what is slow to load.
+        files = _files(model, weights, zoo.is_saved(model))
         ds, about = _examples(name, split, folder, columns)
-        ds = ds if prompt is None else _prompted(network, ds, prompt)
-        about = {"command": _command(), **about, **_files(model, weights, saved)}
+        about = {"command": _command(), **about, **files}
         train, missing = _training(name, about["split"], train_split, folder, columns) if baselines else (None, "")
         about |= {"missing": missing} if missing else {}
+        network = zoo.named(model, weights)
+        ds = ds if prompt is None else _prompted(network, ds, prompt)
         results = run(
             network, ds, train=train, baselines=_BASELINES if baselines else (), limit=limit, folder=out, seed=seed,
             beams=beams, batch_size=batch_size, scorers=scorers or None, tokenizer=tokenizer, about=about,
