@@ -15,7 +15,7 @@ FAST = {
     "test_pages.py": "",
     "test_text.py": "",
     "test_repository.py": "room_imports|name_no_tensorflow|docstrings_and_type_hints|links_of",
-    "test_contracts.py": "gated_captioner|gated_vqa|retriever",
+    "test_contracts.py": "gated_captioner|gated_vqa|[retriever]",
 }
 
 
