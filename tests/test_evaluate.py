@@ -16,7 +16,7 @@ import pytest
 import toys
 from PIL import Image
 
-from vtx_keras import data, evaluate, metrics, zoo
+from vtx_keras import data, evaluate, metrics, weights, zoo
 from vtx_keras.evaluate import baselines, report
 from vtx_keras.evaluate.cli import evaluate as command
 
@@ -255,7 +255,9 @@ def test_what_follows_a_prompt_is_judged(tmp_path):
 
 def test_the_command_says_in_a_line_what_is_wrong(tmp_path):
     (tmp_path / "a file").touch()
+    (zoo.save(toys.toy("gated_vqa"), tmp_path / "cut") / weights.WEIGHTS).unlink()
     for arguments, told in (
+        ((tmp_path / "cut", "--data", "sample/questions"), "is missing"),
         (("gated_vqq", "--data", "sample"), "did you mean gated_vqa"),
         (("gated_classifier", "--data", "sample"), "no default weights"),
         (("cross_attn_captioner", "--data", tmp_path / "none.csv"), "there is no file"),

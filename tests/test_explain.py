@@ -32,8 +32,8 @@ def same_weights():
     keras.utils.set_random_seed(0)
 
 
-def text_for(model, count: int = 4) -> list[str] | None:
-    return None if hasattr(model, "generate") else texts(count)
+def text_for(model) -> list[str] | None:
+    return None if hasattr(model, "generate") else texts(4)
 
 
 # --- a world of coloured squares, of which one is meant -------------------------------------------------------------
@@ -283,8 +283,10 @@ def test_explaining_a_model_leaves_it_as_it_was(name, tmp_path):
 )
 def test_every_task_is_explained_in_mixed_precision_too(name, dtype):
     model = toy(name, dtype=dtype)
-    x, said = pictures(model, 2), text_for(model, 2)
-    for one in explain.attention(model, x, said) + explain.attention(model, x, said, method="gradcam"):
+    x = pictures(model)
+    for one in explain.attention(model, x, text_for(model)) + explain.attention(
+        model, x, text_for(model), method="gradcam"
+    ):
         assert one.maps.dtype == np.float32
         assert one.maps.shape == (len(one.words), *((2,) if one.clip else ()), 2, 2)
         assert np.isfinite(one.maps).all()

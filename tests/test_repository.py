@@ -94,7 +94,18 @@ MAY_IMPORT = {
     "tuning": {"layers", "train.adam", "vision_text"},
     "meanings": {"published", "text", "vision_text"},
     "tasks": {"encoders", "fusion", "layers", "models", "text", "tuning", "vision_text"},
-    "zoo": {"architectures", "encoders", "options", "published", "table", "tasks", "text", "vision_text", "weights"},
+    "zoo": {
+        "architectures",
+        "encoders",
+        "options",
+        "published",
+        "table",
+        "tasks",
+        "text",
+        "train.state",
+        "vision_text",
+        "weights",
+    },
     "data": set(),  # imports its rooms when they are asked for
     "data.sets": {"archives", "options"},
     "data.emoji": set(),
@@ -347,11 +358,13 @@ PAGES = [
 
 
 @pytest.mark.parametrize("page", [str(path.relative_to(ROOT)) for path in PAGES])
-def test_the_python_blocks_of_the_documents_run(page, tmp_path, monkeypatch, few_tried):
+def test_the_python_blocks_of_the_documents_run(page, tmp_path, monkeypatch, request):
     if ON_JAX and page != "docs/accelerators.md":
         pytest.skip("once is enough, and exports are made by TensorFlow")
     from vtx_keras import fusion, table
 
+    if page != "README.md":  # where a released model is tried on the whole sample
+        request.getfixturevalue("few_tried")
     blocks = re.findall(r"```python\n(.*?)```", (ROOT / page).read_text(encoding="utf-8"), re.S)
     assert blocks
     monkeypatch.chdir(tmp_path)

@@ -11,7 +11,6 @@ from __future__ import annotations
 import contextlib
 import copy
 import functools
-import hashlib
 import os
 import tempfile
 import zipfile
@@ -21,13 +20,13 @@ from types import SimpleNamespace
 from typing import Any
 
 import keras
-import numpy as np
 
 from vtx_keras import architectures, encoders, published, text
 from vtx_keras import weights as rooms
 from vtx_keras.options import SIZES, resolve
 from vtx_keras.table import MODELS, describe, list_models, lookup
 from vtx_keras.tasks import TASKS
+from vtx_keras.train.state import digest
 from vtx_keras.vision_text import VisionText
 
 __all__ = ["MODELS", "build", "describe", "is_saved", "list_models", "load", "named", "save"]
@@ -110,7 +109,7 @@ def _unchanged_encoder(model: VisionText) -> dict[str, str] | None:
     except rooms.BadWeights:  # not here, so nobody could say
         return None
     file = rooms.file_hash(folder / rooms.WEIGHTS)
-    if _digest(model.get_layer("image_encoder")) != _published_digest(name, model.image_shape[-3:], file):
+    if digest(model.get_layer("image_encoder")) != _published_digest(name, model.image_shape[-3:], file):
         return None
     return {"name": name, "sha256": file}
 
@@ -118,15 +117,7 @@ def _unchanged_encoder(model: VisionText) -> dict[str, str] | None:
 @functools.lru_cache(maxsize=16)
 def _published_digest(name: str, image_shape: tuple[int, ...], file: str) -> str:
     """Of the encoder as its `file` has it: a run saves its weights every epoch, and building it takes seconds."""
-    return _digest(published.load(name, image_shape=image_shape))
-
-
-def _digest(encoder: keras.Model) -> str:
-    told = hashlib.sha256()
-    for value in encoder.get_weights():
-        told.update(repr((value.shape, str(value.dtype))).encode())
-        told.update(np.ascontiguousarray(value).tobytes())
-    return told.hexdigest()
+    return digest(published.load(name, image_shape=image_shape))
 
 
 def construct(

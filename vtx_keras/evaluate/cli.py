@@ -66,12 +66,12 @@ def evaluate(
 
             ops.zeros(1)  # looks for a GPU
         # What is quick to find wrong comes before what is slow to load.
-        files = _files(model, weights, zoo.is_saved(model))
+        place = _place(model, weights)
         ds, about = _examples(name, split, folder, columns)
-        about = {"command": _command(), **about, **files}
         train, missing = _training(name, about["split"], train_split, folder, columns) if baselines else (None, "")
         about |= {"missing": missing} if missing else {}
         network = zoo.named(model, weights)
+        about = {"command": _command(), **about, **_files(model, weights, place)}
         ds = ds if prompt is None else _prompted(network, ds, prompt)
         results = run(
             network, ds, train=train, baselines=_BASELINES if baselines else (), limit=limit, folder=out, seed=seed,
@@ -153,12 +153,20 @@ def _version(name: str, folder: Path | None) -> dict[str, str]:
     return {"version": tfds.builder(name, data_dir=str(sets.data_dir(folder))).info.full_name}
 
 
-def _files(model: str, weights: str, saved: bool) -> dict[str, str]:
-    """The hash of the file that the weights came from."""
+def _place(model: str, weights: str) -> Path:
+    """Where the model was saved, or its released weights are."""
     from vtx_keras import weights as rooms
-    from vtx_keras.table import lookup
+    from vtx_keras import zoo
 
-    path = Path(model) if saved else rooms.find(model, weights, lookup(model).default)
+    return Path(model) if zoo.is_saved(model) else rooms.find(model, weights, zoo.lookup(model).default)
+
+
+def _files(model: str, weights: str, path: Path) -> dict[str, str]:
+    """The hash of the file at `path` that the weights came from."""
+    from vtx_keras import weights as rooms
+    from vtx_keras import zoo
+
+    saved = zoo.is_saved(model)
     if path.is_dir():
         path = path if (path / rooms.WEIGHTS).is_file() else path / "best"
         path = path / rooms.WEIGHTS
