@@ -13,7 +13,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from vtx_keras import published, text
-from vtx_keras.vision_text import VisionText, leaves
+from vtx_keras.vision_text import VisionText, in_pieces, leaves
 
 LENGTH = 32  # of a text's pieces, at most
 
@@ -66,8 +66,7 @@ def of(texts: Sequence[str], reader: str = "minilm_l6", *, folder: str | os.Path
     for line, row in zip(ids, rows, strict=True):
         pieces = [begin, *(int(piece) for piece in row[: LENGTH - 2]), end]
         line[: len(pieces)] = pieces
-    parts = [model.predict_on_batch(ids[at : at + 256]) for at in range(0, len(ids), 256)]
-    return np.concatenate([np.array(part) for part in parts])
+    return in_pieces(model.predict_on_batch, ids, 256)
 
 
 def _plain(words: str) -> str:

@@ -208,15 +208,10 @@ class VisionText(keras.Model):
         return text.encode(texts, self.vocabulary, self.options["max_length"], start=True, **kwargs)
 
     def in_batches(self, run: keras.Model, inputs: dict[str, np.ndarray], batch_size: int) -> Any:
-        """`run.predict_on_batch` in pieces of one shape, so that it is traced once: a short last piece is filled up."""
-        total = len(next(iter(inputs.values())))
+        """`run.predict_on_batch` of the inputs, `batch_size` rows at a time."""
         if batch_size < 1:
             raise ValueError(f"batch_size={batch_size}: expected at least 1")
-        size, results = min(batch_size, total), []
-        for start in range(0, total, size):
-            rows = np.minimum(np.arange(start, start + size), total - 1)
-            results.append(run.predict_on_batch({name: array[rows] for name, array in inputs.items()}))
-        return keras.tree.map_structure(lambda *parts: np.concatenate(parts)[:total], *results)
+        return in_pieces(run.predict_on_batch, inputs, batch_size)
 
     def kept(self, key: Any, make: Callable[[], keras.Model]) -> keras.Model:
         """A helper model made once per `key`, out of Keras' sight: it holds this model and must not be saved in it.
@@ -230,6 +225,20 @@ class VisionText(keras.Model):
             for old in list(keep)[:-MOST_KEPT]:
                 keep.pop(old, None)
         return found
+
+
+def in_pieces(run: Callable[[Any], Any], inputs: Any, size: int) -> Any:
+    """What `run` says of arrays, in pieces of one shape, so that it is traced once: a short last piece is filled up.
+
+    >>> in_pieces(lambda x: {"sum": x.sum(axis=1)}, np.ones((5, 3)), 2)
+    {'sum': array([3., 3., 3., 3., 3.])}
+    """
+    total = len(keras.tree.flatten(inputs)[0])
+    size, results = min(size, total), []
+    for start in range(0, total, size):
+        rows = np.minimum(np.arange(start, start + size), total - 1)
+        results.append(run(keras.tree.map_structure(lambda array, rows=rows: array[rows], inputs)))
+    return keras.tree.map_structure(lambda *parts: np.concatenate(parts)[:total], *results)
 
 
 def leaves(layer: Any, whole: Any = ()) -> list:

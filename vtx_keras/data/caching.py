@@ -120,9 +120,10 @@ def _chunks(pictures: tf.data.Dataset, stored: str, places: list[int]) -> Iterat
 
 
 def _encoded(rows: list, encoder: keras.Model, model: VisionText, batch_size: int, stored: str) -> np.ndarray:
-    found = []
-    for at in range(0, len(rows), batch_size):
-        part = rows[at : at + batch_size]
+    found, size = [], min(batch_size, len(rows))
+    for at in range(0, len(rows), size):
+        part = rows[at : at + size]
         fitted = pixels.fitted_rows(part, model.image_shape, model.options["resize"], paths=stored == "path")
-        found.append(np.asarray(encoder.predict_on_batch(fitted.astype("float32"))).astype("float16"))
-    return np.concatenate(found)
+        whole_batch = np.resize(fitted, (size, *fitted.shape[1:]))  # a short one would be traced anew
+        found.append(np.asarray(encoder.predict_on_batch(whole_batch.astype("float32"))).astype("float16"))
+    return np.concatenate(found)[: len(rows)]

@@ -11,6 +11,7 @@ from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
+import keras
 import numpy as np
 
 from vtx_keras import media, published
@@ -19,7 +20,7 @@ from vtx_keras.metrics.outcomes import Outcome
 from vtx_keras.metrics.ranking import chance
 from vtx_keras.models import Answerer
 from vtx_keras.text import normalize
-from vtx_keras.vision_text import VisionText
+from vtx_keras.vision_text import VisionText, in_pieces
 from vtx_keras.weights import BadWeights
 
 BASELINES = ("most_frequent", "question_alone", "nearest_neighbour", "chance")
@@ -137,12 +138,17 @@ def blind(outcome: Outcome) -> dict[str, float] | Outcome:
     return found
 
 
+@functools.cache  # traced once for all that is judged
+def _published_encoder() -> keras.Model:
+    return published.load(ENCODER, image_shape=(SIDE, SIDE, 3))
+
+
 def encoder_of(model: VisionText) -> tuple[str, Callable[[Sequence], tuple[np.ndarray, list[int]]]]:
     """A name, and a function from pictures to unit features (good pictures, dim) and which pictures are good."""
     clip = model.image_shape[:-3]
     side: tuple[int, ...]
     try:
-        encoder, side, name = published.load(ENCODER, image_shape=(SIDE, SIDE, 3)), (SIDE, SIDE, 3), ENCODER
+        encoder, side, name = _published_encoder(), (SIDE, SIDE, 3), ENCODER
     except BadWeights:
         encoder, side, name = model.get_layer("image_encoder"), model.image_shape[-3:], "the model's own encoder"
 
@@ -151,9 +157,7 @@ def encoder_of(model: VisionText) -> tuple[str, Callable[[Sequence], tuple[np.nd
         if not good:
             return np.zeros((0, 1), "float32"), good
         flat = pixels.reshape(-1, *side) if len(encoder.input.shape) == 4 else pixels
-        maps = np.concatenate(
-            [np.asarray(encoder.predict_on_batch(flat[at : at + 64])) for at in range(0, len(flat), 64)]
-        )
+        maps = in_pieces(encoder.predict_on_batch, flat, 16)
         means = maps.reshape(len(good), -1, maps.shape[-1]).mean(axis=1)
         return means / np.maximum(np.linalg.norm(means, axis=1, keepdims=True), 1e-9), good
 

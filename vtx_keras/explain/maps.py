@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from vtx_keras import media, text
-from vtx_keras.explain.methods import ROLLOUT, Compiled, attended, looking_blocks, shown, spoken_for
+from vtx_keras.explain.methods import ROLLOUT, attended, looking_blocks, ran, shown, spoken_for
 from vtx_keras.explain.pictures import Explanation
 from vtx_keras.models import Answerer, Captioner, Matcher, Retriever
 from vtx_keras.options import did_you_mean
@@ -114,23 +114,24 @@ def _texts(
     length = model.options["max_length"]
     if isinstance(model, Captioner):
         if texts is None:
-            write = model.kept("explain.write", lambda: Compiled(model, lambda x: model.generate_ids(x["image"])[0]))
-            written = model.in_batches(write, {"image": pixels}, batch_size)
+
+            def write(inputs: dict) -> Any:
+                return model.generate_ids(inputs["image"])[0]
+
+            written = ran(model, "words", lambda: write, {"image": pixels}, batch_size)
         else:
             written = text.encode([texts[index] for index in good], model.vocabulary, length)
         return np.concatenate([np.full_like(written[:, :1], text.START), written[:, :-1]], axis=1), written, None
     if texts is None:
         raise ValueError(f"a {model.name} reads a text with the picture: pass text=, one for all or one for each")
     tokens = model.tokens_of([texts[index] for index in good], allow_empty=model.options.get("allow_empty", False))
-    inputs = {"image": pixels, "tokens": tokens}
     if isinstance(model, Retriever):
-        towers = [
-            model.in_batches(model.tower(tower), {name: inputs[name]}, batch_size)
-            for tower, name in (("image", "image"), ("text", "tokens"))
-        ]
-        scores = np.sum(towers[0] * towers[1], axis=-1)
+        image = ran(model, "image", lambda: model.tower("image"), {"image": pixels}, batch_size)
+        scores = np.sum(
+            image * ran(model, "text", lambda: model.tower("text"), {"tokens": tokens}, batch_size), axis=-1
+        )
     else:
-        scores = model.in_batches(model, inputs, batch_size)
+        scores = ran(model, "scores", lambda: model, {"image": pixels, "tokens": tokens}, batch_size)
         scores = scores["logits"] if isinstance(scores, dict) else scores
     return tokens, tokens[:, 1:], np.asarray(scores, "float32")
 

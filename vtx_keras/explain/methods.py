@@ -25,20 +25,30 @@ ROLLOUT = "rollout"
 STRENGTHS = (np.arange(8, dtype="float32") + 0.5) / 8  # from a white picture (0) to the picture (1)
 WHITE = 255  # nothing: padding and transparency are white (media.py)
 GRADIENT_SCALE = 1024.0  # keeps small gradients within float16; divided out again
+FEW = 16  # pictures that TensorFlow has looked at before it would have traced how
 
 Found = list[tuple[list[str], np.ndarray]]
 
 
-class Compiled(keras.Model):
-    """A function of a model behind `predict_on_batch`: Keras compiles it for the backend at hand."""
+class Run(keras.Model):
+    """A function of a model behind `predict_on_batch`; Keras compiles it for the backend at hand, unless `eager`."""
 
-    def __init__(self, model: keras.Model, function: Callable[[dict], Any]):
+    def __init__(self, model: keras.Model, function: Callable[[dict], Any], eager: bool):
         super().__init__(name="explain", dtype="float32")
         self.model, self.function = model, function  # the model, so that its weights are seen as they change
-        self.compile()
+        self.compile(run_eagerly=eager)
 
     def call(self, inputs: dict) -> Any:
         return self.function(inputs)
+
+
+def ran(
+    model: VisionText, what: Any, make: Callable[[], Callable[[dict], Any]], inputs: dict[str, np.ndarray], batch: int
+) -> Any:
+    """What the function that `make` gives has to say of the inputs; it is made once per `what` it tells."""
+    eager = keras.backend.backend() == "tensorflow" and len(next(iter(inputs.values()))) <= FEW
+    run = model.kept(("explain", what, eager), lambda: Run(model, make(), eager))
+    return model.in_batches(run, inputs, batch)
 
 
 def words_of(ids: np.ndarray, vocabulary: Sequence[str]) -> list[tuple[str, list[int]]]:
@@ -80,8 +90,10 @@ def attended(
     batch_size: int,
 ) -> Found:
     """For each word the attention to each vision token, brought together as `block` says."""
-    run = model.kept(("explain", block), lambda: Compiled(model, _weights(model, block)))
-    weights = np.asarray(model.in_batches(run, {"image": pixels, "tokens": tokens}, batch_size), "float32")
+    inputs = {"image": pixels, "tokens": tokens}
+    weights = np.asarray(
+        ran(model, ("attention", block), lambda: _weights(model, block), inputs, batch_size), "float32"
+    )
     # A captioner writes a word while it reads the one before; the others look at it while they read it.
     shift = 0 if isinstance(model, Captioner) else 1
     found = []

@@ -23,7 +23,7 @@ from vtx_keras import text
 from vtx_keras.export.report import NotEqual, Report
 from vtx_keras.metrics.captions import word_f1
 from vtx_keras.models import Answerer, Captioner, Matcher, Retriever
-from vtx_keras.vision_text import VisionText
+from vtx_keras.vision_text import VisionText, in_pieces
 
 RUNNERS = Path(__file__).with_name("runners")
 SHARE = {True: 1.0, False: 0.95}  # of results that must be identical, by whether the file is exact (float32)
@@ -126,8 +126,7 @@ def expected(model: VisionText, found: Examples, **settings: Any) -> dict[str, n
             ("export", *sorted(settings.items())),
             lambda: tf.function(lambda image: model.generate_ids(image, **how), autograph=False),
         )
-        parts = [generate(tf.constant(pictures[i : i + 1])) for i in range(len(pictures))]
-        ids, score = (np.concatenate([np.array(part[i]) for part in parts]) for i in (0, 1))
+        ids, score = in_pieces(lambda images: generate(tf.constant(images)), pictures, 16)
         return {"ids": ids, "score": score}
     assert found.tokens is not None  # all but a captioner read texts
     if isinstance(model, Retriever):
