@@ -64,7 +64,8 @@ class Captioner(VisionText):
         if not good:
             return media.settle([], good, errors, total, on_error)
         settings = {"beams": int(beams), "length": length, "top_k": sampling["top_k"]}
-        run = self.kept(("generate", *settings.items(), *inputs), lambda: _Generate(self, settings))
+        key = ("generate", self.run_eagerly, *settings.items(), *inputs)
+        run = self.kept(key, lambda: _Generate(self, settings))
         ids, _ = self.in_batches(run, inputs, batch_size)
         return media.settle(text.decode(ids, self.vocabulary), good, errors, total, on_error)
 
@@ -193,7 +194,7 @@ class _Generate(keras.Model):
     def __init__(self, captioner: Captioner, settings: dict):
         super().__init__(name="generate", dtype="float32")
         self.captioner, self.settings = captioner, settings
-        self.compile()
+        self.compile(run_eagerly=captioner.run_eagerly)
 
     def call(self, inputs: dict) -> tuple[Any, Any]:
         draw, how = None, dict(self.settings)
@@ -304,7 +305,11 @@ class Retriever(VisionText):
     def tower(self, modality: str) -> keras.Model:
         """The "image" or "text" half alone, to unit-length embeddings (batch, dim)."""
         name = {"image": "image", "text": "tokens"}[modality]
-        return self.kept(
-            modality,
-            lambda: graph({name: self.input[name]}, self.get_layer(f"{modality}_embedding").output, modality),
-        )
+
+        def half() -> keras.Model:
+            output = self.get_layer(f"{modality}_embedding").output
+            tower = graph({name: self.input[name]}, output, modality)
+            tower.run_eagerly = self.run_eagerly
+            return tower
+
+        return self.kept((modality, self.run_eagerly), half)

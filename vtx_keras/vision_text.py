@@ -16,6 +16,7 @@ from vtx_keras import media, text
 from vtx_keras.layers import Block, Composite, cut
 
 MOST_KEPT = 16  # helpers of a model
+FEW = 16  # pictures
 
 
 class VisionText(keras.Model):
@@ -225,6 +226,11 @@ class VisionText(keras.Model):
             for old in list(keep)[:-MOST_KEPT]:
                 keep.pop(old, None)
         return found
+
+
+def soon_seen(count: int) -> bool:
+    """Whether so few pictures are looked at before TensorFlow would have traced how; JAX compiles in any case."""
+    return count <= FEW and keras.backend.backend() == "tensorflow"
 
 
 def in_pieces(run: Callable[[Any], Any], inputs: Any, size: int) -> Any:

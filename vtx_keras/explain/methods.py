@@ -19,13 +19,12 @@ from vtx_keras import text
 from vtx_keras.layers import Block, graph
 from vtx_keras.models import Captioner, Matcher, PairModel, Retriever
 from vtx_keras.options import did_you_mean
-from vtx_keras.vision_text import VisionText
+from vtx_keras.vision_text import VisionText, soon_seen
 
 ROLLOUT = "rollout"
 STRENGTHS = (np.arange(8, dtype="float32") + 0.5) / 8  # from a white picture (0) to the picture (1)
 WHITE = 255  # nothing: padding and transparency are white (media.py)
 GRADIENT_SCALE = 1024.0  # keeps small gradients within float16; divided out again
-FEW = 16  # pictures that TensorFlow has looked at before it would have traced how
 
 Found = list[tuple[list[str], np.ndarray]]
 
@@ -46,7 +45,7 @@ def ran(
     model: VisionText, what: Any, make: Callable[[], Callable[[dict], Any]], inputs: dict[str, np.ndarray], batch: int
 ) -> Any:
     """What the function that `make` gives has to say of the inputs; it is made once per `what` it tells."""
-    eager = keras.backend.backend() == "tensorflow" and len(next(iter(inputs.values()))) <= FEW
+    eager = soon_seen(len(next(iter(inputs.values()))))
     run = model.kept(("explain", what, eager), lambda: Run(model, make(), eager))
     return model.in_batches(run, inputs, batch)
 

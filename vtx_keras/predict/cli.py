@@ -66,11 +66,15 @@ def predict(
 
             from vtx_keras import zoo
             from vtx_keras.predict.sources import sources
+            from vtx_keras.vision_text import FEW, soon_seen
 
             ops.zeros(1)  # looks for a GPU
         network = zoo.named(model, weights)
         say = speaker(network, model, question, {"prompt": prompt, "beams": beams, "max_length": max_length})
-        rows = said(say, sources(pictures, clips=len(network.image_shape) == 4))
+        found = sources(pictures, clips=len(network.image_shape) == 4)
+        first = list(islice(found, FEW + 1))
+        network.run_eagerly = soon_seen(len(first))
+        rows = said(say, chain(first, found))
         frames = network.image_shape[0] if len(network.image_shape) == 4 else 0
         failed = _write(rows, out, model, frames) if out else _print(rows, as_json)
     sys.exit(0 if not any(failed) else 2 if all(failed) else 1)
