@@ -59,7 +59,7 @@ def test_every_name_has_its_shape_learns_a_batch_and_saves_whole(name, tmp_path)
     assert rebuilt.options == model.options
     np.testing.assert_array_equal(outputs(rebuilt, x), trained)
     if name in CAPTIONERS:
-        assert loaded.generate(x["image"]) == model.generate(x["image"])
+        assert toys.eager(loaded).generate(x["image"]) == model.generate(x["image"])
     assert len(model.evaluate(batch, verbose=0, return_dict=True)) >= 1
 
 
@@ -134,7 +134,7 @@ def log_softmax(logits: np.ndarray) -> np.ndarray:
 @pytest.fixture(params=IMAGE_CAPTIONERS)
 def decisive(request):
     """A captioner whose choices are far enough apart that rounding cannot swap them, and which ends some captions."""
-    return toys.decisive(request.param)
+    return toys.eager(toys.decisive(request.param))
 
 
 def test_greedy_equals_the_loop_without_a_cache(decisive):

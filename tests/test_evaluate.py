@@ -31,7 +31,7 @@ def rows_for(model, count=8, seed=0, **others):
 
 
 def test_a_captioner_is_measured_beside_its_baselines(tmp_path):
-    model = toys.decisive("cross_attn_captioner")
+    model = toys.eager(toys.decisive("cross_attn_captioner"))
     captions = ["w1 w2", "w3", "w1 w2", "w4 w5", "w6", "w7", "w8", "w9"]
     train = rows_for(model, caption=captions, concept=["a", "b", "c", "d"] * 2)
     test = [{**row, "caption": f"{row['caption']} w9"} for row in train]  # the same pictures, other words
@@ -67,7 +67,7 @@ def test_a_captioner_is_measured_beside_its_baselines(tmp_path):
 @pytest.mark.parametrize("name", ["gated_vqa", "concat_classifier"])
 def test_labels_and_questions(name):
     names = [one for one in zoo.MODELS if one.endswith(name.split("_")[1]) and not zoo.MODELS[one].video]
-    model = toys.toy(name if name in names else names[0])
+    model = toys.eager(toys.toy(name if name in names else names[0]))
     key, label = ("question", "answer") if "vqa" in name else ("text", "label")
     truth = ["no", "no", "yes", "yes", "no", "maybe", "no", "unheard"]
     test = rows_for(model, **{key: ["w1", "w2"] * 4, label: truth})
@@ -82,7 +82,7 @@ def test_labels_and_questions(name):
 
 
 def test_labels_by_number_and_people_who_differ():
-    model = toys.toy("gated_vqa")
+    model = toys.eager(toys.toy("gated_vqa"))
     by_number = evaluate.run(model, rows_for(model, question=["w1"] * 8, answer=[0, 1] * 4), **LIGHT)
     by_name = evaluate.run(model, rows_for(model, question=["w1"] * 8, answer=["no", "yes"] * 4), **LIGHT)
     assert by_number.metrics == by_name.metrics
@@ -95,7 +95,7 @@ def test_labels_by_number_and_people_who_differ():
 
 def test_several_labels():
     name = next(one for one in zoo.MODELS if one.endswith("classifier") and not zoo.MODELS[one].video)
-    model = toys.toy(name, multi_label=True)
+    model = toys.eager(toys.toy(name, multi_label=True))
     truth = [["no", "yes"], ["no"], [], ["maybe"], ["no"], ["yes"], ["no", "maybe"], ["no"]]
     test = rows_for(model, text=["w1"] * 8, label=truth)
     results = evaluate.run(model, test, train=test, **LIGHT)
@@ -107,7 +107,7 @@ def test_several_labels():
 
 
 def test_pairs():
-    model = toys.toy("co_attn_matcher")
+    model = toys.eager(toys.toy("co_attn_matcher"))
     test = rows_for(model, caption=["w1", "w2", "w2", "w3", "w4", "w5", "w6", "w7"])
     results = evaluate.run(model, test, **LIGHT)
     assert results.rows == 8 + 6  # each with its own text, and with the one before where that is another
@@ -123,7 +123,7 @@ def test_pairs():
 
 
 def test_search_knows_twins(tmp_path):
-    model = toys.toy("retriever")
+    model = toys.eager(toys.toy("retriever"))
     test = rows_for(model, captions=[["w1 w2", "w3"], ["w4"], ["w5"], ["W4 "], ["w6"], ["w7"], ["w8"], ["w9 w1"]])
     test.append({**test[0], "captions": ["w10"]})  # the same picture once more
     results = evaluate.run(model, test, folder=tmp_path, **LIGHT)
@@ -144,14 +144,14 @@ def test_search_knows_twins(tmp_path):
 
 def test_clips_and_features_of_a_model_that_reads_them():
     name = next(one for one, entry in zoo.MODELS.items() if entry.video and entry.task == "captioner")
-    model = toys.toy(name)
+    model = toys.eager(toys.toy(name))
     rows = rows_for(model, 3, caption=["w1", "w2", "w3"])
     results = evaluate.run(model, rows, train=rows, **LIGHT)
     assert results.baselines["nearest_neighbour"]["exact_match"]["value"] == 1
 
 
 def test_bad_rows_are_told_and_do_not_shift_the_others(tmp_path):
-    model = toys.decisive("cross_attn_captioner")
+    model = toys.eager(toys.decisive("cross_attn_captioner"))
     good = rows_for(model, caption=[f"w{n}" for n in range(8)])
     bad = [*good[:3], {"image": b"?", "id": "x", "caption": "w1"}, {**good[0], "caption": ""}, *good[3:]]
     results = evaluate.run(model, bad, train=[*bad[3:], *bad[:3]], folder=tmp_path, **LIGHT)
@@ -162,7 +162,7 @@ def test_bad_rows_are_told_and_do_not_shift_the_others(tmp_path):
 
 
 def test_a_limit_draws_the_same_rows_again():
-    model = toys.toy("gated_vqa")
+    model = toys.eager(toys.toy("gated_vqa"))
     rows = rows_for(model, 30, question=["w1"] * 30, answer=["no", "yes"] * 15)
     found = [evaluate.run(model, rows, baselines=[], limit=7, seed=seed, **LIGHT) for seed in (1, 1, 2)]
     assert found[0].rows == 7
@@ -213,7 +213,7 @@ def vtx_eval(*arguments):
 
 
 def test_the_command_judges_a_csv_and_keeps_what_it_found(tmp_path):
-    model = toys.toy("gated_vqa")
+    model = toys.eager(toys.toy("gated_vqa"))
     saved = zoo.save(model, tmp_path / "mine")
     with (tmp_path / "rows.csv").open("w", newline="") as file:
         table = csv.writer(file)
@@ -237,7 +237,7 @@ def test_the_command_judges_a_csv_and_keeps_what_it_found(tmp_path):
 
 def test_what_follows_a_prompt_is_judged(tmp_path):
     keras.utils.set_random_seed(0)  # of some weights a caption ends with its prompt
-    model = toys.decisive("cross_attn_captioner")
+    model = toys.eager(toys.decisive("cross_attn_captioner"))
     pictures = toys.pictures(model, 3).astype("uint8")
     with (tmp_path / "rows.csv").open("w", newline="") as file:
         table = csv.writer(file)

@@ -293,7 +293,7 @@ def test_intervals_are_wider_where_rows_belong_together_and_cover_the_truth():
 
 
 def test_perplexity_counts_words_by_weight_and_is_saved_with_the_model(tmp_path):
-    model = toys.toy("cross_attn_captioner")
+    model = toys.eager(toys.toy("cross_attn_captioner"))
     model.compile(loss=model.loss, optimizer="adam", weighted_metrics=[metrics.Perplexity()])
     inputs, words, weight = toys.batches(model)[0]
     weight[1] *= 0.5
@@ -324,7 +324,7 @@ def test_ssim_is_the_published_one():
 
 
 def speaking(count=6):
-    model = toys.decisive("cross_attn_captioner")
+    model = toys.eager(toys.decisive("cross_attn_captioner"))
     rows = zip(toys.pictures(model, count).astype("uint8"), toys.texts(count), strict=True)
     return model, [{"image": image, "caption": caption} for image, caption in rows]
 
@@ -356,7 +356,7 @@ def test_scores_reach_the_callbacks_behind_them(tmp_path):
 
 
 def test_scores_do_not_hide_the_models_own():
-    model = toys.toy("gated_vqa")
+    model = toys.eager(toys.toy("gated_vqa"))
     rows = [
         {"image": image.astype("uint8"), "question": "w1 w2", "answer": answer}
         for image, answer in zip(toys.pictures(model, 3), toys.ANSWERS, strict=True)
@@ -377,7 +377,7 @@ def test_scores_do_not_hide_the_models_own():
 
 
 def test_a_captioner_that_answers_is_judged_by_what_follows_the_question():
-    model = toys.decisive("cross_attn_captioner")
+    model = toys.eager(toys.decisive("cross_attn_captioner"))
     image = toys.pictures(model, 1)[0].astype("uint8")
     rows = [{"image": image, "question": "w1 w2?", "answer": "w3"}, {"image": image, "question": "w4", "answer": "w3"}]
     outcome = metrics.said_of(model, rows)

@@ -77,7 +77,7 @@ def fit(model, ds, epochs: int = 1, **settings):
 
 
 def eager(model):
-    """The model, whose steps TensorFlow will not trace."""
+    """The model, whose steps and captions TensorFlow will not trace."""
     model.run_eagerly = keras.backend.backend() == "tensorflow"
     return model
 
