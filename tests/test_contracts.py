@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import toys
 from keras import ops
-from toys import ANSWERS, SHAPE, batches, fit, inputs, outputs, pictures, texts, toy
+from toys import ANSWERS, SHAPE, batches, fit, inputs, learn, outputs, pictures, texts, toy
 
 from vtx_keras import data, decode, text, zoo
 from vtx_keras.fusion import FUSIONS
@@ -250,7 +250,7 @@ def test_generate_sees_weights_that_changed_since_it_was_compiled():
     x = pictures(model)
     before = model.generate(x)
     model.optimizer.learning_rate = 1e-2
-    fit(model, data.arrays(model, x, texts(4)), epochs=30)
+    learn(model, x, texts(4), steps=30)
     after = model.generate(x)
     assert after != before
     assert after == text.decode(np.array(model.generate_ids(x)[0]), model.vocabulary)
@@ -401,7 +401,7 @@ def test_a_retriever_learns_which_text_belongs_to_which_picture(loss):
     model = toy("retriever", loss=loss)
     model.optimizer.learning_rate = 1e-2
     x = pictures(model, 4)
-    fit(model, data.arrays(model, x, texts(4)), epochs=40)
+    learn(model, x, texts(4), steps=40)
     matrix = model.similarity(x, texts(4))
     assert (matrix.argmax(axis=1) == np.arange(4)).all()
     assert np.abs(matrix).max() <= 1 + 1e-5
@@ -440,7 +440,7 @@ def test_a_multi_label_classifier_answers_with_lists():
     model.optimizer.learning_rate = 1e-2
     x = pictures(model, 3)
     labels = [["no", "yes"], [], ["maybe"]]
-    fit(model, data.arrays(model, x, texts(3), labels), epochs=60)
+    learn(model, x, texts(3), labels, steps=60)
     assert [sorted(found) for found in model.answer(x, texts(3))] == [sorted(wanted) for wanted in labels]
 
 

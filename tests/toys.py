@@ -76,6 +76,13 @@ def fit(model, ds, epochs: int = 1, **settings):
     return model.fit(ds, epochs=epochs, verbose=0, **settings)
 
 
+def learn(model, images: np.ndarray, said: list, labels: list | None = None, *, steps: int):
+    """`fit` on the same batch for so many steps of one epoch, for to begin an epoch takes as long as some steps."""
+    again = np.concatenate([images] * steps)
+    ds = data.arrays(model, again, said * steps, labels and labels * steps, batch_size=len(images))
+    return fit(model, ds)
+
+
 def eager(model):
     """The model, whose steps and captions TensorFlow will not trace."""
     model.run_eagerly = keras.backend.backend() == "tensorflow"
