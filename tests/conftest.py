@@ -19,6 +19,12 @@ FAST = {
 }
 
 
+def pytest_xdist_auto_num_workers() -> int:
+    """One more than the cores, for tests wait for files and processes; each may need 4 GB."""
+    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    return max(1, min((os.cpu_count() or 1) + 1, memory // 2**32))
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         parts = FAST.get(item.path.name)
