@@ -6,6 +6,7 @@ import os
 import pytest
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+os.environ.setdefault("XLA_FLAGS", "--xla_backend_optimization_level=0")  # LLVM's own work is not what is tried
 gc.set_threshold(10_000, 20, 50)  # graphs are millions of objects that stay: walking them was a fifteenth of the time
 
 # For every save: a model of each task, the rules of texts and pictures, the rooms.

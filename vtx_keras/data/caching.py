@@ -21,6 +21,7 @@ import numpy as np
 import tensorflow as tf
 
 from vtx_keras.data import pixels
+from vtx_keras.data.tracing import mapped
 from vtx_keras.progress import telling
 from vtx_keras.vision_text import VisionText
 from vtx_keras.whole import whole
@@ -59,7 +60,7 @@ def features(
     pieces, made, total = [], 0, 0
     places: list[int] = []  # of each example, which picture it has
     with telling("features of pictures") as tell:
-        for chunk in _chunks(source.map(lambda example: example[stored], tf.data.AUTOTUNE), stored, places):
+        for chunk in _chunks(mapped(source, lambda example: example[stored]), stored, places):
             path = folder / f"{key}-{_digest(chunk, stored)}.npy"
             total += len(chunk)
             if not path.exists():
@@ -76,11 +77,11 @@ def features(
             yield piece(place // SHARD)[place % SHARD]
 
     spec = tf.TensorSpec(encoder.output.shape[1:], tf.float16)
-    others = source.map(
-        lambda example: {name: value for name, value in example.items() if name not in ("image", "path")}
+    others = mapped(
+        source, lambda example: {name: value for name, value in example.items() if name not in ("image", "path")}
     )
     seen = tf.data.Dataset.from_generator(rows, output_signature=spec)
-    return tf.data.Dataset.zip(others, seen).map(lambda example, image: {**example, "image": image})
+    return mapped(tf.data.Dataset.zip(others, seen), lambda example, image: {**example, "image": image})
 
 
 def _key(encoder: keras.Model, model: VisionText) -> str:

@@ -16,6 +16,7 @@ from vtx_keras import text
 from vtx_keras.data import pixels, words
 from vtx_keras.data.memory import MASKED_SHARE
 from vtx_keras.data.plan import BadData, Plan, plan_of, seed_for, survey, without
+from vtx_keras.data.tracing import mapped, plainly
 from vtx_keras.models import Captioner, Matcher, Retriever
 from vtx_keras.options import did_you_mean
 from vtx_keras.vision_text import VisionText
@@ -108,7 +109,7 @@ def epochs(
     how = augmentation(augment)
     source = getattr(ds, "encoded", ds)
     if isinstance(model, Captioner) and _asks(source.element_spec):
-        source = source.map(_prompted, tf.data.AUTOTUNE)
+        source = mapped(source, _prompted)
     plan = plan_of(source.element_spec, model, how)
     kept, plain, fingerprint = survey(source, plan, unknown)
     drop = static and (isinstance(model, Retriever) or bool(model.options.get("contrastive")))  # rows meet each other
@@ -117,8 +118,8 @@ def epochs(
         raise BadData(f"{kept} rows make no batch of {batch_size}: choose a smaller batch_size")
     surveyed = "prompt" not in source.element_spec and not how.get("synonyms")
     encode = words.encoder(model.vocabulary, start=True, end=isinstance(model, Captioner), plain=plain and surveyed)
-    rows = source.enumerate().map(lambda number, example: {**example, "row": number}, tf.data.AUTOTUNE)
-    rows = rows.filter(plan.usable).map(plan.row, tf.data.AUTOTUNE)
+    rows = mapped(source.enumerate(), lambda number, example: {**example, "row": number})
+    rows = mapped(rows.filter(plainly(plan.usable)), plan.row)
 
     stored = rows.element_spec.get("image")
     by_batch = stored is None or stored.dtype == tf.string or tuple(stored.shape) == plan.shape
@@ -128,7 +129,7 @@ def epochs(
         return {**without(row, "path"), "image": _fitted(row, plan, how, draw)}
 
     if kept_fitted:
-        rows = rows.map(lambda row: fit(row, None), tf.data.AUTOTUNE)
+        rows = mapped(rows, lambda row: fit(row, None))
     if cache:
         rows = rows.cache() if cache is True else rows.cache(os.fspath(cache))
     rest = how if by_batch or not how else {**how, "crop": 0}  # what `fit` has not done
@@ -148,13 +149,13 @@ def epochs(
     def epoch(number: tf.Tensor, done: tf.Tensor) -> tf.data.Dataset:
         order, rows_done = ordered(number, done), done * batch_size
         if not by_batch and not kept_fitted:  # pixels of many sizes make no batch
-            order = tf.data.Dataset.zip(order, draws(number, 3, rows_done)).map(fit, tf.data.AUTOTUNE)
-        order = tf.data.Dataset.zip(order, draws(number, 2, rows_done)).map(plan.choose, tf.data.AUTOTUNE)
+            order = mapped(tf.data.Dataset.zip(order, draws(number, 3, rows_done)), fit)
+        order = mapped(tf.data.Dataset.zip(order, draws(number, 2, rows_done)), plan.choose)
         if buckets:
             ready = tf.data.Dataset.zip(_bucketed(order, plan, buckets, batch_size, drop), draws(number, 1, done))
-            return ready.map(lambda batch, draw: finish(*batch, draw), tf.data.AUTOTUNE)
+            return mapped(ready, lambda batch, draw: finish(*batch, draw))
         ready = tf.data.Dataset.zip(order.batch(batch_size, drop_remainder=drop), draws(number, 1, done))
-        return ready.map(lambda batch, draw: finish(batch, plan.length, draw), tf.data.AUTOTUNE)
+        return mapped(ready, lambda batch, draw: finish(batch, plan.length, draw))
 
     with tf.device("CPU"):
         position = tf.Variable([-1, 0], dtype=tf.int64)  # read when an epoch begins
@@ -167,9 +168,9 @@ def epochs(
 
     def rows_of(number: int, first: int, last: int) -> list[dict]:
         order = tf.data.Dataset.from_tensors(tf.constant([number, first], tf.int64)).flat_map(
-            lambda at: ordered(*tf.unstack(at))
+            plainly(lambda at: ordered(*tf.unstack(at)))
         )
-        told = order.take((last - first) * batch_size).map(_names)
+        told = mapped(order.take((last - first) * batch_size), _names)
         return [
             {
                 key: value.decode(errors="replace") if isinstance(value, bytes) else value.tolist()
@@ -181,7 +182,7 @@ def epochs(
     options = tf.data.Options()
     options.experimental_distribute.auto_shard_policy = tf.data.experimental.AutoShardPolicy.DATA
     another = tf.data.Dataset.random(seed=seed, rerandomize_each_iteration=True).take(1)
-    ready = another.flat_map(now).prefetch(tf.data.AUTOTUNE).with_options(options)
+    ready = another.flat_map(plainly(now)).prefetch(tf.data.AUTOTUNE).with_options(options)
     return Epochs(ready, None if buckets else count, begin, rows_of, fingerprint)
 
 

@@ -12,6 +12,7 @@ import numpy as np
 import tensorflow as tf
 
 from vtx_keras.data import words
+from vtx_keras.data.tracing import mapped
 from vtx_keras.models import Answerer, Captioner, Matcher
 from vtx_keras.options import did_you_mean
 from vtx_keras.text import LABEL_FIELDS, TEXT_FIELDS
@@ -181,7 +182,7 @@ def survey(source: tf.data.Dataset, plan: Plan, unknown: str) -> tuple[int, bool
             "label": tf.strings.as_string(example[plan.label]) if plan.label_of else "",
         }
 
-    for row in source.map(look, tf.data.AUTOTUNE).as_numpy_iterator():
+    for row in mapped(source, look).as_numpy_iterator():
         total, kept = total + 1, kept + bool(row["usable"])
         hashed.update(row["hash"].tobytes())
         told.update({key: int(row[key]) for key in ("empty", "cut", "mended", "odd")})

@@ -19,6 +19,7 @@ import tensorflow as tf
 import tensorflow_datasets as tfds
 
 from vtx_keras.data import builders, pixels, sets
+from vtx_keras.data.tracing import mapped, plainly
 from vtx_keras.options import did_you_mean
 
 assert builders.Emoji is not None  # importing the room is what makes tfds know its builders
@@ -67,7 +68,7 @@ def load(
     # `mock_data`, which can only make pixels.
     encoded = dict.fromkeys(pictures, tfds.decode.SkipDecoding()) if os.path.exists(builder.data_dir) else None
     return adapted(
-        builder.as_dataset(split=split, decoders=encoded).map(_naming(features), tf.data.AUTOTUNE),
+        mapped(builder.as_dataset(split=split, decoders=encoded), _naming(features)),
         columns if columns is not None else ADAPTERS.get(builder.name),
         where,
     )
@@ -106,10 +107,10 @@ def adapted(
     if where is not None:
         encoded = encoded.filter(where)
     if columns is not None:
-        adapter = columns if callable(columns) else _renaming(columns, encoded.element_spec)
+        adapter = columns if callable(columns) else plainly(_renaming(columns, encoded.element_spec))
         found = encoded.map(adapter, tf.data.AUTOTUNE)
         encoded = encoded.flat_map(adapter) if isinstance(found.element_spec, tf.data.DatasetSpec) else found
-    decoded = encoded.map(_with_pixels, tf.data.AUTOTUNE)
+    decoded = mapped(encoded, _with_pixels)
     decoded.encoded = encoded
     return decoded
 
@@ -199,4 +200,6 @@ def ref_coco(example: dict) -> tf.data.Dataset:
     return tf.data.Dataset.zip(boxes, said).map(part)
 
 
-ADAPTERS = {adapter.__name__: adapter for adapter in (coco_captions, ref_coco, clevr, covr, ai2dcaption, webvid)}
+ADAPTERS = {
+    adapter.__name__: plainly(adapter) for adapter in (coco_captions, ref_coco, clevr, covr, ai2dcaption, webvid)
+}
