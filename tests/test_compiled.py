@@ -26,7 +26,7 @@ def frozen(model, batch: int | None, **settings):
     import tensorflow as tf
     from tensorflow.python.framework.convert_to_constants import convert_variables_to_constants_v2
 
-    @tf.function(input_signature=[tf.TensorSpec((batch, *model.image_shape), tf.float32, "image")])
+    @tf.function(input_signature=[tf.TensorSpec((batch, *model.image_shape), tf.float32, "image")], autograph=False)
     def caption(image):
         ids, scores = model.generate_ids(image, **settings)
         return tf.identity(ids, "ids"), tf.identity(scores, "scores")

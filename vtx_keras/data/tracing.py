@@ -1,7 +1,7 @@
 """Functions over the examples of a tf.data set, traced as they stand.
 
-AutoGraph would rewrite each, and all that it calls, to look for `if` and loops over tensors. Ours have none, and the
-rewriting takes six times as long as all of the tracing: two seconds before the first `fit` of a process.
+AutoGraph would rewrite each, and all that it calls, in search of `if` and loops over tensors. Ours have none, and the
+rewriting takes longer than all of the tracing: seconds, before the first `fit` of a process.
 """
 
 from __future__ import annotations
