@@ -30,6 +30,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         parts = FAST.get(item.path.name)
         wanted = parts is not None and (not parts or any(part in item.name for part in parts.split("|")))
+        wanted = wanted and "other_backend" not in getattr(item, "fixturenames", ())  # a process of its own
         if wanted and not {"slow", "network", "gpu"} & {mark.name for mark in item.iter_markers()}:
             item.add_marker("fast")
     gc.collect()
