@@ -256,6 +256,19 @@ def test_generate_sees_weights_that_changed_since_it_was_compiled():
     assert after == text.decode(np.array(model.generate_ids(x)[0]), model.vocabulary)
 
 
+@pytest.mark.skipif(keras.backend.backend() != "tensorflow", reason="counts what TensorFlow traces")
+def test_captions_are_written_as_eagerly_as_the_model_runs(monkeypatch):
+    model, calls = toys.decisive("cross_attn_captioner"), []
+    x, written = pictures(model), model.written
+    monkeypatch.setattr(model, "written", lambda *given, **how: calls.append(1) or written(*given, **how))
+    said = [model.generate(x), model.generate(x)]
+    assert len(calls) == 1, "traced once"
+    toys.eager(model)
+    said += [model.generate(x), model.generate(x)]
+    assert len(calls) == 3
+    assert said == said[:1] * 4
+
+
 @pytest.mark.parametrize("name", ["cross_attn_captioner", "retriever"])
 def test_what_low_rank_additions_learn_is_heard_at_once(name):
     model = toys.decisive(name) if name in CAPTIONERS else toy(name)

@@ -11,7 +11,7 @@ import pytest
 from click.testing import CliRunner
 from keras import ops
 from PIL import Image
-from toys import fit, inputs, pictures, texts, toy
+from toys import decisive, fit, inputs, pictures, texts, toy
 
 from vtx_keras import data, explain, media, text, zoo
 from vtx_keras.explain.cli import explain as command
@@ -19,6 +19,7 @@ from vtx_keras.explain.maps import square_grid
 from vtx_keras.explain.methods import words_of
 from vtx_keras.explain.pictures import spread
 from vtx_keras.layers import Attention
+from vtx_keras.vision_text import FEW
 
 CELL = 16
 COLOURS = {"red": (220, 30, 30), "green": (30, 200, 30), "blue": (30, 30, 220), "yellow": (230, 220, 20)}
@@ -234,6 +235,15 @@ def test_a_block_done_by_hand_with_its_weights_gives_its_own_output(fusion):
         new_vision = block(words, vision, mask)[1]
         x = x + block.to_text(ops.matmul(over_image[:, 0], vision)) + ops.mean(new_vision, axis=1, keepdims=True)
     np.testing.assert_allclose(np.array(block.think(x)), np.array(block(words, vision, mask)[0]), atol=1e-5)
+
+
+def test_many_pictures_are_explained_as_a_few_are():
+    """For many it is traced how, for a few it is not."""
+    model = decisive("cross_attn_captioner")
+    x = pictures(model, FEW + 1)
+    for one, other in zip(explain.attention(model, x[:2]), explain.attention(model, x), strict=False):
+        assert one.words == other.words
+        np.testing.assert_allclose(one.maps, other.maps, atol=1e-5)
 
 
 def test_rollout_follows_words_through_the_blocks():

@@ -16,6 +16,7 @@ from PIL import Image
 from vtx_keras import data, media, text
 from vtx_keras.data import pixels, words
 from vtx_keras.data.plan import BadData
+from vtx_keras.data.reading import adapted
 
 TEXTS = ["w1 w2", "w3", "w4 w5 w6", "w7 w8", "w9"]
 LABELS = ["no", "yes", "maybe", "yes", "no"]
@@ -106,6 +107,20 @@ def test_several_labels_may_be_columns(kind):
     np.testing.assert_array_equal(next(iter(data.batches(ds, model, batch_size=5)))[1], columns)
     with pytest.raises(BadData, match="none of the model's 3 classes"):
         data.batches(source(text=TEXTS, label=2 * columns), model, batch_size=3)
+
+
+def test_a_function_of_yours_may_hold_an_if():
+    """Ours are traced as they stand, yours are rewritten."""
+
+    def short(example):
+        said = example["caption"]
+        if tf.strings.length(said) > 5:
+            said = tf.strings.substr(said, 0, 5)
+        return {**example, "caption": said}
+
+    found = [row["caption"] for row in adapted(source(caption=TEXTS), short).as_numpy_iterator()]
+    assert found == [one.encode()[:5] for one in TEXTS]
+    assert max(map(len, TEXTS)) > 5
 
 
 def test_static_rows_that_learn_of_each_other_are_never_filled_up():
