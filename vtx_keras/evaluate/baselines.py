@@ -139,7 +139,8 @@ def blind(outcome: Outcome) -> dict[str, float] | Outcome:
 
 
 @functools.cache  # traced once for all that is judged
-def _published_encoder() -> keras.Model:
+def _published_encoder(policy: str) -> keras.Model:
+    """Under the global `policy`, as it is made."""
     return published.load(ENCODER, image_shape=(SIDE, SIDE, 3))
 
 
@@ -148,7 +149,7 @@ def encoder_of(model: VisionText) -> tuple[str, Callable[[Sequence], tuple[np.nd
     clip = model.image_shape[:-3]
     side: tuple[int, ...]
     try:
-        encoder, side, name = _published_encoder(), (SIDE, SIDE, 3), ENCODER
+        encoder, side, name = _published_encoder(keras.config.dtype_policy().name), (SIDE, SIDE, 3), ENCODER
     except BadWeights:
         encoder, side, name = model.get_layer("image_encoder"), model.image_shape[-3:], "the model's own encoder"
 
