@@ -6,7 +6,6 @@ import os
 import pytest
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
-os.environ.setdefault("XLA_FLAGS", "--xla_backend_optimization_level=0")  # LLVM's own work is not what is tried
 gc.set_threshold(10_000, 20, 50)  # graphs are millions of objects that stay: walking them was a fifteenth of the time
 
 # For every save: a model of each task, the rules of texts and pictures, the rooms.
@@ -18,6 +17,11 @@ FAST = {
     "test_repository.py": "room_imports|name_no_tensorflow|docstrings_and_type_hints|links_of",
     "test_contracts.py": "gated_captioner|gated_vqa|[retriever]",
 }
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    if "not slow" in config.option.markexpr:  # LLVM's own work is tried by `-m slow`, with XLA as users have it
+        os.environ.setdefault("XLA_FLAGS", "--xla_backend_optimization_level=0")
 
 
 def pytest_xdist_auto_num_workers() -> int:

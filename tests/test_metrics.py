@@ -293,7 +293,7 @@ def test_intervals_are_wider_where_rows_belong_together_and_cover_the_truth():
 
 
 def test_perplexity_counts_words_by_weight_and_is_saved_with_the_model(tmp_path):
-    model = toys.eager(toys.toy("cross_attn_captioner"))
+    model = toys.toy("cross_attn_captioner")
     model.compile(loss=model.loss, optimizer="adam", weighted_metrics=[metrics.Perplexity()])
     inputs, words, weight = toys.batches(model)[0]
     weight[1] *= 0.5

@@ -45,7 +45,7 @@ def ran(
     model: VisionText, what: Any, make: Callable[[], Callable[[dict], Any]], inputs: dict[str, np.ndarray], batch: int
 ) -> Any:
     """What the function that `make` gives has to say of the inputs; it is made once per `what` it tells."""
-    eager = soon_seen(len(next(iter(inputs.values()))))
+    eager = model.run_eagerly or soon_seen(len(next(iter(inputs.values()))))
     run = model.kept(("explain", what, eager), lambda: Run(model, make(), eager))
     return model.in_batches(run, inputs, batch)
 

@@ -11,7 +11,7 @@ import sys
 import time
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
-os.environ["TF_USE_LEGACY_KERAS"] = "1"  # few have the old Keras: then TensorFlow starts without any, a quarter sooner
+os.environ["TF_USE_LEGACY_KERAS"] = "1"  # few have the old Keras: then TensorFlow starts without any, and sooner
 
 import measuring
 import numpy as np
