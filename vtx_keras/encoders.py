@@ -21,7 +21,7 @@ import keras
 from keras import ops
 
 from vtx_keras import architectures, published
-from vtx_keras.layers import Block, Positions, graph, layer_norm, register
+from vtx_keras.layers import Block, Dense, Positions, graph, layer_norm, register
 from vtx_keras.published import load
 from vtx_keras.text import END, PAD
 
@@ -178,7 +178,7 @@ class Vision(keras.layers.Layer):
         super().__init__(**kwargs)
         self.dim, self.clip, self.temporal = dim, clip, temporal
         self.norm = layer_norm("norm", dtype=self.dtype_policy)
-        self.projection = keras.layers.Dense(dim, dtype=self.dtype_policy, name="projection")
+        self.projection = Dense(dim, dtype=self.dtype_policy, name="projection")
         if temporal == "gru":
             self.memory = keras.layers.GRU(dim, return_sequences=True, dtype=self.dtype_policy, name="memory")
 

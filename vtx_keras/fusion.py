@@ -22,6 +22,7 @@ from vtx_keras.layers import (
     Attention,
     Block,
     Composite,
+    Dense,
     both,
     gelu,
     key_mask,
@@ -71,9 +72,9 @@ class ConcatMLP(Fused):
     def __init__(self, dim: int, heads: int, **kwargs: Any):
         super().__init__(dim, heads, **kwargs)
         self.fusion_norm = layer_norm("fusion_norm", dtype=self.dtype_policy)
-        self.from_text = keras.layers.Dense(2 * dim, name="from_text", dtype=self.dtype_policy)
-        self.from_image = keras.layers.Dense(2 * dim, use_bias=False, name="from_image", dtype=self.dtype_policy)
-        self.joined = keras.layers.Dense(dim, name="joined", dtype=self.dtype_policy)
+        self.from_text = Dense(2 * dim, name="from_text", dtype=self.dtype_policy)
+        self.from_image = Dense(2 * dim, use_bias=False, name="from_image", dtype=self.dtype_policy)
+        self.joined = Dense(dim, name="joined", dtype=self.dtype_policy)
 
     def parts(self) -> Iterator[tuple[keras.layers.Layer, int]]:
         yield from super().parts()
@@ -97,9 +98,9 @@ class Gate(Composite):
     def __init__(self, dim: int, **kwargs: Any):
         super().__init__(**kwargs)
         self.dim = dim
-        self.gates = keras.layers.Dense(2 * dim, name="gates", dtype=self.dtype_policy)
-        self.candidate = keras.layers.Dense(dim, name="candidate", dtype=self.dtype_policy)
-        self.summary = keras.layers.Dense(3 * dim, use_bias=False, name="summary", dtype=self.dtype_policy)
+        self.gates = Dense(2 * dim, name="gates", dtype=self.dtype_policy)
+        self.candidate = Dense(dim, name="candidate", dtype=self.dtype_policy)
+        self.summary = Dense(3 * dim, use_bias=False, name="summary", dtype=self.dtype_policy)
 
     def parts(self) -> Iterator[tuple[keras.layers.Layer, int]]:
         yield from ((self.gates, self.dim), (self.candidate, self.dim), (self.summary, self.dim))
@@ -191,9 +192,9 @@ class CoAttn(Fused):
             raise ValueError(CO_ATTN_NEEDS_THE_WHOLE_TEXT)
         super().__init__(dim, heads, **kwargs)
         self.fusion_norm = layer_norm("fusion_norm", dtype=self.dtype_policy)
-        self.bilinear = keras.layers.Dense(dim, use_bias=False, name="bilinear", dtype=self.dtype_policy)
-        self.to_text = keras.layers.Dense(dim, name="to_text", dtype=self.dtype_policy)
-        self.to_vision = keras.layers.Dense(dim, name="to_vision", dtype=self.dtype_policy)
+        self.bilinear = Dense(dim, use_bias=False, name="bilinear", dtype=self.dtype_policy)
+        self.to_text = Dense(dim, name="to_text", dtype=self.dtype_policy)
+        self.to_vision = Dense(dim, name="to_vision", dtype=self.dtype_policy)
 
     def parts(self) -> Iterator[tuple[keras.layers.Layer, int]]:
         yield from super().parts()

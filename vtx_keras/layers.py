@@ -27,7 +27,48 @@ def gelu(x: Any) -> Any:
 
 def layer_norm(name: str, **kwargs: Any) -> keras.layers.Layer:
     """The one layer norm of the zoo: a small epsilon, as in published transformers."""
-    return keras.layers.LayerNormalization(epsilon=1e-6, name=name, **kwargs)
+    return LayerNormalization(epsilon=1e-6, name=name, **kwargs)
+
+
+@register
+class LayerNormalization(keras.layers.LayerNormalization):
+    """Keras' own over the last axis, in half as many operations.
+
+    >>> LayerNormalization()(ops.array([[1.0, 3.0]])).tolist()
+    [[-0.9995003938674927, 0.9995003938674927]]
+    """
+
+    def call(self, inputs: Any) -> Any:
+        x, share = ops.cast(inputs, "float32"), 1 / inputs.shape[-1]  # the gradient of `ops.mean` works it out again
+        x = x - ops.sum(x, axis=-1, keepdims=True) * share
+        scale = ops.rsqrt(ops.sum(ops.square(x), axis=-1, keepdims=True) * share + self.epsilon)
+        gamma, beta = ops.cast(self.gamma, "float32"), ops.cast(self.beta, "float32")
+        return ops.cast(x * (scale * gamma) + beta, self.compute_dtype)
+
+
+def between(x: Any) -> tuple:
+    """The sizes of `x` between the first and the last: numbers where they are known, for to ask is nine operations.
+
+    >>> between(ops.ones((2, 3, 4, 5)))
+    (3, 4)
+    """
+    known = tuple(x.shape[1:-1])
+    return ops.shape(x)[1:-1] if None in known else known
+
+
+@register
+class Dense(keras.layers.Dense):
+    """Keras' own, over the rows of all tokens: on TensorFlow its product of three dimensions is twenty operations.
+
+    >>> tuple(Dense(4)(ops.ones((2, 3, 5))).shape)
+    (2, 3, 4)
+    """
+
+    def call(self, x: Any, training: bool | None = None) -> Any:
+        if len(x.shape) < 3:
+            return super().call(x, training)
+        rows = super().call(ops.reshape(x, (-1, x.shape[-1])), training)
+        return ops.reshape(rows, (-1, *between(x), self.units))
 
 
 def graph(inputs: Any, outputs: Any, name: str, kind: type = keras.Model) -> Any:
@@ -184,15 +225,15 @@ class Attention(Composite):
     def __init__(self, dim: int, heads: int, **kwargs: Any):
         super().__init__(**kwargs)
         self.dim, self.heads = dim, heads
-        self.query = keras.layers.Dense(dim, name="query", dtype=self.dtype_policy)
-        self.key_value = keras.layers.Dense(2 * dim, name="key_value", dtype=self.dtype_policy)
-        self.output_projection = keras.layers.Dense(dim, name="output", dtype=self.dtype_policy)
+        self.query = Dense(dim, name="query", dtype=self.dtype_policy)
+        self.key_value = Dense(2 * dim, name="key_value", dtype=self.dtype_policy)
+        self.output_projection = Dense(dim, name="output", dtype=self.dtype_policy)
 
     def parts(self) -> Iterator[tuple[keras.layers.Layer, int]]:
         yield from ((self.query, self.dim), (self.key_value, self.dim), (self.output_projection, self.dim))
 
     def split_heads(self, x: Any) -> Any:
-        return ops.reshape(x, (-1, ops.shape(x)[1], self.heads, self.dim // self.heads))
+        return ops.reshape(x, (-1, *between(x), self.heads, self.dim // self.heads))
 
     def keys_values(self, context: Any) -> tuple[Any, Any]:
         keys, values = ops.split(self.key_value(context), 2, axis=-1)
@@ -215,7 +256,7 @@ class Attention(Composite):
 
     def attend(self, x: Any, keys: Any, values: Any, mask: Any = None) -> Any:
         seen = ops.transpose(ops.matmul(self.weights_over(x, keys, mask), values), (0, 2, 1, 3))
-        return self.output_projection(ops.reshape(seen, (-1, ops.shape(x)[1], self.dim)))
+        return self.output_projection(ops.reshape(seen, (-1, *between(x), self.dim)))
 
     def call(self, x: Any, context: Any, mask: Any = None) -> Any:
         return self.attend(x, *self.keys_values(context), mask)
@@ -231,8 +272,8 @@ class MLP(Composite):
     def __init__(self, dim: int, hidden: int, **kwargs: Any):
         super().__init__(**kwargs)
         self.dim, self.hidden = dim, hidden
-        self.up = keras.layers.Dense(hidden, activation=gelu, name="up", dtype=self.dtype_policy)
-        self.down = keras.layers.Dense(dim, name="down", dtype=self.dtype_policy)
+        self.up = Dense(hidden, activation=gelu, name="up", dtype=self.dtype_policy)
+        self.down = Dense(dim, name="down", dtype=self.dtype_policy)
 
     def parts(self) -> Iterator[tuple[keras.layers.Layer, int]]:
         yield from ((self.up, self.dim), (self.down, self.hidden))
@@ -272,7 +313,7 @@ class Block(Composite):
 
     def visible(self, x: Any, mask: Any = None) -> Any:
         """What self-attention may see: no padding, and no future where the block is causal."""
-        return both(key_mask(mask), causal_mask(ops.shape(x)[1]) if self.causal else None)
+        return both(key_mask(mask), causal_mask(*between(x)) if self.causal else None)
 
     def look_back(self, x: Any, mask: Any = None) -> Any:
         normed = self.attention_norm(x)

@@ -14,7 +14,7 @@ from keras import ops
 
 from vtx_keras import encoders
 from vtx_keras.fusion import FUSIONS
-from vtx_keras.layers import Block, Contrastive, Pool, Positions, Spec, graph, layer_norm, register
+from vtx_keras.layers import Block, Contrastive, Dense, Pool, Positions, Spec, graph, layer_norm, register
 from vtx_keras.models import Answerer, Captioner, Matcher, Retriever
 from vtx_keras.text import PAD
 from vtx_keras.tuning import Adam, clipping
@@ -111,7 +111,7 @@ def with_word_head(
     """The finished model; with `mlm` also a head that restores masked words from the fused text (BERT)."""
     if not o.mlm:
         return compiled(graph(inputs, logits, name, kind), loss, metrics)
-    words = keras.layers.Dense(o.vocabulary_size, dtype="float32", name="words_head")(fused)
+    words = Dense(o.vocabulary_size, dtype="float32", name="words_head")(fused)
     model = graph(inputs, {"logits": logits, "words": words}, name, kind)
     return compiled(model, {"logits": loss, "words": WordLoss()}, {"logits": metrics, "words": [WordAccuracy()]})
 
@@ -143,7 +143,7 @@ def text_tokens(tokens: Any, o: SimpleNamespace) -> Any:
         dropout=o.dropout,
         pretrained="text_encoder" in o.pretrained,
     )(tokens)
-    return x if x.shape[-1] == o.dim else keras.layers.Dense(o.dim, name="text")(x)
+    return x if x.shape[-1] == o.dim else Dense(o.dim, name="text")(x)
 
 
 def token_input() -> Any:
@@ -159,7 +159,7 @@ def fused_block(fusion: str, o: SimpleNamespace, name: str, causal: bool = False
 def embedding(x: Any, o: SimpleNamespace, modality: str, mask: Any = None) -> Any:
     """One unit vector for a sequence of tokens."""
     pooled = Pool(name=f"{modality}_pool")(layer_norm(f"{modality}_norm")(x), mask)
-    projected = keras.layers.Dense(o.dim, use_bias=False, dtype="float32", name=f"{modality}_projection")(pooled)
+    projected = Dense(o.dim, use_bias=False, dtype="float32", name=f"{modality}_projection")(pooled)
     return keras.layers.UnitNormalization(dtype="float32", name=f"{modality}_embedding")(projected)
 
 

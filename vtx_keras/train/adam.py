@@ -14,6 +14,18 @@ def fits(optimizer: Any) -> bool:
     return whole and not optimizer.amsgrad and not tf.distribute.has_strategy()  # where gradients are summed first
 
 
+def clipped(gradients: Sequence[Any], norm: float) -> list[Any]:
+    """The gradients made shorter all together, so that their common length is at most `norm`; not finite, all are NaN.
+
+    >>> [float(one) for one in clipped([tf.constant(3.0), tf.constant(4.0)], 1.0)]
+    [0.6000000238418579, 0.800000011920929]
+    """
+    found = [tf.convert_to_tensor(one) for one in gradients]  # rows of a table arrive apart
+    length = tf.sqrt(2 * tf.add_n([tf.nn.l2_loss(one) for one in found]))
+    shrink = norm / tf.maximum(length, norm) + (length - length)
+    return [one * shrink for one in found]
+
+
 def step(optimizer: Any, gradients: Sequence[Any], places: Sequence[int], rate: Any) -> None:
     """What `optimizer` does with `gradients`, each of the variable at its place: decay, momenta, the step.
 
