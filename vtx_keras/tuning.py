@@ -68,8 +68,10 @@ class Adam(keras.optimizers.Adam):
         return adam if adam.fits(self) else None
 
     def _clip_gradients(self, grads: list[Any]) -> list[Any]:
-        kernel = self.global_clipnorm and None not in grads and self._kernel()
-        return kernel.clipped(grads, self.global_clipnorm) if kernel else super()._clip_gradients(grads)
+        kernel = self._kernel()
+        if kernel and self.global_clipnorm and not self.clipnorm:
+            return kernel.clipped(grads, self.global_clipnorm)
+        return super()._clip_gradients(grads)
 
     def _apply_weight_decay(self, variables: Sequence[Any]) -> None:
         if not self._kernel():  # which decays too: Keras works out the schedule for each variable again
