@@ -34,8 +34,8 @@ def layer_norm(name: str, **kwargs: Any) -> keras.layers.Layer:
 class LayerNormalization(keras.layers.LayerNormalization):
     """Keras' own over the last axis, with its gamma and beta, in fewer operations.
 
-    >>> LayerNormalization()(ops.array([[1.0, 3.0]])).tolist()
-    [[-0.9995003938674927, 0.9995003938674927]]
+    >>> [round(float(one), 2) for one in LayerNormalization()(ops.array([[1.0, 3.0]]))[0]]
+    [-1.0, 1.0]
     """
 
     def call(self, inputs: Any) -> Any:
