@@ -1,6 +1,6 @@
 """Writes docs/first-five-minutes.md: a newcomer's first commands, run in a fresh copy and a fresh virtual environment.
 
-    python tools/first_five_minutes.py              # half an hour on two cores: the tests are among them
+    python tools/first_five_minutes.py              # a quarter of an hour on two cores: the tests are among them
     python tools/first_five_minutes.py --no-tests   # keeps what the page has of them
 
 Outputs are as they came, but for long ones, whose middle is left out, and for the temporary folder's name.

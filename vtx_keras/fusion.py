@@ -27,6 +27,7 @@ from vtx_keras.layers import (
     gelu,
     key_mask,
     layer_norm,
+    lengths,
     masked_mean,
     register,
 )
@@ -238,7 +239,7 @@ class MergedAttn(Fused):
     """
 
     def call(self, text: Any, vision: Any, text_mask: Any = None, vision_mask: Any = None) -> tuple[Any, Any]:  # type: ignore[override]  # as in Fused
-        prefix = ops.shape(vision)[1]
+        (prefix,) = lengths(vision)
         merged = ops.concatenate([vision, text], axis=1)
         merged = self.think(self.look_back(merged, self.merged_mask(text, vision, text_mask, vision_mask)))
         return merged[:, prefix:], merged[:, :prefix]
@@ -248,7 +249,7 @@ class MergedAttn(Fused):
 
         The two are parts of one softmax: together they sum to 1.
         """
-        prefix = ops.shape(vision)[1]
+        (prefix,) = lengths(vision)
         merged = self.attention_norm(ops.concatenate([vision, text], axis=1))
         mask = self.merged_mask(text, vision, text_mask, vision_mask)
         weights = self.attention.weights_between(merged, merged, mask)[:, :, prefix:]
@@ -257,7 +258,7 @@ class MergedAttn(Fused):
     def merged_mask(self, text: Any, vision: Any, text_mask: Any, vision_mask: Any) -> Any:
         order = keep = None
         if self.causal:  # a query sees the image, and of the text what is not after it
-            prefix, positions = ops.shape(vision)[1], ops.arange(ops.shape(vision)[1] + ops.shape(text)[1])
+            prefix, positions = lengths(vision)[0], ops.arange(lengths(vision)[0] + lengths(text)[0])
             order = ops.logical_or(positions[None, :] < prefix, positions[:, None] >= positions[None, :])[None]
         if text_mask is not None or vision_mask is not None:
             masks = [

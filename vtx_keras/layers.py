@@ -39,17 +39,18 @@ class LayerNormalization(keras.layers.LayerNormalization):
     """
 
     def call(self, inputs: Any) -> Any:
-        x, share = ops.cast(inputs, "float32"), 1 / inputs.shape[-1]  # the gradient of `ops.mean` works it out again
+        wide = keras.backend.result_type(self.compute_dtype, "float32")
+        x, share = ops.cast(inputs, wide), 1 / inputs.shape[-1]  # the gradient of `ops.mean` works it out again
         x = x - ops.sum(x, axis=-1, keepdims=True) * share
         scale = ops.rsqrt(ops.sum(ops.square(x), axis=-1, keepdims=True) * share + self.epsilon)
-        gamma, beta = ops.cast(self.gamma, "float32"), ops.cast(self.beta, "float32")
+        gamma, beta = ops.cast(self.gamma, wide), ops.cast(self.beta, wide)
         return ops.cast(x * (scale * gamma) + beta, self.compute_dtype)
 
 
-def between(x: Any) -> tuple:
-    """The sizes of `x` between the first and the last: numbers where they are known, for to ask is nine operations.
+def lengths(x: Any) -> tuple:
+    """How many tokens, or rows and columns of them, `x` has: numbers where they are known, for to ask is operations.
 
-    >>> between(ops.ones((2, 3, 4, 5)))
+    >>> lengths(ops.ones((2, 3, 4, 5)))
     (3, 4)
     """
     known = tuple(x.shape[1:-1])
@@ -68,7 +69,7 @@ class Dense(keras.layers.Dense):
         if len(x.shape) < 3:
             return super().call(x, training)
         rows = super().call(ops.reshape(x, (-1, x.shape[-1])), training)
-        return ops.reshape(rows, (-1, *between(x), self.units))
+        return ops.reshape(rows, (-1, *lengths(x), self.units))
 
 
 def graph(inputs: Any, outputs: Any, name: str, kind: type = keras.Model) -> Any:
@@ -184,7 +185,7 @@ class Positions(keras.layers.Layer):
         return ops.cast(table, self.compute_dtype)
 
     def call(self, x: Any) -> Any:
-        return x + self.table()[: ops.shape(x)[1]]
+        return x + self.table()[: lengths(x)[0]]
 
     def step(self, x: Any, index: Any) -> Any:
         """The tokens `x` (batch, beams, dim) all stand at position `index`."""
@@ -233,7 +234,7 @@ class Attention(Composite):
         yield from ((self.query, self.dim), (self.key_value, self.dim), (self.output_projection, self.dim))
 
     def split_heads(self, x: Any) -> Any:
-        return ops.reshape(x, (-1, *between(x), self.heads, self.dim // self.heads))
+        return ops.reshape(x, (-1, *lengths(x), self.heads, self.dim // self.heads))
 
     def keys_values(self, context: Any) -> tuple[Any, Any]:
         keys, values = ops.split(self.key_value(context), 2, axis=-1)
@@ -256,7 +257,7 @@ class Attention(Composite):
 
     def attend(self, x: Any, keys: Any, values: Any, mask: Any = None) -> Any:
         seen = ops.transpose(ops.matmul(self.weights_over(x, keys, mask), values), (0, 2, 1, 3))
-        return self.output_projection(ops.reshape(seen, (-1, *between(x), self.dim)))
+        return self.output_projection(ops.reshape(seen, (-1, *lengths(x), self.dim)))
 
     def call(self, x: Any, context: Any, mask: Any = None) -> Any:
         return self.attend(x, *self.keys_values(context), mask)
@@ -313,7 +314,7 @@ class Block(Composite):
 
     def visible(self, x: Any, mask: Any = None) -> Any:
         """What self-attention may see: no padding, and no future where the block is causal."""
-        return both(key_mask(mask), causal_mask(*between(x)) if self.causal else None)
+        return both(key_mask(mask), causal_mask(*lengths(x)) if self.causal else None)
 
     def look_back(self, x: Any, mask: Any = None) -> Any:
         normed = self.attention_norm(x)
