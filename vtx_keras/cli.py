@@ -28,7 +28,7 @@ def main() -> None:
     Exit codes: 0 all went well, 1 some pictures failed (the others were done), 2 nothing could be done.
     """
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
-    gc.set_threshold(10_000, 20, 50)  # what TensorFlow brings stays: to search it for garbage was a tenth of `predict`
+    gc.set_threshold(10_000, 20, 50)  # what TensorFlow brings stays: it need not be searched for garbage so often
 
 
 for command in (predict, data, train, evaluate, explain, export, bench, doctor):
