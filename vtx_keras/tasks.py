@@ -159,7 +159,7 @@ def fused_block(fusion: str, o: SimpleNamespace, name: str, causal: bool = False
 def embedding(x: Any, o: SimpleNamespace, modality: str, mask: Any = None) -> Any:
     """One unit vector for a sequence of tokens."""
     pooled = Pool(name=f"{modality}_pool")(layer_norm(f"{modality}_norm")(x), mask)
-    projected = Dense(o.dim, use_bias=False, dtype="float32", name=f"{modality}_projection")(pooled)
+    projected = keras.layers.Dense(o.dim, use_bias=False, dtype="float32", name=f"{modality}_projection")(pooled)
     return keras.layers.UnitNormalization(dtype="float32", name=f"{modality}_embedding")(projected)
 
 

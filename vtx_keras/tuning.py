@@ -69,7 +69,7 @@ class Adam(keras.optimizers.Adam):
 
     def _clip_gradients(self, grads: list[Any]) -> list[Any]:
         kernel = self._kernel()
-        if kernel and self.global_clipnorm and not self.clipnorm:
+        if kernel and (self.global_clipnorm or 0) > 0:  # Keras allows one limit
             return kernel.clipped(grads, self.global_clipnorm)
         return super()._clip_gradients(grads)
 
