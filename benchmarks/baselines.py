@@ -26,8 +26,9 @@ def features(folder: str | None) -> dict[str, dict[str, np.ndarray]]:
     """Per split, features (unit length) beside names, concepts and vendors."""
     import tensorflow as tf
 
-    from vtx_keras import data, published
-    from vtx_keras.data import pixels
+    from vtx_keras import data
+    from vtx_keras.checkpoints import _encoders as published
+    from vtx_keras.data import _pixels as pixels
 
     encoder = published.load("efficientnet_lite0", image_shape=(SIDE, SIDE, 3))
     found = {}
@@ -70,7 +71,8 @@ def nearest(found: dict, split: str, without: tuple[str, ...] = ()) -> dict:
 
 def embeddings(found: dict, folder: Path) -> dict[str, np.ndarray]:
     """MiniLM's sentence embedding of every name."""
-    from vtx_keras import meanings, published
+    from vtx_keras import meanings
+    from vtx_keras.checkpoints import _encoders as published
 
     home = folder / "minilm_l6"
     if not (home / "config.json").is_file():

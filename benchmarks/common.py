@@ -108,7 +108,8 @@ def base_peer(vocabulary: int = 30_522):
 
 def base_ours(vocabulary: int = 30_522, **overrides):
     """The same shape from the zoo."""
-    from vtx_keras import text, zoo
+    from vtx_keras.inputs import text
+    from vtx_keras import zoo
 
     pieces = [f"w{i}" for i in range(vocabulary - len(text.SPECIALS))]
     return zoo.build("cross_attn_captioner", weights=None, size="base", vocabulary=pieces, **overrides)

@@ -63,7 +63,7 @@ def compared(ours, peer, batch: int, beams: int, rounds: int) -> dict:
     import numpy as np
     import torch
 
-    from vtx_keras import text
+    from vtx_keras.inputs import text
 
     pictures = np.random.default_rng(0).integers(0, 256, (batch, *ours.image_shape), dtype="uint8")
     pixels = torch.tensor(pictures / np.float32(127.5) - 1).permute(0, 3, 1, 2)
@@ -94,7 +94,7 @@ def exported(model, batch: int, beams: int, folder: Path) -> dict:
     import tensorflow as tf
     from ai_edge_litert.interpreter import Interpreter
 
-    from vtx_keras.export import graphs, onnx_graph, savedmodel, tflite
+    from vtx_keras.export import _graphs as graphs, _onnx as onnx_graph, _saved_model as savedmodel, _litert as tflite
 
     import onnxruntime  # isort: skip (after ours, which switch its telemetry off)
 
@@ -132,7 +132,7 @@ print(json.dumps([status, used.ru_utime + used.ru_stime, used.ru_maxrss / 1024])
 def started(model, quantize: str | None, rounds: int) -> dict:
     """What a caption costs with the program's start: CPU seconds and MiB."""
     from vtx_keras import data, export
-    from vtx_keras.export import verify
+    from vtx_keras.export import _verify as verify
 
     photo, found = str(data.sample("photos/cat.jpg")), []
     with tempfile.TemporaryDirectory() as folder:
@@ -155,7 +155,8 @@ def started(model, quantize: str | None, rounds: int) -> dict:
 
 def tiny_ours():
     """The zoo's `tiny`."""
-    from vtx_keras import text, zoo
+    from vtx_keras.inputs import text
+    from vtx_keras import zoo
 
     pieces = [f"w{i}" for i in range(VOCABULARY["tiny"] - len(text.SPECIALS))]
     return zoo.build("cross_attn_captioner", weights=None, size="tiny", vocabulary=pieces)

@@ -24,7 +24,7 @@ BATCH, STEPS = 8, 12
 @contextmanager
 def keras_own(wanted: bool) -> Iterator[None]:
     """The zoo's dense layers and layer norms call what they inherit, if that is `wanted`."""
-    from vtx_keras.layers import Dense, LayerNormalization
+    from vtx_keras.models.layers import Dense, LayerNormalization
 
     kept = {kind: kind.call for kind in (Dense, LayerNormalization) if wanted}
     for kind in kept:
@@ -64,7 +64,7 @@ def main() -> None:
     one_thread()
     import keras
 
-    from vtx_keras import tuning
+    from vtx_keras.models import objectives as tuning
 
     sides = {
         "vtx_keras": (tuning.PacedAdamW, False),

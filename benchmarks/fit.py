@@ -29,7 +29,7 @@ def main() -> None:
     import numpy as np
 
     from vtx_keras import data, train, zoo
-    from vtx_keras.train import keeping
+    from vtx_keras.train import _callbacks as keeping
 
     spent: dict[str, list[float]] = defaultdict(list)
 

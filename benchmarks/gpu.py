@@ -58,7 +58,7 @@ def training(batch: int, rounds: int, device: object, compiled: bool) -> dict:
     import numpy as np
     import torch
 
-    from vtx_keras.tasks import WordLoss
+    from vtx_keras.models.objectives import WordLoss
 
     random = np.random.default_rng(0)
     pictures = random.uniform(0, 255, (batch, 224, 224, 3)).astype("float32")

@@ -27,8 +27,8 @@ def photographs(width: int, height: int) -> list[bytes]:
     import numpy as np
     from PIL import Image
 
-    from vtx_keras import media
-    from vtx_keras.data import reading
+    from vtx_keras.inputs import media
+    from vtx_keras.data import _load as reading
 
     random, files = np.random.default_rng(0), []
     paths = itertools.cycle(sorted((reading.SAMPLE / "photos").glob("*.jpg")))
@@ -49,7 +49,7 @@ def captions() -> list[str]:
     """Sentences like those of COCO, made of the bundled captions and words."""
     import numpy as np
 
-    from vtx_keras import text
+    from vtx_keras.inputs import text
 
     words = [piece for piece in text.vocabulary() if piece.isalpha() and piece.isascii() and len(piece) > 2]
     random = np.random.default_rng(0)
@@ -63,7 +63,7 @@ def pictures_row(width: int, height: int) -> dict:
     import torch
     from PIL import Image
 
-    from vtx_keras.data import pixels
+    from vtx_keras.data import _pixels as pixels
 
     files, random, windows = photographs(width, height), np.random.default_rng(1), []
     for _ in files:
@@ -112,8 +112,8 @@ def tokens_row(texts: list[str], plain: bool) -> dict:
     import tensorflow as tf
     from tokenizers import BertWordPieceTokenizer
 
-    from vtx_keras import text
-    from vtx_keras.data import words
+    from vtx_keras.inputs import text
+    from vtx_keras.data import _tokens as words
 
     vocabulary = text.vocabulary()
     rust = BertWordPieceTokenizer(

@@ -24,7 +24,7 @@ def main() -> None:
     import numpy as np
     import torch
 
-    from vtx_keras.tasks import WordLoss
+    from vtx_keras.models.objectives import WordLoss
 
     random = np.random.default_rng(0)
     pictures = random.uniform(0, 255, (BATCH, 224, 224, 3)).astype("float32")

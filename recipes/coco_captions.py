@@ -16,7 +16,8 @@ import itertools
 import keras
 import tensorflow_datasets as tfds
 
-from vtx_keras import data, text, zoo
+from vtx_keras import data, zoo
+from vtx_keras.inputs import text
 
 
 def main() -> None:

@@ -20,8 +20,9 @@ import argparse
 import keras
 import tensorflow as tf
 
-from vtx_keras import data, text, train, zoo
-from vtx_keras.data.reading import adapted
+from vtx_keras import data, train, zoo
+from vtx_keras.inputs import text
+from vtx_keras.data._load import adapted
 
 STAGES = {
     "contrastive": ("retriever", {}),

@@ -18,8 +18,9 @@ import pytest
 import tensorflow_datasets as tfds
 from toys import vtx as in_process
 
-from vtx_keras import archives, data
-from vtx_keras.data import builders, emoji, sets
+from vtx_keras import _archives as archives, data
+from vtx_keras.data.sets import _builder as builders, concepts as emoji
+from vtx_keras.data import sets
 
 SHARED = Path(os.environ.get("VTX_KERAS_TEST_DATA", "no such folder"))
 

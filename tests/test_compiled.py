@@ -13,8 +13,9 @@ import numpy as np
 import pytest
 from toys import batches, decisive, inputs, outputs, pictures, toy
 
-from vtx_keras import tuning, zoo
-from vtx_keras.fusion import FUSIONS
+from vtx_keras.models import objectives as tuning
+from vtx_keras import zoo
+from vtx_keras.models.fusion import FUSIONS
 
 CAPTIONERS = [name for name in zoo.list_models("*_captioner") if "video" not in name]
 GREEDY_AND_BEAMS = [(name, 3) for name in CAPTIONERS] + [("cross_attn_captioner", 1)]

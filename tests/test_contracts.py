@@ -11,8 +11,10 @@ import toys
 from keras import ops
 from toys import ANSWERS, SHAPE, batches, fit, inputs, learn, outputs, pictures, texts, toy
 
-from vtx_keras import data, decode, text, zoo
-from vtx_keras.fusion import FUSIONS
+from vtx_keras import data, zoo
+from vtx_keras.models import decode
+from vtx_keras.inputs import text
+from vtx_keras.models.fusion import FUSIONS
 
 CAPTIONERS = zoo.list_models("*_captioner")
 IMAGE_CAPTIONERS = [name for name in CAPTIONERS if "video" not in name]

@@ -102,7 +102,7 @@ def test_stored_pictures_come_back(room, tmp_path):
 def test_copies_are_the_picture_and_changed_ones(room):
     import tensorflow as tf
 
-    from vtx_keras.data.reading import adapted
+    from vtx_keras.data._load import adapted
 
     rows = adapted(data.load("sample", "validation").encoded.take(3).map(
         lambda row: {"image": tf.io.read_file(row["path"]), "caption": row["caption"]}
@@ -123,7 +123,7 @@ WAYS = {OWN: {"copies": 2, "far_epochs": 3}, PUBLISHED: {"epochs": 3}}
 def test_a_recipe_is_packed_trained_where_there_is_no_tensorflow_and_taken_home(way, room, monkeypatch, tmp_path):
     import tensorflow as tf
 
-    from vtx_keras.data.reading import adapted
+    from vtx_keras.data._load import adapted
 
     making, far, eyes = room("making"), room("far"), room("eyes")
     here = tmp_path / "zoo" / "gated_captioner" / "mine"

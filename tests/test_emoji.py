@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from vtx_keras.data import emoji
+from vtx_keras.data.sets import concepts as emoji
 
 NAMES = (Path(__file__).parent / "data" / "emoji_names.txt").read_text(encoding="utf-8").split("\n")[:-1]
 
@@ -105,12 +105,12 @@ def test_the_held_out_triples_are_unseen_but_each_of_their_factors_is_seen():
     ],
 )
 def test_fluent_serves_vendor_and_test_alone(vendor, name, split):
-    from vtx_keras.data import builders
+    from vtx_keras.data.sets import _builder as builders
 
     assert builders.split_of(vendor, name) == split
 
 
 def test_no_tuning_sees_fluent():
-    from vtx_keras.data import builders
+    from vtx_keras.data.sets import _builder as builders
 
     assert {builders.split_of("fluent", name) for name in NAMES} == {"vendor", "test", "flags", None}

@@ -13,10 +13,13 @@ import tensorflow as tf
 import toys
 from PIL import Image
 
-from vtx_keras import architectures, data, encoders, media, published, text, tuning, weights, zoo
-from vtx_keras.data.reading import SAMPLE
-from vtx_keras.vision_text import leaves
-from vtx_keras.weights import BadWeights
+from vtx_keras.models import encoders as architectures, encoders, objectives as tuning
+from vtx_keras import data, zoo
+from vtx_keras.inputs import media, text
+from vtx_keras.checkpoints import _encoders as published, _folder as weights
+from vtx_keras.data._load import SAMPLE
+from vtx_keras.models._base import leaves
+from vtx_keras.checkpoints._folder import BadWeights
 
 SHAPE = (64, 64, 3)
 
@@ -246,7 +249,7 @@ def test_training_on_features_trains_the_model(name, form, tmp_path, capsys):
 
 
 def test_features_are_read_where_they_are_and_made_where_they_are_not(tmp_path, monkeypatch, capsys):
-    from vtx_keras.data import caching
+    from vtx_keras.data import _feature_cache as caching
 
     monkeypatch.setattr(caching, "SHARD", 2)
     model = toys.toy("retriever")
@@ -268,7 +271,7 @@ def test_features_are_read_where_they_are_and_made_where_they_are_not(tmp_path, 
 
 
 def test_a_picture_of_many_examples_is_looked_at_once(tmp_path, monkeypatch, capsys):
-    from vtx_keras.data import caching
+    from vtx_keras.data import _feature_cache as caching
 
     monkeypatch.setattr(caching, "SHARD", 2)
     model = toys.toy("retriever")

@@ -16,9 +16,10 @@ import pytest
 import toys
 from PIL import Image
 
-from vtx_keras import data, evaluate, metrics, weights, zoo
-from vtx_keras.evaluate import baselines, report
-from vtx_keras.evaluate.cli import evaluate as command
+from vtx_keras import data, evaluate, metrics, zoo
+from vtx_keras.checkpoints import _folder as weights
+from vtx_keras.evaluate import _baselines as baselines, _report as report
+from vtx_keras.cli._evaluate import evaluate as command
 
 LIGHT = {"draws": 50, "scorers": []}
 

@@ -20,10 +20,12 @@ from test_repository import imported
 from test_text import AWKWARD, CAPTIONS, ROUND_TRIPS
 from toys import decisive, pictures, toy
 
-from vtx_keras import data, export, text, zoo
-from vtx_keras.export import bench, companions, verify
-from vtx_keras.media import prepare
-from vtx_keras.models import Captioner
+from vtx_keras import data, export, zoo
+from vtx_keras.inputs import text
+from vtx_keras.cli import _export as bench
+from vtx_keras.export import _graphs as companions, _verify as verify
+from vtx_keras.inputs.media import prepare
+from vtx_keras.models._captioner import Captioner
 
 PROGRAMS = Path(__file__).parents[1] / "export"
 pytestmark = pytest.mark.skipif(keras.backend.backend() != "tensorflow", reason="exports are made by TensorFlow")

@@ -13,8 +13,9 @@ import numpy as np
 import pytest
 from toys import ANSWERS, decisive, pictures, toy
 
-from vtx_keras import data, export, text, zoo
-from vtx_keras.export import graphs, tflite, verify
+from vtx_keras import data, export, zoo
+from vtx_keras.inputs import text
+from vtx_keras.export import _graphs as graphs, _litert as tflite, _verify as verify
 
 interpreters = pytest.importorskip("ai_edge_litert.interpreter")
 pytestmark = pytest.mark.skipif(keras.backend.backend() != "tensorflow", reason="exports are made by TensorFlow")

@@ -25,8 +25,9 @@ from test_media import BAD, GOOD, animated, bomb, encoded, noise, png
 from test_text import AWKWARD, CAPTIONS, ROUND_TRIPS
 from toys import SHAPE, WORDS, decisive, toy
 
-from vtx_keras import data, export, media, text, zoo
-from vtx_keras.export import pictures, resizing, savedmodel, slim, strings
+from vtx_keras import data, export, zoo
+from vtx_keras.inputs import media, text
+from vtx_keras.export import _pictures as pictures, _pictures as resizing, _saved_model as savedmodel, _saved_model as slim, _strings as strings
 
 PHOTOS = sorted(Path(str(data.sample("photos/cat.jpg"))).parent.glob("*.jpg"))
 EMOJI = sorted(Path(str(data.sample("emoji/bus-noto.png"))).parent.glob("*.png"))
@@ -272,7 +273,7 @@ def test_ids_are_those_of_text(pieces):
 
 
 def sample_lines(name):
-    from vtx_keras.data.reading import SAMPLE
+    from vtx_keras.data._load import SAMPLE
 
     return (SAMPLE / f"{name}.csv").read_text(encoding="utf-8").splitlines()
 

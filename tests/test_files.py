@@ -14,8 +14,9 @@ import pytest
 import toys
 from PIL import Image
 
-from vtx_keras import data, media
-from vtx_keras.data.plan import BadData
+from vtx_keras import data
+from vtx_keras.inputs import media
+from vtx_keras.data._plan import BadData
 
 
 def picture(seed: int = 0, mode: str = "RGB", size: tuple[int, int] = (48, 32)) -> Image.Image:

@@ -6,7 +6,7 @@ import keras
 import numpy as np
 import pytest
 
-from vtx_keras import layers
+from vtx_keras.models import layers
 
 TF = keras.backend.backend() == "tensorflow"
 POLICIES = ["float32", "mixed_bfloat16", "mixed_float16"]

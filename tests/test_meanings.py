@@ -6,8 +6,9 @@ import numpy as np
 import pytest
 from toys import batches, fit, toy
 
-from vtx_keras import meanings, published, zoo
-from vtx_keras.vision_text import leaves
+from vtx_keras import meanings, zoo
+from vtx_keras.checkpoints import _encoders as published
+from vtx_keras.models._base import leaves
 
 
 def table(model):

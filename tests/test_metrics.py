@@ -15,8 +15,9 @@ import pytest
 import toys
 
 from vtx_keras import data, metrics, zoo
-from vtx_keras.metrics import answers, captions, examples, labels, measures, ranking
-from vtx_keras.text import normalize
+from vtx_keras.evaluate import _measures as answers, _captions as captions, _measures as labels, _measures as measures, _measures as ranking
+from vtx_keras.data import _examples as examples
+from vtx_keras.inputs.text import normalize
 
 NEEDS_JAVA = pytest.mark.skipif(captions.shutil.which("java") is None, reason="no Java")
 LINES = ["\r", "\n", "\u2028", "\u2029", "\x85", "\x0b", "\x0c", "\x00"]  # what some program takes for a line's end

@@ -13,8 +13,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from vtx_keras import pages
-from vtx_keras.pages import Card
+from vtx_keras.evaluate import _pages as pages
+from vtx_keras.evaluate._pages import Card
 
 NASTY = ["<script>alert(1)</script>", "</dd></div>", "\"'&amp;", "a\x00b\x1bc", "\ud800", "עברית", "👩‍🚀", "x" * 5000]
 

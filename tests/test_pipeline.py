@@ -13,10 +13,11 @@ import tensorflow_datasets as tfds
 import toys
 from PIL import Image
 
-from vtx_keras import data, media, text
-from vtx_keras.data import pixels, words
-from vtx_keras.data.plan import BadData
-from vtx_keras.data.reading import adapted
+from vtx_keras import data
+from vtx_keras.inputs import media, text
+from vtx_keras.data import _pixels as pixels, _tokens as words
+from vtx_keras.data._plan import BadData
+from vtx_keras.data._load import adapted
 
 TEXTS = ["w1 w2", "w3", "w4 w5 w6", "w7 w8", "w9"]
 LABELS = ["no", "yes", "maybe", "yes", "no"]
@@ -466,7 +467,7 @@ def test_the_sample_is_whole_and_says_whose_it_is():
     counts = {split: len(data.load("sample", split)) for split in ("train", "validation", "photos")}
     assert counts == {"train": 198, "validation": 66, "photos": 10}
     assert len(data.load("sample/questions", "train")) == 396
-    from vtx_keras.data.reading import SAMPLE
+    from vtx_keras.data._load import SAMPLE
 
     assert sum(path.stat().st_size for path in SAMPLE.rglob("*") if path.is_file()) < 3_000_000
     told = (SAMPLE / "photos" / "LICENCES.md").read_text(encoding="utf-8")
@@ -477,7 +478,7 @@ def test_the_sample_is_whole_and_says_whose_it_is():
 
 
 def test_the_sample_shows_no_unseen_concept():
-    from vtx_keras.data import emoji
+    from vtx_keras.data.sets import concepts as emoji
 
     names = {row["caption"].decode() for row in data.load("sample", "train").as_numpy_iterator()}
     assert {emoji.split_of(name) for name in names} == {"train"}

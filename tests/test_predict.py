@@ -17,7 +17,7 @@ from PIL import Image
 from toys import pictures, toy
 
 from vtx_keras import zoo
-from vtx_keras.predict.sources import sources
+from vtx_keras.cli._predict import sources
 
 pytestmark = pytest.mark.skipif(keras.backend.backend() != "tensorflow", reason="once is enough")
 

@@ -20,9 +20,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from vtx_keras import archives, published, tensors
-from vtx_keras.architectures import PUBLISHED
-from vtx_keras.weights import CONFIG, WEIGHTS, BadWeights, released_root
+from vtx_keras import _archives as archives
+from vtx_keras.checkpoints import _encoders as published, _readers as tensors
+from vtx_keras.checkpoints._encoders import PUBLISHED
+from vtx_keras.checkpoints._folder import CONFIG, WEIGHTS, BadWeights, released_root
 
 REFERENCE = Path(__file__).parent / "reference"
 sys.path.insert(0, str(REFERENCE))

@@ -13,7 +13,7 @@ import keras
 import pytest
 
 from vtx_keras import data
-from vtx_keras.data.reading import adapted
+from vtx_keras.data._load import adapted
 
 ROOT = Path(__file__).parents[1]
 

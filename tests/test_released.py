@@ -11,9 +11,10 @@ import keras
 import pytest
 from toys import vtx
 
-from vtx_keras import table, zoo
-from vtx_keras.evaluate.running import _weights_hash
-from vtx_keras.weights import CONFIG, WEIGHTS
+from vtx_keras.models import options as table
+from vtx_keras import zoo
+from vtx_keras.evaluate._run import _weights_hash
+from vtx_keras.checkpoints._folder import CONFIG, WEIGHTS
 
 ROOT = Path(__file__).parents[1]
 FOLDERS = sorted(path.parent for path in ROOT.glob(f"zoo/*/*/{CONFIG}") if path.parts[-3] != "encoders")
@@ -32,7 +33,7 @@ def recipe_of(name: str):
 
 @pytest.mark.parametrize("name", NAMES)
 def test_a_released_model_is_the_one_that_was_judged_and_says_what_its_card_shows(name):
-    from zoo import cards, making
+    from recipes import cards, release as making
 
     release = recipe_of(name).RELEASE
     results = cards.results_of(release.folder)
@@ -76,7 +77,7 @@ def test_a_name_with_released_weights_has_a_default_among_them(name):
 
 def test_the_page_of_the_zoo_tells_what_is_stored():
     recipe_of(NAMES[0])
-    from zoo import page
+    from recipes import page
 
     assert page.PAGE.read_text(encoding="utf-8") == page.page()
     for name in NAMES:

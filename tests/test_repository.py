@@ -19,7 +19,7 @@ import pytest
 import toys
 
 import vtx_keras
-from vtx_keras.weights import released_root
+from vtx_keras.checkpoints._folder import released_root
 
 PACKAGE = Path(vtx_keras.__file__).parent
 ROOT = PACKAGE.parent
@@ -270,7 +270,7 @@ def test_listing_loads_neither_tensorflow_nor_keras():
 def few_tried(monkeypatch):
     """A file that a page exports is tried on 24 examples of the sample; on all of them where exports are tested."""
     if not ON_JAX:
-        from vtx_keras.export import verify
+        from vtx_keras.export import _verify as verify
 
         rows_of = verify.rows_of
         monkeypatch.setattr(verify, "rows_of", lambda model, given, limit: rows_of(model, given, min(limit, 24)))
@@ -302,7 +302,7 @@ class Terminal(io.StringIO):
 
 @pytest.mark.parametrize(("columns", "table"), [(80, False), (150, True)])
 def test_a_table_in_a_terminal_never_cuts_a_name(columns, table, monkeypatch):
-    from vtx_keras import tables
+    from vtx_keras.cli import _console as tables
 
     monkeypatch.setenv("COLUMNS", str(columns))
     screen = Terminal()
@@ -324,7 +324,7 @@ def test_a_table_in_a_terminal_never_cuts_a_name(columns, table, monkeypatch):
 
 
 def test_progress_is_told_in_one_line_that_ends(monkeypatch):
-    from vtx_keras import progress
+    from vtx_keras import _files as progress
 
     screen = Terminal()
     monkeypatch.setattr(sys, "stderr", screen)
@@ -363,7 +363,7 @@ PAGES = [
 def test_the_python_blocks_of_the_documents_run(page, tmp_path, monkeypatch, request):
     if ON_JAX and page != "docs/accelerators.md":
         pytest.skip("once is enough, and exports are made by TensorFlow")
-    from vtx_keras import fusion, table
+    from vtx_keras.models import fusion, options as table
 
     if page != "README.md":  # where a released model is tried on the whole sample
         request.getfixturevalue("few_tried")
@@ -491,7 +491,7 @@ def test_vtx_doctor_finds_nothing_wrong_here_and_says_what_is_missing_elsewhere(
     assert run.returncode == 0
     assert found["keras"]["what"].startswith("3.")
     assert found["cross_attn_captioner/emoji"]["what"] == "whole"
-    from vtx_keras import doctor
+    from vtx_keras.cli import _data as doctor
 
     monkeypatch.setattr(doctor.shutil, "which", lambda name: None)
     monkeypatch.setattr(doctor, "_version", lambda name: "0.1" if name == "keras" else None)
@@ -503,7 +503,8 @@ def test_vtx_doctor_finds_nothing_wrong_here_and_says_what_is_missing_elsewhere(
 
 
 def test_vtx_doctor_reads_what_is_released(monkeypatch, tmp_path):
-    from vtx_keras import doctor, weights
+    from vtx_keras.cli import _data as doctor
+    from vtx_keras.checkpoints import _folder as weights
 
     folder = tmp_path / "gated_vqa" / "easy_vqa"
     shutil.copytree(released_root() / "gated_vqa" / "easy_vqa", folder)
@@ -518,7 +519,7 @@ def test_vtx_doctor_reads_what_is_released(monkeypatch, tmp_path):
 
 
 def test_what_is_released_but_not_judged_is_listed(monkeypatch, tmp_path):
-    from vtx_keras import weights
+    from vtx_keras.checkpoints import _folder as weights
 
     folder = tmp_path / "gated_vqa" / "easy_vqa"
     folder.mkdir(parents=True)

@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from vtx_keras import text
+from vtx_keras.inputs import text
 
 CAPTIONS = [
     "A man riding a skateboard.",

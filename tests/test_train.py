@@ -18,9 +18,9 @@ import pytest
 from toys import WORDS, eager, texts, toy, vtx
 
 from vtx_keras import data, train, zoo
-from vtx_keras.train import folder as rooms
-from vtx_keras.train import state
-from vtx_keras.train.cli import _warn_of_few
+from vtx_keras.train import _folder as rooms
+from vtx_keras.train import _state as state
+from vtx_keras.cli._train import _warn_of_few
 
 TF = keras.backend.backend() == "tensorflow"
 SCRIPT = Path(__file__).with_name("killed_run.py")

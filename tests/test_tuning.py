@@ -6,7 +6,8 @@ import keras
 import numpy as np
 import pytest
 
-from vtx_keras import train, tuning
+from vtx_keras import train
+from vtx_keras.models import objectives as tuning
 
 TF = keras.backend.backend() == "tensorflow"
 SCHEDULE = keras.optimizers.schedules.CosineDecay(1e-2, 4)

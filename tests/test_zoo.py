@@ -14,8 +14,9 @@ import numpy as np
 import pytest
 from toys import ANSWERS, SHAPE, WORDS, batches, inputs, outputs, pictures, texts, toy
 
-from vtx_keras import data, media, zoo
-from vtx_keras.weights import CONFIG, VOCABULARY, WEIGHTS, BadWeights
+from vtx_keras import data, zoo
+from vtx_keras.inputs import media
+from vtx_keras.checkpoints._folder import CONFIG, VOCABULARY, WEIGHTS, BadWeights
 
 
 @pytest.mark.parametrize(
@@ -442,7 +443,7 @@ def test_no_warning_is_given_for_what_is_right(captioner):
 
 
 def test_the_released_captioner_names_its_example():
-    from vtx_keras.weights import released_root
+    from vtx_keras.checkpoints._folder import released_root
 
     folder = released_root() / "cross_attn_captioner" / "emoji"
     examples = json.loads((folder / "results.json").read_text())["examples"]

@@ -6,7 +6,8 @@ import keras
 import numpy as np
 from click.testing import CliRunner, Result
 
-from vtx_keras import cli, data, text, zoo
+from vtx_keras import cli, data, zoo
+from vtx_keras.inputs import text
 
 WORDS = [f"w{i}" for i in range(64 - len(text.SPECIALS))]
 SHAPE, CLIP = (32, 32, 3), (2, 32, 32, 3)

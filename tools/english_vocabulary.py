@@ -16,7 +16,7 @@ import subprocess
 import tarfile
 from pathlib import Path
 
-from vtx_keras import text
+from vtx_keras.inputs import text
 
 ROOT = Path(__file__).resolve().parent.parent
 SOURCES = {  # option: (command that puts the archive into the current folder, the file's pattern, SHA-256)

@@ -12,7 +12,7 @@ from pathlib import Path
 ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT))
 
-from zoo import cards, page  # noqa: E402  (the checkout's recipes, from wherever this is started)
+from recipes import cards, page  # noqa: E402  (the checkout's recipes, from wherever this is started)
 
 RESULTS = ROOT / "benchmarks" / "results"
 FORMATS = {"savedmodel": "SavedModel", "litert": "LiteRT", "onnx": "ONNX"}

@@ -13,8 +13,9 @@ from pathlib import Path
 
 from PIL import Image
 
-from vtx_keras import media
-from vtx_keras.data import builders, load
+from vtx_keras.inputs import media
+from vtx_keras.data.sets import _builder as builders
+from vtx_keras.data import load
 
 SAMPLE = Path(__file__).parents[1] / "vtx_keras" / "sample"
 SIDE = 64

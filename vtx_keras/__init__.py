@@ -8,12 +8,13 @@ from typing import Any
 
 __version__ = "0.1.0"
 __all__ = [
-    "data", "encoders", "evaluate", "explain", "export", "meanings", "media", "metrics", "text", "train", "tuning",
-    "zoo",
+    "checkpoints", "cli", "data", "encoders", "evaluate", "explain", "export", "inputs", "media", "metrics", "models",
+    "text", "train", "tuning", "zoo",
 ]  # fmt: skip
+_ALIASES = {"media": "inputs.media", "text": "inputs.text", "tuning": "models.objectives"}  # short names of modules
 
 
 def __getattr__(name: str) -> Any:
     if name in __all__:
-        return importlib.import_module(f"vtx_keras.{name}")
+        return importlib.import_module(f"vtx_keras.{_ALIASES.get(name, name)}")
     raise AttributeError(f"module 'vtx_keras' has no attribute {name!r}")

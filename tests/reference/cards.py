@@ -25,8 +25,9 @@ import tensorflow as tf
 from inputs import HERE, ODD, SIZES, pixels
 from keras import Model
 
-from vtx_keras import architectures, published
-from vtx_keras.weights import CONFIG, WEIGHTS
+from vtx_keras.models import encoders as architectures
+from vtx_keras.checkpoints import _encoders as published
+from vtx_keras.checkpoints._folder import CONFIG, WEIGHTS
 
 ZOO = HERE.parents[1] / "zoo/encoders"
 NOTES = {

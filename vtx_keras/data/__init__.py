@@ -9,26 +9,27 @@ model.fit(data.arrays(model, images, texts))        # without TensorFlow
 import importlib
 from typing import Any
 
-_ROOM_OF = {
-    "arrays": "memory",
-    "Batches": "memory",
-    "targets": "memory",
-    "load": "reading",
-    "sample": "reading",
-    "batches": "pipeline",
-    "features": "caching",
-    "preview": "sheets",
-    "from_csv": "files",
-    "from_folder": "files",
-    "overlap": "files",
-    "named": "files",
-    "has_splits": "files",
-    "held_out": "files",
+_MODULE_OF = {
+    "Examples": "_source",
+    "arrays": "_memory",
+    "Batches": "_memory",
+    "targets": "_memory",
+    "load": "_load",
+    "sample": "_load",
+    "batches": "_pipeline",
+    "features": "_feature_cache",
+    "preview": "_preview",
+    "from_csv": "_files",
+    "from_folder": "_files",
+    "overlap": "_files",
+    "named": "_load",
+    "has_splits": "_load",
+    "held_out": "_load",
 }
-__all__ = sorted(_ROOM_OF)
+__all__ = sorted(_MODULE_OF)
 
 
 def __getattr__(name: str) -> Any:
-    if name in _ROOM_OF:
-        return getattr(importlib.import_module(f"vtx_keras.data.{_ROOM_OF[name]}"), name)
+    if name in _MODULE_OF:
+        return getattr(importlib.import_module(f"vtx_keras.data.{_MODULE_OF[name]}"), name)
     raise AttributeError(f"module 'vtx_keras.data' has no attribute {name!r}")

@@ -7,11 +7,11 @@ print(results.table())
 import importlib
 from typing import Any
 
-_ROOM_OF = {"run": "running", "Results": "report", "BASELINES": "baselines"}
-__all__ = sorted(_ROOM_OF)
+_MODULE_OF = {"run": "_run", "Results": "_report", "BASELINES": "_baselines"}
+__all__ = sorted(_MODULE_OF)
 
 
 def __getattr__(name: str) -> Any:
-    if name in _ROOM_OF:
-        return getattr(importlib.import_module(f"vtx_keras.evaluate.{_ROOM_OF[name]}"), name)
+    if name in _MODULE_OF:
+        return getattr(importlib.import_module(f"vtx_keras.evaluate.{_MODULE_OF[name]}"), name)
     raise AttributeError(f"module 'vtx_keras.evaluate' has no attribute {name!r}")

@@ -10,11 +10,11 @@ pixels = explain.overlay(seen.picture, heat)
 import importlib
 from typing import Any
 
-_ROOM_OF = {"attention": "maps", "Explanation": "pictures", "overlay": "pictures"}
-__all__ = sorted(_ROOM_OF)
+_MODULE_OF = {"attention": "_maps", "Explanation": "_pictures", "overlay": "_pictures"}
+__all__ = sorted(_MODULE_OF)
 
 
 def __getattr__(name: str) -> Any:
-    if name in _ROOM_OF:
-        return getattr(importlib.import_module(f"vtx_keras.explain.{_ROOM_OF[name]}"), name)
+    if name in _MODULE_OF:
+        return getattr(importlib.import_module(f"vtx_keras.explain.{_MODULE_OF[name]}"), name)
     raise AttributeError(f"module 'vtx_keras.explain' has no attribute {name!r}")

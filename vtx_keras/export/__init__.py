@@ -15,17 +15,17 @@ from typing import Any
 # Read when onnxruntime is imported, here or in a process of ours: it would keep a number of the device in the home.
 os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
 
-_ROOM_OF = {
-    "saved_model": "savedmodel",
-    "litert": "tflite",
-    "onnx": "onnx_graph",
-    "NotEqual": "report",
-    "Report": "report",
+_MODULE_OF = {
+    "saved_model": "_saved_model",
+    "litert": "_litert",
+    "onnx": "_onnx",
+    "NotEqual": "_verify",
+    "Report": "_verify",
 }
-__all__ = sorted(_ROOM_OF)
+__all__ = sorted(_MODULE_OF)
 
 
 def __getattr__(name: str) -> Any:
-    if name in _ROOM_OF:
-        return getattr(importlib.import_module(f"vtx_keras.export.{_ROOM_OF[name]}"), name)
+    if name in _MODULE_OF:
+        return getattr(importlib.import_module(f"vtx_keras.export.{_MODULE_OF[name]}"), name)
     raise AttributeError(f"module 'vtx_keras.export' has no attribute {name!r}")

@@ -6,19 +6,19 @@ history = train.run(model, data.load("emoji", "train"), "runs/mine", validation=
 import importlib
 from typing import Any
 
-_ROOM_OF = {
-    "run": "running",
-    "adamw": "running",
+_MODULE_OF = {
+    "run": "_run",
+    "adamw": "_run",
     "parallel": "parallel",
-    "Diverged": "keeping",
-    "Stopped": "keeping",
-    "BadRun": "folder",
+    "Diverged": "_callbacks",
+    "Stopped": "_callbacks",
+    "BadRun": "_folder",
 }
-__all__ = sorted(_ROOM_OF)
+__all__ = sorted(_MODULE_OF)
 
 
 def __getattr__(name: str) -> Any:
-    if name in _ROOM_OF:
-        room = importlib.import_module(f"vtx_keras.train.{_ROOM_OF[name]}")
-        return room if name == _ROOM_OF[name] else getattr(room, name)
+    if name in _MODULE_OF:
+        room = importlib.import_module(f"vtx_keras.train.{_MODULE_OF[name]}")
+        return room if name == _MODULE_OF[name] else getattr(room, name)
     raise AttributeError(f"module 'vtx_keras.train' has no attribute {name!r}")

@@ -1,6 +1,6 @@
 """Trains and releases `concat_mlp_captioner/emoji`: python -m zoo.concat_mlp_captioner.emoji.recipe"""
 
-from zoo import families, making
+from recipes import families, release as making
 
 RELEASE = families.captioner(__file__, "an MLP mixes the picture's mean into every word")
 

@@ -1,6 +1,6 @@
 """Trains and releases `concat_mlp_vqa/easy_vqa`: python -m zoo.concat_mlp_vqa.easy_vqa.recipe"""
 
-from zoo import making, shapes
+from recipes import release as making, shapes
 
 RELEASE = shapes.answerer(__file__, "an MLP mixes the picture's mean into every word")
 

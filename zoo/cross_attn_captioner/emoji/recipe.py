@@ -1,6 +1,6 @@
 """Trains and releases `cross_attn_captioner/emoji`: python -m zoo.cross_attn_captioner.emoji.recipe"""
 
-from zoo import families, making
+from recipes import families, release as making
 
 RELEASE = families.captioner(
     __file__,

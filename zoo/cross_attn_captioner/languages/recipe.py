@@ -3,9 +3,9 @@
 import tensorflow as tf
 
 from vtx_keras import data
-from vtx_keras.data.reading import adapted
+from vtx_keras.data._load import adapted
 from vtx_keras.data.sets import LANGUAGES
-from zoo import families, making
+from recipes import families, release as making
 
 ALL = {"en": "English", "de": "German", "fr": "French", "es": "Spanish", "zh": "Chinese", "ja": "Japanese"}
 ALL |= {"ar": "Arabic", "hi": "Hindi"}

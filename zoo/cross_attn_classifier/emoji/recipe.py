@@ -2,8 +2,8 @@
 
 import tensorflow as tf
 
-from vtx_keras.data.reading import adapted
-from zoo import families, making
+from vtx_keras.data._load import adapted
+from recipes import families, release as making
 
 
 def kinds(split: str) -> tf.data.Dataset:

@@ -3,9 +3,9 @@
 import keras
 import numpy as np
 
-from vtx_keras import media
+from vtx_keras.inputs import media
 from vtx_keras import zoo as models
-from zoo import cards, families, making
+from recipes import cards, families, release as making
 from zoo.retriever.emoji.recipe import pairs as found_names
 
 BEST = 10  # names that the matcher judges after the retriever

@@ -3,7 +3,7 @@
 import tensorflow as tf
 
 from vtx_keras import data
-from zoo import families, making
+from recipes import families, release as making
 
 
 def clips(split: str) -> tf.data.Dataset:

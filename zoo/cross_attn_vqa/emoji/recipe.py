@@ -7,8 +7,8 @@ from collections.abc import Iterator
 import numpy as np
 import tensorflow as tf
 
-from vtx_keras.data.reading import adapted
-from zoo import families, making
+from vtx_keras.data._load import adapted
+from recipes import families, release as making
 
 TONE = re.compile(r": .*?\b(light|medium-light|medium|medium-dark|dark) skin tone")
 

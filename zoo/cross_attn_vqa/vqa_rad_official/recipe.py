@@ -1,6 +1,6 @@
 """Trains and releases `cross_attn_vqa/vqa_rad_official`: python -m zoo.cross_attn_vqa.vqa_rad_official.recipe"""
 
-from zoo import families, making
+from recipes import families, release as making
 
 RELEASE = families.radiology(__file__, "official")
 

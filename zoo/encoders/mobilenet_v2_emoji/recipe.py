@@ -1,6 +1,6 @@
 """Trains `mobilenet_v2_emoji`: python -m zoo.encoders.mobilenet_v2_emoji.recipe"""
 
-from zoo import eyes
+from recipes import encoder as eyes
 
 # strokes and shades are what ImageNet taught; the later layers learn
 EYE = eyes.Eye(__file__, frozen_until="block_5_add")

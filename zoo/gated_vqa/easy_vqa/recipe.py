@@ -1,6 +1,6 @@
 """Trains and releases `gated_vqa/easy_vqa`: python -m zoo.gated_vqa.easy_vqa.recipe"""
 
-from zoo import making, shapes
+from recipes import release as making, shapes
 
 RELEASE = shapes.answerer(__file__, "a gate like a GRU's mixes the picture into every word")
 

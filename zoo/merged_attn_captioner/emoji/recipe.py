@@ -1,6 +1,6 @@
 """Trains and releases `merged_attn_captioner/emoji`: python -m zoo.merged_attn_captioner.emoji.recipe"""
 
-from zoo import families, making
+from recipes import families, release as making
 
 RELEASE = families.captioner(__file__, "picture and words are one sequence under self-attention")
 

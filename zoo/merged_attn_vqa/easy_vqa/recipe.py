@@ -1,6 +1,6 @@
 """Trains and releases `merged_attn_vqa/easy_vqa`: python -m zoo.merged_attn_vqa.easy_vqa.recipe"""
 
-from zoo import making, shapes
+from recipes import release as making, shapes
 
 RELEASE = shapes.answerer(__file__, "picture and words are one sequence under self-attention")
 

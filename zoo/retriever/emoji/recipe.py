@@ -9,8 +9,8 @@ from pathlib import Path
 import tensorflow as tf
 
 from vtx_keras import data, meanings
-from vtx_keras.data.reading import adapted
-from zoo import families, making
+from vtx_keras.data._load import adapted
+from recipes import families, release as making
 
 KEYWORDS = 3  # of an emoji's, as one text
 BASELINES = Path(__file__).parents[3] / "benchmarks" / "results" / "baselines.json"

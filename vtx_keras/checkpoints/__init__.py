@@ -1,0 +1,20 @@
+"""Weights, ours and the world's: folders and files that are verified, and encoders that others published."""
+
+import importlib
+from typing import Any
+
+_MODULE_OF = {
+    "BadWeights": "_folder",
+    "convert": "_encoders",
+    "load": "_restore",
+    "restore": "_restore",
+    "save": "_restore",
+    "transfer": "_restore",
+}
+__all__ = sorted(_MODULE_OF)
+
+
+def __getattr__(name: str) -> Any:
+    if name in _MODULE_OF:
+        return getattr(importlib.import_module(f"vtx_keras.checkpoints.{_MODULE_OF[name]}"), name)
+    raise AttributeError(f"module 'vtx_keras.checkpoints' has no attribute {name!r}")

@@ -1,0 +1,308 @@
+"""Models into weights folders and files, and out of them; weights from one model to another of other options."""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import json
+import os
+import tempfile
+import warnings
+import zipfile
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import keras
+import numpy as np
+
+from vtx_keras._files import file_hash, new_folder, version_of
+from vtx_keras.checkpoints import _encoders as published
+from vtx_keras.checkpoints._folder import (
+    CONFIG,
+    VOCABULARY,
+    WEIGHTS,
+    BadWeights,
+    config_hash,
+    halve,
+    read_config,
+)
+from vtx_keras.inputs.text import Vocabulary
+from vtx_keras.models import encoders
+from vtx_keras.models._base import VisionText
+from vtx_keras.models.layers import cut
+from vtx_keras.models.options import SIZES
+from vtx_keras.models.tasks import construct, dtype_policy
+
+# --- from a folder or a file
+
+
+def restore(
+    folder: Path,
+    name: str | None = None,
+    *,
+    vocabulary: str | os.PathLike | Sequence[str] | None = None,
+    dtype: str | None = None,
+    overrides: Mapping[str, Any] | None = None,
+) -> VisionText:
+    """The model that a weights folder holds; with `overrides` or another `vocabulary`, one that takes what fits."""
+    saved, overrides = read_config(folder), overrides or {}
+    name = name or saved["name"]
+    if saved["name"] != name:
+        raise BadWeights(
+            f"{folder} holds a {saved['name']}, not a {name}: zoo.build({saved['name']!r}, weights=…)"
+        )
+    options = saved["overrides"]
+    if overrides.get("size", options["size"]) != options["size"]:  # another size means its widths, not those saved
+        options = {key: value for key, value in options.items() if key not in (*SIZES["tiny"], "heads")}
+    before = Vocabulary(saved["vocabulary"])
+    after = before if vocabulary is None else Vocabulary.of(vocabulary)
+    if before != after and options.get("text_encoder") not in (None, *encoders.TEXT):
+        raise BadWeights(
+            "vocabulary=: the text encoder of these weights has a word table of its own, which cannot be matched to "
+            "another vocabulary. Leave vocabulary out, or train anew with weights=None"
+        )
+    load = kept_encoder(saved)
+    model = construct(name, {**options, **overrides}, after, dtype or saved["dtype"], load=load)
+    if model.options == saved["overrides"] and before == after:
+        _read(model, folder, without_encoder="image_encoder" in saved)
+        return model
+    source = construct(name, saved["overrides"], before, saved["dtype"], load=load)
+    _read(source, folder, without_encoder="image_encoder" in saved)
+    transfer(source, model, new_head=_other_classes(source.options, model.options))
+    return model
+
+
+def kept_encoder(saved: dict) -> dict[str, encoders.Loader]:
+    """A loader for the encoder that a weights folder names instead of holding, once it is known to be the same one."""
+    if "image_encoder" not in saved:
+        return {}
+    wanted = saved["image_encoder"]
+    found = file_hash(published.find(wanted["name"]) / WEIGHTS)
+    if found != wanted["sha256"]:
+        raise BadWeights(
+            f"these weights were trained on {wanted['name']} with sha256 {wanted['sha256'][:16]}, but the one here has "
+            f"{found[:16]}: install the release they came with"
+        )
+    return {"image_encoder": published.loader}
+
+
+def _read(model: Any, folder: Path, *, without_encoder: bool = False) -> None:
+    """Read verified weights into a model built from that folder's own config."""
+    try:
+        _bare(model, without_encoder=without_encoder).load_weights(folder / WEIGHTS)
+    except Exception as error:
+        raise BadWeights(f"{folder / WEIGHTS} does not fit the model that its {CONFIG} describes: {error}") from error
+
+
+def load(path: str | os.PathLike) -> VisionText:
+    """A model saved by `zoo.save` or `model.save`: a `.keras` file, or a weights folder."""
+    path = Path(path)
+    if (path / CONFIG).is_file() or (path / "best" / CONFIG).is_file():
+        folder = path if (path / CONFIG).is_file() else path / "best"
+        return restore(folder.resolve())
+    if not path.exists():
+        raise FileNotFoundError(f"{path} does not exist: expected a .keras file or a weights folder")
+    if path.is_dir() or not zipfile.is_zipfile(path):
+        raise BadWeights(f"{path} is not a .keras file (or is cut short), nor a weights folder")
+    try:
+        with zipfile.ZipFile(path) as archive:
+            damaged = archive.testzip()
+            uses_hub = b"keras_hub" in archive.read("config.json")
+    except (zipfile.BadZipFile, KeyError, OSError) as error:
+        raise BadWeights(f"{path} is damaged or not a .keras file: {error}") from error
+    if damaged:
+        raise BadWeights(f"{path} is damaged: {damaged} in it does not match its checksum. Copy it afresh.")
+    if uses_hub:  # registers its classes
+        import keras_hub  # noqa: F401
+    with dtype_policy("float32"):  # layers bring their own policies; see layers.graph
+        model = keras.saving.load_model(path)
+    if not isinstance(model, VisionText):
+        raise BadWeights(f"{path} holds a {type(model).__name__}: expected a model of the zoo")
+    return model
+
+
+# --- to a folder or a file
+
+
+def save(model: VisionText, path: str | os.PathLike, *, half: bool = False) -> Path:
+    """Save whole: to one file where `path` ends in `.keras`, else as a weights folder. Nothing is half-written.
+
+    A folder names a published image encoder that was not trained on instead of holding it; `half` stores float16.
+
+    >>> from vtx_keras import zoo
+    >>> model = zoo.build("gated_vqa", weights=None, dim=32, depth=1, vision_depth=1, image_shape=(32, 32, 3))
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     _ = save(model, f"{folder}/mine")
+    ...     zoo.build("gated_vqa", weights=f"{folder}/mine").options == model.options
+    True
+    """
+    path = Path(path)
+    if not isinstance(model, VisionText):
+        raise TypeError(f"zoo.save takes a model from zoo.build, not a {type(model).__name__}: use its own save")
+    model.check_whole()
+    if path.suffix in (".h5", ".hdf5", ".zip", ".tflite", ".onnx", ".safetensors"):
+        raise ValueError(f"{path}: expected a name that ends in .keras, or a folder's name")
+    if path.suffix != ".keras":
+        return save_folder(model, path, half=half, encoder=_unchanged_encoder(model))
+    path = path.resolve()  # what a link points to is replaced, not the link
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix=f".{path.name}.", dir=path.parent) as folder:
+        model.save(Path(folder) / path.name)
+        os.replace(Path(folder) / path.name, path)
+    return path
+
+
+def save_folder(model: Any, folder: str | os.PathLike, *, half: bool = False, encoder: dict[str, str] | None = None) -> Path:
+    """Write a model's weights folder, all of it or nothing. `half` stores float16, as releases do.
+
+    `encoder` {"name", "sha256"} says that the image encoder is a published one, unchanged: then only its name is kept.
+    """
+    folder = Path(folder).resolve()  # what a link points to is replaced, not the link
+    if folder.exists() and not (folder / CONFIG).is_file() and (not folder.is_dir() or any(folder.iterdir())):
+        raise ValueError(f"{folder} holds something that is not a weights folder: choose another place")
+
+    def write(target: Path) -> None:
+        _bare(model, without_encoder=encoder is not None).save_weights(target / WEIGHTS)
+        if half:
+            halve(target / WEIGHTS)
+        (target / VOCABULARY).write_text("\n".join(model.vocabulary) + "\n", encoding="utf-8")
+        spec = model.spec
+        config = {
+            "name": spec["name"],
+            "overrides": spec["overrides"],
+            "dtype": spec["dtype"],
+            "files": {name: file_hash(target / name) for name in (WEIGHTS, VOCABULARY)},
+            "versions": {name: version_of(name) for name in ("vtx_keras", "keras", "keras-hub", "tensorflow")},
+        }
+        if encoder is not None:
+            config["image_encoder"] = encoder
+        config["sha256"] = config_hash(config)
+        (target / CONFIG).write_text(json.dumps(config, indent=1) + "\n", encoding="utf-8")
+
+    with new_folder(folder) as target:
+        write(target)
+    return folder
+
+
+def _bare(model: Any, *, without_encoder: bool = False) -> Any:
+    """The same layers without the optimizer, whose state Keras would store among the weights."""
+    if without_encoder:
+        features = model.get_layer("vision").input
+        return cut(model, {"tokens": model.input["tokens"], features.name: features}, model.output)
+    return keras.Model(model.input, model.output)
+
+
+def _unchanged_encoder(model: VisionText) -> dict[str, str] | None:
+    """The name and hash of the published image encoder that this model still holds as it was published."""
+    name = model.options["image_encoder"]
+    if not isinstance(name, str) or name not in encoders.IMAGES:
+        return None
+    try:
+        folder = published.find(name)
+    except BadWeights:  # not here, so nobody could say
+        return None
+    file = file_hash(folder / WEIGHTS)
+    if digest(model.get_layer("image_encoder")) != _published_digest(name, model.image_shape[-3:], file):
+        return None
+    return {"name": name, "sha256": file}
+
+
+@functools.lru_cache(maxsize=16)
+def _published_digest(name: str, image_shape: tuple[int, ...], file: str) -> str:
+    """Of the encoder as its `file` has it: a run saves its weights every epoch, and building it takes seconds."""
+    return digest(published.load(name, image_shape=image_shape))
+
+
+def digest(model: keras.Model) -> str:
+    """A hash of all weights, equal for models that are the same to the bit.
+
+    >>> model = keras.Sequential([keras.Input((2,)), keras.layers.Dense(1)])
+    >>> digest(model) == digest(model)
+    True
+    """
+    found = hashlib.sha256()
+    for weight in model.weights:
+        bits: Any = np.ascontiguousarray(as_bits(np.asarray(keras.ops.convert_to_numpy(weight))))  # a buffer
+        found.update(bits)
+    return found.hexdigest()
+
+
+def as_bits(value: np.ndarray) -> np.ndarray:
+    """A bfloat16 array as 16-bit integers: NumPy's files do not know bfloat16."""
+    return value.view("uint16") if value.dtype.name == "bfloat16" else value
+
+
+# --- from one model to another
+
+
+def transfer(source: Any, target: Any, *, new_head: bool) -> None:
+    """Copy weights by path. With `new_head` the head stays new.
+
+    Positions of pictures and clips are interpolated to another grid, embeddings are matched by piece to another
+    vocabulary, and both are said; anything else that does not fit is an error.
+    """
+    have = dict(_by_path(source))
+    misfits, copies = [], []
+    said: list[str] = []
+    for path, variable in _by_path(target):
+        if new_head and path.startswith("head/"):
+            continue
+        found = have.get(path)
+        value = None if found is None else _adapted(path, np.array(found), np.array(variable), source, target, said)
+        if value is None:
+            misfits.append((path, tuple(variable.shape), "nothing" if found is None else tuple(found.shape)))
+        else:
+            copies.append((variable, value))
+    if misfits:
+        rows = "\n".join(f"  {path}: expected {expected}, found {found}" for path, expected, found in misfits[:10])
+        more = f"\n  … and {len(misfits) - 10} more" if len(misfits) > 10 else ""
+        raise BadWeights(
+            f"the weights do not fit the options given, in {len(misfits)} places:\n{rows}{more}\n"
+            "Leave out the options that change these layers, or train anew with weights=None."
+        )
+    for variable, value in copies:
+        variable.assign(value)
+    if new_head:
+        said.append("the head is new (its classes changed); all else keeps its weights")
+    if said:
+        warnings.warn(f"{target.name}: {'; '.join(dict.fromkeys(said))}", stacklevel=4)
+
+
+def _adapted(
+    path: str, found: np.ndarray, wanted: np.ndarray, source: Any, target: Any, said: list[str]
+) -> np.ndarray | None:
+    """A weight as the target has it; None where it cannot be."""
+    before, after = source.vocabulary, target.vocabulary
+    if before != after and after.axis_of(path) is not None:
+        value, count = after.moved(path, found, wanted, before)
+        said.append(f"{count:,d} of {len(after):,d} pieces keep their embeddings, the rest start new")
+        return value
+    if found.shape == wanted.shape:
+        return found
+    if "/axis_" in path and found.ndim == 2 and found.shape[1] == wanted.shape[1] and _of_pictures(path):
+        said.append("positions are interpolated to the new size")
+        places = (np.arange(len(wanted)) + 0.5) * len(found) / len(wanted) - 0.5
+        return np.stack([np.interp(places, np.arange(len(found)), column) for column in found.T], axis=1)
+    return None
+
+
+def _of_pictures(path: str) -> bool:
+    return path.startswith(("image_encoder/", "vision/"))
+
+
+def _by_path(model: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """Weights by path, from the outermost model inwards."""
+    for layer in model.layers:
+        if hasattr(layer, "layers"):
+            yield from _by_path(layer, f"{prefix}{layer.name}/")
+        else:
+            yield from ((prefix + weight.path, weight) for weight in layer.weights)
+
+
+def _other_classes(saved: dict, wanted: dict) -> bool:
+    """Whether a head for the `wanted` classes must be new: another number, or other names."""
+    before, after = saved.get("classes"), wanted.get("classes")
+    numbers = [value if isinstance(value, int) or value is None else len(value) for value in (before, after)]
+    renamed = isinstance(before, list) and isinstance(after, list) and before != after
+    return numbers[0] != numbers[1] or renamed

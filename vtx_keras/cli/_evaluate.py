@@ -1,0 +1,188 @@
+"""vtx eval: the figures of a model on a data set, beside what needs no model."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import shlex
+import sys
+from pathlib import Path
+from typing import Any
+
+import click
+
+from vtx_keras.cli._console import polite, quiet
+
+
+@click.command("eval")
+@click.argument("model")
+@click.option("--data", "name", required=True, help="A data set (sample, emoji, vqa_rad/official, ...) or a CSV.")
+@click.option("--columns", metavar="OURS=THEIRS,...", help="What the data calls them: image=photo,caption=title.")
+@click.option("--split", help="Which part to judge by [default: test; of a CSV without splits, all].")
+@click.option("--train-split", default="train", show_default=True, help="What the baselines learn from.")
+@click.option("--weights", default="default", show_default=True, help="A released tag, or a weights folder.")
+@click.option("--limit", type=click.IntRange(1), help="Judge only so many rows, drawn at random.")
+@click.option("--prompt", help="How every caption begins; what follows is judged.")
+@click.option("--beams", type=click.IntRange(1), default=1, show_default=True)
+@click.option("--batch-size", type=click.IntRange(1), default=32, show_default=True)
+@click.option("--baselines/--no-baselines", default=True, help="Also measure what needs no model.", show_default=True)
+@click.option("--scorer", "scorers", multiple=True, help="bleu, rouge_l, cider, meteor or spice; may be repeated.")
+@click.option("--tokenizer", type=click.Choice(["plain", "penn"]), default="plain", show_default=True)
+@click.option("--seed", type=int, default=0, show_default=True, help="Of --limit and of the intervals.")
+@click.option("--folder", type=click.Path(path_type=Path), help="Where data lives, as for vtx data.")
+@click.option("--out", type=click.Path(path_type=Path), help="Write results.json and results.html here.")
+@click.option("--json", "as_json", is_flag=True, help="Print the results as JSON.")
+def evaluate(
+    model: str,
+    name: str,
+    columns: str | None,
+    split: str | None,
+    train_split: str,
+    weights: str,
+    limit: int | None,
+    prompt: str | None,
+    beams: int,
+    batch_size: int,
+    baselines: bool,
+    scorers: tuple[str, ...],
+    tokenizer: str,
+    seed: int,
+    folder: Path | None,
+    out: Path | None,
+    as_json: bool,
+) -> None:
+    """Measure MODEL, a name of the zoo or a saved model, with 95 % intervals and beside baselines.
+
+    \b
+    vtx eval cross_attn_captioner --data emoji --split vendor
+    vtx eval runs/mine.keras --data pictures.csv --out report
+    """
+    with polite():
+        with quiet():
+            from keras import ops
+
+            from vtx_keras import zoo
+            from vtx_keras.evaluate._run import run
+
+            ops.zeros(1)  # looks for a GPU
+        # What is quick to find wrong comes before what is slow to load.
+        place = _place(model, weights)
+        ds, about = _examples(name, split, folder, columns)
+        train, missing = _training(name, about["split"], train_split, folder, columns) if baselines else (None, "")
+        about |= {"missing": missing} if missing else {}
+        network = zoo.named(model, weights)
+        about = {"command": _command(), **about, **_files(model, weights, place)}
+        ds = ds if prompt is None else _prompted(network, ds, prompt)
+        results = run(
+            network, ds, train=train, baselines=_BASELINES if baselines else (), limit=limit, folder=out, seed=seed,
+            beams=beams, batch_size=batch_size, scorers=scorers or None, tokenizer=tokenizer, about=about,
+        )  # fmt: skip
+    if as_json:
+        click.echo(json.dumps(results.as_dict(), indent=1, ensure_ascii=False))
+        return
+    _print(results)
+    for line in [*results.summary(), *([missing] if missing else [])]:
+        click.echo(line)
+    if out:
+        click.echo(f"{out / 'results.html'}\n{out / 'results.json'}")
+
+
+_BASELINES = ("most_frequent", "question_alone", "nearest_neighbour", "chance")
+
+
+def _command() -> str:
+    """The command as it was given, so that the figures can be had again."""
+    context = click.get_current_context()
+    words = ["vtx eval", str(context.params["model"])]
+    for option in context.command.params[1:]:
+        value = context.params[option.name]
+        if context.get_parameter_source(option.name) is click.core.ParameterSource.COMMANDLINE:
+            flag = option.opts[0] if value is not False else option.secondary_opts[0]
+            several = value if isinstance(value, tuple) else [value]
+            words += [flag] if isinstance(value, bool) else [f"{flag} {shlex.quote(str(one))}" for one in several]
+    return " ".join(words)
+
+
+def _examples(name: str, split: str | None, folder: Path | None, columns: str | None) -> tuple[Any, dict[str, Any]]:
+    """The examples to judge by, and what identifies them."""
+    from vtx_keras import data
+    from vtx_keras._files import file_hash
+
+    if split is None and data.has_splits(name, columns):
+        split = data.held_out(name)
+    ds, path = data.named(name, split, folder, columns), Path(name)
+    told = {"sha256": file_hash(path)} if path.is_file() else {} if path.is_dir() else _version(name, folder)
+    return ds, {"data": name, "split": split or "all", **told}
+
+
+def _prompted(network: Any, examples: Any, prompt: str) -> Any:
+    """The examples, each with the prompt."""
+    if not hasattr(network, "generate") or "question" in examples.fields:
+        raise ValueError("--prompt is for captioners and captions: leave it out, questions are read as they are")
+
+    def with_prompt(row: dict) -> dict:
+        return {**row, "prompt": prompt}
+
+    return examples.map(with_prompt)
+
+
+def _training(name: str, split: str, train_split: str, folder: Path | None, columns: str | None) -> tuple[Any, str]:
+    """The training split, or why there is none."""
+    if train_split == split:
+        return None, f"no baselines: {split!r} is what is judged, so it cannot teach them"
+    if split == "all":
+        return None, "no baselines: the table has no splits"
+    try:
+        return _examples(name, train_split, folder, columns)[0], ""
+    except (ValueError, KeyError, OSError) as error:
+        return None, f"no baselines: {str(error).splitlines()[0]}"
+
+
+def _version(name: str, folder: Path | None) -> dict[str, str]:
+    """Which version of a data set this is, as tfds says it; the sample's is its table."""
+    from vtx_keras._files import file_hash
+    from vtx_keras.data import _load as reading
+    from vtx_keras.data import sets
+
+    if name in reading.SAMPLES:
+        return {"sha256": file_hash(reading.SAMPLE / reading.SAMPLES[name])}
+    import tensorflow_datasets as tfds
+
+    return {"version": tfds.builder(name, data_dir=str(sets.data_dir(folder))).info.full_name}
+
+
+def _place(model: str, weights: str) -> Path:
+    """Where the model was saved, or its released weights are."""
+    from vtx_keras import zoo
+    from vtx_keras.checkpoints._folder import find
+
+    return Path(model) if zoo.is_saved(model) else find(model, weights, zoo.lookup(model).default)
+
+
+def _files(model: str, weights: str, path: Path) -> dict[str, str]:
+    """The hash of the file at `path` that the weights came from."""
+    from vtx_keras import zoo
+    from vtx_keras._files import file_hash
+    from vtx_keras.checkpoints._folder import WEIGHTS
+
+    saved = zoo.is_saved(model)
+    if path.is_dir():
+        path = (path if (path / WEIGHTS).is_file() else path / "best") / WEIGHTS
+    return {"weights": model if saved else f"{model} {weights}", "weights_file_sha256": file_hash(path)}
+
+
+def _print(results: Any) -> None:
+    if sys.stdout.isatty():
+        with contextlib.suppress(ImportError):
+            from rich.console import Console
+            from rich.table import Table
+
+            header, rows = results.grid()
+            table = Table(box=None, header_style="bold")
+            for column, cell in enumerate(header):
+                table.add_column(cell, justify="right" if column else "left")
+            for row in rows:
+                table.add_row(*row)
+            Console().print(table)
+            return
+    click.echo(results.table())

@@ -1,0 +1,193 @@
+"""Any tfds set as examples `{"image", "caption" | "question" and "answer" | "text" and "label"}`.
+
+An adapter is a plain function from an example of tfds to one of ours, or to a `tf.data.Dataset` of ours where one
+picture carries many. Your own set needs one line:
+
+    data.load("my_set", "train", columns={"image": "photo", "caption": "title"})
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import sys
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import tensorflow as tf
+import tensorflow_datasets as tfds
+
+from vtx_keras.data import _files as files
+from vtx_keras.data import _pixels as pixels
+from vtx_keras.data import sets
+from vtx_keras.data._source import Examples, adapted, mapped, named_classes, plainly
+from vtx_keras.data.sets import _drawings, _questions
+from vtx_keras.models.options import did_you_mean
+
+assert _drawings.Emoji is not _questions.EasyVqa  # importing the modules is what makes tfds know their builders
+SAMPLE = Path(__file__).parents[1] / "sample"
+SAMPLES = {"sample": "captions.csv", "sample/questions": "questions.csv"}
+
+
+def load(
+    name: str,
+    split: str = "train",
+    *,
+    columns: Mapping[str, str] | Callable[[dict], Any] | None = None,
+    where: Callable[[dict], tf.Tensor] | None = None,
+    folder: str | os.PathLike | None = None,
+) -> Examples:
+    """A tfds set as `{"image": uint8 (h, w, 3), "caption": ..., ...}`, made first where it is not there yet.
+
+    `name` may carry a config ("emoji/de"), `split` is what tfds takes ("train+validation", "test[:10%]"). `columns`
+    says which features are meant, by our name (`{"text": "keywords", "label": "group"}`: a list of texts is joined,
+    a class is named), or is a function from a tfds example to ours. `where` keeps the examples of the set that it is
+    true for, whatever columns are taken of them: `where=lambda example: example["vendor"] != "openmoji"`.
+
+        data.load("sample")                       # bundled: a few emoji (train, validation) and photos
+        data.load("sample/questions")
+        data.load("emoji", "test")
+        data.load("coco_captions", "val")
+    """
+    if name in SAMPLES:
+        found = files.from_csv(SAMPLE / SAMPLES[name], split).encoded
+        return adapted(found, columns, where)
+    try:
+        builder = tfds.builder(name, data_dir=str(sets.data_dir(folder)))
+    except tfds.core.DatasetNotFoundError as error:
+        known = [*SAMPLES, *sets.SETS, *ADAPTERS]
+        raise ValueError(
+            f"there is no data set {name!r}{did_you_mean(name, known)}: ours are sample, {', '.join(sets.SETS)}; and "
+            f"any of tfds ({', '.join(ADAPTERS)} need no columns=)"
+        ) from error
+    with contextlib.redirect_stdout(sys.stderr):  # what is asked for, such as JSON, stays alone on standard output
+        builder.download_and_prepare()
+    features = builder.info.features
+    pictures = [key for key, feature in features.items() if isinstance(feature, tfds.features.Image)]
+    # Pictures stay encoded, for `batches` may need but a part of one. Where there are no files, tfds is in its
+    # `mock_data`, which can only make pixels.
+    encoded = dict.fromkeys(pictures, tfds.decode.SkipDecoding()) if os.path.exists(builder.data_dir) else None
+    return adapted(
+        mapped(builder.as_dataset(split=split, decoders=encoded), named_classes(features)),
+        columns if columns is not None else ADAPTERS.get(builder.name),
+        where,
+    )
+
+
+def sample(name: str) -> Path:
+    """A file of the bundled sample.
+
+    >>> sample("photos/cat.jpg").is_file()
+    True
+    """
+    path = SAMPLE / name
+    if not path.is_file():
+        raise FileNotFoundError(f"the sample has no {name}: it has emoji/ and photos/, listed in captions.csv")
+    return path
+
+
+def has_splits(name: str | os.PathLike, columns: str | None = None) -> bool:
+    """Whether a data set, named as for `named`, has splits: a CSV needs a column for them, a folder folders.
+
+    >>> has_splits("sample")
+    True
+    """
+    path = Path(name)
+    if _known(name):
+        return True
+    if path.is_dir() and (path / "captions.csv").is_file():
+        path = path / "captions.csv"
+    if path.is_dir():
+        return any(one.name.lower() in files.SPLITS for one in path.iterdir() if one.is_dir())
+    if not path.name.lower().endswith((".csv", ".tsv")) or not path.is_file():
+        return True
+    with path.open(newline="", encoding="utf-8-sig", errors="replace") as lines:
+        header = files.header_of(lines, path, columns)
+        return "split" in [cell.strip().lower() for cell in header]
+
+
+def held_out(name: str | os.PathLike) -> str:
+    """The split to judge by where none is named: the samples have no test.
+
+    >>> held_out("emoji"), held_out("sample")
+    ('test', 'validation')
+    """
+    return "validation" if str(name) in SAMPLES else "test"
+
+
+def named(
+    name: str | os.PathLike,
+    split: str | None = None,
+    folder: str | os.PathLike | None = None,
+    columns: str | None = None,
+) -> Examples:
+    """A data set as a command line names it: a CSV, a folder of pictures, or a name for `load`.
+
+    A folder that is called like a data set of ours is `./emoji`.
+
+    `columns`, as "image=photo,caption=title", says which of its columns are what we call image and caption.
+
+    >>> "caption" in named("sample", "train").fields
+    True
+    """
+    if str(name).lower().endswith((".csv", ".tsv")):
+        return files.from_csv(name, split, columns=files.pairs(columns))
+    if Path(name).is_dir() and not _known(name):
+        return files.from_folder(name, split, columns=files.pairs(columns))
+    return load(str(name), split or "train", folder=folder, columns=files.pairs(columns) or None)
+
+
+def _known(name: str | os.PathLike) -> bool:
+    """Whether this names a data set that `load` knows by itself."""
+    return str(name) in (*SAMPLES, *ADAPTERS) or str(name).split("/")[0] in sets.SETS
+
+
+def coco_captions(example: dict) -> dict:
+    """COCO: a photograph and five captions."""
+    return {"id": example["image/filename"], "image": example["image"], "captions": example["captions"]["text"]}
+
+
+def ai2dcaption(example: dict) -> dict:
+    """AI2D-Caption: a diagram and its caption."""
+    return {"id": example["image_filename"], "image": example["image"], "caption": example["caption"]}
+
+
+def webvid(example: dict) -> dict:
+    """WebVid: a clip and its caption."""
+    return {"id": example["id"], "image": example["video"], "caption": example["caption"]}
+
+
+def covr(example: dict) -> dict:
+    """COVR: a question about several pictures, which a video model takes as frames."""
+    return {"image": example["images"], "question": example["utterance"], "answer": example["label"]}
+
+
+def clevr(example: dict) -> tf.data.Dataset:
+    """CLEVR: one example for each question about the scene."""
+    pairs = example["question_answer"]
+    rows = tf.data.Dataset.zip(*(tf.data.Dataset.from_tensor_slices(pairs[key]) for key in ("question", "answer")))
+    common = {"id": example["file_name"], "image": example["image"]}
+    return rows.map(lambda question, answer: {**common, "question": question, "answer": answer})
+
+
+def ref_coco(example: dict) -> tf.data.Dataset:
+    """RefCOCO: one example for each object that people referred to: its part of the photograph, and what they said."""
+    photo, objects = example["image"], example["objects"]
+    photo = pixels.read(photo) if photo.dtype == tf.string else photo
+    boxes = tf.data.Dataset.from_tensor_slices(objects["bbox"])
+    said = tf.data.Dataset.from_tensor_slices(objects["refexp"]["raw"])
+
+    def part(box: tf.Tensor, captions: tf.Tensor) -> dict:
+        sides = tf.shape(photo)[:2]
+        corners = tf.cast(tf.round(tf.reshape(box, (2, 2)) * tf.cast(sides, tf.float32)), tf.int32)
+        first = tf.clip_by_value(corners[0], 0, sides - 1)
+        last = tf.clip_by_value(corners[1], first + 1, sides)
+        return {"image": photo[first[0] : last[0], first[1] : last[1]], "captions": captions}
+
+    return tf.data.Dataset.zip(boxes, said).map(part)
+
+
+ADAPTERS = {
+    adapter.__name__: plainly(adapter) for adapter in (coco_captions, ref_coco, clevr, covr, ai2dcaption, webvid)
+}

@@ -1,0 +1,156 @@
+"""Pictures inside tf.data: read and fitted by `media`, a batch in one call, and augmented in TensorFlow.
+
+There is one rule for how a picture is decoded and resized, and it is `media`'s; here it is only called from a pipeline.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+import tensorflow as tf
+
+from vtx_keras._compat import warp
+from vtx_keras.inputs import media
+
+AUGMENT = {
+    "crop": 0.3,  # at most this share of the area is cut away
+    "flip": False,  # half of the pictures mirrored, but none whose text says left or right
+    "rotation": 8.0,  # degrees, at most, either way
+    "colour": 0.2,  # change of brightness, contrast and saturation, at most
+    "background": 0.0,  # share of the pictures with transparency ("alpha") that are laid on a random colour
+    "words": 0.0,  # share of the input words hidden behind [MASK]
+    "synonyms": 0.0,  # share of the texts replaced by one of the example's "keywords"; not for captioners
+}
+
+
+def read(data: tf.Tensor) -> tf.Tensor:
+    """Encoded bytes to uint8 (h, w, 3).
+
+    >>> import io
+    >>> from PIL import Image
+    >>> file = io.BytesIO()
+    >>> Image.new("RGB", (4, 2), "red").save(file, "PNG")
+    >>> read(tf.constant(file.getvalue())).shape
+    TensorShape([2, 4, 3])
+    """
+    return tf.ensure_shape(_by_python(lambda one: media.read(_plain(one)), [data]), (None, None, 3))
+
+
+def fitted(
+    pictures: tf.Tensor, shape: Sequence[int], fit: str, windows: tf.Tensor | None = None, *, paths: bool = False
+) -> tf.Tensor:
+    """A batch of encoded pictures or clips (or of their `paths`), or of pixels, as uint8 (batch, *shape).
+
+    `windows` (batch, 4) takes a part of each: see `media.resize`. A clip is cut alike in all its frames.
+
+    >>> fitted(tf.zeros((1, 20, 40, 3), tf.uint8), (4, 4, 3), "pad").numpy()[0, :, 0, 0].tolist()
+    [255, 0, 0, 255]
+    """
+    shape = tuple(shape)
+
+    def run(batch: np.ndarray, parts: np.ndarray) -> np.ndarray:
+        return fitted_rows(batch, shape, fit, parts, paths=paths)
+
+    if windows is None:
+        if pictures.dtype == tf.uint8 and tuple(pictures.shape[1:]) == shape:
+            return pictures
+        windows = tf.zeros((0, 4))
+    return tf.ensure_shape(_by_python(run, [pictures, windows]), (pictures.shape[0], *shape))
+
+
+def fitted_rows(
+    rows: Sequence | np.ndarray,
+    shape: Sequence[int],
+    fit: str,
+    parts: Sequence | np.ndarray = (),
+    *,
+    paths: bool = False,
+) -> np.ndarray:
+    """What `fitted` calls: pictures or clips in NumPy's terms, each by `media`.
+
+    >>> fitted_rows([np.zeros((20, 40, 3), "uint8")], (4, 4, 3), "pad").shape
+    (1, 4, 4, 3)
+    """
+    whole = np.empty((len(rows), *shape), "uint8")
+    for index, one in enumerate(rows):
+        part = parts[index] if len(parts) else None
+        one = _plain(one).decode() if paths else _plain(one)
+        if len(shape) == 3:
+            whole[index] = media.resize(one, shape[:2], fit, part)
+        else:
+            whole[index] = [media.resize(frame, shape[1:3], fit, part) for frame in media.read_clip(one, shape[0])]
+    return whole
+
+
+def _plain(one: Any) -> Any:
+    """What tf.numpy_function gives, as `media` takes it: bytes come inside an array outside a graph."""
+    if isinstance(one, np.ndarray) and one.dtype == object:
+        return one.item() if one.ndim == 0 else list(one)
+    return one
+
+
+def _by_python(function: Callable, inputs: Sequence[tf.Tensor]) -> tf.Tensor:
+    return tf.numpy_function(function, inputs, tf.uint8, stateful=False)
+
+
+def windows(seed: tf.Tensor, count: tf.Tensor, most: float) -> tf.Tensor:
+    """(count, 4): random parts (y, x, h, w) as shares of the sides, which leave out at most the share `most`.
+
+    >>> parts = windows(tf.constant([1, 2]), 100, 0.3).numpy()
+    >>> bool((parts[:, 2] * parts[:, 3]).min() > 0.69), bool((parts[:, :2] + parts[:, 2:]).max() <= 1)
+    (True, True)
+    """
+    area, aspect, y, x = tf.unstack(tf.random.stateless_uniform((4, count), seed))
+    kept = 1 - area * most
+    # A part as wide as the whole is the least square that a stretch by `aspect` leaves.
+    height = tf.clip_by_value(tf.sqrt(kept) * tf.exp((aspect - 0.5) * most), kept, 1)
+    sides = tf.stack([height, kept / height], axis=1)
+    return tf.concat([(1 - sides) * tf.stack([y, x], axis=1), sides], axis=1)
+
+
+def augment(
+    pictures: tf.Tensor, seed: tf.Tensor, how: dict[str, Any], *, flip: tf.Tensor, clear: tf.Tensor | None = None
+) -> tf.Tensor:
+    """A batch of pictures or clips of uint8 changed at random, as float32 of whole numbers; `how` as in AUGMENT.
+
+    A clip's frames all change alike. `flip` (batch,) says whether mirroring is allowed. `clear` is how transparent each
+    pixel was before it was laid on white (255: wholly); with it the ground may be another colour.
+    """
+    shape, count = pictures.shape[1:], tf.shape(pictures)[0]
+    draws = tf.random.stateless_uniform((count, 9), seed)
+    x = tf.cast(pictures, tf.float32)
+    x = x if clear is None else tf.concat([x, tf.cast(clear, tf.float32)], axis=-1)
+    if how["rotation"] or how["flip"]:
+        mirrored = (draws[:, 1] < 0.5) & flip if how["flip"] else tf.zeros(count, tf.bool)
+        x = _turned(x, (draws[:, 2] * 2 - 1) * how["rotation"] * np.pi / 180, mirrored)
+    each = (-1, *(1 for _ in shape[:-1]))  # one value for each picture, whatever its rank
+    if clear is not None:
+        # On white it is p = a·c + (1 - a)·255, so another ground only changes the second part.
+        ground = tf.where(draws[:, :1] < how["background"], draws[:, 6:9] * 255, 255.0)
+        x = x[..., :3] + (tf.reshape(ground, (*each, 3)) - 255) * x[..., 3:] / 255
+    if how["colour"]:
+        light, contrast, saturation = (
+            tf.reshape(1 + (draws[:, i] * 2 - 1) * how["colour"], (*each, 1)) for i in (3, 4, 5)
+        )
+        mean = tf.reduce_mean(x, axis=range(1, x.shape.rank), keepdims=True)
+        x = (x - mean) * contrast + mean * light
+        grey = tf.reduce_sum(x * [0.299, 0.587, 0.114], axis=-1, keepdims=True)
+        x = grey + (x - grey) * saturation
+    return tf.ensure_shape(tf.round(tf.clip_by_value(x, 0, 255)), pictures.shape)
+
+
+def _turned(x: tf.Tensor, angle: tf.Tensor, mirrored: tf.Tensor) -> tf.Tensor:
+    """Each rotated about its centre and perhaps mirrored, on white."""
+    frames = x.shape[1] if x.shape.rank == 5 else 1
+    *_, height, width, channels = x.shape
+    cos, sin, side = tf.cos(angle), tf.sin(angle), tf.where(mirrored, -1.0, 1.0)
+    a, b, d, e = cos * side, -sin, sin * side, cos
+    to_x = (width - 1) * (1 - a) / 2 - (height - 1) * b / 2
+    to_y = (height - 1) * (1 - e) / 2 - (width - 1) * d / 2
+    none = tf.zeros_like(a)
+    images = tf.reshape(x, (-1, height, width, channels))
+    transforms = tf.repeat(tf.stack([a, b, to_x, d, e, to_y, none, none], axis=1), frames, axis=0)
+    turned = warp(images, transforms, (height, width), fill=255.0)
+    return tf.reshape(turned, tf.shape(x))

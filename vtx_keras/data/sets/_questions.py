@@ -1,0 +1,115 @@
+"""Questions about pictures, as tfds builders: easy-VQA and VQA-RAD."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, ClassVar
+
+import tensorflow_datasets as tfds
+
+from vtx_keras import _archives as archives
+from vtx_keras.data import sets
+from vtx_keras.data.sets import concepts as emoji
+from vtx_keras.data.sets._builder import WORD, Builder
+from vtx_keras.inputs import media
+
+VQA_RAD = {
+    "trainset.json": "3b0567673ae224b6489ca1bc4ce05cda642223d5cf4f17db8fbf7010c872e00f",
+    "testset.json": "3d32a047592cb680e18054030b38b1a44d6b17105fc62d3088c8655d56a00ced",
+    "images": "a572bdf60c61ad4eb09e0d89c12a989a711596c1b00a534f0eae6619f79b852c",  # all, by name
+}
+
+
+class EasyVqa(Builder):
+    """Questions about one coloured shape."""
+
+    FEATURES: ClassVar[dict[str, Any]] = {
+        "id": WORD(),
+        "image": tfds.features.Image(shape=(64, 64, 3), encoding_format="png"),
+        "image_id": WORD(),
+        "question": WORD(),
+        "answer": tfds.features.ClassLabel(
+            names=["circle", "green", "red", "gray", "yes", "teal", "black", "rectangle", "yellow", "triangle",
+                   "brown", "blue", "no"]
+        ),
+    }  # fmt: skip
+
+    def examples(self) -> Iterator[tuple[str, str, dict]]:
+        files = dict(archives.read(self.archive(sets.EASY_VQA), "easy_vqa/data/*/*"))
+        for part in ("train", "test"):
+            for row, (question, answer, number) in enumerate(json.loads(files[f"easy_vqa/data/{part}/questions.json"])):
+                image_id, example_id = f"{part}-{number}", f"{part}-{row}"
+                split = "validation" if part == "train" and emoji.fraction(image_id) < 0.1 else part
+                image = media.read(files[f"easy_vqa/data/{part}/images/{number}.png"])
+                example = {"image": image, "image_id": image_id, "question": question, "answer": answer}
+                yield split, example_id, {"id": example_id, **example}
+
+
+class VqaRad(Builder):
+    """Radiology images with clinicians' questions."""
+
+    MANUAL_DOWNLOAD_INSTRUCTIONS = sets.SETS["vqa_rad"].by_hand.format(folder="the manual directory")
+    BUILDER_CONFIGS: ClassVar[list] = [
+        tfds.core.BuilderConfig(name="official", description="The published split; validation carved out of train."),
+        tfds.core.BuilderConfig(name="disjoint", description="No image occurs in two splits."),
+    ]
+    FEATURES: ClassVar[dict[str, Any]] = {
+        "id": WORD(),
+        "image": tfds.features.Image(shape=(None, None, 3), encoding_format="jpeg"),
+        "image_id": WORD(),
+        "question": WORD(),
+        "answer": WORD(),
+        "answer_type": tfds.features.ClassLabel(names=["open", "closed"]),
+        "question_type": WORD(),
+        "organ": WORD(),
+        "phrase_type": WORD(),
+    }
+
+    def examples(self) -> Iterator[tuple[str, str, dict]]:
+        folder = self.folder / "vqa_rad"
+        _check_vqa_rad(folder)
+        for part in ("train", "test"):
+            for row, entry in enumerate(json.loads((folder / f"{part}set.json").read_text(encoding="utf-8"))):
+                image_id, example_id = Path(entry["image_name"]).stem, f"{part}-{row}"
+                place = emoji.fraction(f"vqa_rad {image_id}")
+                if self.builder_config.name == "disjoint":
+                    split = "train" if place < 0.7 else "validation" if place < 0.8 else "test"
+                else:
+                    split = "validation" if part == "train" and place < 0.1 else part
+                yield (
+                    split,
+                    example_id,
+                    {
+                        "id": example_id,
+                        "image": str(folder / "images" / entry["image_name"]),
+                        "image_id": image_id,
+                        "question": _one_line(entry["question"]),
+                        "answer": _one_line(entry["answer"]).lower(),  # some are numbers; "Yes" and "yes" both occur
+                        "answer_type": entry["answer_type"].strip().lower(),  # some have a blank behind
+                        "question_type": entry["question_type"],
+                        "organ": entry["image_organ"],
+                        "phrase_type": entry["phrase_type"],
+                    },
+                )
+
+
+def _check_vqa_rad(folder: Path) -> None:
+    images = sorted((folder / "images").glob("*.jpg"))
+    missing = [name for name in VQA_RAD if not (folder / name).exists()]
+    if missing:
+        advice = sets.SETS["vqa_rad"].by_hand.format(folder=folder.parent)
+        raise archives.BadArchive(f"{folder} has no {', '.join(missing)}: {advice}")
+    found = {name: hashlib.sha256((folder / name).read_bytes()).hexdigest() for name in VQA_RAD if name != "images"}
+    found["images"] = hashlib.sha256(b"".join(path.read_bytes() for path in images)).hexdigest()
+    wrong = [name for name, sha256 in VQA_RAD.items() if found[name] != sha256]
+    if wrong:
+        raise archives.BadArchive(
+            f"{', '.join(wrong)} in {folder}: not as released (315 images, 3,064 and 451 questions). Fetch it anew"
+        )
+
+
+def _one_line(value: Any) -> str:
+    return " ".join(str(value).split())

@@ -1,0 +1,331 @@
+"""Figures over many rows: values with intervals, of labels, answers and search."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
+from math import comb
+from typing import Any, NamedTuple, TypeVar
+
+import numpy as np
+
+Name = TypeVar("Name", bound=Hashable)
+
+
+class Measure(NamedTuple):
+    """A figure over many rows. `of(weights)` is its value when row i counts weights[i] times.
+
+    `rows` holds each row's own score, NaN where a row has none. `whole` is the value where nobody knows it by weights.
+
+    >>> mean([0.0, 1.0]).value, mean([0.0, 1.0]).of(np.array([1, 3]))
+    (0.5, 0.75)
+    """
+
+    of: Callable[[np.ndarray], float]
+    rows: np.ndarray
+    whole: float | None = None
+
+    @property
+    def value(self) -> float:
+        return self.of(np.ones(len(self.rows))) if self.whole is None else self.whole
+
+
+def mean(rows: Any, sizes: Any = None) -> Measure:
+    """The measure that is the mean of its rows' scores; NaN rows are left out. `sizes` says how much a row counts.
+
+    >>> mean([1.0, np.nan, 0.0]).value, mean([1.0, 0.0], sizes=[3, 1]).value
+    (0.5, 0.75)
+    """
+    rows = np.asarray(rows, float)
+    sizes = np.where(np.isfinite(rows), 1.0 if sizes is None else np.asarray(sizes, float), 0.0)
+    sums = np.where(sizes > 0, rows, 0.0) * sizes
+    return Measure(lambda weights: _share(float(weights @ sums), float(weights @ sizes)), rows)
+
+
+def draws(groups: Sequence[Hashable], count: int = 1000, seed: int = 0) -> Iterator[np.ndarray]:
+    """Bootstrap weights, one array at a time: whole groups are drawn with replacement, and their rows with them.
+
+    Several questions about one picture are no independent observations, so the rows of a picture are drawn together.
+
+    >>> [weights.tolist() for weights in draws(["a", "a", "b"], 2, seed=1)]
+    [[1.0, 1.0, 1.0], [0.0, 0.0, 2.0]]
+    """
+    numbers = {group: number for number, group in enumerate(dict.fromkeys(groups))}
+    which, random = np.array([numbers[group] for group in groups]), np.random.default_rng(seed)
+    for _ in range(count):
+        drawn = random.integers(0, len(numbers), len(numbers))
+        yield np.bincount(drawn, minlength=len(numbers))[which].astype(float)
+
+
+def intervals(
+    measures: Mapping[Name, Measure], groups: Sequence[Hashable], *, count: int = 1000, seed: int = 0
+) -> dict[Name, tuple[float, float, float]]:
+    """Value, lower and upper end of the 95 % bootstrap interval, by name. One group alone has no interval: NaN.
+
+    >>> value, low, high = intervals({"exact": mean([0, 1] * 50)}, range(100))["exact"]
+    >>> value, 0.35 < low < 0.45, 0.55 < high < 0.65
+    (0.5, True, True)
+    """
+    values: dict[Name, list[float]] = {name: [] for name in measures}
+    if len(set(groups)) > 1:
+        for weights in draws(groups, count, seed):
+            for name, measure in measures.items():
+                values[name].append(measure.of(weights))
+    found = {}
+    for name, measure in measures.items():
+        known = np.array(values[name], float)
+        known = known[np.isfinite(known)]
+        ends = np.quantile(known, (0.025, 0.975)) if known.size else (np.nan, np.nan)
+        found[name] = (float(measure.value), float(ends[0]), float(ends[1]))
+    return found
+
+
+def _share(part: float, whole: float) -> float:
+    return part / whole if whole else float("nan")
+
+
+def one_label(said: Any, truth: Any) -> dict[str, Measure]:
+    """Accuracy, and precision, recall and F1 meaned over classes ("macro"), of one label per row: numbers or names.
+
+    Macro figures mean over the classes that occur, in the truth or in what was said; a class never said has
+    precision 0. (Over rows, "micro", precision, recall and F1 are all the accuracy.)
+
+    >>> found = one_label(["cat", "dog", "cat"], ["cat", "cat", "cat"])
+    >>> {name: round(measure.value, 3) for name, measure in found.items()}
+    {'accuracy': 0.667, 'precision_macro': 0.5, 'recall_macro': 0.333, 'f1_macro': 0.4}
+    """
+    said, truth = np.asarray(said), np.asarray(truth)
+    _, numbers = np.unique(np.concatenate([said, truth]), return_inverse=True)
+    said, truth = numbers[: len(said)], numbers[len(said) :]
+    classes = int(numbers.max(initial=-1)) + 1
+    hit = (said == truth).astype(float)
+
+    def counts(weights: np.ndarray) -> tuple:
+        right = np.bincount(truth, weights * hit, classes)
+        return right, np.bincount(said, weights, classes), np.bincount(truth, weights, classes)
+
+    return {"accuracy": mean(hit), **_averaged(counts, hit, ("macro",))}
+
+
+def many_labels(scores: Any, truth: Any, threshold: float = 0.0) -> dict[str, Measure]:
+    """Of several labels per row: exact sets, precision, recall and F1 both ways, and mean average precision.
+
+    `scores` (rows, classes) are logits, a label being said above `threshold`; `truth` holds zeros and ones. "micro"
+    counts all labels alike, "macro" means over the classes that occur; so does `map`, over those that are ever true.
+
+    >>> found = many_labels([[1.0, -1.0], [0.5, 2.0]], [[1, 0], [0, 1]])
+    >>> found["exact"].value, round(found["f1_micro"].value, 3), found["map"].value
+    (0.5, 0.8, 1.0)
+    """
+    scores, truth = np.asarray(scores, float), np.asarray(truth) > 0.5
+    said = scores > threshold
+    right, ours, theirs = ((said & truth).astype(float), said.astype(float), truth.astype(float))
+
+    def counts(weights: np.ndarray) -> tuple:
+        return weights @ right, weights @ ours, weights @ theirs
+
+    both = right.sum(axis=1)
+    rows = 2 * both / np.maximum(ours.sum(axis=1) + theirs.sum(axis=1), 1)
+    rows[~(said | truth).any(axis=1)] = 1.0  # nothing to say, and nothing said
+    return {
+        "exact": mean((said == truth).all(axis=1)),
+        **_averaged(counts, rows, ("micro", "macro")),
+        "map": Measure(_mean_average_precision(scores, theirs), rows),
+    }
+
+
+def yes_or_no(scores: Any, truth: Any) -> dict[str, Measure]:
+    """Accuracy, precision, recall and F1 of "yes", and average precision: `scores` are logits or log odds.
+
+    >>> found = yes_or_no([2.0, 1.0, -1.0], [1, 0, 0])
+    >>> {name: round(measure.value, 3) for name, measure in found.items()}
+    {'accuracy': 0.667, 'precision': 0.5, 'recall': 1.0, 'f1': 0.667, 'average_precision': 1.0}
+    """
+    scores, truth = np.asarray(scores, float).reshape(-1, 1), np.asarray(truth, float).reshape(-1, 1)
+    found = many_labels(scores, truth)
+    names = {"exact": "accuracy", "precision_micro": "precision", "recall_micro": "recall", "f1_micro": "f1"}
+    hit = found["exact"].rows
+    renamed = {ours: Measure(found[theirs].of, hit) for theirs, ours in names.items()}
+    return {**renamed, "average_precision": Measure(found["map"].of, hit)}
+
+
+def _averaged(counts: Callable, rows: np.ndarray, ways: tuple[str, ...]) -> dict[str, Measure]:
+    def figure(what: str, way: str) -> Callable[[np.ndarray], float]:
+        def of(weights: np.ndarray) -> float:
+            right, said, true = counts(weights)
+            if way == "micro":
+                right, said, true = (part.sum(keepdims=True) for part in (right, said, true))
+            occurs = (said + true) > 0
+            below = {"precision": said, "recall": true, "f1": (said + true) / 2}[what]
+            shares = right / np.where(below > 0, below, 1.0)
+            return float(shares[occurs].mean()) if occurs.any() else float("nan")
+
+        return of
+
+    return {f"{what}_{way}": Measure(figure(what, way), rows) for way in ways for what in ("precision", "recall", "f1")}
+
+
+def _mean_average_precision(scores: np.ndarray, truth: np.ndarray) -> Callable[[np.ndarray], float]:
+    order = np.argsort(-scores, axis=0, kind="stable")
+    ranked, true = np.take_along_axis(scores, order, 0), np.take_along_axis(truth, order, 0)
+    last = np.vstack([ranked[1:] != ranked[:-1], np.ones((1, ranked.shape[1]), bool)])  # equal scores are one step
+
+    def of(weights: np.ndarray) -> float:
+        weighted = weights[order]
+        hits, seen = np.cumsum(weighted * true, axis=0), np.cumsum(weighted, axis=0)
+        found = []
+        for column in range(ranked.shape[1]):
+            at = last[:, column]
+            right, all_ = hits[at, column], seen[at, column]
+            if right[-1]:
+                gain = np.diff(right, prepend=0.0)
+                found.append(float((gain * right / np.maximum(all_, 1e-12)).sum() / right[-1]))
+        return float(np.mean(found)) if found else float("nan")
+
+    return of
+
+
+PLACES = (1, 5, 10)
+
+
+def ranks(scores: Any, right: Any) -> np.ndarray:
+    """Per row of `scores` (queries, candidates), the rank of the best candidate that `right` (a mask) marks, from 1.
+
+    A wrong candidate with the same score stands before a right one, so that a model that says the same of all has no
+    luck. A row without a right candidate has rank infinity; a score that is no number is the lowest.
+
+    >>> ranks([[0.1, 0.9, 0.5], [0.5, 0.5, 0.5]], [[True, False, True], [True, False, False]]).tolist()
+    [2.0, 3.0]
+    """
+    scores, right = np.asarray(scores, float), np.asarray(right, bool)
+    if scores.shape != right.shape or scores.ndim != 2:
+        raise ValueError(f"scores {scores.shape} and right {right.shape}: expected one shape, (queries, candidates)")
+    scores = np.where(np.isnan(scores), -np.inf, scores)
+    best = np.where(right, scores, -np.inf).max(axis=1, initial=-np.inf, keepdims=True)
+    before = ((scores >= best) & ~right).sum(axis=1)
+    return np.where(right.any(axis=1), before + 1.0, np.inf)
+
+
+def retrieval(images: Any, texts: Any, text_of: Any, image_of: Any, *, block: int = 1024) -> dict[str, Measure]:
+    """Recall@1, 5, 10 and median rank, picture to text and text to picture, of embeddings (n, dim).
+
+    `image_of[i]` and `text_of[i]` are rows of `images` and `texts` that belong together: a picture may have several
+    texts, and a text several pictures (of which the best counts). The measures' rows are the pictures, then the texts.
+
+    >>> found = retrieval(np.eye(3), np.eye(3)[[0, 2, 1]], text_of=[0, 2, 1], image_of=[0, 1, 2])
+    >>> found["image_to_text_recall_1"].value, found["text_to_image_median_rank"].value
+    (1.0, 1.0)
+    """
+    images, texts = np.asarray(images), np.asarray(texts)
+    ways = {
+        "image_to_text": (images, texts, np.asarray(image_of), np.asarray(text_of)),
+        "text_to_image": (texts, images, np.asarray(text_of), np.asarray(image_of)),
+    }
+    measures, total = {}, len(images) + len(texts)
+    for way, (queries, candidates, asked, wanted) in ways.items():
+        found = []
+        for start in range(0, len(queries), block):
+            rows = queries[start : start + block]
+            inside = (asked >= start) & (asked < start + len(rows))
+            right = np.zeros((len(rows), len(candidates)), bool)
+            right[asked[inside] - start, wanted[inside]] = True
+            found.append(ranks(rows @ candidates.T, right))
+        rank = np.full(total, np.nan)
+        at = 0 if way == "image_to_text" else len(images)
+        rank[at : at + len(queries)] = np.concatenate(found)
+        for place in PLACES:
+            hit = np.where(np.isnan(rank), np.nan, rank <= place)
+            measures[f"{way}_recall_{place}"] = mean(hit)
+        measures[f"{way}_median_rank"] = median(rank)
+    return measures
+
+
+def median(rows: Any) -> Measure:
+    """The measure that is the median of its rows' scores; NaN rows are left out, and infinity is a score.
+
+    >>> median([1, 5, 2, np.nan]).value, median([1, 5, 2, np.nan]).of(np.array([1, 3, 1, 1]))
+    (2.0, 5.0)
+    """
+    rows = np.asarray(rows, float)
+    order = np.argsort(rows)[: int((~np.isnan(rows)).sum())]
+
+    def of(weights: np.ndarray) -> float:
+        reached = np.cumsum(weights[order])
+        if not len(reached) or not reached[-1]:
+            return float("nan")
+        low, high = np.searchsorted(reached, (reached[-1] / 2, reached[-1] / 2 + 1e-9))
+        return float(rows[order[low]] + rows[order[high]]) / 2
+
+    return Measure(of, rows)
+
+
+def chance(candidates: int, right: Mapping[int, int]) -> dict[str, float]:
+    """Expected recall@1, 5, 10 of a blind guess: `right` counts queries by how many candidates are right for them.
+
+    >>> chance(10, {1: 4})
+    {'recall_1': 0.1, 'recall_5': 0.5, 'recall_10': 1.0}
+    """
+    found = {}
+    for place in PLACES:
+        seen = min(place, candidates)
+        missed = sum(count * comb(candidates - n, seen) / comb(candidates, seen) for n, count in right.items())
+        found[f"recall_{place}"] = round(1 - missed / sum(right.values()), 12)
+    return found
+
+
+MARKS = ';/[]"{}()=+\\_-><@`,?!'
+ARTICLES = ("a", "an", "the")
+NUMBERS = "zero one two three four five six seven eight nine ten"
+DIGITS = {"none": "0", **{word: str(digit) for digit, word in enumerate(NUMBERS.split())}}
+# Words in which people leave out the apostrophe. "its", "were", "well", "ill" and the like are words of their own and
+# not here.
+APOSTROPHES = """
+    ain't aren't can't could've couldn't couldn't've didn't doesn't don't hadn't hadn't've hasn't haven't he'd he'd've
+    he's how'd how'll how's isn't it'd it'd've it'll let's ma'am mightn't mightn't've might've mustn't must've needn't
+    not've o'clock oughtn't shan't she'd've should've shouldn't shouldn't've somebody'd somebody'd've somebody'll
+    somebody's someone'd someone'd've someone'll someone's something'd something'd've something'll that's there'd
+    there'd've there're there's they'd they'd've they'll they're they've 'twas wasn't we'd've we've weren't what'll
+    what're what's what've when's where'd where's where've who'd who'd've who'll who's who've why'll why're why's won't
+    would've wouldn't wouldn't've y'all y'all'll you'd you'd've you'll you're you've
+"""
+CONTRACTIONS = {word.replace("'", ""): word for word in APOSTROPHES.split()}
+
+
+def vqa_normalize(answer: str) -> str:
+    """An answer as the VQA challenge compares it: lower case, digits for number words, no articles, few marks.
+
+    A mark that touches a space goes, another one becomes a space; a point stays between digits.
+
+    >>> vqa_normalize("The two-story house."), vqa_normalize("Dont know!"), vqa_normalize("2.5, or none")
+    ('2 story house', "don't know", '2.5 or 0')
+    """
+    answer = " ".join(answer.split())
+    numbers = re.search(r"\d,\d", answer)  # "1,000" becomes "1000", and then every mark goes, as the challenge does
+    for mark in MARKS:
+        if mark in answer:
+            touches = f"{mark} " in answer or f" {mark}" in answer
+            answer = answer.replace(mark, "" if touches or numbers else " ")
+    answer = re.sub(r"\.(?!\d)", "", answer).lower()
+    words = [DIGITS.get(word, word) for word in answer.split() if word not in ARTICLES]
+    return " ".join(CONTRACTIONS.get(word, word) for word in words)
+
+
+def vqa_accuracy(said: str, answers: Sequence[str]) -> float:
+    """The VQA challenge's accuracy of an answer, given the answers of (ten) people.
+
+    Each person is left out in turn; the answer scores min(1, n / 3), where n of the others gave it; the mean of that
+    counts. As in the challenge, texts are normalised only where people differ. With three people or fewer this says
+    little: use `exact` for a single reference.
+
+    >>> round(vqa_accuracy("yes", ["yes"] * 3 + ["no"] * 7), 2), vqa_accuracy("A cat", ["cat"] * 9 + ["kitten"])
+    (0.9, 1.0)
+    """
+    if len(answers) < 2:
+        raise ValueError(f"{len(answers)} answers: the accuracy of the VQA challenge leaves one out, so give 2 or more")
+    said, answers = said.replace("\n", " ").replace("\t", " ").strip(), list(answers)
+    if len(set(answers)) > 1:
+        said, answers = vqa_normalize(said), [vqa_normalize(answer) for answer in answers]
+    same = answers.count(said)
+    # A person who gave the answer leaves same - 1 others who did.
+    left_out = [min(1, (same - (answer == said)) / 3) for answer in answers]
+    return sum(left_out) / len(left_out)

@@ -1,0 +1,196 @@
+"""Greedy, beam and sampled decoding: one static-shape loop over a key-value cache, pure `keras.ops`.
+
+A model brings a `step` (newest tokens and cache in, logits and cache out); this file decides what to write. Nothing
+here has a shape that depends on data, so the loop compiles under XLA and `jax.jit` and converts to LiteRT and ONNX.
+
+Beams are never copied. A token stays in the cache slot of the beam that wrote it, and `history` remembers, for each
+beam and position, in which slot its own past lies; choosing beams permutes that small table alone.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+from keras import ops
+
+from vtx_keras.inputs.text import END, MASK, PAD, START, UNK
+
+SAMPLERS = ("greedy", "random", "top_k", "top_p")
+UNWRITABLE = (PAD, UNK, START, MASK)  # special tokens a decoder never writes; it does write the end
+NEVER = -1e9
+
+
+def whole_number(value: Any) -> bool:
+    """Whether it is a whole number, Python's or NumPy's.
+
+    >>> whole_number(2), whole_number(np.int64(2)), whole_number(2.0), whole_number(True)
+    (True, True, False, False)
+    """
+    return isinstance(value, (int, np.integer)) and not isinstance(value, bool)
+
+
+def check_sampling(
+    sampler: str, beams: int, top_k: int | None, top_p: float | None, temperature: float | None, seed: int | None
+) -> None:
+    """Refuse what contradicts itself, before anything is computed.
+
+    >>> check_sampling("greedy", 4, None, None, None, None)
+    >>> check_sampling("greedy", 1, None, 0.9, None, None)
+    Traceback (most recent call last):
+    ValueError: top_p=0.9 has no effect with sampler="greedy": say sampler="top_p"
+    """
+    if sampler not in SAMPLERS:
+        raise ValueError(f"sampler={sampler!r} is not one of {', '.join(SAMPLERS)}")
+    if not whole_number(beams) or beams < 1:
+        raise ValueError(f"beams={beams!r}: expected a whole number of at least 1")
+    if sampler != "greedy" and beams > 1:
+        raise ValueError(f'beams={beams} needs sampler="greedy": beam search does not draw. Drop one of the two.')
+    uses = {"top_k": ("top_k", "top_p"), "top_p": ("top_p",), "temperature": SAMPLERS[1:], "seed": SAMPLERS[1:]}
+    given = {"top_k": top_k, "top_p": top_p, "temperature": temperature, "seed": seed}
+    for option, value in given.items():
+        if value is not None and sampler not in uses[option]:
+            wanted = option if option in SAMPLERS else "top_p"
+            raise ValueError(f'{option}={value} has no effect with sampler="{sampler}": say sampler="{wanted}"')
+    if top_k is not None and (not whole_number(top_k) or top_k < 1):
+        raise ValueError(f"top_k={top_k!r}: expected a whole number of at least 1")
+    if top_p is not None and not 0 < top_p <= 1:
+        raise ValueError(f"top_p={top_p!r}: expected a share of the probability, above 0 and at most 1")
+    if temperature is not None and not (temperature >= 1e-3 and math.isfinite(temperature)):
+        raise ValueError(f'temperature={temperature!r}: expected at least 0.001; for no randomness use "greedy"')
+
+
+def search(
+    step: Callable[[Any, Any, Any, Any, Any], tuple[Any, Any]],
+    cache: Any,
+    prompt: Any,
+    *,
+    length: int,
+    beams: int = 1,
+    length_penalty: float = 1.0,
+    draw: Callable[[Any, Any], Any] | None = None,
+) -> tuple[Any, Any]:
+    """Write up to `length` tokens after the start token; returns (ids (batch, length), scores (batch,)).
+
+    `step(tokens (batch, beams), index, cache, now, visible)` gives float32 logits (batch, beams, vocabulary) and the
+    next cache. `prompt` (batch, length), 0-padded, is written first. The score is the log-probability of what was
+    written after it, the end included, divided by its length to the power `length_penalty`. The ids hold the
+    words alone: the end token is left out. `draw(logits, index)` replaces the likeliest token by a drawn one.
+    """
+    positions, beam = ops.arange(length), ops.arange(beams)
+    rows = ops.tile(ops.zeros_like(prompt[:, :1]), (1, beams))  # (batch, beams): the batch size may be unknown
+    nothing = ops.tile(ops.expand_dims(ops.zeros_like(prompt), 1), (1, beams, 1))
+    start = {
+        "index": ops.convert_to_tensor(0, "int32"),
+        "newest": rows + START,
+        "ids": nothing,
+        "history": nothing,  # the cache slot that holds each past token
+        # All beams start alike, so at first only one of them counts.
+        "scores": ops.cast(rows, "float32") + ops.where(beam == 0, 0.0, NEVER),
+        "written": ops.cast(prompt[:, :1] * 0, "float32"),  # tokens after the prompt
+        "best": ops.cast(prompt[:, 0] * 0, "float32") + 10 * NEVER,  # of the captions that have ended
+        "best_ids": ops.zeros_like(prompt),
+        "cache": cache,
+    }
+
+    def normalised(scores: Any, written: Any) -> Any:
+        return scores / ops.power(ops.maximum(written, 1.0), length_penalty)
+
+    def unfinished(at: dict) -> Any:
+        # A log-probability only falls, so divided by the greatest length it bounds what a beam can still reach.
+        bound = ops.max(at["scores"], axis=1) / float(length) ** length_penalty
+        return ops.logical_and(at["index"] < length, ops.any(bound > at["best"]))
+
+    def write(at: dict) -> dict:
+        now = positions == at["index"]
+        history = ops.where(now, beam[:, None], at["history"])
+        visible = ops.logical_and(ops.expand_dims(history, -1) == beam, (positions <= at["index"])[:, None])
+        visible = ops.reshape(visible, (-1, beams, length * beams))
+        logits, cache = step(at["newest"], at["index"], at["cache"], now, visible)
+        logits = ops.where(np.isin(np.arange(logits.shape[-1]), UNWRITABLE), NEVER, logits)
+
+        # Each beam proposes its likeliest continuations; the best of all proposals become the beams.
+        if draw is None:
+            values, tokens = ops.top_k(logits, min(beams, logits.shape[-1]))
+            tokens = ops.cast(tokens, "int32")
+        else:
+            tokens = ops.cast(draw(logits, at["index"]), "int32")
+            values = ops.take_along_axis(logits, tokens, axis=-1)
+        width = tokens.shape[-1]
+        scores = ops.expand_dims(at["scores"], -1) + values - ops.logsumexp(logits, axis=-1, keepdims=True)
+        scores, tokens = (ops.reshape(x, (-1, beams * width)) for x in (scores, tokens))
+        scores, chosen = ops.top_k(scores, beams)
+        chosen = ops.cast(chosen, "int32")
+        newest, parent = pick(tokens, chosen), chosen // width
+
+        # A prompt overrules the choice, and is not scored.
+        prompted = ops.sum(ops.where(now, prompt, 0), axis=1, keepdims=True)
+        forced = prompted > 0
+        parent = ops.where(forced, beam, parent)
+        newest = ops.where(forced, prompted, newest)
+        scores = ops.where(forced, at["scores"], scores)
+        written = at["written"] + ops.where(forced, 0.0, 1.0)
+        ids = ops.where(now, ops.expand_dims(newest, -1), pick(at["ids"], parent))
+
+        # A caption that ended is kept if it is the best so far, and its beam is free for others.
+        ended = newest == END
+        finished, which = ops.top_k(ops.where(ended, normalised(scores, written), 20 * NEVER), 1)
+        better = finished > ops.expand_dims(at["best"], -1)
+        return {
+            "index": at["index"] + 1,
+            "newest": newest,
+            "ids": ids,
+            "history": pick(history, parent),
+            "scores": ops.where(ended, 2 * NEVER, scores),
+            "written": written,
+            "best": ops.maximum(at["best"], finished[:, 0]),
+            "best_ids": ops.where(better, pick(ids, ops.cast(which, "int32"))[:, 0], at["best_ids"]),
+            "cache": cache,
+        }
+
+    final = ops.while_loop(unfinished, write, start)
+    # Beams that were still writing when the length was reached count as they are.
+    cut, which = ops.top_k(normalised(final["scores"], final["written"]), 1)
+    ids = pick(final["ids"], ops.cast(which, "int32"))[:, 0]
+    ids = ops.where(cut > ops.expand_dims(final["best"], -1), ids, final["best_ids"])
+    return ops.where(ids == END, PAD, ids), ops.maximum(final["best"], cut[:, 0])
+
+
+def pick(x: Any, index: Any) -> Any:
+    """`x[b, index[b, k]]` for all b and k, from comparisons alone: gathers of this kind do not convert everywhere.
+
+    >>> ops.convert_to_numpy(pick(ops.array([[5, 6, 7]]), ops.array([[2, 0]]))).tolist()
+    [[7, 5]]
+    """
+    if x.shape[1] == 1:
+        return x
+    chosen = ops.expand_dims(index, -1) == ops.arange(x.shape[1])  # (batch, k, n)
+    if len(x.shape) == 3:
+        return ops.sum(ops.where(ops.expand_dims(chosen, -1), ops.expand_dims(x, 1), 0), axis=2)
+    return ops.sum(ops.where(chosen, ops.expand_dims(x, 1), 0), axis=-1)
+
+
+def drawing(noise: Any, *, top_k: int | None, top_p: Any = None, temperature: Any = None) -> Callable:
+    """A `draw` for `search`: the token at which the cumulative probability passes `noise` (batch, length) in [0, 1).
+
+    One number per row and position decides, so a draw does not depend on the other rows of a batch. `top_p` and
+    `temperature` are numbers, or tensors (batch, 1, 1) of them.
+    """
+
+    def draw(logits: Any, index: Any) -> Any:
+        values, tokens = ops.top_k(
+            logits if temperature is None else logits / temperature, min(top_k or logits.shape[-1], logits.shape[-1])
+        )
+        probabilities = ops.softmax(values)
+        if top_p is not None:
+            before = ops.cumsum(probabilities, axis=-1) - probabilities
+            probabilities = ops.where(before < top_p, probabilities, 0.0)
+        reached = ops.cumsum(probabilities, axis=-1)
+        level = ops.sum(ops.where(ops.arange(noise.shape[1]) == index, noise, 0.0), axis=1)[:, None, None]
+        passed = ops.sum(ops.cast(reached <= level * reached[:, :, -1:], "int32"), axis=-1, keepdims=True)
+        likely = ops.sum(ops.cast(probabilities > 0, "int32"), axis=-1, keepdims=True)
+        return ops.take_along_axis(tokens, ops.minimum(passed, likely - 1), axis=-1)
+
+    return draw

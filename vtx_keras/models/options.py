@@ -1,0 +1,244 @@
+"""What can be built: the names of the zoo, and the options of each task with their defaults and checks. No Keras.
+
+>>> lookup("gated_vqa").fusion
+'gated'
+"""
+
+from __future__ import annotations
+
+import difflib
+import re
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from numbers import Integral
+from typing import Any
+
+ABOUT = {
+    "captioner": "writes a sentence about a picture or clip",
+    "vqa": "answers a question about a picture or clip with one of its classes",
+    "classifier": "labels a picture and a text together, with one class or several",
+    "retriever": "measures how close pictures and texts are, for search",
+    "matcher": "says whether a text fits a picture",
+}
+TASKS = tuple(ABOUT)
+# `base` is the shape in which peers are measured: ViT-S/16 at 224 px under six blocks of width 384.
+SIZES = {
+    "tiny": {"dim": 192, "depth": 3, "vision_depth": 6, "text_depth": 2, "image_shape": (128, 128, 3)},
+    "small": {"dim": 384, "depth": 4, "vision_depth": 8, "text_depth": 2, "image_shape": (160, 160, 3)},
+    "base": {"dim": 384, "depth": 6, "vision_depth": 12, "text_depth": 4, "image_shape": (224, 224, 3)},
+}
+FRAMES = 8
+CO_ATTN_NEEDS_THE_WHOLE_TEXT = (
+    "co_attn cannot write captions: it re-expresses the image by the whole text and reads that back, so in a "
+    "left-to-right captioner text would see its own future. Use cross_attn, gated, concat_mlp or merged_attn."
+)
+HEAD_WIDTH = 64
+
+
+def did_you_mean(name: str, known: Iterable[str]) -> str:
+    """ " (did you mean …?)", or nothing where nothing is close.
+
+    >>> did_you_mean("dept", ["dim", "depth"])
+    ' (did you mean depth?)'
+    """
+    close = difflib.get_close_matches(str(name), list(known), n=1)
+    return f" (did you mean {close[0]}?)" if close else ""
+
+
+@dataclass(frozen=True)
+class Option:
+    """One option: what it is for, its default (None: see the size), which values it takes, which tasks have it."""
+
+    about: str
+    default: Any
+    takes: str
+    accepts: Callable[[Any], bool]
+    tasks: tuple[str, ...] = TASKS
+
+
+def _whole(least: int) -> Callable[[Any], bool]:
+    return lambda value: isinstance(value, Integral) and not isinstance(value, bool) and int(value) >= least
+
+
+def _one_of(*choices: Any) -> Callable[[Any], bool]:
+    return lambda value: isinstance(value, type(choices[0])) and value in choices
+
+
+def _shape(value: Any) -> bool:
+    return (
+        isinstance(value, (tuple, list))
+        and len(value) in (3, 4)
+        and all(_whole(1)(side) for side in value)
+        and value[-1] == 3
+    )
+
+
+def _classes(value: Any) -> bool:
+    if isinstance(value, (tuple, list)):
+        return len(value) >= 2 and all(isinstance(n, str) and n for n in value) and len(set(value)) == len(value)
+    return _whole(2)(value)
+
+
+def _encoder(value: Any) -> bool:
+    """A name; or a `keras.Model`, or the config it was saved as."""
+    return bool(value) and (isinstance(value, (str, dict)) or hasattr(value, "get_config"))
+
+
+FUSED = ("vqa", "classifier", "matcher")
+READERS = (*FUSED, "retriever")
+LABELLERS = ("vqa", "classifier")
+WHOLE, FLAG = "a whole number of at least 1", "True or False"
+OPTIONS = {
+    "size": Option("widths and depths that go together", "tiny", "tiny, small or base", _one_of(*SIZES)),
+    "image_shape": Option(
+        "(h, w, 3), or (frames, h, w, 3) for video", None, "(h, w, 3) or (frames, h, w, 3), whole numbers", _shape
+    ),
+    "dim": Option("width of the tokens", None, WHOLE, _whole(1)),
+    "depth": Option("number of blocks in which text meets vision", None, WHOLE, _whole(1), ("captioner", *FUSED)),
+    "heads": Option(f"attention heads; by default one per {HEAD_WIDTH} of dim", None, WHOLE, _whole(1)),
+    "image_encoder": Option(
+        "how pictures are read",
+        "vit",
+        "vit, a published one (efficientnet_lite0), a keras.applications name, a keras-hub preset or a keras.Model",
+        _encoder,
+    ),
+    "vision_depth": Option("blocks of the vit", None, WHOLE, _whole(1)),
+    "patch": Option("side of a patch of the vit, in pixels", 16, WHOLE, _whole(1)),
+    "temporal": Option(
+        "how the frames of a clip are told apart", "positions", "positions or gru", _one_of("positions", "gru")
+    ),
+    "text_encoder": Option(
+        "how texts are read",
+        "transformer",
+        "transformer, lstm, gru, minilm_l6, a keras-hub preset or a keras.Model",
+        _encoder,
+        READERS,
+    ),
+    "text_depth": Option("layers of the text encoder", None, WHOLE, _whole(1), READERS),
+    "max_length": Option("most tokens of a text", 32, "a whole number of at least 2", _whole(2)),
+    "dropout": Option(
+        "share of activations dropped in training",
+        0.1,
+        "a number from 0 up to, not including, 1",
+        lambda value: isinstance(value, (int, float)) and not isinstance(value, bool) and 0 <= value < 1,
+    ),
+    "resize": Option(
+        "how a picture of another shape is fitted", "pad", "pad, crop or stretch", _one_of("pad", "crop", "stretch")
+    ),
+    "classes": Option(
+        "the answers or labels", 2, "a number of at least 2, or a list of distinct names", _classes, LABELLERS
+    ),
+    "multi_label": Option("whether several labels can hold at once", False, FLAG, _one_of(False, True), LABELLERS),
+    "allow_empty": Option("whether the text may be missing", False, FLAG, _one_of(False, True), LABELLERS),
+    "mlm": Option(
+        "adds a masked-language head; outputs become {logits, words}", False, FLAG, _one_of(False, True), FUSED
+    ),
+    "contrastive": Option(
+        "weight of a contrastive loss beside captioning (CoCa); adds a text-only block",
+        0.0,
+        "a number of at least 0",
+        lambda value: isinstance(value, (int, float)) and not isinstance(value, bool) and value >= 0,
+        ("captioner",),
+    ),
+    "loss": Option(
+        "form of the contrastive loss", "softmax", "softmax or sigmoid", _one_of("softmax", "sigmoid"), ("retriever",)
+    ),
+}
+
+
+def options_of(task: str) -> dict[str, Option]:
+    """The options a task has."""
+    return {name: option for name, option in OPTIONS.items() if task in option.tasks}
+
+
+def resolve(task: str, video: bool, given: dict[str, Any]) -> dict[str, Any]:
+    """All options of a task: those given, checked, and the defaults for the rest.
+
+    >>> resolve("captioner", False, {"dim": 128})["heads"]
+    2
+    >>> resolve("captioner", False, {"dept": 2})
+    Traceback (most recent call last):
+    ValueError: captioner has no option 'dept' (did you mean depth?)
+    """
+    known = options_of(task)
+    for name, value in given.items():
+        if name not in known:
+            elsewhere = f"; it belongs to {', '.join(OPTIONS[name].tasks)}" if name in OPTIONS else ""
+            hint = "" if elsewhere else did_you_mean(name, (*known, "vocabulary", "dtype", "weights"))
+            raise ValueError(f"{task} has no option {name!r}{elsewhere}{hint}")
+        if not known[name].accepts(value):
+            hint = did_you_mean(value, re.split(r", | or ", known[name].takes)) if isinstance(value, str) else ""
+            raise ValueError(f"{name}={value!r}: expected {known[name].takes}{hint}")
+    size = SIZES[given.get("size", OPTIONS["size"].default)]
+    options = {name: given.get(name, size.get(name, option.default)) for name, option in known.items()}
+    options = {  # whole numbers may come as NumPy's, which JSON does not know
+        name: int(value) if isinstance(value, Integral) and not isinstance(value, bool) else value
+        for name, value in options.items()
+    }
+    options["image_shape"] = tuple(int(side) for side in options["image_shape"])
+    if video and len(options["image_shape"]) == 3:
+        if "image_shape" in given:
+            raise ValueError(
+                f"image_shape={given['image_shape']!r}: a video model needs (frames, h, w, 3), "
+                f"for example {(FRAMES, *options['image_shape'])}"
+            )
+        options["image_shape"] = (FRAMES, *options["image_shape"])
+    if options["heads"] is None:
+        most = max(1, options["dim"] // HEAD_WIDTH)
+        options["heads"] = next(heads for heads in range(most, 0, -1) if options["dim"] % heads == 0)
+    if options["dim"] % options["heads"]:
+        raise ValueError(f"dim={options['dim']} does not divide by heads={options['heads']}")
+    return options
+
+
+@dataclass(frozen=True)
+class Entry:
+    """A name of the zoo: its task, its fusion, whether it sees video, and the released tag that is its default."""
+
+    task: str
+    fusion: str | None
+    video: bool = False
+    default: str | None = None
+
+
+MODELS = {
+    "concat_mlp_captioner": Entry("captioner", "concat_mlp", default="emoji"),
+    "gated_captioner": Entry("captioner", "gated", default="emoji"),
+    "cross_attn_captioner": Entry("captioner", "cross_attn", default="emoji"),
+    "merged_attn_captioner": Entry("captioner", "merged_attn", default="emoji"),
+    "concat_mlp_video_captioner": Entry("captioner", "concat_mlp", video=True),
+    "gated_video_captioner": Entry("captioner", "gated", video=True),
+    "cross_attn_video_captioner": Entry("captioner", "cross_attn", video=True, default="emoji"),
+    "merged_attn_video_captioner": Entry("captioner", "merged_attn", video=True),
+    "concat_mlp_vqa": Entry("vqa", "concat_mlp", default="easy_vqa"),
+    "gated_vqa": Entry("vqa", "gated", default="easy_vqa"),
+    "cross_attn_vqa": Entry("vqa", "cross_attn", default="emoji"),
+    "co_attn_vqa": Entry("vqa", "co_attn", default="easy_vqa"),
+    "merged_attn_vqa": Entry("vqa", "merged_attn", default="easy_vqa"),
+    "concat_mlp_video_vqa": Entry("vqa", "concat_mlp", video=True),
+    "gated_video_vqa": Entry("vqa", "gated", video=True),
+    "cross_attn_video_vqa": Entry("vqa", "cross_attn", video=True),
+    "co_attn_video_vqa": Entry("vqa", "co_attn", video=True),
+    "merged_attn_video_vqa": Entry("vqa", "merged_attn", video=True),
+    "concat_mlp_classifier": Entry("classifier", "concat_mlp"),
+    "gated_classifier": Entry("classifier", "gated"),
+    "cross_attn_classifier": Entry("classifier", "cross_attn", default="emoji"),
+    "co_attn_classifier": Entry("classifier", "co_attn"),
+    "merged_attn_classifier": Entry("classifier", "merged_attn"),
+    "concat_mlp_matcher": Entry("matcher", "concat_mlp"),
+    "gated_matcher": Entry("matcher", "gated"),
+    "cross_attn_matcher": Entry("matcher", "cross_attn", default="emoji"),
+    "co_attn_matcher": Entry("matcher", "co_attn"),
+    "merged_attn_matcher": Entry("matcher", "merged_attn"),
+    "retriever": Entry("retriever", None, default="emoji"),
+    "video_retriever": Entry("retriever", None, video=True),
+}
+
+
+def lookup(name: str) -> Entry:
+    """The table's row, or an error that names what is close."""
+    if name not in MODELS:
+        if name in ("co_attn_captioner", "co_attn_video_captioner"):
+            raise ValueError(f"there is no {name!r}: {CO_ATTN_NEEDS_THE_WHOLE_TEXT}")
+        raise ValueError(f"no model is called {name!r}{did_you_mean(name, MODELS)}; zoo.list_models() names them all")
+    return MODELS[name]

@@ -1,0 +1,176 @@
+"""What a run shows: progress, a table and curves of its epochs, a page of held-out samples."""
+
+from __future__ import annotations
+
+import csv
+import io
+import sys
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from vtx_keras import explain
+from vtx_keras._files import write
+from vtx_keras.data._examples import picture
+from vtx_keras.evaluate import _pages as pages
+from vtx_keras.evaluate._outcomes import Row, said_of
+from vtx_keras.explain._methods import looking_blocks
+from vtx_keras.inputs import media
+from vtx_keras.models._base import VisionText
+from vtx_keras.models._captioner import Captioner
+
+if TYPE_CHECKING:
+    from rich.progress import Progress as Bar
+
+
+def write_rows(folder: Path, rows: Sequence[dict[str, Any]]) -> None:
+    """`results.csv` and `results.png`: every epoch so far.
+
+    >>> import tempfile
+    >>> folder = Path(tempfile.mkdtemp())
+    >>> write_rows(folder, [{"epoch": 1, "loss": 2.0, "val_loss": 2.5}, {"epoch": 2, "loss": 1.0, "val_loss": 2.0}])
+    >>> sorted(path.name for path in folder.iterdir())
+    ['results.csv', 'results.png']
+    """
+    names = list(dict.fromkeys(name for row in rows for name in row))
+    text = io.StringIO()
+    table = csv.DictWriter(text, names, lineterminator="\n")
+    table.writeheader()
+    table.writerows(rows)
+    write(folder / "results.csv", text.getvalue())
+    write(folder / "results.png", curves(rows))
+
+
+def curves(rows: Sequence[dict[str, Any]]) -> bytes:
+    """A PNG with one panel per figure, training and validation together.
+
+    >>> curves([{"epoch": 1, "loss": 2.0}])[:4]
+    b'\\x89PNG'
+    """
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    names = dict.fromkeys(name.removeprefix("val_") for row in rows for name in row if name != "epoch")
+    panels = list(names) or ["loss"]
+    wide = min(3, len(panels))
+    high = -(-len(panels) // wide)
+    figure = Figure(figsize=(4.2 * wide, 3.0 * high), layout="constrained")
+    FigureCanvasAgg(figure)
+    for place, name in enumerate(panels):
+        axes = figure.add_subplot(high, wide, place + 1)
+        for kind, label in ((name, "training"), (f"val_{name}", "validation")):
+            points = [(row["epoch"], row[kind]) for row in rows if kind in row]
+            if points:
+                axes.plot(*zip(*points, strict=True), marker=".", label=label)
+        axes.set_title(name)
+        axes.set_xlabel("epoch")
+        locator: Any = axes.xaxis.get_major_locator()  # a MaxNLocator, as on every linear axis
+        locator.set_params(integer=True)
+        axes.grid(alpha=0.3)
+        axes.legend()
+    file = io.BytesIO()
+    figure.savefig(file, format="png", dpi=110)
+    return file.getvalue()
+
+
+class Progress:
+    """One bar for the whole run with the time left; where nobody watches, a line per epoch."""
+
+    def __init__(self, epochs: int, steps: int, verbose: bool = True):
+        self.epochs, self.steps, self.verbose = epochs, steps, verbose
+        self.start = time.monotonic()
+        self.start_step: int | None = None
+        self.bar: Bar | None = None
+
+    def __enter__(self) -> Progress:
+        if self.verbose and sys.stderr.isatty():
+            from rich import progress
+
+            self.bar = progress.Progress(
+                progress.TextColumn("epoch {task.fields[epoch]} of " + str(self.epochs)),
+                progress.BarColumn(),
+                progress.TextColumn("{task.fields[told]}"),
+                progress.TimeRemainingColumn(),
+                console=_console(),
+            )
+            self.task = self.bar.add_task("", total=self.epochs * self.steps, epoch=1, told="")
+            self.bar.start()
+        return self
+
+    def __exit__(self, *raised: object) -> None:
+        if self.bar:
+            self.bar.stop()
+
+    def say(self, what: str) -> None:
+        if self.bar:
+            self.bar.console.print(what, highlight=False, markup=False)
+        elif self.verbose:
+            print(what, file=sys.stderr, flush=True)
+
+    def begin(self, epoch: int, done: int) -> None:
+        self.epoch = epoch
+        if self.start_step is None:
+            self.start, self.start_step = time.monotonic(), epoch * self.steps + done
+
+    def step(self, done: int, logs: dict[str, Any]) -> None:
+        if self.bar:
+            told = f"step {done} of {self.steps}  loss {float(logs.get('loss', 0)):.4f}"
+            self.bar.update(self.task, completed=self.epoch * self.steps + done, epoch=self.epoch + 1, told=told)
+
+    def end(self, row: dict[str, Any], best: dict | None) -> None:
+        """An epoch is over: its figures, and the time left."""
+        figures = "  ".join(f"{name} {value:.4f}" for name, value in row.items() if name != "epoch")
+        done = row["epoch"] * self.steps
+        assert self.start_step is not None  # `begin` was called
+        pace = (time.monotonic() - self.start) / max(1, done - self.start_step)
+        left = pace * (self.epochs * self.steps - done)
+        mark = "  best so far" if best and best["epoch"] == row["epoch"] else ""
+        self.say(f"epoch {row['epoch']} of {self.epochs}  {figures}{mark}  {_clock(left)} left")
+
+
+def _clock(seconds: float) -> str:
+    minutes, seconds = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02d}:{seconds:02d}" if hours else f"{minutes}:{seconds:02d}"
+
+
+def _console() -> Any:
+    from rich.console import Console
+
+    return Console(stderr=True)
+
+
+def shower(model: VisionText, examples: Any, count: int) -> Callable[[Path], None]:
+    """A function that writes the page for the model as it is then: the same few examples each time."""
+    chosen = getattr(examples, "encoded", examples).shuffle(1_000, seed=0).take(count)
+    rows = list(chosen.as_numpy_iterator())
+
+    def show(path: Path) -> None:
+        outcome = said_of(model, rows)
+        told = outcome.rows[: len(rows)]  # of a search, pictures come first
+        cards = []
+        for row, pictures in zip(told, _pictures(model, [picture(rows[row.place]) for row in told], told), strict=True):
+            lines = [("asked", row.read), ("predicted", row.said), ("expected", " | ".join(row.expected))]
+            cards.append(pages.Card(pictures, [(label, line) for label, line in lines if line]))
+        left_out = [f"row {place} is left out: {why}" for place, why in outcome.left_out.items()]
+        pages.write(path, f"{model.spec['name']}: held-out samples", [("Validation", cards)], left_out)
+
+    return show
+
+
+def _pictures(model: VisionText, shown: Sequence[Any], told: Sequence[Row]) -> list[list[np.ndarray]]:
+    """The pictures (of a clip, four frames); beside each where the model looked, if its fusion has attention."""
+    if len(model.image_shape) == 4:
+        return [list(media.read_clip(clip, 4)) for clip in shown]
+    found = [[media.read(one)] for one in shown]
+    texts = [row.said if isinstance(model, Captioner) else row.read for row in told]
+    worded = [place for place, text in enumerate(texts) if text] if looking_blocks(model) else []
+    if worded:  # all at once, for one by one takes several times as long
+        seen = explain.attention(model, [shown[place] for place in worded], [texts[place] for place in worded])
+        for place, one in zip(worded, seen, strict=True):
+            if one.words:
+                found[place].append(explain.overlay(one.picture, one.heat()))
+    return found
