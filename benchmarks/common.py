@@ -1,4 +1,4 @@
-"""What the benchmarks share: one thread, CPU time, sides in turns in one run, figures stored with their hardware."""
+"""What the benchmarks share: one thread, CPU time, sides timed in turns, results stored with their hardware."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ RESULTS = Path(__file__).parent / "results"
 
 
 def one_thread() -> None:
-    """Before either side makes its thread pools."""
+    """Limit TensorFlow and PyTorch to one thread; call it before either makes its thread pools."""
     import tensorflow as tf
 
     tf.config.threading.set_intra_op_parallelism_threads(1)
@@ -30,7 +30,7 @@ def one_thread() -> None:
 def interleaved(
     sides: dict[str, Callable[[], object]], rounds: int, clock: Callable[[], float] = time.process_time
 ) -> dict[str, dict[str, float]]:
-    """Milliseconds (of CPU, or by another clock) of each side, the sides in turns, after two unmeasured rounds."""
+    """Return milliseconds (of CPU, or by another clock) of each side, timed in turns after two warm-up rounds."""
     times: dict[str, list[float]] = {name: [] for name in sides}
     for turn in range(rounds + 2):
         for name, run in sides.items():
@@ -44,7 +44,7 @@ def interleaved(
 
 
 def processor() -> str:
-    """The processor's name, where the system tells."""
+    """Return the processor's name, or the machine type where the system does not name it."""
     try:
         lines = Path("/proc/cpuinfo").read_text().splitlines()
         return next(line.split(":", 1)[1].strip() for line in lines if line.startswith("model name"))
@@ -53,7 +53,7 @@ def processor() -> str:
 
 
 def store(name: str, rows: list[dict], hardware: str | None = None, results: Path = RESULTS) -> None:
-    """Print the rows and keep them, with what they were measured on: one thread, or the hardware that is told."""
+    """Print the rows and store them with the hardware (by default one thread of this processor) and versions."""
     packages = (
         "tensorflow",
         "jax",
@@ -71,7 +71,7 @@ def store(name: str, rows: list[dict], hardware: str | None = None, results: Pat
         "command": f"python benchmarks/{name}.py",
         "hardware": hardware or f"{processor()}, one thread",
         "python": platform.python_version(),
-        "versions": {package: found for package in packages if (found := installed(package))},
+        "versions": {package: release for package in packages if (release := installed(package))},
         "rows": rows,
     }
     for row in rows:
@@ -83,7 +83,7 @@ def store(name: str, rows: list[dict], hardware: str | None = None, results: Pat
 
 
 def installed(package: str) -> str | None:
-    """Its version, where it is."""
+    """Return the installed version of a package, or None."""
     try:
         return version(package)
     except PackageNotFoundError:
@@ -91,7 +91,7 @@ def installed(package: str) -> str | None:
 
 
 def base_peer(vocabulary: int = 30_522):
-    """Hugging Face's VisionEncoderDecoder in the `base` shape: ViT-S/16 at 224 px under six blocks of width 384."""
+    """Build Hugging Face's VisionEncoderDecoder as `base`: ViT-S/16 at 224 px under six blocks of width 384."""
     import transformers as hf
 
     shape = {"hidden_size": 384, "num_attention_heads": 6, "intermediate_size": 1536}
@@ -100,16 +100,15 @@ def base_peer(vocabulary: int = 30_522):
         num_hidden_layers=6, vocab_size=vocabulary, is_decoder=True, add_cross_attention=True, **shape
     )
     config = hf.VisionEncoderDecoderConfig.from_encoder_decoder_configs(vision, words)
-    model = hf.VisionEncoderDecoderModel(config)
-    for holder in (model.config, model.generation_config):
+    peer = hf.VisionEncoderDecoderModel(config)
+    for holder in (peer.config, peer.generation_config):
         holder.decoder_start_token_id, holder.pad_token_id, holder.eos_token_id = 2, 0, 3
-    return model
+    return peer
 
 
-def base_ours(vocabulary: int = 30_522, **overrides):
-    """The same shape from the zoo."""
-    from vtx_keras.inputs import text
-    from vtx_keras import zoo
+def base_model(vocabulary: int = 30_522, **options):
+    """Build the zoo's captioner in the same shape."""
+    from vtx_keras import text, zoo
 
     pieces = [f"w{i}" for i in range(vocabulary - len(text.SPECIALS))]
-    return zoo.build("cross_attn_captioner", weights=None, size="base", vocabulary=pieces, **overrides)
+    return zoo.build("cross_attn_captioner", weights=None, size="base", vocabulary=pieces, **options)

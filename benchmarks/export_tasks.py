@@ -1,14 +1,14 @@
-"""A trained model of each task in every format and precision, each compared with the model on examples it never saw.
+"""Export a trained model of each task in every format and precision, and compare each file with the model.
 
-The captioner is the released one, tried on the bundled sample. The others are small, trained here for a minute or
-two each: to have answers that mean something, not to be good. A file that keeps fewer identical results than `export`
-asks for is in the table too, with `ok` false.
+The captioner is the released one, compared on the bundled sample. The others are small models, trained here for a
+minute or two each so that their answers are not random, and compared on examples they were not trained on. A file with
+fewer identical results than `export` requires is in the table too, with `ok` false.
 
     TFDS_DATA_DIR=... python benchmarks/export_tasks.py [--tasks captioner,vqa] [--epochs 4]
 
-reads easy_vqa, emoji and emoji_video, which tfds makes where they are not there yet. Every row: identical results of n,
-the task's metric by model and file, megabytes and their ratio to the float32 weights, seconds to load, milliseconds
-for a picture on one thread and megabytes at the peak, in a process of its own.
+It reads easy_vqa, emoji and emoji_video, which tfds builds if they are missing. Every row has the identical results of
+n, the task's metric for model and file, megabytes and their ratio to the float32 weights, seconds to load, milliseconds
+for a picture on one thread, and peak megabytes, in a process of its own.
 """
 
 from __future__ import annotations
@@ -31,14 +31,14 @@ FILES = [
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--tasks", default=",".join(TASKS), help="which, with commas")
+    parser.add_argument("--tasks", default=",".join(TASKS), help="names of tasks, separated by commas")
     parser.add_argument("--epochs", type=int, default=4)
-    given = parser.parse_args()
-    asked, stored = given.tasks.split(","), RESULTS / "export_tasks.json"
-    known = json.loads(stored.read_text())["rows"] if stored.is_file() else []
-    rows = [row for row in known if row["task"] not in asked]
-    for task in asked:
-        model, verify_data = TASKS[task](given.epochs)
+    args = parser.parse_args()
+    tasks, stored = args.tasks.split(","), RESULTS / "export_tasks.json"
+    before = json.loads(stored.read_text())["rows"] if stored.is_file() else []
+    rows = [row for row in before if row["task"] not in tasks]
+    for task in tasks:
+        model, verify_data = TASKS[task](args.epochs)
         for format, quantize in FILES:
             with tempfile.TemporaryDirectory() as folder:
                 rows.append({"task": task, **figures(exported(model, format, quantize, Path(folder), verify_data))})
@@ -47,7 +47,7 @@ def main() -> None:
 
 
 def exported(model: Any, format: str, quantize: str | None, folder: Path, verify_data: Any) -> Any:
-    """The report of one file, equal to its model or not."""
+    """Export one file and return its report, whether or not it is equal to its model."""
     from vtx_keras import export
 
     try:
@@ -61,7 +61,7 @@ def exported(model: Any, format: str, quantize: str | None, folder: Path, verify
 
 
 def figures(report: Any) -> dict:
-    """A report as a row of the table."""
+    """Return a report as a row of the table."""
     rounded = lambda value: None if value is None else round(value, 4)  # noqa: E731
     return {
         "model": report.model,
@@ -81,18 +81,18 @@ def figures(report: Any) -> dict:
     }
 
 
-# --- a model of each task, and the examples it is tried on
+# --- a model of each task, and the examples on which it is compared
 
 
 def captioner(_epochs: int) -> tuple[Any, Any]:
-    """The released one, on the bundled sample."""
+    """Return the released model, compared on the bundled sample."""
     from vtx_keras import zoo
 
     return zoo.build("cross_attn_captioner"), None
 
 
 def vqa(epochs: int) -> tuple[Any, Any]:
-    """Questions about one coloured shape."""
+    """Train on questions about one coloured shape."""
     from vtx_keras import data, zoo
     from vtx_keras.data.sets._questions import EasyVqa
 
@@ -102,7 +102,7 @@ def vqa(epochs: int) -> tuple[Any, Any]:
 
 
 def classifier(epochs: int) -> tuple[Any, Any]:
-    """Which group an emoji belongs to, by its picture and its keywords."""
+    """Train on the group of an emoji, from its picture and its keywords."""
     from vtx_keras import data, zoo
     from vtx_keras.data.sets._drawings import GROUPS
 
@@ -113,7 +113,7 @@ def classifier(epochs: int) -> tuple[Any, Any]:
 
 
 def matcher(epochs: int) -> tuple[Any, Any]:
-    """Whether a name is that of an emoji, of an artist it never saw."""
+    """Train on whether a name is that of an emoji; compare on an artist it was not trained on."""
     from vtx_keras import data, zoo
 
     model = zoo.build("merged_attn_matcher", depth=2, text_depth=1, **SMALL)
@@ -121,7 +121,7 @@ def matcher(epochs: int) -> tuple[Any, Any]:
 
 
 def retriever(epochs: int) -> tuple[Any, Any]:
-    """Emoji and their names, of an artist it never saw."""
+    """Train on emoji and their names; compare on an artist it was not trained on."""
     from vtx_keras import data, zoo
 
     model = zoo.build("retriever", text_depth=1, **SMALL)
@@ -129,7 +129,7 @@ def retriever(epochs: int) -> tuple[Any, Any]:
 
 
 def video(epochs: int) -> tuple[Any, Any]:
-    """The names of emoji that move."""
+    """Train on the names of animated emoji."""
     from vtx_keras import data, zoo
 
     shape = {**SMALL, "image_shape": (4, 64, 64, 3)}
@@ -138,7 +138,7 @@ def video(epochs: int) -> tuple[Any, Any]:
 
 
 def trained(model: Any, examples: Any, epochs: int, batch_size: int = 32) -> Any:
-    """The model after a short run."""
+    """Train the model for a short run, and return it."""
     from vtx_keras import train
 
     with tempfile.TemporaryDirectory() as folder:
@@ -148,7 +148,7 @@ def trained(model: Any, examples: Any, epochs: int, batch_size: int = 32) -> Any
     return model
 
 
-TASKS = {one.__name__: one for one in (captioner, vqa, classifier, matcher, retriever, video)}
+TASKS = {task.__name__: task for task in (captioner, vqa, classifier, matcher, retriever, video)}
 
 if __name__ == "__main__":
     main()

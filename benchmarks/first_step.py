@@ -1,8 +1,8 @@
-"""How soon `fit` begins, and a step after it, with the zoo's layers and Adam and with Keras' own: TensorFlow, no XLA.
+"""The time to the first step of `fit`, and of a later step, with the zoo's layers and Adam and with Keras' own.
 
-Keras' Adam makes some forty operations per variable; the zoo's is TensorFlow's kernel, one. The zoo's dense layer and
-layer norm are Keras' in fewer operations. A model is built anew for each measurement, for what is measured is the
-tracing of its first step; sides in turns, one thread, CPU time.
+TensorFlow without XLA. Keras' Adam traces some forty operations per variable; the zoo's is TensorFlow's fused kernel,
+one operation. The zoo's dense layer and layer norm compute what Keras' do with fewer operations. Every measurement
+builds a new model, because tracing its first step is what is measured. Sides in turns, one thread, CPU time.
 
     python benchmarks/first_step.py [--rounds 3]
 """
@@ -22,22 +22,22 @@ BATCH, STEPS = 8, 12
 
 
 @contextmanager
-def keras_own(wanted: bool) -> Iterator[None]:
-    """The zoo's dense layers and layer norms call what they inherit, if that is `wanted`."""
-    from vtx_keras.models.layers import Dense, LayerNormalization
+def keras_calls(active: bool) -> Iterator[None]:
+    """Make the zoo's dense layers and layer norms call the Keras layers that they inherit from, if `active`."""
+    from vtx_keras.models.layers import RowDense, RowNorm
 
-    kept = {kind: kind.call for kind in (Dense, LayerNormalization) if wanted}
-    for kind in kept:
-        kind.call = kind.__base__.call
+    calls = {layer: layer.call for layer in (RowDense, RowNorm) if active}
+    for layer in calls:
+        layer.call = layer.__base__.call
     try:
         yield
     finally:
-        for kind, call in kept.items():
-            kind.call = call
+        for layer, call in calls.items():
+            layer.call = call
 
 
 def times(name: str, options: dict, make: type) -> tuple[float, float]:
-    """Milliseconds from the call of `fit` on a new model to the end of its first step, and of one of the later ones."""
+    """Return milliseconds from calling `fit` on a new model to the end of its first step, and of a later step."""
     import keras
     import numpy as np
 
@@ -53,8 +53,8 @@ def times(name: str, options: dict, make: type) -> tuple[float, float]:
     clock = keras.callbacks.LambdaCallback(on_train_batch_end=lambda batch, logs: ends.append(time.process_time()))
     model.fit(pairs, verbose=0, callbacks=[clock])
     keras.backend.clear_session()
-    found = [1000 * (end - start) for start, end in pairwise(ends)]
-    return found[0], statistics.median(found[2:])
+    steps = [1000 * (end - start) for start, end in pairwise(ends)]
+    return steps[0], statistics.median(steps[2:])
 
 
 def main() -> None:
@@ -64,7 +64,7 @@ def main() -> None:
     one_thread()
     import keras
 
-    from vtx_keras.models import objectives as tuning
+    from vtx_keras import tuning
 
     sides = {
         "vtx_keras": (tuning.PacedAdamW, False),
@@ -73,17 +73,17 @@ def main() -> None:
     }
     rows = []
     for name, options in {"cross_attn_captioner": {}, "gated_vqa": {"classes": ["no", "yes"]}}.items():
-        found: dict[str, dict[str, list[float]]] = {side: {"first_ms": [], "step_ms": []} for side in sides}
+        measured: dict[str, dict[str, list[float]]] = {side: {"first_ms": [], "step_ms": []} for side in sides}
         for turn in range(rounds + 1):
             for side, (make, layers_of_keras) in sides.items():
-                with keras_own(layers_of_keras):
+                with keras_calls(layers_of_keras):
                     first, later = times(name, options, make)
-                if turn:  # the first has TensorFlow's own beginnings in it
-                    found[side]["first_ms"].append(first)
-                    found[side]["step_ms"].append(later)
+                if turn:  # the first turn includes TensorFlow's initialization
+                    measured[side]["first_ms"].append(first)
+                    measured[side]["step_ms"].append(later)
         medians = {
             side: {what: round(statistics.median(values), 1) for what, values in figures.items()}
-            for side, figures in found.items()
+            for side, figures in measured.items()
         }
         ratios = {
             f"{what}_ratio": round(medians["keras"][f"{what}_ms"] / medians["vtx_keras"][f"{what}_ms"], 2)

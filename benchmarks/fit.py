@@ -1,7 +1,7 @@
-"""What a run's callbacks cost beside the training itself: the share of CPU time inside them.
+"""The overhead of a run's callbacks: the CPU time inside them as a share of the training step.
 
-`train.run` trains the tiny captioner; every method of its callbacks is timed. Saving a state is spread over the 200
-steps after which it comes by default, an epoch's books over the 222 batches of 32 that an epoch of `emoji` has.
+`train.run` trains the tiny captioner, and every method of its callbacks is timed. Saving the state is spread over the
+200 steps between two saves by default, the end of an epoch over the 222 batches of 32 in an epoch of `emoji`.
 
     python benchmarks/fit.py [--steps 24]
 """
@@ -44,7 +44,7 @@ def main() -> None:
         return run
 
     class Clock(keras.callbacks.Callback):
-        """Between the beginning of a batch and the run's own callbacks lies Keras' step."""
+        """Times Keras' own step: from the beginning of a batch to the first of the run's callbacks."""
 
         def on_train_batch_begin(self, batch, logs=None):
             self.start = time.process_time()
@@ -61,9 +61,9 @@ def main() -> None:
         train.run(model, pairs, Path(folder) / "run", epochs=2, callbacks=[Clock()], save_every=steps // 3, samples=0)
 
     step = statistics.median(spent["step"][2:])
-    plain = statistics.median(spent["on_train_batch_end"])  # most steps save nothing
-    save, books = statistics.median(spent["save"]), statistics.median(spent["on_epoch_end"])
-    overhead = (plain + save / SAVE_EVERY + books / EPOCH) / step
+    plain = statistics.median(spent["on_train_batch_end"])  # a step that saves nothing, as most do
+    save, epoch_end = statistics.median(spent["save"]), statistics.median(spent["on_epoch_end"])
+    overhead = (plain + save / SAVE_EVERY + epoch_end / EPOCH) / step
     store(
         "fit",
         [
@@ -73,7 +73,7 @@ def main() -> None:
                 "step_ms": round(step, 2),
                 "callbacks_per_step_ms": round(plain, 3),
                 "save_ms": round(save, 1),
-                "epoch_end_ms": round(books, 1),
+                "epoch_end_ms": round(epoch_end, 1),
                 "overhead": round(overhead, 5),
             }
         ],

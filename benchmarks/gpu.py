@@ -1,8 +1,8 @@
 """On a GPU: a training step and captions of the `base` shape, JAX under XLA against PyTorch, eager and compiled.
 
-Both sides run in this process, in turns, in bfloat16 (mixed precision); wall time, each call waited for. Batches to
-train on lie on the GPU; pictures to caption come from the host's memory and words go back there. The peer is Hugging
-Face's VisionEncoderDecoder: its training step as written and through `torch.compile`, its `generate` as written.
+Both sides run in this process, in turns, in bfloat16 (mixed precision); wall time until each call has finished.
+Training batches are on the GPU; pictures to caption are in the host's memory, and the captions return to it. The peer
+is Hugging Face's VisionEncoderDecoder: its training step eager and through `torch.compile`, its `generate` eager.
 
     KERAS_BACKEND=jax python benchmarks/gpu.py [--rounds 20] [--results FOLDER]
 """
@@ -15,7 +15,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from common import RESULTS, base_ours, base_peer, interleaved, store
+from common import RESULTS, base_model, base_peer, interleaved, store
 
 LENGTH = 20
 
@@ -25,34 +25,34 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=20)
     parser.add_argument("--batch", type=int, default=64)
     parser.add_argument("--results", type=Path, default=RESULTS)
-    parser.add_argument("--cpu", action="store_true", help="only to try this script where there is no GPU")
-    parser.add_argument("--eager", action="store_true", help="no compiled peer, where there is no C++ compiler")
-    given = parser.parse_args()
-    if given.cpu and given.results == RESULTS:
-        parser.error("--cpu measures no GPU: give another folder for what it stores (--results)")
+    parser.add_argument("--cpu", action="store_true", help="try this script where there is no GPU")
+    parser.add_argument("--eager", action="store_true", help="leave out the compiled peer, which needs a C++ compiler")
+    args = parser.parse_args()
+    if args.cpu and args.results == RESULTS:
+        parser.error("--cpu measures no GPU: give another folder for its results (--results)")
     import jax
     import torch
 
     torch.set_float32_matmul_precision("high")
-    device = torch.device("cpu" if given.cpu else "cuda")
-    name, rows = "the CPU" if given.cpu else torch.cuda.get_device_name(), []
-    todo = [functools.partial(captions, batch, given.rounds, device) for batch in (1, 32)]
-    for measured in (*todo, functools.partial(training, given.batch, given.rounds, device, not given.eager)):
-        rows.append(measured())
-        # Stored as they come, for compiling takes minutes.
-        store("gpu", rows, f"{name}; JAX backend ({jax.default_backend()}), arrays, XLA", given.results)
+    device = torch.device("cpu" if args.cpu else "cuda")
+    name, rows = "the CPU" if args.cpu else torch.cuda.get_device_name(), []
+    benchmarks = [functools.partial(captions, batch, args.rounds, device) for batch in (1, 32)]
+    for measure in (*benchmarks, functools.partial(training, args.batch, args.rounds, device, not args.eager)):
+        rows.append(measure())
+        # Stored after each measurement, because compiling takes minutes.
+        store("gpu", rows, f"{name}; JAX backend ({jax.default_backend()}), arrays, XLA", args.results)
 
 
-def beside(what: dict, sides: dict[str, Callable[[], object]], rounds: int) -> dict:
-    """The row: wall milliseconds of each side, and how many times faster ours is than each peer."""
+def compared(what: dict, sides: dict[str, Callable[[], object]], rounds: int) -> dict:
+    """Return the row: wall milliseconds of each side, and how many times faster the model is than each peer."""
     times = interleaved(sides, rounds, time.perf_counter)
-    ours = times["vtx_keras"]["median_ms"]
-    speedups = {name: round(found["median_ms"] / ours, 2) for name, found in times.items() if name != "vtx_keras"}
+    median = times["vtx_keras"]["median_ms"]
+    speedups = {name: round(side["median_ms"] / median, 2) for name, side in times.items() if name != "vtx_keras"}
     return {**what, **times, "speedup": speedups}
 
 
 def training(batch: int, rounds: int, device: object, compiled: bool) -> dict:
-    """Forward, backward and AdamW."""
+    """Measure forward, backward and AdamW."""
     import jax
     import keras
     import numpy as np
@@ -64,21 +64,21 @@ def training(batch: int, rounds: int, device: object, compiled: bool) -> dict:
     pictures = random.uniform(0, 255, (batch, 224, 224, 3)).astype("float32")
     tokens = random.integers(5, 30_522, (batch, LENGTH + 1)).astype("int32")
 
-    ours = base_ours(dropout=0.0, max_length=LENGTH, dtype="mixed_bfloat16")
-    ours.compile(keras.optimizers.AdamW(1e-4), loss=WordLoss())
+    model = base_model(dropout=0.0, max_length=LENGTH, dtype="mixed_bfloat16")
+    model.compile(keras.optimizers.AdamW(1e-4), loss=WordLoss())
     inputs, labels = {"image": jax.device_put(pictures), "tokens": jax.device_put(tokens[:, :-1])}, tokens[:, 1:]
 
     pixels = torch.tensor(pictures / 127.5 - 1).permute(0, 3, 1, 2).contiguous().to(device)
     words, targets = (torch.tensor(ids).long().to(device) for ids in (tokens[:, :-1], tokens[:, 1:]))
 
     def peer(compiled: bool) -> Callable[[], object]:
-        model = base_peer().to(device)
-        for module in model.modules():  # as ours: what is timed is the step, not the drawing of dropout
+        network = base_peer().to(device)
+        for module in network.modules():  # neither side has dropout: its random draws are not what is timed
             if isinstance(module, torch.nn.Dropout):
                 module.p = 0.0
-        model.train()
-        optimizer = torch.optim.AdamW(model.parameters(), 1e-4, fused=device.type == "cuda")
-        forward = torch.compile(model) if compiled else model
+        network.train()
+        optimizer = torch.optim.AdamW(network.parameters(), 1e-4, fused=device.type == "cuda")
+        forward = torch.compile(network) if compiled else network
 
         def step() -> float:
             with torch.autocast(device.type, torch.bfloat16):
@@ -87,40 +87,40 @@ def training(batch: int, rounds: int, device: object, compiled: bool) -> dict:
             loss.backward()
             optimizer.step()
             optimizer.zero_grad()
-            return loss.item()  # waits
+            return loss.item()  # waits for the GPU
 
         return step
 
     sides = {
-        "vtx_keras": lambda: np.asarray(ours.train_on_batch(inputs, labels)[0]),  # waits
+        "vtx_keras": lambda: np.asarray(model.train_on_batch(inputs, labels)[0]),  # waits for the GPU
         "peer_eager": peer(compiled=False),
         **({"peer_compiled": peer(compiled=True)} if compiled else {}),
     }
-    return beside({"what": "training step", "shape": "base", "batch": batch}, sides, rounds)
+    return compared({"what": "training step", "shape": "base", "batch": batch}, sides, rounds)
 
 
 def captions(batch: int, rounds: int, device: object) -> dict:
-    """Greedy captions of 20 tokens, from random weights."""
+    """Measure greedy captions of 20 tokens, from random weights."""
     import numpy as np
     import torch
 
-    ours, peer = base_ours(dtype="mixed_bfloat16"), base_peer().eval().to(device)
+    model, peer = base_model(dtype="mixed_bfloat16"), base_peer().eval().to(device)
     pictures = np.random.default_rng(0).uniform(0, 255, (batch, 224, 224, 3)).astype("float32")
     pixels = torch.tensor(pictures / 127.5 - 1).permute(0, 3, 1, 2)
 
-    def run_ours() -> list[str]:
-        return ours.generate(pictures, max_length=LENGTH, batch_size=batch)
+    def run_model() -> list[str]:
+        return model.generate(pictures, max_length=LENGTH, batch_size=batch)
 
-    whole = all(len(caption.split()) == LENGTH for caption in run_ours())
-    assert whole, "our side stopped early: the comparison would not be fair"
+    whole = all(len(caption.split()) == LENGTH for caption in run_model())
+    assert whole, "the model stopped early: the sides would not do the same work"
 
     def run_peer() -> None:
         with torch.inference_mode(), torch.autocast(device.type, torch.bfloat16):
             ids = peer.generate(pixels.to(device), max_new_tokens=LENGTH, min_new_tokens=LENGTH, do_sample=False)
         assert ids.cpu().shape[1] == LENGTH + 1
 
-    sides = {"vtx_keras": run_ours, "peer_eager": run_peer}
-    return beside({"what": "captions of 20 tokens", "shape": "base", "batch": batch}, sides, rounds)
+    sides = {"vtx_keras": run_model, "peer_eager": run_peer}
+    return compared({"what": "captions of 20 tokens", "shape": "base", "batch": batch}, sides, rounds)
 
 
 if __name__ == "__main__":

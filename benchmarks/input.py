@@ -1,12 +1,11 @@
-"""Input side by side: photographs to training crops against a torch DataLoader with PIL; captions to ids against the
-Rust WordPiece of Hugging Face in the same tf.data pipeline.
+"""Input pipelines: photographs to training crops against a torch DataLoader with PIL, captions to ids against Hugging
+Face's Rust WordPiece in the same tf.data pipeline.
 
     python benchmarks/input.py
 
-`data.batches` surveys the texts of a set once, so it knows whether all are plain ASCII and need only lower case.
-
-Pictures: JPEGs (detail like a photograph's), the same random crops of 50 to 100 % of the area, antialiased bilinear to
-224 px, batches of 32, one worker process or thread. Captions: batches of 32, identical ids.
+Pictures: JPEGs (with as much detail as photographs), the same random crops of 50 to 100 % of the area, antialiased
+bilinear to 224 px, batches of 32, one worker process or thread. Captions: batches of 32, identical ids; in the first
+row it is known that all texts are ASCII and need only lower case, as `data.batches` finds out by reading them once.
 """
 
 from __future__ import annotations
@@ -23,21 +22,20 @@ SIZES = ((640, 480), (1280, 960), (2048, 1536))
 
 
 def photographs(width: int, height: int) -> list[bytes]:
-    """JPEGs of one size out of the sample's photographs, each another part of one."""
+    """Make JPEGs of one size from the sample's photographs, each from another part of one."""
     import numpy as np
     from PIL import Image
 
-    from vtx_keras.inputs import media
-    from vtx_keras.data import _load as reading
+    from vtx_keras import data, media
 
     random, files = np.random.default_rng(0), []
-    paths = itertools.cycle(sorted((reading.SAMPLE / "photos").glob("*.jpg")))
+    paths = itertools.cycle(sorted(data.sample("photos/cat.jpg").parent.glob("*.jpg")))
     for path in itertools.islice(paths, COUNT):
         picture = Image.fromarray(media.read(path))
         x, y = random.uniform(0, 0.3, 2) * picture.size
         box = (x, y, x + picture.width * 0.7, y + picture.height * 0.7)
         picture = picture.resize((width, height), Image.Resampling.BICUBIC, box=box)
-        grain = random.normal(0, 4, (height, width, 3))  # a camera's, which enlarging took away
+        grain = random.normal(0, 4, (height, width, 3))  # a camera's noise, which the enlargement removed
         picture = Image.fromarray(np.clip(np.asarray(picture) + grain, 0, 255).astype("uint8"))
         file = io.BytesIO()
         picture.save(file, "JPEG", quality=88)
@@ -46,10 +44,10 @@ def photographs(width: int, height: int) -> list[bytes]:
 
 
 def captions() -> list[str]:
-    """Sentences like those of COCO, made of the bundled captions and words."""
+    """Make sentences as long as those of COCO from words of the bundled vocabulary."""
     import numpy as np
 
-    from vtx_keras.inputs import text
+    from vtx_keras import text
 
     words = [piece for piece in text.vocabulary() if piece.isalpha() and piece.isascii() and len(piece) > 2]
     random = np.random.default_rng(0)
@@ -57,13 +55,13 @@ def captions() -> list[str]:
 
 
 def pictures_row(width: int, height: int) -> dict:
-    """Images per CPU-second on both sides, in turns."""
+    """Measure images per CPU-second on both sides, in turns."""
     import numpy as np
     import tensorflow as tf
     import torch
     from PIL import Image
 
-    from vtx_keras.data import _pixels as pixels
+    from vtx_keras.data import _tensors as tensors
 
     files, random, windows = photographs(width, height), np.random.default_rng(1), []
     for _ in files:
@@ -75,7 +73,7 @@ def pictures_row(width: int, height: int) -> dict:
     shares = (windows / np.array([height, width, height, width])).astype("float32")
 
     def cut(data: tf.Tensor, parts: tf.Tensor) -> tf.Tensor:
-        return pixels.fitted(data, (SIDE, SIDE, 3), "stretch", parts)
+        return tensors.fitted(data, (SIDE, SIDE, 3), "stretch", parts)
 
     pipeline = tf.data.Dataset.from_tensor_slices((files, shares)).batch(32).map(cut)
     options = tf.data.Options()
@@ -92,9 +90,9 @@ def pictures_row(width: int, height: int) -> dict:
             return torch.from_numpy(np.array(picture.resize((SIDE, SIDE), Image.Resampling.BILINEAR)))
 
     loader = torch.utils.data.DataLoader(Crops(), batch_size=32)
-    ours = np.concatenate([batch.numpy() for batch in pipeline]).astype(int)
-    peer = np.concatenate([batch.numpy() for batch in loader]).astype(int)
-    apart = np.abs(ours - peer)
+    crops = np.concatenate([batch.numpy() for batch in pipeline]).astype(int)
+    peer_crops = np.concatenate([batch.numpy() for batch in loader]).astype(int)
+    differences = np.abs(crops - peer_crops)
     times = _turns({"vtx_keras": lambda: list(pipeline), "peer": lambda: list(loader)})
     return {
         "what": f"random crops of {width} x {height} JPEGs to 224 px, batches of 32",
@@ -102,18 +100,18 @@ def pictures_row(width: int, height: int) -> dict:
         **{side: {"images_per_cpu_s": round(COUNT / seconds, 1)} for side, seconds in times.items()},
         "ratio": round(times["peer"] / times["vtx_keras"], 2),
         "jpeg_kilobytes": round(sum(map(len, files)) / COUNT / 1000),
-        "mean_difference": round(float(apart.mean()), 3),
+        "mean_difference": round(float(differences.mean()), 3),
     }
 
 
 def tokens_row(texts: list[str], plain: bool) -> dict:
-    """Captions per CPU-second on both sides, in one tf.data pipeline each."""
+    """Measure captions per CPU-second on both sides, in a tf.data pipeline each."""
     import numpy as np
     import tensorflow as tf
     from tokenizers import BertWordPieceTokenizer
 
-    from vtx_keras.inputs import text
-    from vtx_keras.data import _tokens as words
+    from vtx_keras import text
+    from vtx_keras.data import _tensors as tensors
 
     vocabulary = text.vocabulary()
     rust = BertWordPieceTokenizer(
@@ -128,13 +126,12 @@ def tokens_row(texts: list[str], plain: bool) -> dict:
         return np.array([row.ids for row in rust.encode_batch([one.decode() for one in batch])], "int32")
 
     source = tf.data.Dataset.from_tensor_slices(texts).batch(32)
-    encode = words.encoder(vocabulary, start=True, end=True, plain=plain)
-    ours = source.map(lambda batch: encode(batch, LENGTH))
+    encode = tensors.encoder(vocabulary, start=True, end=True, plain=plain)
+    pipeline = source.map(lambda batch: encode(batch, LENGTH))
     peer = source.map(lambda batch: tf.numpy_function(by_rust, [batch], tf.int32))
-    same = sum(
-        int((a == b).all(axis=1).sum()) for a, b in zip(ours.as_numpy_iterator(), peer.as_numpy_iterator(), strict=True)
-    )
-    times = _turns({"vtx_keras": lambda: list(ours), "peer": lambda: list(peer)})
+    both = zip(pipeline.as_numpy_iterator(), peer.as_numpy_iterator(), strict=True)
+    same = sum(int((a == b).all(axis=1).sum()) for a, b in both)
+    times = _turns({"vtx_keras": lambda: list(pipeline), "peer": lambda: list(peer)})
     return {
         "what": "captions to ids in tf.data, batches of 32" + ", known to be ASCII" * plain,
         "peer_is": "Hugging Face tokenizers (Rust WordPiece)",
@@ -145,7 +142,7 @@ def tokens_row(texts: list[str], plain: bool) -> dict:
 
 
 def _turns(sides: dict) -> dict[str, float]:
-    """The median CPU seconds of each side, the sides taking turns, after one unmeasured round."""
+    """Return the median CPU seconds of each side, timed in turns after a warm-up round."""
     import statistics
 
     times = {name: [] for name in sides}

@@ -1,7 +1,7 @@
 """One training step of the `base` shape at batch 8: `train_on_batch` under XLA against eager PyTorch.
 
-Both sides run in this process, one thread each, in turns; forward, backward and AdamW; CPU time. The target is a
-step at most 1 / 1.1 of the peer's.
+Both sides run in this process, in turns, on one thread each; forward, backward and AdamW; CPU time. The target is at
+most 1 / 1.1 of the peer's time.
 
     python benchmarks/train_step.py [--rounds 9]
 """
@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import argparse
 
-from common import base_ours, base_peer, interleaved, one_thread, store
+from common import base_model, base_peer, interleaved, one_thread, store
 
 BATCH, LENGTH = 8, 20
 
@@ -30,12 +30,12 @@ def main() -> None:
     pictures = random.uniform(0, 255, (BATCH, 224, 224, 3)).astype("float32")
     tokens = random.integers(5, 30_522, (BATCH, LENGTH + 1)).astype("int32")
 
-    ours = base_ours(dropout=0.0, max_length=LENGTH)
-    ours.compile(keras.optimizers.AdamW(1e-4), loss=WordLoss(), jit_compile=True)
+    model = base_model(dropout=0.0, max_length=LENGTH)
+    model.compile(keras.optimizers.AdamW(1e-4), loss=WordLoss(), jit_compile=True)
     inputs, labels = {"image": pictures, "tokens": tokens[:, :-1]}, tokens[:, 1:]
 
     peer = base_peer()
-    for module in peer.modules():  # as ours: what is timed is the step, not the drawing of dropout
+    for module in peer.modules():  # neither side has dropout: its random draws are not what is timed
         if isinstance(module, torch.nn.Dropout):
             module.p = 0.0
     peer.train()
@@ -50,7 +50,7 @@ def main() -> None:
         optimizer.step()
         optimizer.zero_grad()
 
-    times = interleaved({"vtx_keras": lambda: ours.train_on_batch(inputs, labels), "peer": run_peer}, rounds)
+    times = interleaved({"vtx_keras": lambda: model.train_on_batch(inputs, labels), "peer": run_peer}, rounds)
     speedup = times["peer"]["median_ms"] / times["vtx_keras"]["median_ms"]
     store("train_step", [{"shape": "base", "batch": BATCH, **times, "speedup": round(speedup, 3)}])
 

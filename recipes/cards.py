@@ -1,22 +1,21 @@
-"""A released model's card: a page made of `results.json` alone, so that every figure on it is one that was measured."""
+"""The card of a released model: a page made from `results.json` alone, so that every figure on it was measured."""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any
 
-from vtx_keras.checkpoints import _folder as weights
+from recipes.release import Release, Table
+from vtx_keras._files import write
 from vtx_keras.checkpoints._encoders import PUBLISHED
+from vtx_keras.checkpoints._folder import CONFIG
 from vtx_keras.data.sets import SETS
 
-if TYPE_CHECKING:
-    from recipes.release import Release
-
 NAMES = {"litert": "LiteRT", "onnx": "ONNX", "savedmodel": "SavedModel"}
-# The metrics that cards tell, by kind of result; the first is the one that lists tell.
-TOLD = {
+# The metrics that a card shows, by kind of result; lists show the first.
+METRICS = {
     "captions": ("exact_match", "word_f1", "cider", "bleu_4"),
     "answers": ("accuracy",),
     "label": ("accuracy", "f1_macro"),
@@ -26,58 +25,58 @@ TOLD = {
 }
 
 
-class Table(NamedTuple):
-    """Something of its own that a card tells."""
-
-    title: str
-    about: str
-    header: list[str]
-    rows: list[list[str]]
-
-
-def results_of(folder: Path) -> dict[str, Any]:
-    """What is known of a release so far."""
+def read_results(folder: Path) -> dict[str, Any]:
+    """Read a release's `results.json`; empty where there is none yet."""
     path = folder / "results.json"
     return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
 
 
-def telling(split: Mapping[str, Any]) -> list[str]:
-    """The metrics that a card tells of a split."""
-    return [name for name in TOLD[split["kind"]] if name in split["metrics"]] or list(split["metrics"])[:1]
+def update_results(folder: Path, **results: Any) -> None:
+    """Add to a release's `results.json`."""
+    updated = {**read_results(folder), **results}
+    write(folder / "results.json", json.dumps(updated, indent=1, ensure_ascii=False) + "\n")
+
+
+def metrics_shown(split: Mapping[str, Any]) -> list[str]:
+    """Return the metrics of a split that a card shows."""
+    return [name for name in METRICS[split["kind"]] if name in split["metrics"]] or list(split["metrics"])[:1]
 
 
 def card_of(release: Release) -> str:
-    """The card's text."""
-    results = results_of(release.folder)
-    config = json.loads((release.folder / weights.CONFIG).read_text(encoding="utf-8"))
+    """Return the card's text."""
+    results = read_results(release.folder)
+    config = json.loads((release.folder / CONFIG).read_text(encoding="utf-8"))
     encoder = config.get("image_encoder", {}).get("name")
+    stored = f"{results['parameters'] / 1e6:.1f} M parameters, {results['megabytes']:.1f} MB stored as float16."
+    if encoder:
+        stored += f" The encoder's weights are stored with [{encoder}](../../encoders/{encoder}/README.md)."
+    chosen = "; each output is chosen among the names of these rows" if release.name.endswith("retriever") else ""
+    training = results["training"]
+    hardware = training.get("hardware", "two cores, without a GPU")
     parts = [
-        f"# {release.name} / {release.folder.name}\n\n{release.about}",
-        f"{results['parameters'] / 1e6:.1f} M parameters. {results['megabytes']:.1f} MB, stored as float16"
-        + (f"; its encoder is [{encoder}](../../encoders/{encoder}/README.md), stored there." if encoder else "."),
-        f"    from vtx_keras import zoo\n    model = zoo.build({release.name!r}, weights={release.folder.name!r})",
-        f"## What it says\n\nEvery n-th row of `{release.shown or next(iter(release.judged))}`, good and bad alike"
-        + (", among whose names it chooses:" if release.name.endswith("retriever") else ":"),
-        table(["picture", *asked(results), "the model says"], strip(results)),
-        "## How well\n\nIntervals are 95 %, bootstrapped over concepts or pictures. Greedy decoding, released float16 "
-        "weights. Each split was evaluated once the recipe was fixed.",
-        table(["split", "n", "metric", "model", "interval", "baselines"], figures(results)),
-        *besides(results),
+        f"# {release.name} / {release.tag}\n\n{release.about}",
+        stored,
+        f"    from vtx_keras import zoo\n    model = zoo.build({release.name!r}, weights={release.tag!r})",
+        f"## Examples\n\nEvery n-th row of `{release.shown_split}`, right or wrong{chosen}:",
+        table(["picture", *example_fields(results), "model output"], example_table(results)),
+        "## Results\n\nIntervals are 95 %, bootstrapped over concepts or pictures. Greedy decoding with the released "
+        "float16 weights. Each split was evaluated after the recipe was fixed.",
+        table(["split", "n", "metric", "model", "interval", "baselines"], figure_table(results)),
+        *extra_table(results),
         f"## What to expect\n\n{release.expect}",
-        "## Exported\n\nRun in its own runtime on validation rows, one thread.",
-        table(["file", "same as the model", "metric", "MB", "ms per row"], files(results)),
+        "## Exports\n\nEach file was run in its own runtime on validation rows, on one thread.",
+        table(["file", "identical results", "metric", "MB", "ms per row"], export_table(results)),
         "## Data and licences",
-        table(["what", "licence"], licences(release, encoder)),
-        f"## Again\n\n{recipe(release, results['training'])}\n\nThe training took "
-        f"{duration(results['training'])} ({results['training']['epochs']} epochs of "
-        f"{results['training']['rows']:,d} rows) on {results['training'].get('hardware', 'two cores, without a GPU')}."
-        + (f" The figures:\n\n{commands(release)}" if release.eval_data else ""),
+        table(["what", "licence"], licence_table(release, encoder)),
+        f"## Reproduce\n\n{training_commands(release, training)}\n\nTraining took {duration(training)} "
+        f"({training['epochs']} epochs of {training['rows']:,d} rows) on {hardware}."
+        + (f" To measure the figures again:\n\n{eval_commands(release)}" if release.eval_data else ""),
     ]
     return "\n\n".join(parts) + "\n"
 
 
 def table(header: Iterable[str], rows: Iterable[Iterable[str]]) -> str:
-    """A table in Markdown.
+    """Return a table in Markdown.
 
     >>> print(table(["a", "b"], [["1", "2"]]))
     | a | b |
@@ -89,58 +88,57 @@ def table(header: Iterable[str], rows: Iterable[Iterable[str]]) -> str:
     return "\n".join(lines + ["| " + " | ".join(row) + " |" for row in rows])
 
 
-def besides(results: Mapping[str, Any]) -> list[str]:
-    """What else was measured, if anything."""
+def extra_table(results: Mapping[str, Any]) -> list[str]:
+    """Return the release's additional table, if it has one."""
     if "besides" not in results:
         return []
-    told = Table(**results["besides"])
-    return [f"## {told.title}\n\n{told.about}", table(told.header, told.rows)]
+    extra = Table(**results["besides"])
+    return [f"## {extra.title}\n\n{extra.about}", table(extra.header, extra.rows)]
 
 
-def asked(results: Mapping[str, Any]) -> list[str]:
-    """Which fields the example rows have beside picture and what is said."""
+def example_fields(results: Mapping[str, Any]) -> list[str]:
+    """Return the fields of the example rows between the picture and the model's output."""
     return [name for name in results["examples"][0] if name not in ("picture", "said")]
 
 
-def strip(results: Mapping[str, Any]) -> list[list[str]]:
-    """A row for each example."""
-    return [
-        [f"![]({row['picture']})", *(row[name] for name in asked(results)), row["said"]] for row in results["examples"]
-    ]
+def example_table(results: Mapping[str, Any]) -> list[list[str]]:
+    """Return a row for each example."""
+    fields = example_fields(results)
+    return [[f"![]({row['picture']})", *(row[name] for name in fields), row["said"]] for row in results["examples"]]
 
 
-def figures(results: Mapping[str, Any]) -> list[list[str]]:
-    """A row for each split and metric."""
+def figure_table(results: Mapping[str, Any]) -> list[list[str]]:
+    """Return a row for each split and metric."""
     rows = []
-    for split, found in results["splits"].items():
-        for name in telling(found):
-            figure = found["metrics"][name]
-            others = [
-                f"{who.replace('_', ' ')} {other[name]['value']:.3f}"
-                for who, other in found["baselines"].items()
-                if other.get(name, {}).get("value") is not None
+    for split, figures in results["splits"].items():
+        for name in metrics_shown(figures):
+            figure = figures["metrics"][name]
+            baselines = [
+                f"{baseline.replace('_', ' ')} {values[name]['value']:.3f}"
+                for baseline, values in figures["baselines"].items()
+                if values.get(name, {}).get("value") is not None
             ]
             interval = "" if figure["low"] is None else f"{figure['low']:.3f} to {figure['high']:.3f}"
-            told = f"{split}: {found['what']}" if name == telling(found)[0] else ""
-            named = name.replace("_", " ")
-            rows.append([told, f"{found['rows']:,d}", named, f"**{figure['value']:.3f}**", interval, ", ".join(others)])
+            title = f"{split}: {figures['what']}" if name == metrics_shown(figures)[0] else ""
+            value, metric = f"**{figure['value']:.3f}**", name.replace("_", " ")
+            rows.append([title, f"{figures['rows']:,d}", metric, value, interval, ", ".join(baselines)])
     return rows
 
 
-def files(results: Mapping[str, Any]) -> list[list[str]]:
-    """A row for each exported file."""
+def export_table(results: Mapping[str, Any]) -> list[list[str]]:
+    """Return a row for each exported file."""
     rows = []
-    for one in results.get("exports", []):
-        metric = (
-            f"{one['metric']} {one['metric_artifact']:.3f} (model {one['metric_model']:.3f})" if one["metric"] else ""
-        )
-        name = f"{NAMES[one['format']]} {one['quantize'] or 'float32'}"
-        rows.append([name, f"{one['identical']}/{one['n']}", metric, f"{one['megabytes']:.1f}", f"{one['ms_p50']:.1f}"])
+    for file in results.get("exports", []):
+        metric = ""
+        if file["metric"]:
+            metric = f"{file['metric']} {file['metric_artifact']:.3f} (model {file['metric_model']:.3f})"
+        name, identical = f"{NAMES[file['format']]} {file['quantize'] or 'float32'}", f"{file['identical']}/{file['n']}"
+        rows.append([name, identical, metric, f"{file['megabytes']:.1f}", f"{file['ms_p50']:.1f}"])
     return rows
 
 
-def licences(release: Release, encoder: str | None) -> list[list[str]]:
-    """What it was made of, and under which licence."""
+def licence_table(release: Release, encoder: str | None) -> list[list[str]]:
+    """Return a row for each source of the release, and one for its weights."""
     rows = [[f"data set `{name}`: {SETS[name].about}", SETS[name].licence] for name in release.sets]
     if encoder:
         rows.append([f"encoder `{encoder}`: {PUBLISHED[encoder].about}", PUBLISHED[encoder].licence])
@@ -148,35 +146,39 @@ def licences(release: Release, encoder: str | None) -> list[list[str]]:
 
 
 def duration(training: Mapping[str, Any]) -> str:
-    """How long it took."""
+    """Return how long training took.
+
+    >>> duration({"cpu_minutes": 17.3})
+    '17.3 CPU minutes'
+    """
     if "cpu_minutes" in training:
         return f"{training['cpu_minutes']} CPU minutes"
     if "wall_minutes" in training:
         return f"{training['wall_minutes']} minutes"
-    return f"{training['minutes']} minutes, with interruptions,"
+    return f"{training['minutes']} minutes with interruptions"
 
 
-def recipe(release: Release, training: Mapping[str, Any]) -> str:
-    """How to train it again: in one command, or where there is a GPU in four."""
-    module, run = f"zoo.{release.name}.{release.folder.name}.recipe", f"runs/far/{release.run.name}"
+def training_commands(release: Release, training: Mapping[str, Any]) -> str:
+    """Return the commands that train it again: one on a CPU, four with a GPU."""
+    module, run = f"zoo.{release.name}.{release.tag}.recipe", f"runs/remote/{release.run.name}"
     if "hardware" not in training:
         return f"    python -m {module}"
     return "\n".join(
         [
-            f"    python -m zoo.far pack {module}    # after vtx data build of its data",
-            f"    KERAS_BACKEND=jax python -m zoo.far train {run}    # with that folder where the GPU is",
-            f"    python -m zoo.far take {module}    # with the folder back",
+            f"    python -m recipes.remote pack {module}    # after vtx data build of its data",
+            f"    KERAS_BACKEND=jax python -m recipes.remote train {run}    # on the GPU, with a copy of that folder",
+            f"    python -m recipes.remote take {module}    # after copying the folder back",
             f"    python -m {module} judge export card",
         ]
     )
 
 
-def commands(release: Release) -> str:
-    """How to have the figures again."""
-    lines, told = [], release.eval_data or ""
-    for split in release.judged:
+def eval_commands(release: Release) -> str:
+    """Return the commands that measure the figures again."""
+    lines, eval_data = [], release.eval_data or ""
+    for split in release.eval_splits:
         name, _, part = split.partition(", ")
-        if name.isidentifier() and bool(part) == ("{part}" in told):  # other parts of a split are the recipe's own
-            named = f"{release.name} --weights {release.folder.name}"
-            lines.append(f"    vtx eval {named} --data {told.format(part=part)} --split {name}")
+        if name.isidentifier() and bool(part) == ("{part}" in eval_data):  # only the recipe knows other parts
+            model = f"{release.name} --weights {release.tag}"
+            lines.append(f"    vtx eval {model} --data {eval_data.format(part=part)} --split {name}")
     return "\n".join(lines)

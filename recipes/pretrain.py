@@ -1,16 +1,16 @@
-"""Pretraining on pictures and their names, by one objective or by all of them in turn.
+"""Pretrain on pictures and their names, with one objective or with all of them in turn.
 
     python recipes/pretrain.py --objective all --sample             # bundled pictures, a small model: about a minute
-    python recipes/pretrain.py --objective contrastive --epochs 30  # emoji and word cards; a GPU wanted
+    python recipes/pretrain.py --objective contrastive --epochs 30  # emoji and word cards; needs a GPU
 
-contrastive   two towers: a picture and its name lie close (retriever)
-matching      does this name fit this picture, told from those of others (matcher)
-mlm           what is the hidden word, given the picture (matcher with a head for words)
+contrastive   two towers: the embeddings of a picture and its name are close (retriever)
+matching      does this name fit this picture? the negatives are names of other pictures (matcher)
+mlm           which word is masked, given the picture? (matcher with a head for words)
 captioning    write the name (captioner)
-all           contrastive; then matching and mlm together; then captioning beside a contrastive loss (CoCa)
+all           contrastive; then matching and mlm together; then captioning with a contrastive loss (CoCa)
 
-Each stage is a run of its own in OUT/STAGE, and begins with every layer that it shares with the one before. Begin yours
-with them too: `questions.py` beside this file does.
+Each stage is a run of its own in OUT/STAGE, and starts from the weights of every layer that it shares with the one
+before. So can your own model: see `questions.py` beside this file.
 """
 
 from __future__ import annotations
@@ -18,11 +18,8 @@ from __future__ import annotations
 import argparse
 
 import keras
-import tensorflow as tf
 
-from vtx_keras import data, train, zoo
-from vtx_keras.inputs import text
-from vtx_keras.data._load import adapted
+from vtx_keras import data, text, train, zoo
 
 STAGES = {
     "contrastive": ("retriever", {}),
@@ -37,7 +34,7 @@ SMALL = {"dim": 64, "depth": 1, "vision_depth": 2, "text_depth": 1, "image_shape
 
 
 def main() -> None:
-    """Trains the stages and says where they are."""
+    """Train the stages, and print their folders."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--objective", default="all", choices=("captioning", "contrastive", "matching", "mlm", "all"))
     parser.add_argument("--epochs", type=int, default=5, help="of each stage")
@@ -51,52 +48,51 @@ def main() -> None:
     train_split, validation = (pairs(split, args.sample) for split in ("train", "validation"))
     names = [name.decode() for name in train_split.encoded.map(lambda row: row["caption"]).as_numpy_iterator()]
     vocabulary = text.vocabulary(names, size=4000)
-    before = None
+    previous = None
     for stage in ALL if args.objective == "all" else (args.objective,):
         name, options = STAGES[stage]
-        known = zoo.describe(name)["options"]
-        sizes = {key: value for key, value in SMALL.items() if key in known} if args.sample else {"size": args.size}
+        takes = zoo.describe(name)["options"]
+        sizes = {key: value for key, value in SMALL.items() if key in takes} if args.sample else {"size": args.size}
         model = zoo.build(name, weights=None, vocabulary=vocabulary, max_length=16, **sizes, **options)
-        if before is not None:
-            print(f"{stage} begins with {', '.join(hand_on(before, model))}")
-        told = [true_pairs(each) if stage == "mlm" else each for each in (train_split, validation)]
-        if stage == "mlm":  # every name is the picture's own, so whether it fits is nothing to learn
+        if previous is not None:
+            print(f"{stage} begins with {', '.join(hand_on(previous, model))}")
+        splits = [true_pairs(split) if stage == "mlm" else split for split in (train_split, validation)]
+        if stage == "mlm":  # every name is the picture's own, so there is no matching to learn
             model.compile(model.optimizer, loss=model.loss, loss_weights={"logits": 0.0, "words": 1.0})
         folder = f"{args.out}/{stage}"
         train.run(
-            model, told[0], folder, validation=told[1], epochs=args.epochs, batch_size=args.batch_size,
+            model, splits[0], folder, validation=splits[1], epochs=args.epochs, batch_size=args.batch_size,
             augment={"flip": False, "rotation": 0}, learning_rate=1e-3 if args.sample else 3e-4,
         )  # fmt: skip
-        before = model
+        previous = model
         print(f"{stage}: {folder}")
 
 
-def pairs(split: str, sample: bool) -> tf.data.Dataset:
-    """Pictures and their names. Splits go by concept, and those of emoji and word cards agree."""
-    found = [
+def pairs(split: str, sample: bool) -> data.Examples:
+    """Load pictures and their names. Emoji and word cards are split by the same concepts."""
+    first, *others = [
         data.load(name, split, columns=lambda row: {"image": row["image"], "caption": row["caption"]}).encoded
         for name in ("emoji", "word_cards")
     ] if not sample else [data.load("sample", split).encoded]  # fmt: skip
-    together = found[0]
-    for each in found[1:]:
-        together = together.concatenate(each)
-    return adapted(together)
+    for other in others:
+        first = first.concatenate(other)
+    return data.Examples(first)
 
 
-def true_pairs(examples: tf.data.Dataset) -> tf.data.Dataset:
-    """Labels that say so, in place of pairs made up from other pictures' names."""
-    return adapted(examples.encoded.map(lambda row: {**row, "label": 1}))
+def true_pairs(examples: data.Examples) -> data.Examples:
+    """Label every pair as true, so that no negatives are made from other pictures' names."""
+    return data.Examples(examples.encoded.map(lambda row: {**row, "label": 1}))
 
 
 def hand_on(source: keras.Model, target: keras.Model) -> list[str]:
-    """Gives `target` the weights of every layer that it shares with `source`, by name and shapes; says which."""
-    given, taken = {layer.name: layer for layer in source.layers}, []
+    """Copy the weights of every layer that `target` shares with `source`, by name and shapes; return the names."""
+    layers, copied = {layer.name: layer for layer in source.layers}, []
     for layer in target.layers:
-        weights = given[layer.name].get_weights() if layer.name in given else []
-        if weights and [one.shape for one in weights] == [tuple(one.shape) for one in layer.weights]:
+        weights = layers[layer.name].get_weights() if layer.name in layers else []
+        if weights and [array.shape for array in weights] == [tuple(weight.shape) for weight in layer.weights]:
             layer.set_weights(weights)
-            taken.append(layer.name)
-    return taken
+            copied.append(layer.name)
+    return copied
 
 
 if __name__ == "__main__":

@@ -1,11 +1,11 @@
-"""Answers questions about pictures, beginning with what pretraining learned.
+"""Train a model that answers questions about pictures, starting from the weights of a pretraining.
 
-    python recipes/pretrain.py --sample                                            # first, see there
+    python recipes/pretrain.py --sample                                            # first
     python recipes/questions.py --begin runs/pretrained/matching-mlm --sample
     python recipes/questions.py --begin runs/pretrained/matching-mlm --data easy_vqa --epochs 20
 
-A vqa model shares its encoders and its fusion with a matcher, and its image encoder with all. The sizes and the words
-are those of the pretrained model; layers that it does not have are new.
+A vqa model shares its encoders and its fusion with a matcher, and its image encoder with every model. Sizes and
+vocabulary are those of the pretrained model; layers that it does not have are new.
 """
 
 from __future__ import annotations
@@ -21,9 +21,9 @@ SHARED = ("size", "dim", "heads", "depth", "vision_depth", "text_depth", "patch"
 
 
 def main() -> None:
-    """Trains in OUT, with a run of the same model from nothing beside it if asked."""
+    """Train into the folder --out, and print the metrics of the last epoch."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--begin", required=True, help="a folder of pretrain.py")
+    parser.add_argument("--begin", required=True, help="a folder written by pretrain.py")
     parser.add_argument("--data", default="sample/questions")
     parser.add_argument("--epochs", type=int, default=5)
     parser.add_argument("--batch-size", type=int, default=64)
@@ -33,15 +33,15 @@ def main() -> None:
 
     name = "sample/questions" if args.sample else args.data
     examples, validation = data.load(name, "train"), data.load(name, "test" if name == "easy_vqa" else "validation")
-    answers = sorted({one.decode() for one in examples.encoded.map(lambda row: row["answer"]).as_numpy_iterator()})
+    answers = sorted({row["answer"].decode() for row in examples.encoded.as_numpy_iterator()})
     keras.utils.set_random_seed(0)
-    before = zoo.load(args.begin)
-    options = {key: value for key, value in before.options.items() if key in SHARED}
+    pretrained = zoo.load(args.begin)
+    options = {key: value for key, value in pretrained.options.items() if key in SHARED}
     model = zoo.build(
-        "cross_attn_vqa", weights=None, vocabulary=before.vocabulary, classes=answers, max_length=16,
-        image_shape=before.image_shape, resize=before.options["resize"], **options,
+        "cross_attn_vqa", weights=None, vocabulary=pretrained.vocabulary, classes=answers, max_length=16,
+        image_shape=pretrained.image_shape, resize=pretrained.options["resize"], **options,
     )  # fmt: skip
-    print(f"begins with {', '.join(hand_on(before, model))}")
+    print(f"begins with {', '.join(hand_on(pretrained, model))}")
     history = train.run(
         model, examples, args.out, validation=validation, epochs=args.epochs, batch_size=args.batch_size
     ).history

@@ -1,7 +1,9 @@
-"""What words mean, lent by a large reader to a small one: words that were never trained on lie near those that were.
+"""Word vectors of a large text encoder for a small model: similar words start close, even words that are never trained.
 
-model = zoo.build("retriever", weights="encoders", image_encoder="mobilenet_v2")
-meanings.give(model)                                # before training; needs the published minilm_l6 once
+    model = zoo.build("retriever", weights="encoders", image_encoder="mobilenet_v2")
+    word_vectors.give(model)    # before training
+
+The vectors are those of a published encoder, which is converted once: `vtx convert minilm_l6`.
 """
 
 from __future__ import annotations
@@ -12,25 +14,27 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from vtx_keras import published, text
-from vtx_keras.vision_text import VisionText, in_pieces, leaves
+from vtx_keras import text
+from vtx_keras.checkpoints import _encoders as published
+from vtx_keras.checkpoints._folder import VOCABULARY
+from vtx_keras.models._base import VisionText, in_pieces, leaves
 
-LENGTH = 32  # of a text's pieces, at most
+LENGTH = 32  # the most pieces of a text that are read
 
 
 def give(model: VisionText, reader: str = "minilm_l6", *, folder: str | os.PathLike | None = None) -> None:
-    """The model's pieces get the vectors that `reader` has for them, and keep them: their table is frozen.
+    """Set the model's word table to the vectors of a published text encoder (`reader`), and freeze it.
 
-    The small model holds no more than the vectors' main directions, so nothing of `reader` is needed afterwards. Give
-    the model a wide vocabulary (the bundled one, by default): what is not in it has no meaning. Whether a table is
-    frozen is kept in `.keras` files, not in weights folders.
+    The table holds only the main directions of the vectors, so `reader` is not needed afterwards. Give the model a
+    large vocabulary (the bundled one, by default): a word that is not in it has no vector. `.keras` files store that
+    the table is frozen, weights folders do not.
     """
     words = [piece.removeprefix("##") for piece in model.vocabulary]
     assign(model, of(words, reader, folder=folder))
 
 
 def assign(model: VisionText, vectors: np.ndarray) -> None:
-    """The main directions of `vectors` (pieces, width) become the model's word table, at the table's own scale.
+    """Set the model's word table to the main directions of `vectors` (pieces, width), at its own scale, and freeze it.
 
     >>> from vtx_keras import zoo
     >>> model = zoo.build("retriever", weights=None, dim=32, text_depth=1, image_shape=(32, 32, 3))
@@ -45,20 +49,20 @@ def assign(model: VisionText, vectors: np.ndarray) -> None:
     pieces, width = before.shape
     if vectors.shape[0] != pieces or vectors.shape[1] < width:
         raise ValueError(f"vectors of shape {vectors.shape}: expected {pieces} of at least {width} numbers")
-    known = slice(len(text.SPECIALS), None)  # padding and the like mean nothing
-    centred = vectors - vectors[known].mean(axis=0)
-    directions = np.linalg.svd(centred[known], full_matrices=False)[2][:width]
-    after = np.pad(centred @ directions.T, [[0, 0], [0, width - len(directions)]])  # of few pieces there are few
-    after *= before.std() / after[known].std()
-    table.embeddings.assign(np.concatenate([before[: known.start], after[known]]))
+    words = slice(len(text.SPECIALS), None)  # special pieces keep their embeddings
+    centred = vectors - vectors[words].mean(axis=0)
+    directions = np.linalg.svd(centred[words], full_matrices=False)[2][:width]
+    after = np.pad(centred @ directions.T, [[0, 0], [0, width - len(directions)]])  # few pieces have few directions
+    after *= before.std() / after[words].std()
+    table.embeddings.assign(np.concatenate([before[: words.start], after[words]]))
     table.trainable = False
     model.compile_again()
 
 
 def of(texts: Sequence[str], reader: str = "minilm_l6", *, folder: str | os.PathLike | None = None) -> np.ndarray:
-    """The vector (texts, width) that a published reader has for each text, as published for its sentences."""
+    """Return the sentence vector (texts, width) of a published text encoder for each text."""
     home = published.find(reader, folder)
-    vocabulary = tuple((home / "vocabulary.txt").read_text(encoding="utf-8").rstrip("\n").split("\n"))
+    vocabulary = tuple((home / VOCABULARY).read_text(encoding="utf-8").rstrip("\n").split("\n"))
     model = published.load(reader, head=True, folder=folder)
     begin, end = (vocabulary.index(special) for special in ("[CLS]", "[SEP]"))
     rows = text.tokenizer(vocabulary).tokenize([_plain(one) for one in texts])
@@ -70,7 +74,7 @@ def of(texts: Sequence[str], reader: str = "minilm_l6", *, folder: str | os.Path
 
 
 def _plain(words: str) -> str:
-    """Normalized and without accents, as uncased BERT reads.
+    """Normalize and remove accents, as uncased BERT does.
 
     >>> _plain("Pi\u00f1ata")
     'pinata'

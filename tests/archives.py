@@ -11,10 +11,11 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from vtx_keras import _archives as archives
-from vtx_keras.data.sets import _builder as builders, concepts as emoji
-from vtx_keras.data import sets
+from vtx_keras import _files as archives
 from vtx_keras._files import file_hash
+from vtx_keras.data import sets
+from vtx_keras.data.sets import _builder as builders
+from vtx_keras.data.sets import concepts as emoji
 
 # Emoji, English name, group: of all splits.
 EMOJI = [

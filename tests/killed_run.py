@@ -16,7 +16,7 @@ keras.utils.set_random_seed(1)
 from toys import WORDS, texts, toy  # noqa: E402 (the seed comes first)
 
 from vtx_keras import data, train  # noqa: E402
-from vtx_keras.train import _state as state  # noqa: E402
+from vtx_keras.train import _folder as run_folder  # noqa: E402
 
 folder, kill_at, how, source = Path(sys.argv[1]), int(sys.argv[2]), sys.argv[3], sys.argv[4]
 
@@ -56,6 +56,6 @@ except train.Stopped as stopped:
 except (train.BadRun, OSError) as error:
     print(error, file=sys.stderr)
     sys.exit(2)
-values = state.latest(folder / "states")[1]
+values = run_folder.latest(folder / "states")[1]
 everything = hashlib.sha256(b"".join(np.ascontiguousarray(value).tobytes() for value in values)).hexdigest()
-print(json.dumps({"weights": state.digest(model), "everything": everything, "history": history.history}))
+print(json.dumps({"weights": run_folder.digest(model), "everything": everything, "history": history.history}))

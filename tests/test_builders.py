@@ -18,9 +18,11 @@ import pytest
 import tensorflow_datasets as tfds
 from toys import vtx as in_process
 
-from vtx_keras import _archives as archives, data
-from vtx_keras.data.sets import _builder as builders, concepts as emoji
+from vtx_keras import _files as archives
+from vtx_keras import data
 from vtx_keras.data import sets
+from vtx_keras.data.sets import _builder as builders
+from vtx_keras.data.sets import concepts as emoji
 
 SHARED = Path(os.environ.get("VTX_KERAS_TEST_DATA", "no such folder"))
 

@@ -13,8 +13,8 @@ import numpy as np
 import pytest
 from toys import batches, decisive, inputs, outputs, pictures, toy
 
-from vtx_keras.models import objectives as tuning
 from vtx_keras import zoo
+from vtx_keras.models import objectives as tuning
 from vtx_keras.models.fusion import FUSIONS
 
 CAPTIONERS = [name for name in zoo.list_models("*_captioner") if "video" not in name]

@@ -12,8 +12,8 @@ from keras import ops
 from toys import ANSWERS, SHAPE, batches, fit, inputs, learn, outputs, pictures, texts, toy
 
 from vtx_keras import data, zoo
-from vtx_keras.models import decode
 from vtx_keras.inputs import text
+from vtx_keras.models import decode
 from vtx_keras.models.fusion import FUSIONS
 
 CAPTIONERS = zoo.list_models("*_captioner")

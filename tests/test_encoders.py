@@ -13,13 +13,16 @@ import tensorflow as tf
 import toys
 from PIL import Image
 
-from vtx_keras.models import encoders as architectures, encoders, objectives as tuning
 from vtx_keras import data, zoo
-from vtx_keras.inputs import media, text
-from vtx_keras.checkpoints import _encoders as published, _folder as weights
-from vtx_keras.data._load import SAMPLE
-from vtx_keras.models._base import leaves
+from vtx_keras.checkpoints import _encoders as published
+from vtx_keras.checkpoints import _folder as weights
 from vtx_keras.checkpoints._folder import BadWeights
+from vtx_keras.data._load import SAMPLE
+from vtx_keras.inputs import media, text
+from vtx_keras.models import encoders
+from vtx_keras.models import encoders as architectures
+from vtx_keras.models import objectives as tuning
+from vtx_keras.models._base import leaves
 
 SHAPE = (64, 64, 3)
 

@@ -18,8 +18,9 @@ from PIL import Image
 
 from vtx_keras import data, evaluate, metrics, zoo
 from vtx_keras.checkpoints import _folder as weights
-from vtx_keras.evaluate import _baselines as baselines, _report as report
 from vtx_keras.cli._evaluate import evaluate as command
+from vtx_keras.evaluate import _baselines as baselines
+from vtx_keras.evaluate import _report as report
 
 LIGHT = {"draws": 50, "scorers": []}
 

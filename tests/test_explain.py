@@ -14,13 +14,13 @@ from PIL import Image
 from toys import decisive, fit, inputs, pictures, texts, toy
 
 from vtx_keras import data, explain, zoo
-from vtx_keras.inputs import media, text
 from vtx_keras.cli._predict import explain as command
 from vtx_keras.explain._maps import square_grid
 from vtx_keras.explain._methods import words_of
 from vtx_keras.explain._pictures import spread
-from vtx_keras.models.layers import Attention
+from vtx_keras.inputs import media, text
 from vtx_keras.models._base import FEW
+from vtx_keras.models.layers import Attention
 
 CELL = 16
 COLOURS = {"red": (220, 30, 30), "green": (30, 200, 30), "blue": (30, 30, 220), "yellow": (230, 220, 20)}

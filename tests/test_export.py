@@ -21,9 +21,10 @@ from test_text import AWKWARD, CAPTIONS, ROUND_TRIPS
 from toys import decisive, pictures, toy
 
 from vtx_keras import data, export, zoo
-from vtx_keras.inputs import text
 from vtx_keras.cli import _export as bench
-from vtx_keras.export import _graphs as companions, _verify as verify
+from vtx_keras.export import _graphs as companions
+from vtx_keras.export import _verify as verify
+from vtx_keras.inputs import text
 from vtx_keras.inputs.media import prepare
 from vtx_keras.models._captioner import Captioner
 

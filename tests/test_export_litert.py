@@ -14,8 +14,10 @@ import pytest
 from toys import ANSWERS, decisive, pictures, toy
 
 from vtx_keras import data, export, zoo
+from vtx_keras.export import _graphs as graphs
+from vtx_keras.export import _litert as tflite
+from vtx_keras.export import _verify as verify
 from vtx_keras.inputs import text
-from vtx_keras.export import _graphs as graphs, _litert as tflite, _verify as verify
 
 interpreters = pytest.importorskip("ai_edge_litert.interpreter")
 pytestmark = pytest.mark.skipif(keras.backend.backend() != "tensorflow", reason="exports are made by TensorFlow")

@@ -16,8 +16,10 @@ from toys import decisive, pictures, toy
 from toys import vtx as in_process
 
 from vtx_keras import data, export, zoo
+from vtx_keras.export import _graphs as companions
+from vtx_keras.export import _graphs as graphs
+from vtx_keras.export import _onnx as onnx_graph
 from vtx_keras.inputs import text
-from vtx_keras.export import _graphs as companions, _graphs as graphs, _onnx as onnx_graph
 
 onnxruntime = pytest.importorskip("onnxruntime")
 pytestmark = pytest.mark.skipif(keras.backend.backend() != "tensorflow", reason="exports are made by TensorFlow")

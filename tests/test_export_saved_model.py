@@ -26,8 +26,12 @@ from test_text import AWKWARD, CAPTIONS, ROUND_TRIPS
 from toys import SHAPE, WORDS, decisive, toy
 
 from vtx_keras import data, export, zoo
+from vtx_keras.export import _pictures as pictures
+from vtx_keras.export import _pictures as resizing
+from vtx_keras.export import _saved_model as savedmodel
+from vtx_keras.export import _saved_model as slim
+from vtx_keras.export import _strings as strings
 from vtx_keras.inputs import media, text
-from vtx_keras.export import _pictures as pictures, _pictures as resizing, _saved_model as savedmodel, _saved_model as slim, _strings as strings
 
 PHOTOS = sorted(Path(str(data.sample("photos/cat.jpg"))).parent.glob("*.jpg"))
 EMOJI = sorted(Path(str(data.sample("emoji/bus-noto.png"))).parent.glob("*.png"))

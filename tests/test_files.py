@@ -15,8 +15,8 @@ import toys
 from PIL import Image
 
 from vtx_keras import data
-from vtx_keras.inputs import media
 from vtx_keras.data._plan import BadData
+from vtx_keras.inputs import media
 
 
 def picture(seed: int = 0, mode: str = "RGB", size: tuple[int, int] = (48, 32)) -> Image.Image:

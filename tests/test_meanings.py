@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 from toys import batches, fit, toy
 
-from vtx_keras import meanings, zoo
+from recipes import word_vectors as meanings
+from vtx_keras import zoo
 from vtx_keras.checkpoints import _encoders as published
 from vtx_keras.models._base import leaves
 

@@ -15,8 +15,12 @@ import pytest
 import toys
 
 from vtx_keras import data, metrics, zoo
-from vtx_keras.evaluate import _measures as answers, _captions as captions, _measures as labels, _measures as measures, _measures as ranking
 from vtx_keras.data import _examples as examples
+from vtx_keras.evaluate import _captions as captions
+from vtx_keras.evaluate import _measures as answers
+from vtx_keras.evaluate import _measures as labels
+from vtx_keras.evaluate import _measures as measures
+from vtx_keras.evaluate import _measures as ranking
 from vtx_keras.inputs.text import normalize
 
 NEEDS_JAVA = pytest.mark.skipif(captions.shutil.which("java") is None, reason="no Java")

@@ -13,8 +13,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from vtx_keras.evaluate import _pages as pages
-from vtx_keras.evaluate._pages import Card
+from vtx_keras.evaluate import _report as pages
+from vtx_keras.evaluate._report import Card
 
 NASTY = ["<script>alert(1)</script>", "</dd></div>", "\"'&amp;", "a\x00b\x1bc", "\ud800", "עברית", "👩‍🚀", "x" * 5000]
 
@@ -51,7 +51,7 @@ def parsed(path):
 def test_texts_are_shown_and_never_run(tmp_path):
     cards = [Card([], [(words, words)]) for words in NASTY]
     seen = parsed(
-        pages.write(tmp_path / "a.html", NASTY[0], [(NASTY[1], cards)], notes=NASTY, table=(NASTY, [NASTY, NASTY]))
+        pages.write_page(tmp_path / "a.html", NASTY[0], [(NASTY[1], cards)], notes=NASTY, table=(NASTY, [NASTY, NASTY]))
     )
     ours = "html head meta title style body h1 h2 p div dl dt dd table tr th td"
     assert set(seen.tags) == set(ours.split(" "))
@@ -63,7 +63,7 @@ def test_texts_are_shown_and_never_run(tmp_path):
 def test_pictures_are_inside_and_small(tmp_path):
     red = np.zeros((900, 300, 3), "uint8") + np.array([255, 0, 0], "uint8")
     clear = Image.new("RGBA", (4, 8), (0, 0, 0, 0))
-    seen = parsed(pages.write(tmp_path / "a.html", "t", [("s", [Card([red, clear, b"<html>"], [("a", "b")])])]))
+    seen = parsed(pages.write_page(tmp_path / "a.html", "t", [("s", [Card([red, clear, b"<html>"], [("a", "b")])])]))
     big, small = seen.images
     assert (big["width"], big["height"]) == ("75", "224")
     shown = [Image.open(io.BytesIO(base64.b64decode(image["src"].partition(",")[2]))) for image in (big, small)]
@@ -74,20 +74,20 @@ def test_pictures_are_inside_and_small(tmp_path):
 
 
 def test_nothing_is_fetched(tmp_path):
-    page = pages.write(tmp_path / "a.html", "t", [("s", [Card([np.zeros((2, 2, 3), "uint8")], [])])]).read_text()
+    page = pages.write_page(tmp_path / "a.html", "t", [("s", [Card([np.zeros((2, 2, 3), "uint8")], [])])]).read_text()
     assert not re.search(r"https?:|//|<script|@import|url\(", re.sub(r'src="data:[^"]*"', "", page))
     assert "default-src 'none'" in page
 
 
 def test_a_page_appears_whole_or_not_at_all(tmp_path):
-    path = pages.write(tmp_path / "new" / "a.html", "first", [])
+    path = pages.write_page(tmp_path / "new" / "a.html", "first", [])
 
     def failing():
         yield Card([], [("a", "b")])
         raise RuntimeError("the model is gone")
 
     with pytest.raises(RuntimeError):
-        pages.write(path, "second", [("s", failing())])
+        pages.write_page(path, "second", [("s", failing())])
     assert "first" in path.read_text()
     assert [file.name for file in path.parent.iterdir()] == ["a.html"]
 

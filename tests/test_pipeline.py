@@ -14,10 +14,10 @@ import toys
 from PIL import Image
 
 from vtx_keras import data
-from vtx_keras.inputs import media, text
-from vtx_keras.data import _pixels as pixels, _tokens as words
-from vtx_keras.data._plan import BadData
+from vtx_keras.data import _tensors as tensors
 from vtx_keras.data._load import adapted
+from vtx_keras.data._plan import BadData
+from vtx_keras.inputs import media, text
 
 TEXTS = ["w1 w2", "w3", "w4 w5 w6", "w7 w8", "w9"]
 LABELS = ["no", "yes", "maybe", "yes", "no"]
@@ -318,11 +318,11 @@ def test_a_dataset_without_pictures_is_told():
 
 def test_augmentation_changes_pictures_within_their_range_and_repeats_for_a_seed():
     pictures = tf.constant(np.random.default_rng(0).integers(0, 256, (3, 32, 32, 3), dtype="uint8"))
-    how = {**pixels.AUGMENT, "flip": True, "background": 0.5}
+    how = {**tensors.AUGMENT, "flip": True, "background": 0.5}
     clear = tf.cast(tf.fill((3, 32, 32, 3), 128), tf.uint8)
     arguments = {"flip": tf.constant([True] * 3), "clear": clear}
     one, again, other = (
-        pixels.augment(pictures, tf.constant(seed), how, **arguments) for seed in ([1, 2], [1, 2], [3, 2])
+        tensors.augment(pictures, tf.constant(seed), how, **arguments) for seed in ([1, 2], [1, 2], [3, 2])
     )
     np.testing.assert_array_equal(one, again)
     assert (one.numpy() != other.numpy()).any()
@@ -334,7 +334,7 @@ def test_augmentation_changes_pictures_within_their_range_and_repeats_for_a_seed
 
 def test_nothing_asked_changes_nothing():
     pictures = tf.constant(np.random.default_rng(0).integers(0, 256, (2, 32, 32, 3), dtype="uint8"))
-    same = pixels.augment(pictures, tf.constant([1, 2]), dict.fromkeys(pixels.AUGMENT, 0), flip=tf.constant([True] * 2))
+    same = tensors.augment(pictures, tf.constant([1, 2]), dict.fromkeys(tensors.AUGMENT, 0), flip=tf.constant([True] * 2))
     np.testing.assert_array_equal(same, tf.cast(pictures, tf.float32))
 
 
@@ -354,9 +354,9 @@ def test_a_picture_is_mirrored_only_where_its_text_allows(said, mirrored):
 
 def test_a_mirrored_picture_is_the_mirror_image():
     picture = np.random.default_rng(0).integers(0, 256, (1, 8, 8, 3), dtype="uint8")
-    how = {**dict.fromkeys(pixels.AUGMENT, 0), "flip": True}
+    how = {**dict.fromkeys(tensors.AUGMENT, 0), "flip": True}
     found = {
-        tuple(pixels.augment(tf.constant(picture), tf.constant([s, 1]), how, flip=tf.constant([True])).numpy().ravel())
+        tuple(tensors.augment(tf.constant(picture), tf.constant([s, 1]), how, flip=tf.constant([True])).numpy().ravel())
         for s in range(8)
     }
     assert found == {tuple(picture.ravel().astype("float32")), tuple(picture[:, :, ::-1].ravel().astype("float32"))}
@@ -390,8 +390,8 @@ def test_another_ground_replaces_white_where_the_picture_is_clear():
     picture[:, 2:6, 2:6] = (10, 200, 30)
     clear = np.full((1, 8, 8, 3), 255, "uint8")
     clear[:, 2:6, 2:6] = 0
-    how = {**dict.fromkeys(pixels.AUGMENT, 0), "background": 1.0}
-    found = pixels.augment(
+    how = {**dict.fromkeys(tensors.AUGMENT, 0), "background": 1.0}
+    found = tensors.augment(
         tf.constant(picture), tf.constant([3, 1]), how, flip=tf.constant([False]), clear=tf.constant(clear)
     ).numpy()
     assert (found[:, 2:6, 2:6] == picture[:, 2:6, 2:6]).all()
@@ -414,9 +414,9 @@ def test_ids_in_tf_data_are_those_of_text_encode():
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         wanted = text.encode(texts, vocabulary, 24, start=True, end=True, allow_empty=True)
-    found = words.encoder(vocabulary, start=True, end=True)(tf.constant([one.encode() for one in texts]), 24)
+    found = tensors.encoder(vocabulary, start=True, end=True)(tf.constant([one.encode() for one in texts]), 24)
     np.testing.assert_array_equal(found, wanted)
-    plain = words.normalize(tf.constant([one.encode() for one in texts])).numpy()
+    plain = tensors.normalize(tf.constant([one.encode() for one in texts])).numpy()
     assert [one.decode() for one in plain] == [text.normalize(one) for one in texts]
 
 
@@ -424,7 +424,7 @@ def test_broken_utf8_is_mended_alike():
     random = np.random.default_rng(0)
     parts = [0x61, 0x20, 0xC3, 0xA9, 0xE4, 0xB8, 0xAD, 0xFF, 0xF0, 0x9F, 0x98, 0x80, 0xED, 0xA0, 0x80, 0xC0, 0x80]
     texts = [bytes(random.choice(parts, 8).tolist()) for _ in range(2000)]
-    found = words.normalize(tf.constant(texts)).numpy()
+    found = tensors.normalize(tf.constant(texts)).numpy()
     assert [one.decode() for one in found] == [text.normalize(one) for one in texts]
 
 

@@ -20,8 +20,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from vtx_keras import _archives as archives
-from vtx_keras.checkpoints import _encoders as published, _readers as tensors
+from vtx_keras import _files as archives
+from vtx_keras.checkpoints import _encoders as published
+from vtx_keras.checkpoints import _readers as tensors
 from vtx_keras.checkpoints._encoders import PUBLISHED
 from vtx_keras.checkpoints._folder import CONFIG, WEIGHTS, BadWeights, released_root
 

@@ -1,4 +1,4 @@
-"""What is released: each model is what its card says, and says what its card shows."""
+"""What is released: each model has the figures and the outputs of its card."""
 
 from __future__ import annotations
 
@@ -11,10 +11,9 @@ import keras
 import pytest
 from toys import vtx
 
-from vtx_keras.models import options as table
 from vtx_keras import zoo
+from vtx_keras.checkpoints._folder import CONFIG, WEIGHTS, facts
 from vtx_keras.evaluate._run import _weights_hash
-from vtx_keras.checkpoints._folder import CONFIG, WEIGHTS
 
 ROOT = Path(__file__).parents[1]
 FOLDERS = sorted(path.parent for path in ROOT.glob(f"zoo/*/*/{CONFIG}") if path.parts[-3] != "encoders")
@@ -32,27 +31,27 @@ def recipe_of(name: str):
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_a_released_model_is_the_one_that_was_judged_and_says_what_its_card_shows(name):
-    from recipes import cards, release as making
+def test_a_released_model_is_the_evaluated_one_and_has_the_outputs_of_its_card(name):
+    from recipes import cards, steps
 
     release = recipe_of(name).RELEASE
-    results = cards.results_of(release.folder)
+    results = cards.read_results(release.folder)
     assert (release.folder / "README.md").read_text(encoding="utf-8") == cards.card_of(release)
     model = zoo.build(release.name, weights=release.folder.name)
-    assert {found["weights_sha256"] for found in results["splits"].values()} == {_weights_hash(model)}
+    assert {split["weights_sha256"] for split in results["splits"].values()} == {_weights_hash(model)}
     assert results["parameters"] == model.count_params()
-    far = "hardware" in results["training"]
-    assert results["training"]["epochs"] == (release.epochs_there if far else release.epochs)
+    on_gpu = "hardware" in results["training"]
+    assert results["training"]["epochs"] == (release.epochs_on_gpu if on_gpu else release.epochs)
     names = [example.get("caption", "") for example in results["examples"]]
     for example in results["examples"]:
         picture = release.folder / example["picture"]
         assert picture.is_file()
         if len(model.image_shape) == 3:  # a clip's card shows its first frame
-            assert making.said(model, picture, example, names) == example["said"]
+            assert steps.output_of(model, picture, example, names) == example["said"]
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_int8_files_of_a_released_model_keep_what_it_can(name):
+def test_int8_files_of_a_released_model_keep_its_results(name):
     files = [
         one for one in json.loads((ROOT / "zoo" / name / "results.json").read_text())["exports"] if one["quantize"]
     ]
@@ -75,7 +74,7 @@ def test_a_name_with_released_weights_has_a_default_among_them(name):
     assert zoo.MODELS[name].default in zoo.describe(name)["released"]
 
 
-def test_the_page_of_the_zoo_tells_what_is_stored():
+def test_the_page_of_the_zoo_has_the_stored_figures():
     recipe_of(NAMES[0])
     from recipes import page
 
@@ -84,11 +83,11 @@ def test_the_page_of_the_zoo_tells_what_is_stored():
         assert name.replace("/", "` / `") in page.page()
 
 
-def test_vtx_list_tells_size_data_a_figure_and_the_licence():
+def test_vtx_list_shows_size_data_a_figure_and_the_licence():
     run = vtx("list", "cross_attn_captioner")
-    facts = table.facts("cross_attn_captioner", "emoji")
-    assert f"exact match {facts['headline']['value']:.3f}" in run.stdout
-    assert all(facts[name] in run.stdout for name in ("data", "licence"))
-    assert f"{facts['megabytes']:.1f} MB" in run.stdout
-    told = json.loads(vtx("list", "cross_attn_captioner", "--json").stdout)
-    assert told[0]["facts"]["emoji"] == facts
+    stored = facts("cross_attn_captioner", "emoji")
+    assert f"exact match {stored['headline']['value']:.3f}" in run.stdout
+    assert all(stored[name] in run.stdout for name in ("data", "licence"))
+    assert f"{stored['megabytes']:.1f} MB" in run.stdout
+    listed = json.loads(vtx("list", "cross_attn_captioner", "--json").stdout)
+    assert listed[0]["facts"]["emoji"] == stored

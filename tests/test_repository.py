@@ -363,7 +363,8 @@ PAGES = [
 def test_the_python_blocks_of_the_documents_run(page, tmp_path, monkeypatch, request):
     if ON_JAX and page != "docs/accelerators.md":
         pytest.skip("once is enough, and exports are made by TensorFlow")
-    from vtx_keras.models import fusion, options as table
+    from vtx_keras.models import fusion
+    from vtx_keras.models import options as table
 
     if page != "README.md":  # where a released model is tried on the whole sample
         request.getfixturevalue("few_tried")
@@ -503,8 +504,8 @@ def test_vtx_doctor_finds_nothing_wrong_here_and_says_what_is_missing_elsewhere(
 
 
 def test_vtx_doctor_reads_what_is_released(monkeypatch, tmp_path):
-    from vtx_keras.cli import _data as doctor
     from vtx_keras.checkpoints import _folder as weights
+    from vtx_keras.cli import _data as doctor
 
     folder = tmp_path / "gated_vqa" / "easy_vqa"
     shutil.copytree(released_root() / "gated_vqa" / "easy_vqa", folder)

@@ -18,9 +18,8 @@ import pytest
 from toys import WORDS, eager, texts, toy, vtx
 
 from vtx_keras import data, train, zoo
-from vtx_keras.train import _folder as rooms
-from vtx_keras.train import _state as state
 from vtx_keras.cli._train import _warn_of_few
+from vtx_keras.train import _folder as run_folder
 
 TF = keras.backend.backend() == "tensorflow"
 SCRIPT = Path(__file__).with_name("killed_run.py")
@@ -71,23 +70,23 @@ def test_a_damaged_state_is_passed_over_with_a_message(tmp_path, capfd):
     model = toy("gated_captioner")
     small_run(tmp_path / "run", model)
     assert model.run_eagerly == TF, "the run forgot how the model was to be run"
-    newest, older = state.states(tmp_path / "run" / "states")
+    newest, older = run_folder.states(tmp_path / "run" / "states")
     newest.write_bytes(newest.read_bytes()[:-100])
-    position, values, complaints = state.latest(tmp_path / "run" / "states")
+    position, values, complaints = run_folder.latest(tmp_path / "run" / "states")
     assert position["done"] == 0
-    assert len(values) == len(state.variables(model))
+    assert len(values) == len(run_folder.variables(model))
     assert len(complaints) == 1
     assert newest.name in complaints[0]
     assert "the one before it is used" in complaints[0]
     flipped = bytearray(older.read_bytes())
     flipped[len(flipped) // 2] ^= 1
     older.write_bytes(flipped)
-    position, values, complaints = state.latest(tmp_path / "run" / "states")
+    position, values, complaints = run_folder.latest(tmp_path / "run" / "states")
     assert not position
     assert not values
     assert older.name in complaints[0]
-    kept = state.save(tmp_path / "run" / "states", model, {"epoch": 0}, 1)  # damaged ones do not crowd out new ones
-    assert state.states(tmp_path / "run" / "states") == [kept]
+    kept = run_folder.save_state(tmp_path / "run" / "states", model, {"epoch": 0}, 1)  # damaged ones do not crowd out new ones
+    assert run_folder.states(tmp_path / "run" / "states") == [kept]
 
 
 def test_a_run_leaves_what_it_promises(tmp_path):
@@ -102,7 +101,7 @@ def test_a_run_leaves_what_it_promises(tmp_path):
     assert lines[0].startswith("epoch,")
     assert len(lines) == 4
     assert (tmp_path / "run" / "results.png").read_bytes().startswith(b"\x89PNG")
-    assert len(state.states(tmp_path / "run" / "states")) == 2
+    assert len(run_folder.states(tmp_path / "run" / "states")) == 2
     again = zoo.build("gated_captioner", weights=tmp_path / "run" / "last")
     for ours, theirs in zip(model.weights, again.weights, strict=True):
         np.testing.assert_array_equal(np.array(ours), np.array(theirs))
@@ -180,15 +179,15 @@ def test_a_nan_loss_stops_names_the_examples_and_keeps_good_weights(tmp_path):
 def test_weights_that_are_not_finite_are_never_saved(tmp_path):
     model = toy("gated_captioner")
     model.get_layer("norm").gamma.assign(np.full(32, np.inf))
-    with pytest.raises(state.NotFinite):
-        state.save(tmp_path, model, {}, 1)
+    with pytest.raises(run_folder.NotFinite):
+        run_folder.save_state(tmp_path, model, {}, 1)
     assert not list(tmp_path.iterdir())
 
 
 def test_two_processes_in_one_folder(tmp_path):
-    with rooms.alone(tmp_path), pytest.raises(train.BadRun, match="another process is training"), rooms.alone(tmp_path):
+    with run_folder.alone(tmp_path), pytest.raises(train.BadRun, match="another process is training"), run_folder.alone(tmp_path):
         pass
-    with rooms.alone(tmp_path):
+    with run_folder.alone(tmp_path):
         run = script(tmp_path)
     assert run.returncode == 2
     assert "another process is training" in run.stderr
@@ -225,7 +224,7 @@ def test_runs_are_numbered_and_an_unfinished_one_is_found(tmp_path, monkeypatch)
 
     assert seeded() == Path("runs/gated_captioner")
     assert seeded() == Path("runs/gated_captioner-2")
-    rooms.tell(Path("runs/gated_captioner"), state="stopped")
+    run_folder.tell(Path("runs/gated_captioner"), state="stopped")
     (tmp_path / "runs/gated_captioner_notes").mkdir()
     (tmp_path / "runs/gated_captioner_notes/run.json").write_text('{"note": "mine"}')
     assert seeded() == Path("runs/gated_captioner")
@@ -252,19 +251,19 @@ def test_a_disk_that_fills_up_does_not_end_the_run(tmp_path, capfd):
     assert run.returncode == 2, run.stderr[-2000:]
     assert "could not be saved" in run.stderr
     assert "the run goes on" in run.stderr
-    assert state.latest(tmp_path / "run" / "states")[1], "the state from before is kept"
+    assert run_folder.latest(tmp_path / "run" / "states")[1], "the state from before is kept"
     assert not list((tmp_path / "run" / "states").glob(".step-*"))
 
 
 def test_a_dry_run_tells_and_leaves_nothing(tmp_path, capsys):
     model = toy("gated_captioner")
-    before = state.digest(model)
+    before = run_folder.digest(model)
     stopping = [keras.callbacks.EarlyStopping("loss")]
     small_run(tmp_path / "run", model, dry_run=True, warmup=0.0, callbacks=stopping)
     told = capsys.readouterr().out
     for line in ("image (4, 32, 32, 3)", "2 epochs of 3 batches: 6", "MB at its peak", "can be saved"):
         assert line in told
-    assert state.digest(model) == before
+    assert run_folder.digest(model) == before
     assert len(small_run(tmp_path / "run", model, warmup=0.0, callbacks=stopping).history["loss"]) == 2
 
 
@@ -284,7 +283,7 @@ def test_the_best_weights_that_a_killed_process_put_aside_come_back(tmp_path):
     small_run(tmp_path / "run")
     (tmp_path / "run" / "best").rename(tmp_path / "run" / ".best.abc.old")
     (tmp_path / "run" / ".best.def").mkdir()
-    with rooms.alone(tmp_path / "run"):
+    with run_folder.alone(tmp_path / "run"):
         pass
     assert (tmp_path / "run" / "best" / "config.json").is_file()
     assert not list((tmp_path / "run").glob(".best*"))
@@ -303,17 +302,17 @@ def test_a_finished_run_of_low_rank_additions_is_loaded_again(tmp_path):
 def test_a_run_that_died_between_its_last_state_and_the_word_finished(tmp_path):
     first, second = toy("gated_captioner"), toy("gated_captioner")
     small_run(tmp_path / "run", first)
-    rooms.tell(tmp_path / "run", state="training")
+    run_folder.tell(tmp_path / "run", state="training")
     small_run(tmp_path / "run", second)
-    assert state.digest(first) == state.digest(second)
-    assert rooms.read(tmp_path / "run")["state"] == "finished"
+    assert run_folder.digest(first) == run_folder.digest(second)
+    assert run_folder.read(tmp_path / "run")["state"] == "finished"
 
 
 def test_other_starting_weights_do_not_go_on_with_a_strangers_run(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     model = toy("gated_captioner")
     first = small_run(None, model)
-    rooms.tell(first.folder, state="stopped")
+    run_folder.tell(first.folder, state="stopped")
     assert small_run(None, toy("gated_captioner")).folder != first.folder
 
 
@@ -381,16 +380,16 @@ def test_a_frozen_encoder_looks_once(tmp_path, capsys):
     model = toy("gated_captioner")
     model.freeze("image")
     eager(model)  # and so is what is trained behind the encoder
-    before = state.digest(model.get_layer("image_encoder"))
+    before = run_folder.digest(model.get_layer("image_encoder"))
     ds = data.load("sample", "train").take(12)
     with contextlib.suppress(Warning):
         train.run(model, ds, tmp_path / "run", validation=ds, epochs=2, batch_size=4, learning_rate=1e-2)
     assert "it looks at each picture once" in capsys.readouterr().out
     assert list((tmp_path / "features").glob("*.npy"))
-    assert state.digest(model.get_layer("image_encoder")) == before
+    assert run_folder.digest(model.get_layer("image_encoder")) == before
     assert (tmp_path / "run" / "samples.html").is_file()
     kept = zoo.build("gated_captioner", weights=tmp_path / "run" / "last")
-    assert state.digest(kept) == state.digest(model)
+    assert run_folder.digest(kept) == run_folder.digest(model)
 
 
 @pytest.mark.skipif(not TF, reason="tf.data")

@@ -15,8 +15,8 @@ import pytest
 from toys import ANSWERS, SHAPE, WORDS, batches, inputs, outputs, pictures, texts, toy
 
 from vtx_keras import data, zoo
-from vtx_keras.inputs import media
 from vtx_keras.checkpoints._folder import CONFIG, VOCABULARY, WEIGHTS, BadWeights
+from vtx_keras.inputs import media
 
 
 @pytest.mark.parametrize(

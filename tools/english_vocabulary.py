@@ -1,10 +1,10 @@
-"""Make vtx_keras/vocabulary/english.txt again, from WordNet and the English CLDR emoji names.
+"""Make vtx_keras/inputs/english.txt again, from WordNet and the English CLDR emoji names.
 
     python tools/english_vocabulary.py
     python tools/english_vocabulary.py --wordnet FILE.deb --annotations FILE.tgz --derived FILE.tgz
 
-An archive that is not given is fetched with its own client, `apt-get download` or `npm pack`, into --cache.
-Each one has to match its SHA-256 below. See vtx_keras/vocabulary/README.md for sources and licences.
+An archive that is not given is fetched with its client, `apt-get download` or `npm pack`, into --cache.
+Each one has to match its SHA-256 below. See vtx_keras/inputs/README.md for sources and licences.
 """
 
 import argparse
@@ -16,7 +16,7 @@ import subprocess
 import tarfile
 from pathlib import Path
 
-from vtx_keras.inputs import text
+from vtx_keras import text
 
 ROOT = Path(__file__).resolve().parent.parent
 SOURCES = {  # option: (command that puts the archive into the current folder, the file's pattern, SHA-256)
@@ -37,16 +37,16 @@ SOURCES = {  # option: (command that puts the archive into the current folder, t
     ),
 }
 
-# How often each kind of text is repeated. A word has to be seen some sixty times to become one piece: each word
-# of an emoji name and each everyday word is, a keyword is when eight emoji share it, and a word of WordNet when
-# it is frequent there.
+# How often each kind of text is repeated. A word has to occur some sixty times to become one piece: every word of an
+# emoji name and every everyday word does, a keyword does if eight emoji share it, and a word of WordNet if it is
+# frequent there.
 NAME, KEYWORD, EVERYDAY = 120, 8, 200
 LETTERS = "éèêëáàâäãåçñíîïóôöõøúûüßæœ"
 SIGNS = "’‘“”–—°£€©®×•"
 FOREIGN = re.compile(rf"[^\x20-\x7e{LETTERS}{SIGNS}]")
 
-# WordNet defines the things of a photograph but seldom speaks of them, so the words of everyday captions are
-# here. Nouns get a plural; the other words stand as they are.
+# WordNet defines the things on a photograph but rarely uses their names in sentences, so the words of everyday captions
+# are listed here. Nouns are used with their plurals, the other words as they are.
 NOUNS = """
 adult airplane airport aisle album alley ambulance animal ankle antelope apartment appetizer apple appliance
 apron aquarium arch area arm arrow artist athlete audience avenue avocado awning baby back backpack bag bagel
@@ -166,21 +166,21 @@ woolly wrapped dining
 
 
 def archive(option: str, given: Path | None, cache: Path) -> Path:
-    """The path of one source archive, fetched when it was not given, with its checksum checked."""
+    """Return the path of a source archive, after checking its hash; it is fetched if it is not given."""
     command, pattern, expected = SOURCES[option]
     if given is None:
         cache.mkdir(parents=True, exist_ok=True)
         if not list(cache.glob(pattern)):
             subprocess.run(command, cwd=cache, check=True)
         given = max(cache.glob(pattern))
-    found = hashlib.sha256(given.read_bytes()).hexdigest()
-    if found != expected:
-        raise SystemExit(f"{given} has SHA-256 {found}, expected {expected}: get it with `{' '.join(command)}`.")
+    actual = hashlib.sha256(given.read_bytes()).hexdigest()
+    if actual != expected:
+        raise SystemExit(f"{given} has SHA-256 {actual}, expected {expected}: get it with `{' '.join(command)}`.")
     return given
 
 
 def wordnet(path: Path) -> list[str]:
-    """Glosses with their examples once, and each lemma as often as WordNet's tagged texts use it."""
+    """Return glosses with their examples once, and each lemma as often as WordNet's tagged texts use it."""
     package = path.read_bytes()
     at = 8  # a .deb is an `ar` archive: a magic line, then members with 60-byte headers on even offsets
     while not package[at : at + 16].startswith(b"data.tar"):
@@ -199,7 +199,7 @@ def wordnet(path: Path) -> list[str]:
             fields, bar, gloss = line.partition(" | ")
             if line.startswith("  ") or not bar:  # the licence, at the top of each file
                 continue
-            # Years of birth and the like are the most frequent "words" of WordNet, and no use in a caption.
+            # Years of birth and similar numbers are the most frequent "words" of WordNet, and useless in captions.
             texts.append(re.sub(r"\d{3,}", " ", gloss))
             _, _, _, count, *words = fields.split()
             lemmas = [word.split("(")[0] for word in words[: 2 * int(count, 16) : 2]]
@@ -211,7 +211,7 @@ def wordnet(path: Path) -> list[str]:
 
 
 def emoji(path: Path, member: str, key: str) -> list[str]:
-    """Names and keywords of one CLDR file, each as often as NAME and KEYWORD say."""
+    """Return the names and keywords of one CLDR file, repeated NAME and KEYWORD times."""
     with tarfile.open(path) as tar:
         entries = json.load(tar.extractfile(f"package/{member}"))[key]["annotations"].values()
     names = [name for entry in entries for name in entry.get("tts", ())]
@@ -220,17 +220,23 @@ def emoji(path: Path, member: str, key: str) -> list[str]:
 
 
 def plural(noun: str) -> str:
+    """Return the regular plural of a noun.
+
+    >>> plural("berry"), plural("box")
+    ('berries', 'boxes')
+    """
     if re.search(r"[^aeiou]y$", noun):
         return noun[:-1] + "ies"
     return noun + ("es" if re.search(r"(s|x|z|ch|sh)$", noun) else "s")
 
 
 def main() -> None:
+    """Write the vocabulary."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     for option in SOURCES:
         parser.add_argument(f"--{option}", type=Path)
     parser.add_argument("--cache", type=Path, default=ROOT / "build" / "vocabulary")
-    parser.add_argument("--out", type=Path, default=ROOT / "vtx_keras" / "vocabulary" / "english.txt")
+    parser.add_argument("--out", type=Path, default=ROOT / "vtx_keras" / "inputs" / "english.txt")
     parser.add_argument("--size", type=int, default=8000)
     options = parser.parse_args()
     paths = {option: archive(option, getattr(options, option), options.cache) for option in SOURCES}
@@ -240,12 +246,12 @@ def main() -> None:
     texts += emoji(paths["derived"], "annotationsDerived/en/annotations.json", "annotationsDerived")
     nouns = NOUNS.split()
     texts += [" ".join(nouns), " ".join(map(plural, nouns)), WORDS] * EVERYDAY
-    # Every character that the result shall know, once at the start of a word and once inside it.
+    # Every character that the vocabulary must have, once at the start of a word and once inside one.
     texts += ["".join(map(chr, range(33, 127))), " ".join(LETTERS + SIGNS), "a" + "a".join(LETTERS)]
-    texts = [" ".join(word for word in text.normalize(one).split() if not FOREIGN.search(word)) for one in texts]
-    # A sign of punctuation always stands alone, so "##!" and its like would never be used.
+    texts = [" ".join(word for word in text.normalize(line).split() if not FOREIGN.search(word)) for line in texts]
+    # A punctuation mark is always a word of its own, so pieces like "##!" would never be used.
     unused = re.compile(rf"##[^a-z0-9{LETTERS}]")
-    # The trainer stops within 5% of the size it is asked for: ask for more, and keep the most frequent.
+    # The trainer stops within 5% of the size that was asked for: ask for more, and keep the most frequent.
     pieces = text.learn(texts, options.size * 11 // 10)
     pieces = [piece for piece in pieces if not unused.fullmatch(piece)][: options.size]
     options.out.write_text("\n".join(pieces) + "\n", encoding="utf-8")

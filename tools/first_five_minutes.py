@@ -1,9 +1,9 @@
-"""Writes docs/first-five-minutes.md: a newcomer's first commands, run in a fresh copy and a fresh virtual environment.
+"""Write docs/first-five-minutes.md: a newcomer's first commands, run in a fresh copy and a fresh virtual environment.
 
-    python tools/first_five_minutes.py              # a quarter of an hour on two cores: the tests are among them
-    python tools/first_five_minutes.py --no-tests   # keeps what the page has of them
+    python tools/first_five_minutes.py              # a quarter of an hour on two cores, because it runs the tests too
+    python tools/first_five_minutes.py --no-tests   # keeps the page's record of the tests
 
-Outputs are as they came, but for long ones, whose middle is left out, and for the temporary folder's name.
+Outputs are unchanged, except that the middle of long ones is left out and that the temporary folder's name is replaced.
 """
 
 from __future__ import annotations
@@ -23,14 +23,14 @@ from typing import NamedTuple
 ROOT = Path(__file__).parents[1]
 PAGE = ROOT / "docs" / "first-five-minutes.md"
 MOST_LINES = 14
-OF_PIP = re.compile(  # what pip says on its way, which differs from machine to machine
+PIP_LINE = re.compile(  # pip's progress, which differs from machine to machine
     r"\s*(Looking in|Processing|Collecting|Requirement already|Building|Created wheel|Stored in|Downloading"
     r"|Using cached|Installing|Preparing|Getting|Successfully built|Obtaining|Checking if|WARNING: Location|━)"
 )
 
 
 class Step(NamedTuple):
-    """A command and what to say of it."""
+    """A command and its description."""
 
     about: str
     command: str
@@ -39,62 +39,62 @@ class Step(NamedTuple):
 README_LINES = re.findall(r"^((?:python -m )?pip install .*)$", (ROOT / "README.md").read_text("utf-8"), re.MULTILINE)
 CAPTION, TEST = (next(line for line in README_LINES if part in line) for part in ("vtx predict", "pytest"))
 STEPS = (
-    Step("The README's first line. It installs, and captions a picture with the released weights.", CAPTION),
-    Step("What there is.", "vtx list --released"),
-    Step("What is missing, and for what.", "vtx doctor"),
+    Step("The README's first line installs the package and captions a picture with the released weights.", CAPTION),
+    Step("Which models are released?", "vtx list --released"),
+    Step("Which optional parts are missing, and what needs them?", "vtx doctor"),
     Step(
-        "Several pictures at once, one of which is none.",
+        "Several files at once, one of which is not a picture.",
         "vtx predict cross_attn_captioner zoo/cross_attn_captioner/emoji/[l-m]*.png README.md",
     ),
-    Step("Help comes at once; no TensorFlow is loaded for it.", "vtx --help"),
+    Step("Help is fast, because it does not load TensorFlow.", "vtx --help"),
     Step("A mistake.", "vtx predict cross_atn_captioner photo.png"),
     Step(
-        "The released captioner learns on from the bundled sample.",
+        "Fine-tune the released captioner on the bundled sample.",
         "vtx train cross_attn_captioner --weights default --data sample --freeze image",
     ),
-    Step("How good is it?", "vtx eval runs/cross_attn_captioner/best --data sample --split validation"),
+    Step("Evaluate it.", "vtx eval runs/cross_attn_captioner/best --data sample --split validation"),
     Step(
-        "On to a phone.",
+        "Export it for a phone.",
         'pip install -q ".[export]" && vtx export cross_attn_captioner --to litert --quant int8 --out phone',
     ),
     Step(
-        "The phone's program, which needs nothing of ours.",
+        "Run the phone's program, which does not need vtx_keras.",
         "python export/mobile/run.py phone/model.tflite zoo/cross_attn_captioner/emoji/mending-heart.png",
     ),
 )
 LAST = Step("The README's second line: install for development, and run the tests.", TEST)
 
 
-def told(step: Step, copy: Path, environment: dict[str, str]) -> str:
-    """The command with its output, its time, and its exit code where that is not 0."""
-    wall, cpu = time.monotonic(), used()
+def record(step: Step, copy: Path, environment: dict[str, str]) -> str:
+    """Run the command; return it with its output, its time, and its exit code if that is not 0."""
+    wall, cpu = time.monotonic(), cpu_seconds()
     done = subprocess.run(
         step.command, shell=True, cwd=copy, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
     )
-    took = f"{time.monotonic() - wall:.1f} s, {used() - cpu:.1f} s of CPU"
+    took = f"{time.monotonic() - wall:.1f} s, {cpu_seconds() - cpu:.1f} s of CPU"
     lines = readable(line.rpartition("\r")[2].rstrip() for line in done.stdout.rstrip().splitlines())
     if len(lines) > MOST_LINES:
         lines = [*lines[: MOST_LINES // 2], "…", *lines[-MOST_LINES // 2 :]]
     output = "\n".join(lines).replace(str(copy), ".").replace(str(copy.parent), "~").replace(str(Path.home()), "~")
-    ended = f"; exit code {done.returncode}" if done.returncode else ""
-    return f"{step.about}\n\n```text\n$ {step.command}\n{output}\n```\n\n{took}{ended}.\n"
+    exit_code = f"; exit code {done.returncode}" if done.returncode else ""
+    return f"{step.about}\n\n```text\n$ {step.command}\n{output}\n```\n\n{took}{exit_code}.\n"
 
 
 def readable(lines: Iterable[str]) -> list[str]:
-    """The lines without those of pip, the longest cut short."""
-    return [line if len(line) < 160 else f"{line[:159]}…" for line in lines if not OF_PIP.match(line)]
+    """Return the lines without pip's progress, long ones cut."""
+    return [line if len(line) < 160 else f"{line[:159]}…" for line in lines if not PIP_LINE.match(line)]
 
 
-def used() -> float:
-    """CPU seconds of the commands so far."""
-    spent = resource.getrusage(resource.RUSAGE_CHILDREN)
-    return spent.ru_utime + spent.ru_stime
+def cpu_seconds() -> float:
+    """Return the CPU seconds of all commands so far."""
+    usage = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return usage.ru_utime + usage.ru_stime
 
 
 def main() -> None:
-    """Runs all of it and writes the page."""
+    """Run all commands, and write the page."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--no-tests", action="store_true", help="keep what the page has of the tests")
+    parser.add_argument("--no-tests", action="store_true", help="keep the page's record of the tests")
     skip = parser.parse_args().no_tests
     kept = "\n".join(readable(PAGE.read_text(encoding="utf-8").partition("## The tests\n")[2].split("\n")))
     with tempfile.TemporaryDirectory() as folder:
@@ -106,8 +106,8 @@ def main() -> None:
         parts = []
         for step in STEPS:
             print(step.command, flush=True)
-            parts.append(told(step, copy, environment))
-        tests = kept if skip else f"\n{told(LAST, copy, environment)}"
+            parts.append(record(step, copy, environment))
+        tests = kept if skip else f"\n{record(LAST, copy, environment)}"
     python = sys.version.split()[0]
     PAGE.write_text(
         f"# The first five minutes\n\nIn a fresh copy and a fresh virtual environment (Python {python}, "

@@ -1,6 +1,6 @@
-"""Writes the stored figures into the README, between its marks: python tools/readme.py
+"""Write the stored figures into the README, between its markers: python tools/readme.py
 
-A table there begins with `<!-- name -->` and ends with `<!-- end -->`; a test holds it to what is stored.
+A table begins with `<!-- name -->` and ends with `<!-- end -->`. A test compares the README with what is stored.
 """
 
 from __future__ import annotations
@@ -12,11 +12,11 @@ from pathlib import Path
 ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT))
 
-from recipes import cards, page  # noqa: E402  (the checkout's recipes, from wherever this is started)
+from recipes import cards, page  # noqa: E402  (the checkout's recipes, whatever the current folder)
 
 RESULTS = ROOT / "benchmarks" / "results"
 FORMATS = {"savedmodel": "SavedModel", "litert": "LiteRT", "onnx": "ONNX"}
-WAYS = {
+RUNTIMES = {
     "litert int8": "LiteRT int8",
     "litert float32": "LiteRT float32",
     "onnx float32": "ONNX float32",
@@ -34,45 +34,45 @@ LOADS = {
 
 
 def exports() -> str:
-    """What becomes of the released captioner in other formats."""
+    """Return the table of the released captioner in other formats."""
     rows = [
-        [f"{FORMATS[row['format']]} {row['quantize']}", row["identical"], told_metric(row), f"{row['megabytes']:.1f}"]
+        [f"{FORMATS[row['format']]} {row['quantize']}", row["identical"], metrics(row), f"{row['megabytes']:.1f}"]
         for row in json.loads((RESULTS / "export_tasks.json").read_text())["rows"]
         if row["task"] == "captioner"
     ]
     return cards.table(["released captioner, 274 pictures", "captions identical", "word F1", "MB"], rows)
 
 
-def told_metric(row: dict) -> str:
-    """The file's metric beside the model's."""
+def metrics(row: dict) -> str:
+    """Return the file's metric beside the model's."""
     return f"{row['metric_artifact']:.3f} (model {row['metric_model']:.3f})"
 
 
 def speed() -> str:
-    """How many times less CPU time than the peer each format takes."""
+    """Return the table of how many times less CPU time than the peer each format takes."""
     by_load = {
         (row["shape"], row["batch"], row["beams"]): row["times_faster"]
         for row in json.loads((RESULTS / "export.json").read_text())["rows"]
         if "times_faster" in row
     }
-    rows = [[told, *(f"{by_load[load][way]:.1f} ×" for way in WAYS)] for load, told in LOADS.items()]
-    return cards.table(["captions, times faster", *WAYS.values()], rows)
+    rows = [[title, *(f"{by_load[load][runtime]:.1f} ×" for runtime in RUNTIMES)] for load, title in LOADS.items()]
+    return cards.table(["captions, times faster", *RUNTIMES.values()], rows)
 
 
-def advice() -> str:
-    """Which fusion to use, once that has been measured."""
-    if not (ROOT / "zoo" / "fusions.json").is_file():
-        return "`python -m zoo.fusions train` compares them on equal terms: data, budget, search, seeds."
-    told = (ROOT / "zoo" / "advice.md").read_text(encoding="utf-8").strip()
-    return f"{page.short()}\n\n{told}\n\nOn equal terms: [zoo/README.md](zoo/README.md) tells how."
+def fusions() -> str:
+    """Return the comparison of fusions with its advice, once it has been measured."""
+    if not page.STORED.is_file():
+        return "`python -m recipes.ablation train` compares them on equal terms: data, budget, search, seeds."
+    advice = page.ADVICE.read_text(encoding="utf-8").strip()
+    return f"{page.overview()}\n\n{advice}\n\nOn equal terms: [zoo/README.md](zoo/README.md) tells how."
 
 
-FILLED = {"released": lambda: page.released("zoo/"), "exports": exports, "speed": speed, "fusions": advice}
+TABLES = {"released": lambda: page.released("zoo/"), "exports": exports, "speed": speed, "fusions": fusions}
 
 
 def filled(text: str) -> str:
-    """The text with its marked places as the stored figures have them."""
-    for name, make in FILLED.items():
+    """Return the text with the stored figures between its markers."""
+    for name, make in TABLES.items():
         before, begin, after = text.partition(f"<!-- {name} -->\n")
         assert begin, f"the README has no place for {name}"
         _, end, after = after.partition("<!-- end -->")

@@ -1,20 +1,18 @@
-"""Makes `vtx_keras/sample/`: a few emoji by four artists and ten photographs, with captions and questions.
+"""Make `vtx_keras/sample/`: a few emoji by four artists and ten photographs, with captions and questions.
 
-    python tools/sample.py     # reads the built data set `emoji`; vtx data build emoji makes it
+    python tools/sample.py     # reads the data set `emoji`: run `vtx data build emoji` before
 
-Only concepts that `emoji` trains on are taken, so that who plays with the sample spoils no split.
+Only concepts of the training split of `emoji` are taken, so that training on the sample spoils no other split.
 """
 
 from __future__ import annotations
 
 import csv
-import io
 from pathlib import Path
 
 from PIL import Image
 
-from vtx_keras.inputs import media
-from vtx_keras.data.sets import _builder as builders
+from vtx_keras import media
 from vtx_keras.data import load
 
 SAMPLE = Path(__file__).parents[1] / "vtx_keras" / "sample"
@@ -35,27 +33,25 @@ KINDS = {
 
 
 def pictures() -> list[dict]:
-    """The chosen emoji as the built data set has them."""
-    found = {}
+    """Return the chosen emoji, ordered by name and artist."""
+    chosen = {}
     for split in ("train", "vendor"):
         for example in load("emoji", split).as_numpy_iterator():
             name, vendor = example["name"].decode(), example["vendor"].decode()
             if name in NAMES:
-                found[name, vendor] = {**example, "name": name, "vendor": vendor, "group": example["group"].decode()}
-    return [found[key] for key in sorted(found)]
+                chosen[name, vendor] = {**example, "name": name, "vendor": vendor, "group": example["group"].decode()}
+    return [chosen[key] for key in sorted(chosen)]
 
 
 def main() -> None:
-    """Writes pictures, captions.csv and questions.csv."""
+    """Write pictures, captions.csv and questions.csv."""
     (SAMPLE / "emoji").mkdir(parents=True, exist_ok=True)
     captions, questions = [], []
     chosen = pictures()
     for row in chosen:
         file = f"emoji/{row['name'].replace(' ', '-')}-{row['vendor']}.png"
-        packed = io.BytesIO()
         picture = Image.fromarray(media.resize(row["image"], (SIDE, SIDE)))
-        picture.quantize(128, dither=Image.Dither.NONE).convert("RGB").save(packed, "PNG", optimize=True)
-        (SAMPLE / file).write_bytes(packed.getvalue())
+        picture.quantize(128, dither=Image.Dither.NONE).convert("RGB").save(SAMPLE / file, optimize=True)
         split = "validation" if row["vendor"] == "fluent" else "train"
         captions.append((file, row["name"], split))
         kind = KINDS[row["group"]]
@@ -76,5 +72,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    assert builders.Emoji
     main()

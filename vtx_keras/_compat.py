@@ -2,7 +2,7 @@
 
 Each entry says why the public interface is not enough, and what happens where the name is gone: `CHECKS` lists them,
 `missing()` says which are not there, and an upgrade of Keras or TensorFlow that breaks one breaks this file alone.
-TensorFlow, LiteRT's schema and pycocoevalcap are imported when an entry that needs them is used.
+TensorFlow and LiteRT's schema are imported when an entry that needs them is used.
 """
 
 from __future__ import annotations
@@ -254,6 +254,37 @@ def forget_graph_seed() -> None:
     tf.compat.v1.get_default_graph().seed = None
 
 
+def counted(ds: Any, count: int | None) -> Any:
+    """A tf.data that reports `count` as its cardinality, though an epoch that was begun before has fewer batches.
+
+    Keras reads the length of every epoch from `cardinality()` of the first; `assert_cardinality` would fail the short
+    one, and tf.data has no public wrapper that only reports.
+    """
+    if count is None:
+        return ds
+    import tensorflow as tf
+
+    class Counted(tf.data.Dataset):
+        def __init__(self, inner: Any):
+            self._inner = inner
+            super().__init__(inner._variant_tensor)
+
+        def _inputs(self) -> list[Any]:
+            return [self._inner]
+
+        @property
+        def element_spec(self) -> Any:
+            return self._inner.element_spec
+
+        def cardinality(self) -> Any:
+            return tf.constant(count, tf.int64)
+
+        def __len__(self) -> int:
+            return count
+
+    return Counted(ds)
+
+
 def warp(images: Any, transforms: Any, size: tuple[int, int], fill: float) -> Any:
     """Pictures (n, h, w, c) under projective transforms (n, 8), bilinear, filled outside.
 
@@ -283,12 +314,3 @@ def litert_schema() -> Any:
     from tensorflow.lite.python import schema_py_generated
 
     return schema_py_generated
-
-
-# --- pycocoevalcap
-
-
-def bleu_counts(scorer: Any) -> list[dict[str, Any]]:
-    """The counts per caption of a `BleuScorer`, from which any subset's BLEU follows; it publishes only scores."""
-    return scorer.ctest
-

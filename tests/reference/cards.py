@@ -25,9 +25,9 @@ import tensorflow as tf
 from inputs import HERE, ODD, SIZES, pixels
 from keras import Model
 
-from vtx_keras.models import encoders as architectures
 from vtx_keras.checkpoints import _encoders as published
 from vtx_keras.checkpoints._folder import CONFIG, WEIGHTS
+from vtx_keras.models import encoders as architectures
 
 ZOO = HERE.parents[1] / "zoo/encoders"
 NOTES = {

@@ -24,9 +24,8 @@ from typing import Any, NamedTuple
 import keras
 import numpy as np
 
-from vtx_keras import _archives as archives
-from vtx_keras._archives import Archive
-from vtx_keras._files import file_hash, new_folder, version_of
+from vtx_keras import _files as archives
+from vtx_keras._files import Archive, file_hash, new_folder, version_of
 from vtx_keras.checkpoints import _readers as readers
 from vtx_keras.checkpoints._folder import (
     CONFIG,
@@ -146,7 +145,7 @@ def convert(
     if url and not (Path(archives_folder) / archive.file).exists():
         keras.utils.get_file(archive.file, url, cache_dir=archives_folder, cache_subdir="", file_hash=archive.sha256)
     path = archives.fetch(archive, archives_folder, say=say)
-    return _write(name, dict(archives.read(path, PUBLISHED[name].files)), Path(folder), half)
+    return _write(name, dict(archives.read_archive(path, PUBLISHED[name].files)), Path(folder), half)
 
 
 def _write(name: str, files: dict[str, bytes], folder: Path, half: bool = False) -> Path:

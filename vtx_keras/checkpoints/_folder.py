@@ -128,14 +128,6 @@ def config_hash(config: dict) -> str:
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
 
-if __name__ == "__main__":  # python -m vtx_keras.weights convert NAME
-    import sys
-
-    from vtx_keras.checkpoints._encoders import main
-
-    sys.exit(main())
-
-
 def list_models(pattern: str = "*", released: bool | None = None) -> list[str]:
     """Every name that matches; `released=True` those that come with weights, False those that do not yet.
 

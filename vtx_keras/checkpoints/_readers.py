@@ -17,12 +17,12 @@ from fnmatch import fnmatch
 from typing import Any, NamedTuple
 
 import numpy as np
+import safetensors.numpy
 
 from vtx_keras.checkpoints._folder import BadWeights
 
 # Storage types as dtypes, which are strings here: a pickle can alter objects that it was handed, but no string.
 STORAGES = {"FloatStorage": "<f4", "DoubleStorage": "<f8", "HalfStorage": "<f2", "LongStorage": "<i8"}
-SAFETENSORS = {"F32": "<f4", "F64": "<f8", "F16": "<f2", "I64": "<i8", "I32": "<i4"}
 LEGACY_MAGIC = 0x1950A86A20F9469CFC6C  # of torch.save before its zip form
 
 
@@ -34,7 +34,7 @@ def read(files: dict[str, bytes]) -> dict[str, np.ndarray]:
     >>> read({"model.safetensors": data})
     {'a': array([[1., 2.]], dtype=float32)}
     """
-    readers = {".pth": _torch, ".pt": _torch, ".safetensors": _safetensors}
+    readers = {".pth": _torch, ".pt": _torch, ".safetensors": safetensors.numpy.load}
     found = {name: reader for name in files for suffix, reader in readers.items() if name.endswith(suffix)}
     manifests = [name for name in files if name.endswith("/model.json")]
     if len(found) + len(manifests) != 1:
@@ -124,17 +124,6 @@ def _filled(tensors: Any, storage: Any) -> dict[str, np.ndarray]:
     return arrays
 
 
-def _safetensors(data: bytes) -> dict[str, np.ndarray]:
-    start = 8 + int.from_bytes(data[:8], "little")
-    header = json.loads(data[8:start])
-    header.pop("__metadata__", None)
-    arrays = {}
-    for name, entry in header.items():
-        first, last = (start + offset for offset in entry["data_offsets"])
-        arrays[name] = np.frombuffer(data[first:last], SAFETENSORS[entry["dtype"]]).reshape(entry["shape"])
-    return arrays
-
-
 def _tensorflow_js(files: dict[str, bytes], name: str) -> dict[str, np.ndarray]:
     """A layers model of TensorFlow.js: a manifest, and shards beside it that are one array cut into pieces."""
     folder = name.removesuffix("model.json")
@@ -215,7 +204,7 @@ SPARE = ("*.num_batches_tracked", "embeddings.position_ids", "pooler.dense.*")
 def source_names(model: Any) -> dict[str, Any]:
     """The variables of an `architecture`, by what its published checkpoint calls them.
 
-    >>> from vtx_keras.architectures import architecture
+    >>> from vtx_keras.models.encoders import architecture
     >>> source_names(architecture("mobilenet_v2"))["classifier.1.weight"].path
     'logits/kernel'
     """
@@ -234,10 +223,10 @@ def source_names(model: Any) -> dict[str, Any]:
 def assign(model: Any, arrays: dict[str, np.ndarray]) -> None:
     """Give an `architecture` all tensors of its checkpoint, or none: one missing, extra or misshapen is an error.
 
-    >>> from vtx_keras.architectures import architecture
+    >>> from vtx_keras.models.encoders import architecture
     >>> assign(architecture("mobilenet_v2"), {"fc.weight": np.zeros((2, 2))})
     Traceback (most recent call last):
-    vtx_keras.weights.BadWeights: not a checkpoint of mobilenet_v2: ...
+    vtx_keras.checkpoints._folder.BadWeights: not a checkpoint of mobilenet_v2: ...
     """
     variables = source_names(model)
     given = {name for name in arrays if not any(fnmatch(name, spare) for spare in SPARE)}

@@ -49,9 +49,7 @@ def restore(
     saved, overrides = read_config(folder), overrides or {}
     name = name or saved["name"]
     if saved["name"] != name:
-        raise BadWeights(
-            f"{folder} holds a {saved['name']}, not a {name}: zoo.build({saved['name']!r}, weights=…)"
-        )
+        raise BadWeights(f"{folder} holds a {saved['name']}, not a {name}: zoo.build({saved['name']!r}, weights=…)")
     options = saved["overrides"]
     if overrides.get("size", options["size"]) != options["size"]:  # another size means its widths, not those saved
         options = {key: value for key, value in options.items() if key not in (*SIZES["tiny"], "heads")}
@@ -153,7 +151,9 @@ def save(model: VisionText, path: str | os.PathLike, *, half: bool = False) -> P
     return path
 
 
-def save_folder(model: Any, folder: str | os.PathLike, *, half: bool = False, encoder: dict[str, str] | None = None) -> Path:
+def save_folder(
+    model: Any, folder: str | os.PathLike, *, half: bool = False, encoder: dict[str, str] | None = None
+) -> Path:
     """Write a model's weights folder, all of it or nothing. `half` stores float16, as releases do.
 
     `encoder` {"name", "sha256"} says that the image encoder is a published one, unchanged: then only its name is kept.

@@ -7,10 +7,9 @@ import os
 
 import click
 
-from vtx_keras.cli._data import data, doctor
+from vtx_keras.cli._catalogue import convert, data, doctor, list_models, show
 from vtx_keras.cli._evaluate import evaluate
 from vtx_keras.cli._export import bench, export
-from vtx_keras.cli._models import convert, list_models, show
 from vtx_keras.cli._predict import explain, predict
 from vtx_keras.cli._train import train
 

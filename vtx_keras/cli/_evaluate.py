@@ -62,7 +62,7 @@ def evaluate(
             from keras import ops
 
             from vtx_keras import zoo
-            from vtx_keras.evaluate._run import run
+            from vtx_keras.evaluate import BASELINES, run
 
             ops.zeros(1)  # looks for a GPU
         # What is quick to find wrong comes before what is slow to load.
@@ -74,7 +74,7 @@ def evaluate(
         about = {"command": _command(), **about, **_files(model, weights, place)}
         ds = ds if prompt is None else _prompted(network, ds, prompt)
         results = run(
-            network, ds, train=train, baselines=_BASELINES if baselines else (), limit=limit, folder=out, seed=seed,
+            network, ds, train=train, baselines=BASELINES if baselines else (), limit=limit, folder=out, seed=seed,
             beams=beams, batch_size=batch_size, scorers=scorers or None, tokenizer=tokenizer, about=about,
         )  # fmt: skip
     if as_json:
@@ -85,9 +85,6 @@ def evaluate(
         click.echo(line)
     if out:
         click.echo(f"{out / 'results.html'}\n{out / 'results.json'}")
-
-
-_BASELINES = ("most_frequent", "question_alone", "nearest_neighbour", "chance")
 
 
 def _command() -> str:

@@ -228,10 +228,10 @@ def _write(rows: Iterable[dict], out: Path, model: str, frames: int = 0) -> list
     """All rows into one file, whole or not at all; which of them failed. A clip's `frames` stand side by side."""
     failed: list[bool] = []
 
-    from vtx_keras._files import telling, whole
+    from vtx_keras._files import progress, whole
 
     def told() -> Iterator[dict]:
-        with telling("pictures") as tell:
+        with progress("pictures") as tell:
             for row in rows:
                 failed.append("error" in row)
                 if "error" in row:
@@ -240,9 +240,9 @@ def _write(rows: Iterable[dict], out: Path, model: str, frames: int = 0) -> list
                 yield row
 
     if out.suffix.lower() == ".html":
-        from vtx_keras.evaluate import _pages as pages
+        from vtx_keras.evaluate import _report as pages
         from vtx_keras.inputs import media
-        
+
         def shown(row: dict) -> list:
             if row["source"] is None:
                 return []
@@ -255,7 +255,7 @@ def _write(rows: Iterable[dict], out: Path, model: str, frames: int = 0) -> list
             )
             for row in told()
         )
-        pages.write(out, model, [("", cards)])
+        pages.write_page(out, model, [("", cards)])
     else:
         with whole(out) as part:
             part.write_text(_as_text([_told(row) for row in told()], out.suffix.lower()), encoding="utf-8")
@@ -311,7 +311,7 @@ def explain(
             from vtx_keras import zoo
             from vtx_keras.explain._maps import attention
             from vtx_keras.inputs import media
-            
+
             ops.zeros(1)  # looks for a GPU
         network = zoo.named(model, weights)
         which = int(block) if block is not None and block.lstrip("-").isdigit() else block

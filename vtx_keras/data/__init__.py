@@ -18,7 +18,7 @@ _MODULE_OF = {
     "sample": "_load",
     "batches": "_pipeline",
     "features": "_feature_cache",
-    "preview": "_preview",
+    "preview": "_source",
     "from_csv": "_files",
     "from_folder": "_files",
     "overlap": "_files",

@@ -20,8 +20,8 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from vtx_keras._files import telling, whole
-from vtx_keras.data import _pixels as pixels
+from vtx_keras._files import progress, whole
+from vtx_keras.data import _tensors as tensors
 from vtx_keras.data._examples import encoded_of
 from vtx_keras.data._source import mapped
 from vtx_keras.models._base import VisionText
@@ -59,7 +59,7 @@ def features(
     key, stored = _key(encoder, model), "path" if "image" not in source.element_spec else "image"
     pieces, made, total = [], 0, 0
     places: list[int] = []  # of each example, which picture it has
-    with telling("features of pictures") as tell:
+    with progress("features of pictures") as tell:
         for chunk in _chunks(mapped(source, lambda example: example[stored]), stored, places):
             path = folder / f"{key}-{_digest(chunk, stored)}.npy"
             total += len(chunk)
@@ -124,7 +124,7 @@ def _encoded(rows: list, encoder: keras.Model, model: VisionText, batch_size: in
     found, size = [], min(batch_size, len(rows))
     for at in range(0, len(rows), size):
         part = rows[at : at + size]
-        fitted = pixels.fitted_rows(part, model.image_shape, model.options["resize"], paths=stored == "path")
+        fitted = tensors.fitted_rows(part, model.image_shape, model.options["resize"], paths=stored == "path")
         whole_batch = np.resize(fitted, (size, *fitted.shape[1:]))  # a short one would be traced anew
         found.append(np.asarray(encoder.predict_on_batch(whole_batch.astype("float32"))).astype("float16"))
     return np.concatenate(found)[: len(rows)]

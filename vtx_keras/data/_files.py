@@ -19,7 +19,7 @@ from typing import Any, TextIO
 import numpy as np
 import tensorflow as tf
 
-from vtx_keras._files import telling, whole
+from vtx_keras._files import progress, whole
 from vtx_keras.data._plan import BadData
 from vtx_keras.data._source import Examples, adapted
 from vtx_keras.inputs import media, text
@@ -311,7 +311,7 @@ def _text_verdict(row: dict) -> str:
 
 def _shown(results: Iterable, total: int) -> Iterator:
     """The same results, with a line of progress where a person waits longer than two seconds."""
-    with telling("reading pictures", total) as tell:
+    with progress("reading pictures", total) as tell:
         for done, result in enumerate(results, start=1):
             tell(done)
             yield result

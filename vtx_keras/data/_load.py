@@ -19,7 +19,7 @@ import tensorflow as tf
 import tensorflow_datasets as tfds
 
 from vtx_keras.data import _files as files
-from vtx_keras.data import _pixels as pixels
+from vtx_keras.data import _tensors as tensors
 from vtx_keras.data import sets
 from vtx_keras.data._source import Examples, adapted, mapped, named_classes, plainly
 from vtx_keras.data.sets import _drawings, _questions
@@ -174,7 +174,7 @@ def clevr(example: dict) -> tf.data.Dataset:
 def ref_coco(example: dict) -> tf.data.Dataset:
     """RefCOCO: one example for each object that people referred to: its part of the photograph, and what they said."""
     photo, objects = example["image"], example["objects"]
-    photo = pixels.read(photo) if photo.dtype == tf.string else photo
+    photo = tensors.read(photo) if photo.dtype == tf.string else photo
     boxes = tf.data.Dataset.from_tensor_slices(objects["bbox"])
     said = tf.data.Dataset.from_tensor_slices(objects["refexp"]["raw"])
 

@@ -25,6 +25,36 @@ from vtx_keras.models.options import did_you_mean
 MASKED_SHARE = 0.15  # of the words, as in BERT
 
 
+# --- what both kinds of batches do; `xp` is NumPy, or TensorFlow's NumPy inside tf.data
+
+
+def with_negatives(xp: Any, image: Any, tokens: Any, labels: Any) -> tuple[Any, Any, Any]:
+    """Each picture with its own text, then with its neighbour's, whose label is 0 unless the two texts are the same.
+
+    >>> _, tokens, labels = with_negatives(np, np.zeros((2, 1)), np.array([[1], [2]]), np.ones((2, 1)))
+    >>> tokens[:, 0].tolist(), labels[:, 0].tolist()
+    ([1, 2, 2, 1], [1.0, 1.0, 0.0, 0.0])
+    """
+    other = xp.roll(tokens, 1, axis=0)
+    same = xp.all(other == tokens, axis=1, keepdims=True)
+    labels = xp.concatenate([labels, xp.where(same, labels, xp.zeros_like(labels))])
+    return xp.concatenate([image, image]), xp.concatenate([tokens, other]), labels
+
+
+def hidden_words(xp: Any, tokens: Any, draws: Any, share: float) -> tuple[Any, Any, Any]:
+    """Tokens with a share of the words behind [MASK], the words hidden there (PAD elsewhere), and where they are.
+
+    >>> [x.tolist() for x in hidden_words(np, np.array([[2, 9, 8]]), np.array([[0.0, 0.0, 0.9]]), 0.5)]
+    [[[2, 4, 8]], [[0, 9, 0]], [[False, True, False]]]
+    """
+    hidden = (draws < share) & (tokens > text.MASK)
+    masked = xp.where(hidden, xp.full_like(tokens, text.MASK), tokens)
+    return masked, xp.where(hidden, tokens, xp.zeros_like(tokens)), hidden
+
+
+# --- batches in memory
+
+
 def arrays(
     model: VisionText,
     images: Any,
@@ -173,16 +203,13 @@ class Batches(keras.utils.PyDataset):
         index += self.done
         rows = self.order[index * self.batch_size : (index + 1) * self.batch_size]
         pixels, tokens, labels = self.pixels[rows], self.tokens[rows], self.labels[rows]
-        if self.negatives:  # each picture once with its own text and once with its neighbour's
-            fits = np.any(np.roll(tokens, 1, axis=0) != tokens, axis=1, keepdims=True)
-            pixels, tokens = np.concatenate([pixels, pixels]), np.concatenate([tokens, np.roll(tokens, 1, axis=0)])
-            labels = np.concatenate([labels, labels * ~fits])
+        if self.negatives:
+            pixels, tokens, labels = with_negatives(np, pixels, tokens, labels)
         weight = (labels != text.PAD).astype("float32") if self.words else np.ones(len(labels), "float32")
         if not self.mlm:
             return {"image": pixels, "tokens": tokens}, labels, weight
         draws = np.random.default_rng([self.seed, self.epoch, index]).random(tokens.shape)
-        hidden = (draws < MASKED_SHARE) & (tokens > text.MASK)
-        words = np.where(hidden, tokens, text.PAD)
-        inputs = {"image": pixels, "tokens": np.where(hidden, text.MASK, tokens).astype("int32")}
+        masked, words, hidden = hidden_words(np, tokens, draws, MASKED_SHARE)
+        inputs = {"image": pixels, "tokens": masked.astype("int32")}
         weights = {"logits": weight, "words": hidden.astype("float32")}
         return inputs, {"logits": labels, "words": words}, weights

@@ -11,15 +11,15 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import tensorflow as tf
+import tensorflow.experimental.numpy as tnp
 
 from vtx_keras._compat import forget_graph_seed
-from vtx_keras.data import _pixels as pixels
-from vtx_keras.data import _tokens as words
+from vtx_keras.data import _tensors as tensors
 from vtx_keras.data._examples import encoded_of
-from vtx_keras.data._memory import MASKED_SHARE
+from vtx_keras.data._memory import MASKED_SHARE, hidden_words, with_negatives
 from vtx_keras.data._plan import BadData, Plan, plan_of, seed_for, survey, without
 from vtx_keras.data._source import Examples, mapped, plainly
-from vtx_keras.inputs import text
+from vtx_keras.inputs import media, text
 from vtx_keras.models._base import VisionText
 from vtx_keras.models._captioner import Captioner
 from vtx_keras.models._readers import Matcher, Retriever
@@ -49,7 +49,7 @@ def batches(
     a "prompt", which is read and not learned (of a question and its answer, the question is). `data.load`, `from_csv`
     and any `tf.data` of yours make such.
 
-    `training` shuffles. `augment` is True or a dict that changes `pixels.AUGMENT`. `buckets` are text lengths: rows of
+    `training` shuffles. `augment` is True or a dict that changes `tensors.AUGMENT`. `buckets` are text lengths: rows of
     like length share a batch and are filled up to the next of them. `static` fills the last batch with rows of weight
     0, so that XLA compiles one shape (a retriever, whose rows compare with each other, leaves that batch out). `cache`
     keeps prepared pictures in memory or in a file. `unknown="drop"` leaves out rows whose label is no class.
@@ -121,7 +121,7 @@ def epochs(
     if not count:
         raise BadData(f"{kept} rows make no batch of {batch_size}: choose a smaller batch_size")
     surveyed = "prompt" not in source.element_spec and not how.get("synonyms")
-    encode = words.encoder(model.vocabulary, start=True, end=isinstance(model, Captioner), plain=plain and surveyed)
+    encode = tensors.encoder(model.vocabulary, start=True, end=isinstance(model, Captioner), plain=plain and surveyed)
     rows = mapped(source.enumerate(), lambda number, example: {**example, "row": number})
     rows = mapped(rows.filter(plainly(plan.usable)), plan.row)
 
@@ -225,9 +225,9 @@ def augmentation(augment: bool | Mapping[str, Any]) -> dict[str, Any]:
         return {}
     wanted = {} if augment is True else dict(augment)
     for name in wanted:
-        if name not in pixels.AUGMENT:
-            raise ValueError(f"augment has no {name!r}{did_you_mean(name, pixels.AUGMENT)}: {sorted(pixels.AUGMENT)}")
-    return {**pixels.AUGMENT, **wanted}
+        if name not in tensors.AUGMENT:
+            raise ValueError(f"augment has no {name!r}{did_you_mean(name, tensors.AUGMENT)}: {sorted(tensors.AUGMENT)}")
+    return {**tensors.AUGMENT, **wanted}
 
 
 def _said(row: dict) -> tf.Tensor:
@@ -238,18 +238,17 @@ def _said(row: dict) -> tf.Tensor:
 def _fitted(row: dict, plan: Plan, how: dict[str, Any], draw: tf.Tensor | None) -> tf.Tensor:
     """One row's picture as uint8 at the model's shape, or the part of it that augmentation takes."""
     picture = row["image"] if "image" in row else row["path"]
-    window = None if draw is None or not how else pixels.windows(seed_for(draw, 0), 1, how["crop"])
+    window = None if draw is None or not how else tensors.windows(seed_for(draw, 0), 1, how["crop"])
     if isinstance(picture, tf.RaggedTensor):  # frames of many sizes
         frames, one = plan.shape[0], tf.TensorSpec(plan.shape[1:], tf.uint8)
-        # As `media.read_clip` picks them.
-        picked = tf.gather(picture, (2 * tf.range(frames) + 1) * picture.nrows(tf.int32) // (2 * frames))
+        picked = tf.gather(picture, media.frame_places(picture.nrows(tf.int32), frames))
 
         def frame(pixel_rows: tf.RaggedTensor) -> tf.Tensor:
             whole = tf.ensure_shape(pixel_rows.to_tensor(), (None, None, 3))
-            return pixels.fitted(whole[None], plan.shape[1:], plan.fit, window)[0]
+            return tensors.fitted(whole[None], plan.shape[1:], plan.fit, window)[0]
 
         return tf.ensure_shape(tf.map_fn(frame, picked, fn_output_signature=one), plan.shape)
-    return pixels.fitted(picture[None], plan.shape, plan.fit, window, paths="image" not in row)[0]
+    return tensors.fitted(picture[None], plan.shape, plan.fit, window, paths="image" not in row)[0]
 
 
 def _bucketed(
@@ -261,7 +260,7 @@ def _bucketed(
         raise ValueError(f"buckets={list(buckets)}: expected lengths from 3 to {plan.model.options['max_length']}")
 
     def bucket(row: dict) -> tf.Tensor:
-        length = plan.cut(words.normalize(_said(row)[None])).row_lengths()[0] + plan.length - plan.room
+        length = plan.cut(tensors.normalize(_said(row)[None])).row_lengths()[0] + plan.length - plan.room
         return tf.cast(tf.searchsorted(tf.constant(bounds[:-1], tf.int64), length[None])[0], tf.int64)
 
     def together(number: tf.Tensor, rows: tf.data.Dataset) -> tf.data.Dataset:
@@ -275,18 +274,18 @@ def _pictures(batch: dict, plan: Plan, how: dict[str, Any], draw: tf.Tensor) -> 
     """A batch's pictures at the model's shape, augmented if that is wanted, as float32."""
     image, paths = (batch["image"], False) if "image" in batch else (batch["path"], True)
     count = tf.shape(batch["text"])[0]
-    parts = pixels.windows(seed_for(draw, 1), count, how["crop"]) if how and how["crop"] else None
+    parts = tensors.windows(seed_for(draw, 1), count, how["crop"]) if how and how["crop"] else None
     if image.dtype in (tf.uint8, tf.string) or parts is not None:
-        image = pixels.fitted(image, plan.shape, plan.fit, parts, paths=paths)
+        image = tensors.fitted(image, plan.shape, plan.fit, parts, paths=paths)
     if not how or plan.shape[-1] != 3:
         return tf.cast(image, tf.float32)
     clear = None
     if "alpha" in batch:
-        clear = 255 - pixels.fitted(batch["alpha"], plan.shape, plan.fit, parts)
-    said = words.normalize(batch["text"])
+        clear = 255 - tensors.fitted(batch["alpha"], plan.shape, plan.fit, parts)
+    said = tensors.normalize(batch["text"])
     sided = tf.strings.regex_full_match(said, f".*{DIRECTIONS}.*")
     image = tf.cast(image, tf.uint8)
-    return pixels.augment(image, seed_for(draw, 2), how, flip=tf.logical_not(sided), clear=clear)
+    return tensors.augment(image, seed_for(draw, 2), how, flip=tf.logical_not(sided), clear=clear)
 
 
 def _finishing(plan: Plan, encode: Callable, how: dict, fill: int | None) -> Callable:
@@ -303,24 +302,19 @@ def _finishing(plan: Plan, encode: Callable, how: dict, fill: int | None) -> Cal
             tokens, labels = ids[:, :-1], ids[:, 1:]
             weight = tf.cast(labels != text.PAD, tf.float32)
             if "prompt" in batch:
-                read = plan.cut(words.normalize(batch["prompt"])).row_lengths()[:, None]
+                read = plan.cut(tensors.normalize(batch["prompt"])).row_lengths()[:, None]
                 weight *= tf.cast(tf.range(tf.shape(labels)[1], dtype=tf.int64) >= read, tf.float32)
         else:
             tokens = ids
             labels = batch["label"] if plan.label_of else tf.ones((tf.shape(ids)[0], 1))
-            if rolled:  # each picture once with its own text and once with its neighbour's
-                other = tf.roll(tokens, 1, axis=0)
-                fits = tf.reduce_all(other == tokens, axis=1, keepdims=True)
-                image, tokens = tf.concat([image, image], 0), tf.concat([tokens, other], 0)
-                labels = tf.concat([labels, labels * tf.cast(fits, tf.float32)], 0)
+            if rolled:
+                image, tokens, labels = with_negatives(tnp, image, tokens, labels)
             weight = tf.ones(tf.shape(labels)[:1])
-        hidden = tf.zeros_like(tokens, tf.bool)
+        inputs = {"image": image, "tokens": tokens}
         if hidden_share:
             draws = tf.random.stateless_uniform(tf.shape(tokens), seed_for(draw, 0))
-            hidden = (draws < hidden_share) & (tokens > text.MASK)
-        inputs = {"image": image, "tokens": tf.where(hidden, text.MASK, tokens)}
+            inputs["tokens"], spots, hidden = hidden_words(tnp, tokens, draws, hidden_share)
         if masked:
-            spots = tf.where(hidden, tokens, text.PAD)
             labels = {"logits": labels, "words": spots}
             weight = {"logits": weight, "words": tf.cast(hidden, tf.float32)}
         whole = (inputs, labels, weight)

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import tensorflow as tf
 
-from vtx_keras.data import _tokens as words
+from vtx_keras.data import _tensors as tensors
 from vtx_keras.data._source import mapped
 from vtx_keras.inputs.text import LABEL_FIELDS, TEXT_FIELDS
 from vtx_keras.models._base import VisionText
@@ -70,12 +70,12 @@ def plan_of(spec: Any, model: VisionText, how: dict[str, Any]) -> Plan:
             raise BadData("features cannot be augmented: train on pictures, or change the words alone")
     captioner = isinstance(model, Captioner)
     length = model.options["max_length"] + captioner
-    cut = words.pieces(model.vocabulary)
+    cut = tensors.pieces(model.vocabulary)
     empty = model.options.get("allow_empty", False)
     synonyms = 0.0 if captioner or "keywords" not in spec else how.get("synonyms", 0.0)
 
     def worded(texts: tf.Tensor) -> tf.Tensor:
-        return cut(words.normalize(tf.reshape(texts, [-1]))).row_lengths() > 0
+        return cut(tensors.normalize(tf.reshape(texts, [-1]))).row_lengths() > 0
 
     def usable(example: dict) -> tf.Tensor:
         good = empty or tf.reduce_any(worded(example[key]))
@@ -171,9 +171,9 @@ def survey(source: tf.data.Dataset, plan: Plan, unknown: str) -> tuple[int, bool
     def look(example: dict) -> dict:
         texts = tf.reshape(example[plan.text], [-1])
         mended = tf.strings.unicode_transcode(texts, "UTF-8", "UTF-8", replace_control_characters=False) != texts
-        lengths = plan.cut(words.normalize(texts)).row_lengths()
+        lengths = plan.cut(tensors.normalize(texts)).row_lengths()
         known = tf.reduce_all(plan.label_of(example) >= 0) if plan.label_of else tf.constant(True)
-        odd = tf.logical_not(words.is_plain(texts))
+        odd = tf.logical_not(tensors.is_plain(texts))
         seen = {"empty": lengths == 0, "cut": lengths > plan.room, "mended": mended, "odd": odd}
         return {
             **{key: tf.math.count_nonzero(value) for key, value in seen.items()},

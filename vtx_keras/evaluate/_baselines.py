@@ -52,7 +52,7 @@ def learned(model: VisionText, ds: Any) -> Learned:
 def most_frequent(outcome: Outcome, train: Learned, names: Sequence[str]) -> Outcome:
     """The commonest training text for every row; several labels by how often each is right.
 
-    >>> from vtx_keras.metrics.outcomes import Row
+    >>> from vtx_keras.evaluate._outcomes import Row
     >>> outcome = Outcome("captions", (Row(0, "0", "0", "", ("a cat",)),), {})
     >>> most_frequent(outcome, Learned(("",) * 3, (("a dog",), ("a cat",), ("A dog",))), []).rows[0].said
     'a dog'
@@ -68,7 +68,7 @@ def most_frequent(outcome: Outcome, train: Learned, names: Sequence[str]) -> Out
 def question_alone(outcome: Outcome, train: Learned) -> Outcome:
     """The commonest training answer to the same words, else the commonest of all: no picture is looked at.
 
-    >>> from vtx_keras.metrics.outcomes import Row
+    >>> from vtx_keras.evaluate._outcomes import Row
     >>> outcome = Outcome("answers", (Row(0, "0", "0", "is it red?", ("yes",)),), {})
     >>> question_alone(outcome, Learned(("what?", "what?", "Is it red?"), (("dog",), ("dog",), ("no",)))).rows[0].said
     'no'
@@ -91,7 +91,7 @@ def nearest_neighbour(
 
     `points` are unit features of the training rows and of the outcome's rows; a picture without any is never nearest.
 
-    >>> from vtx_keras.metrics.outcomes import Row
+    >>> from vtx_keras.evaluate._outcomes import Row
     >>> outcome = Outcome("captions", (Row(0, "0", "0", "", ("a cat",)),), {})
     >>> points = np.eye(2), np.array([[0.6, 0.8]])
     >>> nearest_neighbour(outcome, Learned(("", ""), (("a dog",), ("a lion",))), [], points).rows[0].said
@@ -119,7 +119,7 @@ def nearest_neighbour(
 def blind(outcome: Outcome) -> dict[str, float] | Outcome:
     """Of pairs, the commoner verdict for all; of a search, what guesses come to on the average.
 
-    >>> from vtx_keras.metrics.outcomes import Row
+    >>> from vtx_keras.evaluate._outcomes import Row
     >>> rows = (Row(0, "0", "0", "", ("a", "b")), Row(0, "0", "0", "a", ()), Row(0, "0", "0", "b", ()))
     >>> blind(Outcome("search", rows, {}, np.zeros((3, 1)), np.array([[0, 1], [0, 2]])))["text_to_image_recall_1"]
     1.0

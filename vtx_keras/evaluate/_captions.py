@@ -1,51 +1,57 @@
-"""Captions against what people wrote: BLEU, ROUGE-L and CIDEr by pycocoevalcap, as the papers have them; and words.
+"""Captions against references: BLEU, ROUGE-L and CIDEr as the COCO papers compute them, METEOR and SPICE, exact words.
 
-Every text is made one line of tokens first, so that nothing a caption holds (a line break, U+2028, a NUL, nothing at
-all) can move another one to the wrong picture. Two tokenizers: `tokens`, which is plain Python, and `penn`, the
-original one of the COCO papers, which needs Java. They agree on plain English; `tokens` says where they do not.
+The first three are computed here: pycocoevalcap, whose numbers they equal, forbids commercial use in its BLEU file, and
+is needed only for METEOR, SPICE and the Penn tokenizer (the extra `coco`). Every text becomes a list of tokens first:
+nothing in a caption (a line break, U+2028, a NUL, nothing at all) can shift another one to the wrong image. Two
+tokenizers: `tokens`, plain Python, and `penn`, that of the COCO papers, which needs Java. They agree on plain English.
 """
 
 from __future__ import annotations
 
+import importlib
+import math
 import re
 import shutil
 import subprocess
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from vtx_keras._compat import bleu_counts
 from vtx_keras.evaluate._measures import Measure, mean
 from vtx_keras.inputs.text import normalize, tokens
+
+ORDERS = 4  # n-grams of one to four words
+BETA = 1.2  # how much recall weighs in ROUGE-L
+SIGMA = 6.0  # of CIDEr-D's penalty on a difference in length
+Captions = Sequence[Sequence[str]]  # tokens by row
+References = Sequence[Sequence[Sequence[str]]]  # tokens of each reference by row
 
 SCORERS = ("bleu", "rouge_l", "cider", "meteor", "spice")
 
 
 def penn(texts: Iterable[str | bytes]) -> list[list[str]]:
-    """The words of texts by the Penn Treebank tokenizer that comes with pycocoevalcap; it needs Java.
+    """Tokenize texts by the Penn Treebank tokenizer that comes with pycocoevalcap; it needs Java.
 
     penn(["A man's hat."])    # [['a', 'man', "'s", 'hat']]
     """
     java("the Penn Treebank tokenizer")
-    home = package("tokenizer.ptbtokenizer")
+    ptb = package("tokenizer.ptbtokenizer", "the Penn Treebank tokenizer")
     lines = [normalize(text) for text in texts]
-    full = [row for row, line in enumerate(lines) if line]
-    command = ["java", "-Dfile.encoding=UTF-8", "-cp", home.STANFORD_CORENLP_3_4_1_JAR]
+    rows = [row for row, line in enumerate(lines) if line]
+    command = ["java", "-Dfile.encoding=UTF-8", "-cp", ptb.STANFORD_CORENLP_3_4_1_JAR]
     command += ["edu.stanford.nlp.process.PTBTokenizer", "-preserveLines", "-lowerCase", "-encoding", "utf-8"]
-    run = subprocess.run(
-        command, input="".join(f"{lines[row]}\n" for row in full).encode(), capture_output=True,
-        cwd=Path(home.__file__).parent,
-    )  # fmt: skip
-    found = run.stdout.decode().split("\n")[:-1]
-    if run.returncode or len(found) != len(full):
-        said = run.stderr.decode(errors="replace").strip()[-300:]
-        raise RuntimeError(f"the Java tokenizer gave {len(found)} lines for {len(full)} texts: {said}")
+    stdin = "".join(f"{lines[row]}\n" for row in rows).encode()
+    run = subprocess.run(command, input=stdin, capture_output=True, cwd=Path(ptb.__file__).parent)
+    output = run.stdout.decode().split("\n")[:-1]
+    if run.returncode or len(output) != len(rows):
+        error = run.stderr.decode(errors="replace").strip()[-300:]
+        raise RuntimeError(f"the Java tokenizer gave {len(output)} lines for {len(rows)} texts: {error}")
     words: list[list[str]] = [[] for _ in lines]
-    for row, line in zip(full, found, strict=True):
-        words[row] = [word for word in line.split() if word not in home.PUNCTUATIONS]
+    for row, line in zip(rows, output, strict=True):
+        words[row] = [word for word in line.split() if word not in ptb.PUNCTUATIONS]
     return words
 
 
@@ -70,12 +76,12 @@ def caption_scores(
 ) -> dict[str, Measure]:
     """BLEU-1 to 4, ROUGE-L and CIDEr of captions, each against its references; "meteor" and "spice" on request.
 
-    The numbers are pycocoevalcap's. `tokenizer` is "plain" (`tokens`) or "penn" (Java, as in the COCO papers). A
-    caption without words scores 0. CIDEr weighs words by how rare they are among all references given, so that
-    another set of rows gives a row another score; of one row alone it is 0. METEOR gets no interval.
+    The numbers equal pycocoevalcap's. `tokenizer` is "plain" (`tokens`) or "penn" (Java, as in the COCO papers). A
+    caption without words scores 0. CIDEr weighs words by how rare they are among all references given: a row's score
+    depends on the other rows, and for one row alone it is 0. METEOR gets no interval.
 
-    >>> found = caption_scores(["A man is speaking."], [["a man speaks", "someone is speaking"]], scorers=["rouge_l"])
-    >>> round(found["rouge_l"].value, 3)
+    >>> measures = caption_scores(["A man is speaking."], [["a man speaks", "someone is speaking"]])
+    >>> round(measures["rouge_l"].value, 3)
     0.587
     """
     if len(said) != len(references) or not len(said):
@@ -83,25 +89,23 @@ def caption_scores(
     check_scorers(scorers)
     if tokenizer not in ("plain", "penn"):
         raise ValueError(f'tokenizer={tokenizer!r}: expected "plain" or "penn"')
-    counts = [len(each) for each in references]
+    counts = [len(texts) for texts in references]
     if isinstance(references[0], str) or not all(counts):
         raise ValueError("references are a list of texts for each caption, none of them empty")
-    flat = [*said, *(text for each in references for text in each)]
-    lines = [
-        " ".join(words).replace("|||", " ") for words in (penn(flat) if tokenizer == "penn" else map(tokens, flat))
-    ]
+    flat = [*said, *(text for texts in references for text in texts)]
+    words = penn(flat) if tokenizer == "penn" else list(map(tokens, flat))
     starts = np.cumsum([len(said), *counts])
-    truth = {row: lines[start : start + n] for row, (start, n) in enumerate(zip(starts, counts, strict=False))}
-    worded = {row: [text for text in each if text] for row, each in truth.items()}
-    wordless = [row for row, each in worded.items() if not each]
-    if wordless:
-        raise ValueError(f"row {wordless[0]} has no reference with a word: {list(references[wordless[0]])!r:.80}")
-    given = {row: [line] for row, line in enumerate(lines[: len(said)])}
+    targets = [
+        [sentence for sentence in words[start : start + count] if sentence]
+        for start, count in zip(starts, counts, strict=False)
+    ]
+    for row, sentences in enumerate(targets):
+        if not sentences:
+            raise ValueError(f"row {row} has no reference with a word: {list(references[row])!r:.80}")
+    functions = {"bleu": _bleu, "rouge_l": _rouge, "cider": _cider, "meteor": _meteor, "spice": _spice}
     measures: dict[str, Measure] = {}
     for name in scorers:
-        measures |= {"bleu": _bleu, "rouge_l": _rouge, "cider": _cider, "meteor": _meteor, "spice": _spice}[name](
-            worded, given
-        )
+        measures |= functions[name](targets, words[: len(said)])
     return measures
 
 
@@ -129,18 +133,15 @@ def _bag(text: str) -> Counter:
     return Counter(re.findall(r"\w+", normalize(text)))
 
 
-def package(room: str) -> Any:
-    """A module of pycocoevalcap, or an error that says how to get it.
-
-    >>> package("cider.cider").Cider().method()
-    'CIDEr'
-    """
-    import importlib
-
+def package(module: str, what: str) -> Any:
+    """A module of pycocoevalcap, or an error that names the extra it comes with."""
     try:
-        return importlib.import_module(f"pycocoevalcap.{room}")
+        return importlib.import_module(f"pycocoevalcap.{module}")
     except ModuleNotFoundError as error:
-        raise ImportError("BLEU, ROUGE-L and CIDEr come from pycocoevalcap: pip install pycocoevalcap") from error
+        raise ImportError(
+            f'{what} comes from pycocoevalcap: pip install "vtx_keras[coco]" (one of its files, which is not used '
+            "here, forbids commercial use)"
+        ) from error
 
 
 def java(what: str) -> None:
@@ -149,57 +150,116 @@ def java(what: str) -> None:
         raise RuntimeError(f"{what} needs Java, and there is none on the PATH: install a Java runtime, or leave it out")
 
 
-def _bleu(truth: dict, given: dict) -> dict[str, Measure]:
-    """Corpus BLEU is not a mean over rows: what adds up is counts, from which it follows."""
-    scorer = package("bleu.bleu_scorer").BleuScorer(n=4)
-    for row, (line,) in given.items():
-        scorer += (line, truth[row])
-    _, rows = scorer.compute_score(option="closest")
-    captions = bleu_counts(scorer)
-    closest = [min((abs(n - one["testlen"]), n) for n in one["reflen"])[1] for one in captions]
-    counts = np.array(
-        [[*one["correct"], *one["guess"], one["testlen"], n] for one, n in zip(captions, closest, strict=True)],
-        float,
-    )
+def ngrams(words: Sequence[str]) -> Counter[tuple[str, ...]]:
+    """How often each run of one to ORDERS words occurs.
 
-    def order(n: int) -> Callable[[np.ndarray], float]:
-        def of(weights: np.ndarray) -> float:
-            total = weights @ counts
-            # The two small numbers are the scorer's own, so that the figures agree to the last digit.
-            precision = np.prod((total[:n] + 1e-15) / (total[4 : 4 + n] + 1e-9)) ** (1 / n)
-            ratio = (total[8] + 1e-15) / (total[9] + 1e-9)
-            return float(precision * np.exp(min(0.0, 1 - 1 / ratio)))
-
-        return of
-
-    return {f"bleu_{n}": Measure(order(n), np.array(rows[n - 1])) for n in range(1, 5)}
+    >>> ngrams(["a", "cat", "a"])[("a",)]
+    2
+    """
+    return Counter(tuple(words[i : i + n]) for n in range(1, ORDERS + 1) for i in range(len(words) - n + 1))
 
 
-def _rouge(truth: dict, given: dict) -> dict[str, Measure]:
-    scorer = package("rouge.rouge").Rouge()
-    # The scorer splits at single spaces, so that "" would be a word.
-    return {"rouge_l": mean([scorer.calc_score(given[row], truth[row]) if given[row][0] else 0.0 for row in given])}
+def _bleu(references: References, captions: Captions) -> dict[str, Measure]:
+    """Corpus BLEU (Papineni et al., 2002) against the closest length. It is no mean over rows, but follows from counts.
+
+    The two small numbers are those of the COCO papers' scorer, so that figures agree to the last digit.
+    """
+    counts = np.zeros((len(captions), 2 * ORDERS + 2))  # per row: matches and n-grams by order, both lengths
+    for row, (words, sentences) in enumerate(zip(captions, references, strict=True)):
+        most: Counter[tuple[str, ...]] = Counter()
+        for sentence in sentences:
+            most |= ngrams(sentence)
+        for gram, number in ngrams(words).items():
+            counts[row, len(gram) - 1] += min(number, most[gram])
+            counts[row, ORDERS + len(gram) - 1] += number
+        closest = min((abs(len(sentence) - len(words)), len(sentence)) for sentence in sentences)[1]
+        counts[row, -2:] = len(words), closest
+
+    def scores(totals: np.ndarray, order: int) -> np.ndarray:  # (..., 2 * ORDERS + 2) -> (...)
+        shares = (totals[..., :order] + 1e-15) / (totals[..., ORDERS : ORDERS + order] + 1e-9)
+        ratio = (totals[..., -2] + 1e-15) / (totals[..., -1] + 1e-9)
+        return np.prod(shares, axis=-1) ** (1 / order) * np.exp(np.minimum(0.0, 1 - 1 / ratio))
+
+    def measure(order: int) -> Measure:
+        return Measure(lambda weights: float(scores(weights @ counts, order)), scores(counts, order))
+
+    return {f"bleu_{order}": measure(order) for order in range(1, ORDERS + 1)}
 
 
-def _cider(truth: dict, given: dict) -> dict[str, Measure]:
-    return {"cider": mean(package("cider.cider").Cider().compute_score(truth, given)[1])}
+def _rouge(references: References, captions: Captions) -> dict[str, Measure]:
+    """ROUGE-L (Lin, 2004): the longest common subsequence, best precision with best recall."""
+
+    def common(first: Sequence[str], second: Sequence[str]) -> int:
+        before = [0] * (len(second) + 1)
+        for word in first:
+            now = [0]
+            for at, other in enumerate(second):
+                now.append(before[at] + 1 if word == other else max(now[at], before[at + 1]))
+            before = now
+        return before[-1]
+
+    def score(words: Sequence[str], sentences: Sequence[Sequence[str]]) -> float:
+        lengths = [common(words, sentence) for sentence in sentences]
+        if not words or not max(lengths):
+            return 0.0
+        precision = max(lengths) / len(words)
+        recall = max(length / len(sentence) for length, sentence in zip(lengths, sentences, strict=True))
+        return (1 + BETA**2) * precision * recall / (recall + BETA**2 * precision)
+
+    return {"rouge_l": mean([score(*pair) for pair in zip(captions, references, strict=True)])}
 
 
-def _meteor(truth: dict, given: dict) -> dict[str, Measure]:
+def _cider(references: References, captions: Captions) -> dict[str, Measure]:
+    """CIDEr-D (Vedantam et al., 2015): cosines of n-gram counts, weighed by rarity among all rows' references."""
+    frequency = Counter(gram for sentences in references for gram in set().union(*map(ngrams, sentences)))
+    rows = math.log(len(references))
+
+    def vectors(words: Sequence[str]) -> tuple[list[dict], list[float]]:
+        parts: list[dict] = [{} for _ in range(ORDERS)]
+        for gram, number in ngrams(words).items():
+            parts[len(gram) - 1][gram] = number * (rows - math.log(max(1, frequency[gram])))
+        return parts, [math.sqrt(sum(value**2 for value in part.values())) for part in parts]
+
+    def score(words: Sequence[str], sentences: Sequence[Sequence[str]]) -> float:
+        (ours, sizes), total = vectors(words), 0.0
+        for sentence in sentences:
+            theirs, others = vectors(sentence)
+            # The scorer of the COCO papers compares numbers of bigrams as lengths.
+            gap = max(0, len(words) - 1) - max(0, len(sentence) - 1)
+            for one, other, size, length in zip(ours, theirs, sizes, others, strict=True):
+                shared = sum(min(value, other[gram]) * other[gram] for gram, value in one.items() if gram in other)
+                total += math.exp(-(gap**2) / (2 * SIGMA**2)) * (shared / (size * length) if size * length else shared)
+        return 10 * total / ORDERS / len(sentences)
+
+    return {"cider": mean([score(*pair) for pair in zip(captions, references, strict=True)])}
+
+
+def _lines(references: References, captions: Captions) -> tuple[dict[int, list[str]], dict[int, list[str]]]:
+    """Rows as pycocoevalcap takes them: lines of tokens. Its Java programs read "|||" as a separator."""
+
+    def line(words: Sequence[str]) -> str:
+        return " ".join(words).replace("|||", " ")
+
+    return {row: [line(words) for words in sentences] for row, sentences in enumerate(references)}, {
+        row: [line(words)] for row, words in enumerate(captions)
+    }
+
+
+def _meteor(references: References, captions: Captions) -> dict[str, Measure]:
     java("METEOR")
-    scorer = package("meteor.meteor").Meteor()
-    total, rows = scorer.compute_score(truth, given)
-    # The whole set's figure is no mean of its rows', and of a resampled set only the Java program knows it.
+    scorer = package("meteor.meteor", "METEOR").Meteor()
+    total, rows = scorer.compute_score(*_lines(references, captions))
+    # The corpus score is no mean of the rows', and only the Java program can compute it for a resampled set.
     return {"meteor": Measure(lambda weights: float("nan"), np.array(rows), float(total))}
 
 
-def _spice(truth: dict, given: dict) -> dict[str, Measure]:
+def _spice(references: References, captions: Captions) -> dict[str, Measure]:
     java("SPICE")
-    home = Path(package("spice.spice").__file__).parent
-    if not (home / "lib" / "stanford-corenlp-3.6.0-models.jar").is_file():
+    spice = package("spice.spice", "SPICE")
+    if not (Path(spice.__file__).parent / "lib" / "stanford-corenlp-3.6.0-models.jar").is_file():
         raise RuntimeError(
             "SPICE needs Java 8 and the models of Stanford CoreNLP 3.6.0, which are not here: "
             "python -m pycocoevalcap.spice.get_stanford_models fetches them (400 MB); or leave it out"
         )
-    found = package("spice.spice").Spice().compute_score(truth, given)[1]
-    return {"spice": mean([row["All"]["f"] for row in found])}
+    rows = spice.Spice().compute_score(*_lines(references, captions))[1]
+    return {"spice": mean([row["All"]["f"] for row in rows])}

@@ -88,7 +88,7 @@ def measures_of(
 ) -> dict[str, Measure]:
     """The figures of an outcome by name. `scorers` and `tokenizer` are those of `caption_scores`.
 
-    Without `scorers`, BLEU, ROUGE-L and CIDEr are given where pycocoevalcap is installed.
+    Without `scorers` they are BLEU, ROUGE-L and CIDEr.
 
     >>> rows = tuple(Row(i, str(i), str(i), "", ("a cat",), said) for i, said in enumerate(["a cat", "a dog"]))
     >>> measures_of(Outcome("captions", rows, {}), scorers=[])["word_f1"].value
@@ -115,12 +115,8 @@ def measures_of(
     found["word_f1"] = mean([captions.word_f1(row.said, row.expected) for row in rows])
     if outcome.kind == "captions":
         said, wanted = [row.said for row in rows], [row.expected for row in rows]
-        try:
-            asked = captions.SCORERS[:3] if scorers is None else scorers
-            found |= captions.caption_scores(said, wanted, scorers=asked, tokenizer=tokenizer)
-        except ImportError:
-            if scorers is not None:
-                raise
+        scorers = captions.SCORERS[:3] if scorers is None else scorers
+        found |= captions.caption_scores(said, wanted, scorers=scorers, tokenizer=tokenizer)
     return found
 
 
@@ -159,7 +155,7 @@ def _labelled(model: Answerer, chunks: Iterator, left_out: dict, *, batch_size: 
         if not good:
             continue
         pictures, asked = [examples.picture(found[i]) for i in good], [read[i] for i in good]
-        values, fine, errors, _ = model.logits(pictures, asked, batch_size, "none", allow_empty=empty)
+        values, fine, errors, _ = model.logits(pictures, asked, batch_size, allow_empty=empty)
         left_out.update({places[good[at]]: why for at, why in errors.items()})
         for at, row in zip(fine, values, strict=True):
             i = good[at]
@@ -190,7 +186,7 @@ def _matched(model: Matcher, chunks: Iterator, left_out: dict, *, batch_size: in
         if not pairs:
             continue
         pictures, asked = [examples.picture(found[i]) for i, _, _ in pairs], [words for _, words, _ in pairs]
-        values, fine, errors, _ = model.logits(pictures, asked, batch_size, "none")
+        values, fine, errors, _ = model.logits(pictures, asked, batch_size)
         left_out.update({places[pairs[at][0]]: why for at, why in errors.items()})
         for at, value in zip(fine, values[:, 0], strict=True):
             i, words, fits = pairs[at]

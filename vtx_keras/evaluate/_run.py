@@ -13,7 +13,7 @@ from typing import Any
 import keras
 import numpy as np
 
-from vtx_keras._files import telling, version_of
+from vtx_keras._files import progress, version_of
 from vtx_keras.data import _examples as examples
 from vtx_keras.data._examples import plain
 from vtx_keras.evaluate import _baselines as without
@@ -66,7 +66,7 @@ def run(
     if folder is not None:
         Path(folder).mkdir(parents=True, exist_ok=True)  # what cannot be written fails at once
     stream, chosen = _stream(ds, limit, seed)
-    with telling("judged", chosen) as told:
+    with progress("judged", chosen) as told:
         outcome = said_of(model, stream(), beams=beams, batch_size=batch_size, told=told)
     others, figures, notes = _baselines(model, outcome, stream, train, baselines, seed)
 
@@ -148,11 +148,11 @@ def _baselines(
         encoder, see = without.encoder_of(model)
         known_pictures = without.seen(encoder, model.image_shape[:-3]) if encoder == without.ENCODER else {}
         part = without.learned(model, list(_bare(read())))
-        with telling("training pictures", trained) as told:
+        with progress("training pictures", trained) as told:
             theirs = without.features(see, read(), told, known_pictures)
         places = {row.place for row in outcome.rows}
         judged = (one for place, one in enumerate(stream()) if place in places)
-        with telling("pictures", len(places)) as told:
+        with progress("pictures", len(places)) as told:
             found = without.features(see, judged, told, known_pictures)
         at = {place: number for number, place in enumerate(sorted(places))}
         ours = found[[at[row.place] for row in outcome.rows]]
@@ -201,7 +201,7 @@ class Scores(keras.callbacks.Callback):
     It stands before the callbacks that read them: `val_cider`, `val_exact_match`, `val_word_f1`, ... of a captioner,
     `val_accuracy` replaced by `val_said_accuracy` where the model has one of its own. The first `limit` examples are
     judged, after the first epoch and then after each `every`-th; in between, the last scores stand. `names` keeps only
-    some.
+    some. `whole` is the model to score where the one that trains is a part of it (`behind_encoder`).
 
     >>> from vtx_keras import data, zoo
     >>> model = zoo.build("gated_captioner", weights=None, dim=32, depth=1, vision_depth=1, image_shape=(32, 32, 3))
@@ -222,6 +222,7 @@ class Scores(keras.callbacks.Callback):
         batch_size: int = 32,
         names: Sequence[str] | None = None,
         scorers: Sequence[str] | None = None,
+        whole: VisionText | None = None,
     ):
         super().__init__()
         for what, value in (("limit", limit), ("every", every)):
@@ -229,6 +230,7 @@ class Scores(keras.callbacks.Callback):
                 raise ValueError(f"{what}={value!r}: expected a whole number of at least 1")
         self.examples, self.limit, self.every = examples, limit, every
         self.beams, self.batch_size, self.names, self.scorers = beams, batch_size, names, scorers
+        self.whole = whole
         self.last: dict[str, float] = {}
 
     def on_epoch_end(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
@@ -241,9 +243,10 @@ class Scores(keras.callbacks.Callback):
     def scores(self) -> dict[str, float]:
         """The scores as the model is now."""
         examples = islice(plain(self.examples), self.limit)
-        outcome = said_of(self.model, examples, beams=self.beams, batch_size=self.batch_size)
+        model: Any = self.whole or self.model
+        outcome = said_of(model, examples, beams=self.beams, batch_size=self.batch_size)
         found = {name: measure.value for name, measure in measures_of(outcome, scorers=self.scorers).items()}
         unknown = [name for name in self.names or () if name not in found]
         if unknown:
-            raise ValueError(f"names: there is no {unknown[0]!r} of a {self.model.name}, but {', '.join(found)}")
+            raise ValueError(f"names: there is no {unknown[0]!r} of a {model.name}, but {', '.join(found)}")
         return {name: found[name] for name in self.names or found}

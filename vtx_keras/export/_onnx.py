@@ -112,7 +112,6 @@ def converted(graph: graphs.Graph, quantize: str | None, opset: int) -> bytes:
     """A graph as an ONNX file."""
     import tf2onnx
 
-
     tensors = [*graph.function.inputs, *graph.function.outputs]
     model, _ = tf2onnx.convert.from_graph_def(
         graph.function.graph.as_graph_def(),

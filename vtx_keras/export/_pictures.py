@@ -81,9 +81,8 @@ def picked(clips: tf.Tensor, frames: int) -> tf.Tensor:
     [[1, 3, 5, 7]]
     """
     total = tf.shape(clips)[1]
-    spread = (2 * np.arange(frames, dtype="int32") + 1) * total // (2 * frames)
     with tf.control_dependencies([tf.debugging.assert_positive(total, "a clip without pictures: expected at least 1")]):
-        return tf.gather(clips, spread, axis=1)
+        return tf.gather(clips, media.frame_places(total, frames), axis=1)
 
 
 def decode(data: tf.Tensor) -> tf.Tensor:

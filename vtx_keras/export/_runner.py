@@ -29,7 +29,9 @@ Run = Callable[[dict], dict]  # an example as a batch of one to outputs by name
 def main(format: str, artifact: str, given: str, made: str, *options: str) -> None:
     """Run `artifact` and write its outputs with `load_s`, `ms` (per example) and `peak_megabytes`."""
     inputs = examples(dict(np.load(given)))
-    load_s, runs = {"savedmodel": savedmodel, "litert": litert, "onnx": onnx, "keras": keras}[format](artifact, *options)
+    load_s, runs = {"savedmodel": savedmodel, "litert": litert, "onnx": onnx, "keras": keras}[format](
+        artifact, *options
+    )
     outputs: dict = {}
     times = []
     for name, run in runs.items():

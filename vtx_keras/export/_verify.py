@@ -265,7 +265,9 @@ def run(format: str, artifact: Path, inputs: Mapping[str, Any], *options: str) -
         done = subprocess.run(command, capture_output=True, text=True, env=environment)
         if done.returncode or not made.is_file():
             end = "\n".join(done.stderr.strip().splitlines()[-12:])
-            raise RuntimeError(f"{artifact.name} does not run (in {format}, which ended with {done.returncode}):\n{end}")
+            raise RuntimeError(
+                f"{artifact.name} does not run (in {format}, which ended with {done.returncode}):\n{end}"
+            )
         with np.load(made) as stored:
             return {name: stored[name] for name in stored.files}
 

@@ -72,6 +72,15 @@ def read_clip(clip: Any, frames: int, *, pixel_limit: int | None = None) -> list
     return [np.array(frame) for frame in _frames(clip, frames, pixel_limit or PIXEL_LIMIT)]
 
 
+def frame_places(total: Any, frames: int) -> Any:
+    """Which frames of `total` (a number, or an int32 tensor) a clip of `frames` shows: the rule of `read_clip`.
+
+    >>> frame_places(8, 4).tolist()
+    [1, 3, 5, 7]
+    """
+    return (2 * np.arange(frames, dtype="int32") + 1) * total // (2 * frames)
+
+
 def resize(picture: Any, size: Sequence[int], fit: str = "pad", window: Sequence[float] | None = None) -> np.ndarray:
     """A picture as uint8 at `size` (height, width): antialiased bilinear, half-pixel centres, rounded.
 
@@ -262,7 +271,7 @@ def _picks(total: int, frames: int) -> list[tuple[int, int]]:
     """Which frames of `total`, and how many times each."""
     if not total:
         raise BadPicture("a clip without pictures: expected at least one")
-    return list(Counter((2 * i + 1) * total // (2 * frames) for i in range(frames)).items())
+    return list(Counter(map(int, frame_places(total, frames))).items())
 
 
 @contextlib.contextmanager

@@ -17,7 +17,7 @@ class PairModel(VisionText):
     """A model that reads a picture and a text together and gives logits for the pair."""
 
     def logits(
-        self, images: Any, texts: Any, batch_size: int, on_error: str, *, allow_empty: bool = False
+        self, images: Any, texts: Any, batch_size: int, *, allow_empty: bool = False
     ) -> tuple[np.ndarray, list[int], dict[int, str], int]:
         """Logits of each pair whose picture is good; one picture may meet many texts, and one text many pictures."""
         pixels, good, errors = self.prepare(images)
@@ -57,7 +57,7 @@ class Answerer(PairModel):
         """
         multi = self.options["multi_label"]
         logits, good, errors, total = self.logits(
-            images, questions, batch_size, on_error, allow_empty=self.options["allow_empty"]
+            images, questions, batch_size, allow_empty=self.options["allow_empty"]
         )
         names = self.class_names
         if multi:
@@ -81,7 +81,7 @@ class Matcher(PairModel):
         >>> 0 <= model.match(np.zeros((1, 32, 32, 3)), ["a cat"])[0] <= 1
         True
         """
-        logits, good, errors, total = self.logits(images, texts, batch_size, on_error)
+        logits, good, errors, total = self.logits(images, texts, batch_size)
         probabilities = 1 / (1 + np.exp(-logits[:, 0].astype("float64")))
         return media.settle([float(p) for p in probabilities], good, errors, total, on_error)
 

@@ -30,6 +30,7 @@ def registered_as(name: str) -> Callable[[type], type]:
 
     return decorate
 
+
 # Added to a masked logit. Finite, so that a row with nothing to see stays a number, and within float16.
 MASKED = -3e4
 

@@ -25,6 +25,7 @@ __all__ = [
 ]  # fmt: skip
 WINDOW, SIGMA = 11, 1.5  # of SSIM, as published (Wang and others, 2004)
 
+
 @register
 class Contrastive(keras.layers.Layer):
     """Pulls the embeddings of a pair together and those of other pairs in the batch apart, through `add_loss`.
@@ -89,8 +90,6 @@ class WordAccuracy(keras.metrics.SparseCategoricalAccuracy):
         words = ops.cast(ops.not_equal(y_true, PAD), "float32")
         weight = words if sample_weight is None else words * ops.cast(sample_weight, "float32")
         return super().update_state(y_true, y_pred, weight)
-
-
 
 
 @register

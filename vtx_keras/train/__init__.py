@@ -8,7 +8,8 @@ from typing import Any
 
 _MODULE_OF = {
     "run": "_run",
-    "adamw": "_run",
+    "Settings": "_settings",
+    "adamw": "_settings",
     "parallel": "parallel",
     "Diverged": "_callbacks",
     "Stopped": "_callbacks",

@@ -21,8 +21,8 @@ from vtx_keras._files import write
 from vtx_keras.checkpoints import save
 from vtx_keras.models._base import VisionText
 from vtx_keras.models.options import did_you_mean
+from vtx_keras.train import _folder as run_folder
 from vtx_keras.train import _report as books
-from vtx_keras.train import _state as state
 from vtx_keras.train._folder import STATES
 
 DRAW_EVERY = 20  # seconds, at least, between two pages of samples: an epoch may be shorter than its page
@@ -112,7 +112,7 @@ class Keeper(keras.callbacks.Callback):
 
     def on_train_begin(self, logs: dict | None = None) -> None:
         if self.values:
-            state.restore(self.model, self.values)
+            run_folder.restore(self.model, self.values)
             for callback, kept in zip(self.others, self.kept_callbacks, strict=True):
                 vars(callback).update(kept)
             if self.best and not (self.folder / "best").is_dir():
@@ -133,7 +133,7 @@ class Keeper(keras.callbacks.Callback):
         self.source.begin(self.epoch, self.done)
         if self.done and self.values:  # Keras has just reset the metrics: they go on counting
             own = {id(variable) for variable in self.model.metrics_variables}
-            for variable, value in zip(state.variables(self.model), self.values, strict=True):
+            for variable, value in zip(run_folder.variables(self.model), self.values, strict=True):
                 if id(variable) in own:
                     variable.assign(value)
         self.values, self.first = [], self.done
@@ -211,7 +211,7 @@ class Keeper(keras.callbacks.Callback):
     def save(self, must: bool = False) -> None:
         with contextlib.nullcontext() if must else self.tolerant("the state"):
             try:
-                state.save(self.folder / STATES, self.model, self.position(), self.step)
+                run_folder.save_state(self.folder / STATES, self.model, self.position(), self.step)
             except OSError as error:
                 told = f"{self.folder / STATES}: {error.strerror or error}. Make room, and give the same command again"
                 raise OSError(error.errno, told) from error
@@ -233,7 +233,7 @@ class Keeper(keras.callbacks.Callback):
     def finite(self, first: int) -> Iterator[None]:
         try:
             yield
-        except state.NotFinite as error:
+        except run_folder.NotFinite as error:
             self.diverged(str(error), first)
 
     def diverged(self, what: str, first: int) -> None:

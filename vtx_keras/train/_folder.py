@@ -1,4 +1,4 @@
-"""A run's folder: which one, that it is ours alone, that there is room, and what it says of the run."""
+"""A run's folder: which one, locked by one process, `run.json`, and the states that a run resumes from."""
 
 from __future__ import annotations
 
@@ -9,13 +9,20 @@ import os
 import platform
 import shutil
 import subprocess
+import tempfile
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from vtx_keras._files import version_of, write
+import keras
+import numpy as np
+
+from vtx_keras._files import file_hash, version_of, write
+from vtx_keras.checkpoints._restore import as_bits
 
 RUN, STATES, LOCK = "run.json", "states", ".lock"
+
+
 PACKAGES = ("vtx_keras", "keras", "keras-hub", "tensorflow", "tensorflow-text", "tensorflow-datasets", "jax", "numpy")
 
 
@@ -43,7 +50,7 @@ def choose(folder: str | os.PathLike | None, name: str, identity: Mapping[str, A
         for path in sorted(root.glob(f"{name}*/{RUN}"), key=lambda path: path.stat().st_mtime, reverse=True):
             with contextlib.suppress(BadRun, OSError):
                 about = read(path.parent)
-                if about["identity"] == _plain(identity) and about["state"] != "finished":
+                if _without_modules(about["identity"]) == _plain(identity) and about["state"] != "finished":
                     return path.parent, True
     taken = {path.name for path in root.glob(f"{name}*") if not path.is_dir() or not _empty(path)}
     number = next(number for number in range(1, 10_000) if _numbered(name, number) not in taken)
@@ -60,11 +67,18 @@ def _numbered(name: str, number: int) -> str:
 
 
 def _same(about: dict, identity: Mapping[str, Any], folder: Path) -> None:
-    was, now = about["identity"], _plain(identity)
+    was, now = _without_modules(about["identity"]), _plain(identity)
     changed = [key for key in sorted({*was, *now} - {"start"}) if was.get(key) != now.get(key)]
     if changed:
         told = "; ".join(f"{key} was {_short(was.get(key))}, now is {_short(now.get(key))}" for key in changed)
         raise BadRun(f"{folder} holds a run with other settings ({told}). Repeat its command, or give another folder")
+
+
+def _without_modules(identity: Any) -> Any:
+    """An identity without the modules that classes lay in, which older runs stored."""
+    if not isinstance(identity, dict):
+        return identity
+    return {key: _without_modules(value) for key, value in identity.items() if key != "module"}
 
 
 def _short(value: Any) -> str:
@@ -155,3 +169,114 @@ def _commit() -> str | None:
     except (OSError, subprocess.SubprocessError):
         return None
     return told[0] + (" and changes that are not committed" if told[1] else "")
+
+
+KEPT = 2
+
+
+HASH = 16  # characters of the sha256 in a file's name
+
+
+class NotFinite(ArithmeticError):
+    """Some variable is NaN or infinite: nothing to go on from."""
+
+
+def variables(model: keras.Model) -> list[Any]:
+    """All that changes while `model` trains: weights, seeds, the optimizer's and the metrics' variables, each once.
+
+    >>> model = keras.Sequential([keras.Input((2,)), keras.layers.Dense(1), keras.layers.Dropout(0.5)])
+    >>> model.compile("adam", "mse")
+    >>> len(variables(model)) > len(model.weights)
+    True
+    """
+    found: dict[int, Any] = {}
+    for variable in [*model.variables, *model.optimizer.variables, *model.metrics_variables]:
+        found.setdefault(id(variable), variable)
+    return list(found.values())
+
+
+def values_of(model: keras.Model) -> list[np.ndarray]:
+    """The values of `variables`, bit for bit."""
+    return [np.asarray(keras.ops.convert_to_numpy(variable)) for variable in variables(model)]
+
+
+def size_of(model: keras.Model) -> int:
+    """How many bytes `save` will write, nearly."""
+    return sum(value.nbytes for value in values_of(model))
+
+
+def save_state(folder: Path, model: keras.Model, position: dict[str, Any], step: int) -> Path:
+    """Write the state after `step` steps; of older ones all but the last go."""
+    values = values_of(model)
+    if not all(np.isfinite(value.astype("float32")).all() for value in values if _is_float(value)):
+        raise NotFinite(f"after {step} steps some weights are NaN or infinite")
+    about = {"position": position, "step": step, "variables": [_told(value) for value in values]}
+    folder.mkdir(exist_ok=True)
+    handle, name = tempfile.mkstemp(prefix=".step-", dir=folder)
+    part = Path(name)
+    try:
+        with os.fdopen(handle, "wb") as file:
+            arrays: dict[str, Any] = {str(place): as_bits(value) for place, value in enumerate(values)}
+            np.savez(file, about=np.frombuffer(json.dumps(about).encode(), "uint8"), **arrays)
+            file.flush()
+            os.fsync(file.fileno())
+        path = folder / f"step-{step:09d}-{file_hash(part)[:HASH]}.npz"
+        part.replace(path)
+    finally:
+        part.unlink(missing_ok=True)
+    for old in states(folder)[KEPT:]:
+        old.unlink()
+    return path
+
+
+def states(folder: Path) -> list[Path]:
+    """State files, the latest first."""
+    return sorted(folder.glob("step-*.npz"), reverse=True)
+
+
+def latest(folder: Path) -> tuple[dict[str, Any], list[np.ndarray], list[str]]:
+    """Position and values of the latest sound state, and what was wrong with those passed over.
+
+    An empty position means that there is none.
+    """
+    complaints = []
+    for path in states(folder):
+        if file_hash(path)[:HASH] != path.stem.rsplit("-", 1)[-1]:
+            complaints.append(f"{path} is damaged (its contents do not match its name): the one before it is used")
+            path.replace(path.with_name(path.name + ".damaged"))  # out of the way of those to come
+            continue
+        with np.load(path, allow_pickle=False) as stored:
+            about = json.loads(stored["about"].tobytes())
+            values = [_from_bits(stored[str(place)], dtype) for place, (_, dtype) in enumerate(about["variables"])]
+        return about["position"], values, complaints
+    return {}, [], complaints
+
+
+def clean(folder: Path) -> None:
+    """Remove what a killed process left half-written. Only for who holds the folder."""
+    for part in folder.glob(".step-*"):
+        part.unlink()
+
+
+def restore(model: keras.Model, values: list[np.ndarray]) -> None:
+    """Give a model, built and compiled as the one that was saved, its values back."""
+    ours = variables(model)
+    if [_told(value) for value in values] != [_told(value) for value in values_of(model)]:
+        raise ValueError(
+            f"the saved state has {len(values)} variables that do not match this model's {len(ours)}: it was saved by "
+            "another model, optimizer or version of Keras. Start a new run"
+        )
+    for variable, value in zip(ours, values, strict=True):
+        variable.assign(value)
+
+
+def _is_float(value: np.ndarray) -> bool:
+    return value.dtype.kind == "f" or value.dtype.name == "bfloat16"
+
+
+def _told(value: np.ndarray) -> list:
+    return [list(value.shape), value.dtype.name]
+
+
+def _from_bits(value: np.ndarray, dtype: str) -> np.ndarray:
+    return value if value.dtype.name == dtype else value.view(np.dtype(dtype))

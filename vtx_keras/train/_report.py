@@ -15,7 +15,7 @@ import numpy as np
 from vtx_keras import explain
 from vtx_keras._files import write
 from vtx_keras.data._examples import picture
-from vtx_keras.evaluate import _pages as pages
+from vtx_keras.evaluate import _report as pages
 from vtx_keras.evaluate._outcomes import Row, said_of
 from vtx_keras.explain._methods import looking_blocks
 from vtx_keras.inputs import media
@@ -156,7 +156,7 @@ def shower(model: VisionText, examples: Any, count: int) -> Callable[[Path], Non
             lines = [("asked", row.read), ("predicted", row.said), ("expected", " | ".join(row.expected))]
             cards.append(pages.Card(pictures, [(label, line) for label, line in lines if line]))
         left_out = [f"row {place} is left out: {why}" for place, why in outcome.left_out.items()]
-        pages.write(path, f"{model.spec['name']}: held-out samples", [("Validation", cards)], left_out)
+        pages.write_page(path, f"{model.spec['name']}: held-out samples", [("Validation", cards)], left_out)
 
     return show
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
-import math
 import os
 import shlex
 import sys
@@ -18,18 +17,24 @@ from typing import Any
 
 import keras
 
-from vtx_keras._compat import build_training, clear_lora
+from vtx_keras._compat import build_training, clear_lora, counted
 from vtx_keras.checkpoints import load, save
+from vtx_keras.checkpoints._restore import digest
 from vtx_keras.data._memory import Batches
 from vtx_keras.models._base import VisionText, leaves
-from vtx_keras.models.objectives import PacedAdamW, clipping
 from vtx_keras.models.options import did_you_mean
-from vtx_keras.train import _folder as rooms
-from vtx_keras.train import _state as state
+from vtx_keras.train import _folder as run_folder
 from vtx_keras.train._callbacks import Averaged, Diverged, Keeper, Stopped
 from vtx_keras.train._report import Progress
+from vtx_keras.train._settings import Settings, adamw
 
 PIXEL_CHANGES = ("crop", "flip", "rotation", "colour", "background")
+
+
+class RunHistory(keras.callbacks.History):
+    """Keras' `History` of all epochs of a run, with the run's `folder`."""
+
+    folder: Path
 
 
 def run(
@@ -38,42 +43,24 @@ def run(
     folder: str | os.PathLike | None = None,
     *,
     validation: Any = None,
-    epochs: int = 10,
-    batch_size: int = 32,
-    augment: bool | Mapping[str, Any] = False,
-    unknown: str = "error",
-    learning_rate: float = 3e-4,
-    weight_decay: float = 0.05,
-    warmup: float = 0.05,
-    clip: float = 1.0,
-    ema: float | None = None,
-    accumulate: int = 1,
-    optimizer: keras.optimizers.Optimizer | None = None,
-    jit_compile: bool | str = "auto",
-    steps_per_execution: int = 1,
     callbacks: Sequence[keras.callbacks.Callback] = (),
-    monitor: str | None = None,
-    scores: int = 0,
-    save_every: int = 200,
-    seed: int = 0,
-    samples: int = 12,
-    tensorboard: bool = False,
-    new: bool = False,
-    dry_run: bool = False,
-    verbose: bool = True,
+    optimizer: keras.optimizers.Optimizer | None = None,
     about: Mapping[str, Any] | None = None,
-) -> keras.callbacks.History:
+    settings: Settings | None = None,
+    **options: Any,
+) -> RunHistory:
     """`fit` in a run folder: killed at any step and called again, it ends with the same bits.
 
     `data` and `validation` are examples (`data.load`, `data.from_csv`, your `tf.data`), or `data.arrays` where there is
-    no TensorFlow. `folder` is made, or gone on with; without one it is the unfinished run of the same settings in
-    `runs/`, else the next free `runs/NAME-N`. It gets `run.json`, `results.csv`, `results.png`, `samples.html`, and the
-    weights folders `best/` (by `monitor`, else the validation loss) and `last/`, which `zoo.build(weights=…)` takes.
-    `scores=200` lets the model speak about so many validation examples each epoch: `metrics.Scores`.
+    no TensorFlow. `folder` is made, or continued; without one it is the unfinished run of the same settings in `runs/`,
+    else the next free `runs/NAME-N`. It gets `run.json`, `results.csv`, `results.png`, `samples.html`, and the weights
+    folders `best/` (by `monitor`, else the validation loss) and `last/`, which `zoo.build(weights=…)` takes.
+    `scores=200` scores the model's captions or answers for that many validation examples after each epoch.
 
-    The optimizer is `train.adamw` with the settings given here, or yours. If the image encoder is frozen and
-    pictures are not augmented, it looks at each picture once (`data.features`, in `features/` beside the run). Returns
-    Keras' `History` of all epochs, those before a restart too, with the run's `folder`.
+    `options` are those of `train.Settings` (`epochs`, `batch_size`, `learning_rate`, `augment`, `ema`, `seed` ...), or
+    `settings` gives them as one object. The optimizer is `train.adamw` with these settings, or yours. If the image
+    encoder is frozen and images are not augmented, each image is encoded once (`data.features`, in `features/` beside
+    the run). Returns Keras' `History` of all epochs, those before a restart too, with the run's `folder`.
 
     >>> import tempfile
     >>> from vtx_keras import data, zoo
@@ -83,125 +70,84 @@ def run(
     >>> sorted(path.name for path in history.folder.iterdir() if path.is_dir())
     ['best', 'last', 'states']
     """
-    _check(model, data, callbacks, optimizer, augment, locals())
+    if settings is not None and options:
+        raise TypeError(f"settings= and {', '.join(options)}: expected one of the two")
+    how = settings or Settings.of(**options)
+    _check(model, data, callbacks, optimizer, how)
     root = Path(folder).parent if folder is not None else Path("runs")
-    trained, data, validation_examples = _seen_once(model, data, validation, augment, root, verbose)
-    static = jit_compile is True or keras.distribution.distribution() is not None
-    how = {"batch_size": batch_size, "unknown": unknown, "static": static}
-    source = _source(data, trained, training=True, augment=augment, seed=seed, **how)
-    judged = None if validation is None else _source(validation_examples, trained, **{**how, "unknown": "drop"})
-    monitor = monitor or ("val_loss" if judged else "loss")
+    trained, data, validation_examples = _behind_frozen_encoder(model, data, validation, how, root)
+    static = how.jit_compile is True or keras.distribution.distribution() is not None
+    common = {"batch_size": how.batch_size, "unknown": how.unknown, "static": static}
+    source = _source(data, trained, training=True, augment=how.augment, seed=how.seed, **common)
+    judged = None if validation is None else _source(validation_examples, trained, **{**common, "unknown": "drop"})
+    monitor = how.monitor or ("val_loss" if judged else "loss")
     if optimizer is None:
         optimizer = adamw(
-            trained, source.steps * epochs, learning_rate=learning_rate, weight_decay=weight_decay, warmup=warmup,
-            clip=clip, ema=ema, accumulate=accumulate,
+            trained, source.steps * how.epochs, learning_rate=how.learning_rate, weight_decay=how.weight_decay,
+            warmup=how.warmup, clip=how.clip, ema=how.ema, accumulate=how.accumulate,
         )  # fmt: skip
     identity = {
         "model": model.spec["name"],
         "options": _hash({"overrides": model.options, "vocabulary": model.vocabulary, "dtype": model.spec["dtype"]}),
         "trainable": _hash([variable.path for variable in trained.trainable_variables]),
-        "start": state.digest(model),
+        "start": digest(model),
         "data": source.fingerprint,
         "validation": judged.fingerprint if judged else None,
         "optimizer": _unnamed(keras.saving.serialize_keras_object(optimizer)),
-        "epochs": epochs, "batch_size": batch_size, "augment": augment, "seed": seed, "monitor": monitor,
-        "backend": keras.backend.backend(), "steps_per_execution": steps_per_execution,
-        "jit_compile": jit_compile, "callbacks": [type(callback).__name__ for callback in callbacks],
-        "scores": scores, "tensorboard": tensorboard,
+        "epochs": how.epochs, "batch_size": how.batch_size, "augment": how.augment, "seed": how.seed,
+        "monitor": monitor, "backend": keras.backend.backend(), "steps_per_execution": how.steps_per_execution,
+        "jit_compile": how.jit_compile, "callbacks": [type(callback).__name__ for callback in callbacks],
+        "scores": how.scores, "tensorboard": how.tensorboard,
     }  # fmt: skip
-    folder, begun = rooms.choose(folder, model.spec["name"], identity, new)
-    _compile(trained, optimizer, jit_compile, steps_per_execution, model.run_eagerly)
+    folder, begun = run_folder.choose(folder, model.spec["name"], identity, how.new)
+    _compile(trained, optimizer, how, model.run_eagerly)
     first = _first(source)
     build_training(trained, first)  # makes the variables of optimizer and metrics, so that they can be saved
-    _check_monitor(monitor, trained, scores, callbacks)
-    with rooms.alone(folder), Progress(epochs, source.steps, verbose) as progress:
-        if dry_run:
-            return _dry_run(trained, first, source, model, folder, epochs)
-        state.clean(folder / rooms.STATES)
+    _check_monitor(monitor, trained, how.scores, callbacks)
+    with run_folder.alone(folder), Progress(how.epochs, source.steps, how.verbose) as progress:
+        if how.dry_run:
+            return _dry_run(trained, first, source, model, folder, how.epochs)
+        run_folder.clean(folder / run_folder.STATES)
         position, values = _position(folder, progress) if begun else ({}, [])
-        if begun and (position.get("ended") or rooms.read(folder)["state"] == "finished"):
-            rooms.tell(folder, state="finished", best=position.get("best"))
-            return _finished(model, folder, progress, epochs, source.steps)
-        rooms.check_room(folder, 3 * state.size_of(trained) + 3 * 4 * model.count_params())
-        told = {"identity": identity, "command": shlex.join(sys.argv), **rooms.surroundings(), **(about or {})}
-        rooms.tell(folder, state="training", **({} if begun else told))
-        averaged, shown = Averaged(), _showing(model, validation, samples)
-        others = [*_scoring(model, validation, scores), *callbacks, *([_tensorboard(folder)] if tensorboard else [])]
+        if begun and (position.get("ended") or run_folder.read(folder)["state"] == "finished"):
+            run_folder.tell(folder, state="finished", best=position.get("best"))
+            return _finished(model, folder, progress, how.epochs, source.steps)
+        run_folder.check_room(folder, 3 * run_folder.size_of(trained) + 3 * 4 * model.count_params())
+        told = {"identity": identity, "command": shlex.join(sys.argv), **run_folder.surroundings(), **(about or {})}
+        run_folder.tell(folder, state="training", **({} if begun else told))
+        averaged, shown = Averaged(), _showing(model, validation, how.samples)
+        others = [
+            *_scoring(model, validation, how.scores),
+            *callbacks,
+            *([_tensorboard(folder)] if how.tensorboard else []),
+        ]
         keeper = Keeper(
-            folder, model, source, averaged, epochs=epochs, save_every=save_every, monitor=monitor, others=others,
-            position=position, values=values, held_out=judged, samples=shown, progress=progress,
+            folder, model, source, averaged, epochs=how.epochs, save_every=how.save_every, monitor=monitor,
+            others=others, position=position, values=values, held_out=judged, samples=shown, progress=progress,
         )  # fmt: skip
-        progress.say(_opening(folder, position, source, epochs))
+        progress.say(_opening(folder, position, source, how.epochs))
         try:
             with keeper.heeding_signals(), warnings.catch_warnings():
                 warnings.filterwarnings("ignore", message="Your input ran out of data")  # the rest of an epoch
                 trained.fit(
                     source.batches, validation_data=judged and judged.batches, initial_epoch=keeper.epoch,
-                    epochs=epochs, shuffle=False, verbose=0, callbacks=[averaged, *others, keeper],
+                    epochs=how.epochs, shuffle=False, verbose=0, callbacks=[averaged, *others, keeper],
                 )  # fmt: skip
         except (Diverged, Stopped) as error:
             with contextlib.suppress(OSError):  # a full disk is not the news here
-                rooms.tell(folder, state=f"{type(error).__name__.lower()}: {error}")
+                run_folder.tell(folder, state=f"{type(error).__name__.lower()}: {error}")
             raise
-        rooms.tell(folder, state="finished", best=keeper.best, seconds=round(keeper.position()["seconds"], 1))
-        return _history(model, folder, keeper.rows, epochs, source.steps)
+        run_folder.tell(folder, state="finished", best=keeper.best, seconds=round(keeper.position()["seconds"], 1))
+        return _history(model, folder, keeper.rows, how.epochs, source.steps)
 
 
-def adamw(
-    model: keras.Model,
-    steps: int,
-    *,
-    learning_rate: float = 3e-4,
-    weight_decay: float = 0.05,
-    warmup: float = 0.05,
-    clip: float = 1.0,
-    ema: float | None = None,
-    accumulate: int = 1,
-) -> PacedAdamW:
-    """AdamW as one trains transformers: warm-up, then a cosine to zero; norms and biases do not decay; clipped.
-
-    `steps` are all batches of the run, `warmup` the share of them in which the rate rises, `ema` the momentum of an
-    average of the weights that is validated and kept in their place, `accumulate` the batches per update.
-
-    >>> model = keras.Sequential([keras.Input((2,)), keras.layers.Dense(3)])
-    >>> round(float(adamw(model, 100, learning_rate=0.1, warmup=0.1).learning_rate), 3)
-    0.0
-    """
-    warm = round(warmup * steps)
-    rate = keras.optimizers.schedules.CosineDecay(
-        0.0 if warm else learning_rate,
-        max(1, steps - warm),
-        warmup_target=learning_rate if warm else None,
-        warmup_steps=warm,
-    )
-    optimizer = PacedAdamW(
-        rate,
-        weight_decay=weight_decay,
-        **(clipping(model.trainable_variables, clip) if clip else {}),
-        use_ema=ema is not None,
-        ema_momentum=0.999 if ema is None else ema,
-        gradient_accumulation_steps=accumulate if accumulate > 1 else None,
-    )
-    optimizer.exclude_from_weight_decay([one for one in model.trainable_variables if len(one.shape) < 2])
-    return optimizer
-
-
-def _check(
-    model: Any, data: Any, callbacks: Sequence[Any], optimizer: Any, augment: Any, given: Mapping[str, Any]
-) -> None:
+def _check(model: Any, data: Any, callbacks: Sequence[Any], optimizer: Any, how: Settings) -> None:
+    """Refuse what cannot train together, before anything is read."""
     if not isinstance(model, VisionText):
         raise TypeError(f"train.run takes a model from zoo.build, not a {type(model).__name__}: call its own fit")
-    for name in ("epochs", "batch_size", "accumulate", "steps_per_execution", "save_every"):
-        if isinstance(given[name], bool) or not isinstance(given[name], int) or given[name] < 1:
-            raise ValueError(f"{name}={given[name]!r}: expected a whole number of at least 1")
-    for name, most in (("learning_rate", math.inf), ("weight_decay", math.inf), ("clip", math.inf), ("warmup", 1)):
-        if not isinstance(given[name], (int, float)) or not 0 <= given[name] <= most or math.isinf(given[name]):
-            raise ValueError(f"{name}={given[name]!r}: expected a number from 0{' to 1' if most == 1 else ' up'}")
-    if given["ema"] is not None and not 0 < given["ema"] < 1:
-        raise ValueError(f"ema={given['ema']!r}: expected a momentum between 0 and 1, such as 0.999")
-    if optimizer is not None and (given["ema"] is not None or given["accumulate"] > 1):
+    if optimizer is not None and (how.ema is not None or how.accumulate > 1):
         raise ValueError("optimizer= is yours: give it use_ema and gradient_accumulation_steps yourself")
-    if isinstance(data, Batches) and augment:
+    if isinstance(data, Batches) and how.augment:
         raise ValueError("augment= needs examples, such as those of data.load; data.arrays are batches already")
     for callback in callbacks:
         if isinstance(callback, keras.callbacks.SwapEMAWeights):
@@ -224,8 +170,8 @@ def _check_monitor(monitor: str, trained: VisionText, scores: int, callbacks: Se
         )
 
 
-def _seen_once(
-    model: VisionText, data: Any, validation: Any, augment: bool | Mapping[str, Any], root: Path, verbose: bool
+def _behind_frozen_encoder(
+    model: VisionText, data: Any, validation: Any, settings: Settings, root: Path
 ) -> tuple[VisionText, Any, Any]:
     """With a frozen encoder: the model behind it, and features in place of pictures."""
     if isinstance(data, Batches) or not model.has_layer("image_encoder"):
@@ -233,10 +179,10 @@ def _seen_once(
     from vtx_keras.data import features
     from vtx_keras.data._pipeline import augmentation
 
-    how = augmentation(augment)
+    how = augmentation(settings.augment)
     if model.get_layer("image_encoder").trainable or any(how.get(name) for name in PIXEL_CHANGES):
         return model, data, validation
-    if verbose:
+    if settings.verbose:
         print(f"the image encoder is frozen: it looks at each picture once (kept in {root / 'features'})")
     data, validation = (None if one is None else features(one, model, root / "features") for one in (data, validation))
     return model.behind_encoder(), data, validation
@@ -251,12 +197,10 @@ def _source(ds: Any, model: VisionText, **how: Any) -> Any:
     from vtx_keras.data._pipeline import epochs
 
     found = epochs(ds, model, **how)
-    # A whole epoch's length. tf.data cannot know it, for an epoch that was begun before is shorter.
-    found.batches.cardinality = lambda: found.steps
-    return found
+    return found._replace(batches=counted(found.batches, found.steps))
 
 
-def _compile(model: VisionText, optimizer: Any, jit_compile: bool | str, steps_per_execution: int, eager: bool) -> None:
+def _compile(model: VisionText, optimizer: Any, settings: Settings, eager: bool) -> None:
     """The model's own loss and metrics with the run's optimizer."""
     try:
         config = keras.saving.deserialize_keras_object(model.get_compile_config())
@@ -265,13 +209,13 @@ def _compile(model: VisionText, optimizer: Any, jit_compile: bool | str, steps_p
             "the model was compiled with a loss or metric that Keras cannot find by name: decorate it with "
             f"keras.saving.register_keras_serializable() ({error})"
         ) from error
-    how = {"run_eagerly": eager, "jit_compile": jit_compile, "steps_per_execution": steps_per_execution}
-    config.update(optimizer=optimizer, **how)
+    steps = settings.steps_per_execution
+    config.update(optimizer=optimizer, run_eagerly=eager, jit_compile=settings.jit_compile, steps_per_execution=steps)
     model.compile(**config)
 
 
 def _position(folder: Path, progress: Progress) -> tuple[dict, list]:
-    position, values, complaints = state.latest(folder / rooms.STATES)
+    position, values, complaints = run_folder.latest(folder / run_folder.STATES)
     for complaint in complaints:
         progress.say(complaint)
     if not position and complaints:
@@ -286,9 +230,9 @@ def _opening(folder: Path, position: dict, source: Any, epochs: int) -> str:
     return f"{folder}: goes on in {at}"
 
 
-def _history(model: VisionText, folder: Path, rows: list[dict], epochs: int, steps: int) -> keras.callbacks.History:
+def _history(model: VisionText, folder: Path, rows: list[dict], epochs: int, steps: int) -> RunHistory:
     """What `fit` would give after all these epochs, those of earlier processes among them."""
-    history = keras.callbacks.History()
+    history = RunHistory()
     history.set_model(model)
     history.set_params({"verbose": 0, "epochs": epochs, "steps": steps})
     history.epoch = [row["epoch"] - 1 for row in rows]
@@ -298,7 +242,7 @@ def _history(model: VisionText, folder: Path, rows: list[dict], epochs: int, ste
     return history
 
 
-def _finished(model: VisionText, folder: Path, progress: Progress, epochs: int, steps: int) -> keras.callbacks.History:
+def _finished(model: VisionText, folder: Path, progress: Progress, epochs: int, steps: int) -> RunHistory:
     """Nothing is left to do: the model gets the weights the run ended with."""
     progress.say(f"{folder} is finished: its last weights are loaded. Give another folder to train again")
     for ours, theirs in zip(leaves(model), leaves(load(folder / "last")), strict=True):
@@ -306,7 +250,7 @@ def _finished(model: VisionText, folder: Path, progress: Progress, epochs: int, 
             clear_lora(ours)
         for variable, value in zip(_without_lora(ours), theirs.weights, strict=True):
             variable.assign(value)
-    position, _, _ = state.latest(folder / rooms.STATES)
+    position, _, _ = run_folder.latest(folder / run_folder.STATES)
     return _history(model, folder, position.get("rows", []), epochs, steps)
 
 
@@ -322,27 +266,27 @@ def _first(source: Any) -> tuple:
 
 def _dry_run(
     trained: VisionText, first: tuple, source: Any, model: VisionText, folder: Path, epochs: int
-) -> keras.callbacks.History:
+) -> RunHistory:
     """Shapes, parameters, steps and memory, and proof that the model can be saved; one batch is tried and forgotten."""
     import resource
 
     with tempfile.TemporaryDirectory(prefix=".dry-", dir=folder) as tried:
         save(model, Path(tried) / "last")
-        before = state.values_of(trained)
-        state.save(Path(tried) / rooms.STATES, trained, {}, 0)
+        before = run_folder.values_of(trained)
+        run_folder.save_state(Path(tried) / run_folder.STATES, trained, {}, 0)
     inputs, labels, weight = first
     shapes = {name: tuple(value.shape) for name, value in inputs.items()}
     parameters = model.count_params()
     learned = sum(int(keras.ops.size(variable)) for variable in trained.trainable_variables)
     loss = trained.train_on_batch(inputs, labels, weight, return_dict=True)["loss"]
-    state.restore(trained, before)
+    run_folder.restore(trained, before)
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (1e6 if sys.platform == "darwin" else 1e3)
     print(
         f"inputs      {', '.join(f'{name} {shape}' for name, shape in shapes.items())}\n"
         f"parameters  {parameters:,d}, of which {learned:,d} learn\n"
         f"steps       {epochs} epochs of {source.steps} batches: {epochs * source.steps:,d}\n"
         f"memory      {peak:,.0f} MB at its peak, in one step of this batch size\n"
-        f"states      {state.size_of(trained) / 1e6:,.0f} MB each, two are kept\n"
+        f"states      {run_folder.size_of(trained) / 1e6:,.0f} MB each, two are kept\n"
         f"loss        {float(loss):.4f} before training\n"
         f"saved       in {folder}, and removed: this model can be saved"
     )
@@ -354,12 +298,9 @@ def _scoring(model: VisionText, validation: Any, count: int) -> list[keras.callb
         return []
     if validation is None or isinstance(validation, Batches):
         raise ValueError(f"scores={count}: the model speaks about validation examples, so pass validation=")
-    from vtx_keras.metrics import Scores
+    from vtx_keras.evaluate._run import Scores
 
-    scoring = Scores(validation, limit=count)
-    scoring.set_model(model)
-    scoring.set_model = lambda trained: None  # what trains on kept features sees no pictures
-    return [scoring]
+    return [Scores(validation, limit=count, whole=model)]  # a model that trains on features sees no pictures
 
 
 def _showing(model: VisionText, validation: Any, count: int) -> Callable[[Path], None] | None:
@@ -379,10 +320,10 @@ def _tensorboard(folder: Path) -> keras.callbacks.Callback:
 
 
 def _unnamed(config: Any) -> Any:
-    """A config without the names that Keras numbers within a process."""
+    """A config without the names that Keras numbers within a process, and without the modules classes lie in."""
     if not isinstance(config, dict):
         return config
-    return {key: _unnamed(value) for key, value in config.items() if key != "name"}
+    return {key: _unnamed(value) for key, value in config.items() if key not in ("name", "module")}
 
 
 def _hash(value: Any) -> str:

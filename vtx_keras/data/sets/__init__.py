@@ -10,7 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
-from vtx_keras._archives import Archive, fetch
+from vtx_keras._files import Archive, fetch
 from vtx_keras.models.options import did_you_mean
 
 

@@ -9,7 +9,7 @@ from typing import Any, ClassVar
 
 import tensorflow_datasets as tfds
 
-from vtx_keras import _archives as archives
+from vtx_keras import _files as archives
 from vtx_keras.data import sets
 
 WORD = tfds.features.Text

@@ -14,7 +14,7 @@ import numpy as np
 import tensorflow_datasets as tfds
 from PIL import Image
 
-from vtx_keras import _archives as archives
+from vtx_keras import _files as archives
 from vtx_keras.data import sets
 from vtx_keras.data.sets import concepts as emoji
 from vtx_keras.data.sets._builder import WORD, Builder
@@ -84,7 +84,9 @@ class _Emoji(Builder, skip_registration=True):  # type: ignore[call-arg]  # as a
 
     def table(self) -> list[dict]:
         """All emoji, with the names that Unicode gives them and the short ones that people type."""
-        return json.loads(next(data for _, data in archives.read(self.archive(sets.NOTO), "package/emoji.json")))
+        return json.loads(
+            next(data for _, data in archives.read_archive(self.archive(sets.NOTO), "package/emoji.json"))
+        )
 
 
 class _EmojiPictures(_Emoji, skip_registration=True):  # type: ignore[call-arg]  # as above
@@ -120,7 +122,7 @@ class Emoji(_EmojiPictures):
         labels = self.labels(self.builder_config.name)
         for vendor, (archive, pattern) in PICTURES.items():
             drawn: dict[str, Image.Image] = {}
-            for name, data in archives.read(self.archive(archive), pattern):
+            for name, data in archives.read_archive(self.archive(archive), pattern):
                 key = _emoji_of(Path(name).stem)
                 if key in labels and key not in drawn:  # Fluent draws some twice
                     drawn[key] = _drawn(data, vendor == "openmoji")
@@ -146,7 +148,9 @@ class EmojiMore(_EmojiPictures):
                 if key in labels:
                     called.setdefault(_slug(name), key)
         for vendor, archive in ICONS.items():
-            icons = json.loads(next(data for _, data in archives.read(self.archive(archive), "package/icons.json")))
+            icons = json.loads(
+                next(data for _, data in archives.read_archive(self.archive(archive), "package/icons.json"))
+            )
             done = set()
             for name, icon in icons["icons"].items():
                 found = called.get(_slug(name))
@@ -205,7 +209,7 @@ class EmojiVideo(_Emoji):
     def examples(self) -> Iterator[tuple[str, str, dict]]:
         labels, done = self.labels("en"), set()
         for archive in sets.ANIMATED:
-            for name, data in archives.read(self.archive(archive), "package/assets/*.webp"):
+            for name, data in archives.read_archive(self.archive(archive), "package/assets/*.webp"):
                 key = _emoji_of(Path(name).stem)
                 if key not in labels or key in done:
                     continue
@@ -231,7 +235,7 @@ class WordCards(Builder):
     }
 
     def examples(self) -> Iterator[tuple[str, str, dict]]:
-        cards = dict(archives.read(self.archive(sets.ART4APPS), "*/art4apps/*/*.jpg"))
+        cards = dict(archives.read_archive(self.archive(sets.ART4APPS), "*/art4apps/*/*.jpg"))
         drawn: dict[bytes, set[str]] = defaultdict(set)
         for name, data in cards.items():
             drawn[data].add(emoji.split_of(Path(name).stem.replace("_", " ")))
@@ -267,7 +271,7 @@ def _annotations(archive: Any, language: str) -> dict[str, tuple[str, list[str]]
     found = {}
     for source, key in zip(sets.CLDR, ("annotations", "annotationsDerived"), strict=True):
         file = f"package/{key}/{language}/annotations.json"
-        table = json.loads(next(data for _, data in archives.read(archive(source), file)))[key]["annotations"]
+        table = json.loads(next(data for _, data in archives.read_archive(archive(source), file)))[key]["annotations"]
         for letters, row in table.items():
             if "tts" in row:
                 found[letters.replace("\ufe0f", "")] = (row["tts"][0], row.get("default", []))

@@ -10,7 +10,7 @@ from typing import Any, ClassVar
 
 import tensorflow_datasets as tfds
 
-from vtx_keras import _archives as archives
+from vtx_keras import _files as archives
 from vtx_keras.data import sets
 from vtx_keras.data.sets import concepts as emoji
 from vtx_keras.data.sets._builder import WORD, Builder
@@ -38,7 +38,7 @@ class EasyVqa(Builder):
     }  # fmt: skip
 
     def examples(self) -> Iterator[tuple[str, str, dict]]:
-        files = dict(archives.read(self.archive(sets.EASY_VQA), "easy_vqa/data/*/*"))
+        files = dict(archives.read_archive(self.archive(sets.EASY_VQA), "easy_vqa/data/*/*"))
         for part in ("train", "test"):
             for row, (question, answer, number) in enumerate(json.loads(files[f"easy_vqa/data/{part}/questions.json"])):
                 image_id, example_id = f"{part}-{number}", f"{part}-{row}"

@@ -1,8 +1,9 @@
 """Trains and releases `concat_mlp_captioner/emoji`: python -m zoo.concat_mlp_captioner.emoji.recipe"""
 
-from recipes import families, release as making
+from recipes.families import drawings
+from recipes.steps import main
 
-RELEASE = families.captioner(__file__, "an MLP mixes the picture's mean into every word")
+RELEASE = drawings.captioner(__file__, "an MLP mixes the picture's mean into every word")
 
 if __name__ == "__main__":
-    making.main(RELEASE)
+    main(RELEASE)

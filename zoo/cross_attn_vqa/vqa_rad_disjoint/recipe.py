@@ -1,8 +1,9 @@
 """Trains and releases `cross_attn_vqa/vqa_rad_disjoint`: python -m zoo.cross_attn_vqa.vqa_rad_disjoint.recipe"""
 
-from recipes import families, release as making
+from recipes.families import radiology
+from recipes.steps import main
 
-RELEASE = families.radiology(__file__, "disjoint")
+RELEASE = radiology.answerer(__file__, "disjoint")
 
 if __name__ == "__main__":
-    making.main(RELEASE)
+    main(RELEASE)

@@ -1,9 +1,9 @@
-"""Trains `mobilenet_v2_emoji`: python -m zoo.encoders.mobilenet_v2_emoji.recipe"""
+"""Trains and releases the encoder `mobilenet_v2_emoji`: python -m zoo.encoders.mobilenet_v2_emoji.recipe"""
 
-from recipes import encoder as eyes
+from recipes.encoder import EncoderRelease, main
 
-# strokes and shades are what ImageNet taught; the later layers learn
-EYE = eyes.Eye(__file__, frozen_until="block_5_add")
+# The early layers detect strokes and shades as on photographs: only the later ones are trained.
+RELEASE = EncoderRelease(__file__, frozen_until="block_5_add")
 
 if __name__ == "__main__":
-    eyes.main(EYE)
+    main(RELEASE)

@@ -1,4 +1,4 @@
-"""vtx data: what there is, fetch it, build it, look at it. vtx doctor: what is installed, and what is missing."""
+"""vtx list, show and convert: the zoo and published encoders. vtx data and doctor: data sets, and what is installed."""
 
 from __future__ import annotations
 
@@ -21,6 +21,8 @@ FOLDER = click.option(
     type=click.Path(path_type=Path),
     help="Where data lives [default: $TFDS_DATA_DIR or ~/tensorflow_datasets].",
 )
+
+
 JSON = click.option("--json", "as_json", is_flag=True, help="For machines.")
 
 
@@ -32,7 +34,7 @@ def data() -> None:
 @data.command("list")
 @FOLDER
 @JSON
-def list_command(folder: Path | None, as_json: bool) -> None:
+def list_sets(folder: Path | None, as_json: bool) -> None:
     """Name the data sets, with their licences and whether they are built here."""
     from vtx_keras.data import sets
 
@@ -95,13 +97,13 @@ def build(name: str, folder: Path | None) -> None:
         )
 
 
-@data.command()
+@data.command("show")
 @click.argument("name")
 @click.option("--split", help="Of the contact sheet [default: the first].")
 @click.option("--sheet", type=click.Path(path_type=Path), help="The contact sheet to draw [default: NAME.png].")
 @FOLDER
 @JSON
-def show(name: str, split: str | None, sheet: Path | None, folder: Path | None, as_json: bool) -> None:
+def show_set(name: str, split: str | None, sheet: Path | None, folder: Path | None, as_json: bool) -> None:
     """Say what NAME holds: splits, counts by vendor or kind, licence; and draw it."""
     from vtx_keras.data import sets
 
@@ -151,6 +153,8 @@ NEEDED_FOR = {  # packages that are not required, and what asks for them
     "jax": 'KERAS_BACKEND=jax: pip install "vtx_keras[jax]"',
     "tensorboard": "vtx train --tensorboard: pip install tensorboard",
 }
+
+
 CLIENTS = {
     "npm": "emoji, emoji_more, emoji_video, resnet50",
     "pip": "easy_vqa, encoders",
@@ -276,3 +280,87 @@ def doctor(as_json: bool) -> None:
         rows = [[one.state, one.part, one.what, one.advice] for one in found]
         show_rows(["state", "what", "found", "advice"], rows)
     sys.exit(any(one.state == "wrong" for one in found))
+
+
+@click.command("list")
+@click.argument("pattern", default="*")
+@click.option("--released", "only_released", is_flag=True, help="Only models that come with weights.")
+@click.option("--json", "as_json", is_flag=True, help="A JSON list.")
+def list_models(pattern: str, only_released: bool, as_json: bool) -> None:
+    """Name the models that match PATTERN, and what is released: size, data, a figure on held-out data, licence."""
+    from vtx_keras.checkpoints import _folder as released
+    from vtx_keras.models.options import MODELS
+
+    names = released.list_models(pattern, released=True if only_released else None)
+    rows: list[dict[str, Any]] = [{"name": name, "released": released.released_tags(name)} for name in names]
+    if as_json:
+        for row in rows:
+            row["facts"] = {tag: released.facts(row["name"], tag) for tag in row["released"]}
+        click.echo(json.dumps(rows, indent=1))
+    elif names:
+        show_rows(
+            ["model", "task", "weights", "size", "data", "on held-out data", "licence"],
+            [
+                [row["name"], MODELS[row["name"]].task, *cells]
+                for row in rows
+                for cells in [_fact(tag, released.facts(row["name"], tag)) for tag in row["released"]] or [[""] * 5]
+            ],
+        )
+    if not names:
+        click.echo(f"vtx: no model matches {pattern!r}", err=True)
+        sys.exit(2)
+
+
+def _fact(tag: str, facts: dict[str, Any]) -> list[str]:
+    """What is known of released weights, in cells."""
+    if not facts:
+        return [tag, "", "", "no card yet", ""]
+    first = facts["headline"]
+    interval = "" if first["low"] is None else f" [{first['low']:.3f}, {first['high']:.3f}]"
+    figure = f"{first['metric'].replace('_', ' ')} {first['value']:.3f}{interval} on {first['split']}"
+    size = f"{facts['parameters'] / 1e6:.1f} M, {facts['megabytes']:.1f} MB"
+    return [tag, size, facts["data"], figure, facts["licence"]]
+
+
+@click.command()
+@click.argument("model")
+@click.option("--json", "as_json", is_flag=True, help="As one JSON object.")
+def show(model: str, as_json: bool) -> None:
+    """Describe MODEL: what it does, its options, and the cards of its released weights."""
+    from vtx_keras.checkpoints import _folder as released
+
+    try:
+        about = released.describe(model)
+    except ValueError as error:
+        click.echo(f"vtx: {error}", err=True)
+        sys.exit(2)
+    if as_json:
+        click.echo(json.dumps(about, indent=1))
+        return
+    click.echo(f"{model}: {about['about']}. Fusion: {about['fusion'] or 'none (two towers)'}.\n\nOptions of zoo.build:")
+    for name, option in about["options"].items():
+        click.echo(f"  {name} = {option['default']!r}: {option['about']} ({option['takes']})")
+    for tag in about["released"]:
+        card = released.released_root() / model / tag / "README.md"
+        click.echo("\n" + (card.read_text(encoding="utf-8") if card.is_file() else f"{tag} has no card"))
+
+
+@click.command()
+@click.argument("name", metavar="NAME")
+@click.option("--out", help="The folder to write [default: the cache].")
+@click.option("--archives", help="Where archives lie or are fetched to [default: in the cache].")
+@click.option("--url", help="Where to get the archive instead of its registry.")
+@click.option("--half", is_flag=True, help="Store float16, half the size.")
+def convert(name: str, out: str | None, archives: str | None, url: str | None, half: bool) -> None:
+    """Fetch a published encoder, check it and write it where models find it.
+
+    \b
+    vtx convert minilm_l6
+    vtx convert resnet50 --half
+    """
+    with polite():
+        with quiet():
+            from vtx_keras.checkpoints import _encoders as published
+        published.published(name)
+        home, store = out or published.cache() / name, archives or published.cache() / "archives"
+        click.echo(f"wrote {published.convert(name, home, store, half=half, url=url)}")

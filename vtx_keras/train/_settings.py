@@ -1,0 +1,107 @@
+"""How a run trains: its settings, checked, and the optimizer they describe."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
+from typing import Any
+
+import keras
+
+from vtx_keras.models.objectives import PacedAdamW, clipping
+from vtx_keras.models.options import did_you_mean
+
+
+@dataclass(frozen=True)
+class Settings:
+    """How a run trains: what `run` takes by name beside model, data and folder. Checked when it is made.
+
+    >>> Settings(epochs=3).batch_size
+    32
+    >>> Settings(epochs=0)
+    Traceback (most recent call last):
+    ValueError: epochs=0: expected a whole number of at least 1
+    """
+
+    epochs: int = 10
+    batch_size: int = 32
+    augment: bool | Mapping[str, Any] = False
+    unknown: str = "error"  # labels that are no class: "error" or "drop"
+    learning_rate: float = 3e-4
+    weight_decay: float = 0.05
+    warmup: float = 0.05  # share of the steps
+    clip: float = 1.0  # largest norm of the gradient; 0 for none
+    ema: float | None = None  # momentum of averaged weights
+    accumulate: int = 1  # batches per update
+    jit_compile: bool | str = "auto"
+    steps_per_execution: int = 1
+    monitor: str | None = None  # which metric `best` goes by
+    scores: int = 0  # validation examples that the model is scored on after each epoch
+    save_every: int = 200  # steps between states
+    seed: int = 0
+    samples: int = 12  # examples on the page of samples
+    tensorboard: bool = False
+    new: bool = False  # start a new run where an unfinished one of the same settings exists
+    dry_run: bool = False
+    verbose: bool = True
+
+    def __post_init__(self) -> None:
+        for name in ("epochs", "batch_size", "accumulate", "steps_per_execution", "save_every"):
+            value = getattr(self, name)
+            if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+                raise ValueError(f"{name}={value!r}: expected a whole number of at least 1")
+        for name, most in (("learning_rate", math.inf), ("weight_decay", math.inf), ("clip", math.inf), ("warmup", 1)):
+            value = getattr(self, name)
+            if not isinstance(value, (int, float)) or not 0 <= value <= most or math.isinf(value):
+                raise ValueError(f"{name}={value!r}: expected a number from 0{' to 1' if most == 1 else ' up'}")
+        if self.ema is not None and not 0 < self.ema < 1:
+            raise ValueError(f"ema={self.ema!r}: expected a momentum between 0 and 1, such as 0.999")
+
+    @classmethod
+    def of(cls, **options: Any) -> Settings:
+        """Settings by name, with a hint for a name that is close."""
+        names = [one.name for one in fields(cls)]
+        for name in options:
+            if name not in names:
+                raise TypeError(f"train.run has no setting {name!r}{did_you_mean(name, names)}: {', '.join(names)}")
+        return cls(**options)
+
+
+def adamw(
+    model: keras.Model,
+    steps: int,
+    *,
+    learning_rate: float = 3e-4,
+    weight_decay: float = 0.05,
+    warmup: float = 0.05,
+    clip: float = 1.0,
+    ema: float | None = None,
+    accumulate: int = 1,
+) -> PacedAdamW:
+    """AdamW as one trains transformers: warm-up, then a cosine to zero; norms and biases do not decay; clipped.
+
+    `steps` are all batches of the run, `warmup` the share of them in which the rate rises, `ema` the momentum of an
+    average of the weights that is validated and kept in their place, `accumulate` the batches per update.
+
+    >>> model = keras.Sequential([keras.Input((2,)), keras.layers.Dense(3)])
+    >>> round(float(adamw(model, 100, learning_rate=0.1, warmup=0.1).learning_rate), 3)
+    0.0
+    """
+    warm = round(warmup * steps)
+    rate = keras.optimizers.schedules.CosineDecay(
+        0.0 if warm else learning_rate,
+        max(1, steps - warm),
+        warmup_target=learning_rate if warm else None,
+        warmup_steps=warm,
+    )
+    optimizer = PacedAdamW(
+        rate,
+        weight_decay=weight_decay,
+        **(clipping(model.trainable_variables, clip) if clip else {}),
+        use_ema=ema is not None,
+        ema_momentum=0.999 if ema is None else ema,
+        gradient_accumulation_steps=accumulate if accumulate > 1 else None,
+    )
+    optimizer.exclude_from_weight_decay([one for one in model.trainable_variables if len(one.shape) < 2])
+    return optimizer
