@@ -94,7 +94,7 @@ def captioner(_epochs: int) -> tuple[Any, Any]:
 def vqa(epochs: int) -> tuple[Any, Any]:
     """Train on questions about one coloured shape."""
     from vtx_keras import data, zoo
-    from vtx_keras.data.sets._questions import EasyVqa
+    from vtx_keras.data.sets._easy_vqa import EasyVqa
 
     classes = EasyVqa.FEATURES["answer"].names
     model = zoo.build("cross_attn_vqa", depth=2, text_depth=1, classes=classes, **SMALL)
@@ -104,7 +104,7 @@ def vqa(epochs: int) -> tuple[Any, Any]:
 def classifier(epochs: int) -> tuple[Any, Any]:
     """Train on the group of an emoji, from its picture and its keywords."""
     from vtx_keras import data, zoo
-    from vtx_keras.data.sets._drawings import GROUPS
+    from vtx_keras.data.sets._emoji import GROUPS
 
     model = zoo.build("gated_classifier", depth=2, text_depth=1, max_length=48, classes=list(GROUPS), **SMALL)
     columns = {"text": "keywords", "label": "group"}

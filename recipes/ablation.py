@@ -31,7 +31,7 @@ from vtx_keras import data, evaluate, export, media, train, zoo
 from vtx_keras._files import file_hash, write
 from vtx_keras.checkpoints import _encoders as published
 from vtx_keras.checkpoints._folder import WEIGHTS
-from vtx_keras.data.sets import _drawings as builders
+from vtx_keras.data.sets._emoji import Emoji
 
 ZOO = Path(__file__).parents[1] / "zoo"
 STORED, FILES = ZOO / "fusions.json", Path("runs/fusions")
@@ -99,7 +99,7 @@ def train_cell(task: str, fusion: str) -> dict[str, Any]:
     report = export.litert(model, path, verify_data=few, share=0.0)
     return {
         "encoder_sha256": encoder_hash(),
-        "data": str(builders.Emoji.VERSION),
+        "data": str(Emoji.VERSION),
         "rate": rate,
         "validation": {f"{rate:g}": value for rate, value in validation.items()},
         "parameters": model.behind_encoder().count_params(),

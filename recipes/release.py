@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 
 import keras
 
+from vtx_keras.evaluate import BASELINES
 from vtx_keras import data
 
 
@@ -44,7 +45,7 @@ class Release:
     gpu_epochs: int | None = None  # of `recipes.remote`, which augments every picture anew; default: as many steps
     learning_rate: float = 1e-3
     batch_size: int = 64
-    baselines: tuple[str, ...] = evaluate.BASELINES
+    baselines: tuple[str, ...] = BASELINES
     formats: tuple[tuple[str, str | None], ...] = (("litert", "int8"),)
     licence: str = "CC-BY-SA-4.0"  # that of some of the pictures
     train_split: Callable[[str], str] = lambda split: "train"  # the split that the baselines of a split learn from

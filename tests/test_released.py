@@ -18,7 +18,6 @@ from vtx_keras.evaluate._run import _weights_hash
 ROOT = Path(__file__).parents[1]
 FOLDERS = sorted(path.parent for path in ROOT.glob(f"zoo/*/*/{CONFIG}") if path.parts[-3] != "encoders")
 NAMES = [f"{folder.parent.name}/{folder.name}" for folder in FOLDERS]
-
 pytestmark = pytest.mark.skipif(keras.backend.backend() != "tensorflow", reason="the recipes read tf.data")
 
 

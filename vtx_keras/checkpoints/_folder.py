@@ -124,6 +124,7 @@ def halve(path: Path, vectors: bool = True) -> None:
 
 
 def config_hash(config: dict) -> str:
+    """The sha256 of a config's contents, without the hash that it stores of itself."""
     content = {key: value for key, value in config.items() if key != "sha256"}
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 

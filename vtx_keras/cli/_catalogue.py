@@ -347,11 +347,11 @@ def show(model: str, as_json: bool) -> None:
 
 @click.command()
 @click.argument("name", metavar="NAME")
-@click.option("--out", help="The folder to write [default: the cache].")
-@click.option("--archives", help="Where archives lie or are fetched to [default: in the cache].")
+@click.option("--out", type=click.Path(path_type=Path), help="The folder to write [default: the cache].")
+@click.option("--archives", type=click.Path(path_type=Path), help="Where archives lie or are fetched to [default: in the cache].")
 @click.option("--url", help="Where to get the archive instead of its registry.")
 @click.option("--half", is_flag=True, help="Store float16, half the size.")
-def convert(name: str, out: str | None, archives: str | None, url: str | None, half: bool) -> None:
+def convert(name: str, out: Path | None, archives: Path | None, url: str | None, half: bool) -> None:
     """Fetch a published encoder, check it and write it where models find it.
 
     \b

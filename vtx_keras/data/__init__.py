@@ -1,6 +1,6 @@
-"""Batches `(inputs, labels, sample_weight)` for `fit`, out of tfds, files or memory.
+"""Make batches `(inputs, labels, sample_weight)` for `fit` from tfds, files or memory.
 
-ds = data.load("emoji", split="train")              # tf.data of {"image", "caption", ...}
+ds = data.load("emoji", split="train")              # examples {"image", "caption", ...}
 model.fit(data.batches(ds, model, batch_size=64, training=True), epochs=10)
 
 model.fit(data.arrays(model, images, texts))        # without TensorFlow

@@ -1,4 +1,4 @@
-"""Examples as `data.load` gives them, in plain terms: what is asked, what is expected, which picture it is."""
+"""Read examples of `data.load` as NumPy values: the input text, the expected texts or labels, and the image."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ from vtx_keras.models._base import VisionText
 from vtx_keras.models._captioner import Captioner
 from vtx_keras.models._readers import Answerer
 
-LABELS = ("answers", *LABEL_FIELDS)  # several people's are judged by, and not learned from
-GROUPS = ("concept", "image_id", "path", "id")  # what the rows of one picture share, the widest first
+LABELS = ("answers", *LABEL_FIELDS)  # "answers", of several people, are for evaluation only
+GROUPS = ("concept", "image_id", "path", "id")  # fields that the rows of one image share, the widest first
 
 
 def encoded_of(ds: Any) -> Any:
-    """What is stored of examples (`Examples.encoded`), or the examples themselves where that is all there is.
+    """Return the stored form of examples (`Examples.encoded`), or `ds` itself if it is no `Examples`.
 
     >>> encoded_of([1, 2])
     [1, 2]
@@ -27,18 +27,18 @@ def encoded_of(ds: Any) -> Any:
     return getattr(ds, "encoded", ds)
 
 
-def plain(ds: Any) -> Iterator[dict]:
-    """Examples one by one in NumPy's terms, their pictures still encoded where they can be.
+def as_numpy(ds: Any) -> Iterator[dict]:
+    """Yield examples one by one as NumPy values, their images still encoded where possible.
 
-    >>> next(plain([{"image": b"", "caption": "a"}]))["caption"]
+    >>> next(as_numpy([{"image": b"", "caption": "a"}]))["caption"]
     'a'
     """
     source = encoded_of(ds)
     yield from source.as_numpy_iterator() if hasattr(source, "as_numpy_iterator") else source
 
 
-def chunks(examples: Iterable, size: int, told: Callable[[int], object]) -> Iterator[tuple[list[int], list]]:
-    """Places and examples, `size` at a time; `told(done)` is called after each.
+def chunks(examples: Iterable, size: int, update: Callable[[int], object]) -> Iterator[tuple[list[int], list]]:
+    """Yield indices and examples, `size` at a time; `update(done)` is called after each chunk.
 
     >>> list(chunks("abc", 2, lambda done: None))
     [([0, 1], ['a', 'b']), ([2], ['c'])]
@@ -47,25 +47,25 @@ def chunks(examples: Iterable, size: int, told: Callable[[int], object]) -> Iter
     while chunk := list(islice(stream, size)):
         yield list(range(done, done + len(chunk))), chunk
         done += len(chunk)
-        told(done)
+        update(done)
 
 
 def writes_answers(example: Mapping) -> bool:
-    """Whether a captioner is asked something here: it reads the question and writes the answer, as in `batches`.
+    """Return whether a captioner reads a question and writes its answer for this example, as in `batches`.
 
     >>> writes_answers({"question": "?", "answer": "!"}), writes_answers({"caption": "a cat"})
     (True, False)
     """
-    answered = "question" in example and ("answer" in example or "answers" in example)
-    return answered and not {"caption", "captions"} & set(example)
+    has_answer = "question" in example and ("answer" in example or "answers" in example)
+    return has_answer and not {"caption", "captions"} & set(example)
 
 
-def asked(model: VisionText, example: Mapping) -> tuple[str, tuple[str, ...]]:
-    """The text that the model reads beside the picture, and the texts or labels that are right.
+def text_and_targets(model: VisionText, example: Mapping) -> tuple[str, tuple[str, ...]]:
+    """Return the text that the model reads beside the image, and the correct texts or labels.
 
     >>> from vtx_keras import zoo
     >>> model = zoo.build("gated_vqa", weights=None, dim=32, image_shape=(32, 32, 3), classes=["no", "yes"])
-    >>> asked(model, {"question": b"is it red?", "answer": 1})
+    >>> text_and_targets(model, {"question": b"is it red?", "answer": 1})
     ('is it red?', ('yes',))
     """
     if isinstance(model, Answerer):
@@ -77,14 +77,14 @@ def asked(model: VisionText, example: Mapping) -> tuple[str, tuple[str, ...]]:
                 f"{sorted(example)}"
             )
         names = model.class_names
-        return several(example[keys[0]])[0], tuple(_named(one, names) for one in np.atleast_1d(example[label]))
+        return as_texts(example[keys[0]])[0], tuple(_class_name(one, names) for one in np.atleast_1d(example[label]))
     if isinstance(model, Captioner) and writes_answers(example):
-        return one(example["question"]), expected(example, LABELS)
-    return one(example.get("prompt")), expected(example, TEXT_FIELDS)
+        return as_text(example["question"]), expected(example, LABELS)
+    return as_text(example.get("prompt")), expected(example, TEXT_FIELDS)
 
 
 def expected(example: Mapping, keys: Sequence[str]) -> tuple[str, ...]:
-    """The texts under the first of `keys` there is; those without words only if there are no others.
+    """Return the texts under the first of `keys` in the example, leaving out texts without words if others have some.
 
     >>> expected({"captions": [b"a cat", b" "]}, TEXT_FIELDS)
     ('a cat',)
@@ -92,71 +92,74 @@ def expected(example: Mapping, keys: Sequence[str]) -> tuple[str, ...]:
     key = next((key for key in keys if key in example), None)
     if key is None:
         raise ValueError(f"examples have {sorted(example)}: expected one of {', '.join(keys)}")
-    texts = several(example[key])
-    return tuple(one for one in texts if tokens(one)) or texts[:1]
+    texts = as_texts(example[key])
+    return tuple(text for text in texts if tokens(text)) or texts[:1]
 
 
-def usable(
-    places: Sequence[int], left_out: dict[int, str], wanted: Sequence[Sequence[str]], read: Sequence[str] | None = None
+def comparable_rows(
+    places: Sequence[int],
+    left_out: dict[int, str],
+    references: Sequence[Sequence[str]],
+    inputs: Sequence[str] | None = None,
 ) -> list[int]:
-    """Which rows of a chunk have words to compare with (and to read); why the others have not goes to `left_out`.
+    """Return the rows of a chunk that have words in their references (and `inputs`); add the others to `left_out`.
 
     >>> left_out = {}
-    >>> usable([7, 8], left_out, [["a"], ["!"]]), left_out
+    >>> comparable_rows([7, 8], left_out, [["a"], ["!"]]), left_out
     ([0], {8: 'no words to compare with'})
     """
-    good = []
+    rows = []
     for i, place in enumerate(places):
-        if read is not None and not normalize(read[i]):
+        if inputs is not None and not normalize(inputs[i]):
             left_out[place] = "an empty text"
-        elif not any(tokens(text) for text in wanted[i]):
+        elif not any(tokens(text) for text in references[i]):
             left_out[place] = "no words to compare with"
         else:
-            good.append(i)
-    return good
+            rows.append(i)
+    return rows
 
 
-def picture(example: Mapping) -> Any:
-    """The picture or clip, as `media` takes it.
+def image_of(example: Mapping) -> Any:
+    """Return the image or clip in a form that `inputs.media` reads.
 
-    >>> picture({"path": b"cat.png"}), picture({"image": np.array([b"one", b"two"], object)})
+    >>> image_of({"path": b"cat.png"}), image_of({"image": np.array([b"one", b"two"], object)})
     ('cat.png', [b'one', b'two'])
     """
-    found = example["image"] if "image" in example else one(example["path"])
-    if isinstance(found, np.ndarray) and found.dtype == object:  # a clip of encoded frames
-        return list(found)
-    return found
+    image = example["image"] if "image" in example else as_text(example["path"])
+    if isinstance(image, np.ndarray) and image.dtype == object:  # a clip of encoded frames
+        return list(image)
+    return image
 
 
-def digest(found: Any) -> str:
-    """Which picture it is: the same for the same bytes.
+def image_digest(image: Any) -> str:
+    """Return a hash of an image's content (of its path, for a path).
 
-    >>> digest(b"a") == digest(b"a") != digest(b"b")
+    >>> image_digest(b"a") == image_digest(b"a") != image_digest(b"b")
     True
     """
-    told = hashlib.sha256()
-    for part in found if isinstance(found, list) else [found]:
+    sha = hashlib.sha256()
+    for part in image if isinstance(image, list) else [image]:
         if isinstance(part, str):
-            told.update(part.encode())
+            sha.update(part.encode())
         else:
-            told.update(part if isinstance(part, bytes) else repr(np.shape(part)).encode() + np.asarray(part).tobytes())
-    return told.hexdigest()[:16]
+            sha.update(part if isinstance(part, bytes) else repr(np.shape(part)).encode() + np.asarray(part).tobytes())
+    return sha.hexdigest()[:16]
 
 
 def group_of(example: Mapping) -> str:
-    """What an example is drawn with when figures are resampled: its concept, or else its picture.
+    """Return the group that an example is resampled with: its concept, or else its image.
 
     >>> group_of({"concept": b"cat", "id": "1"}), group_of({"id": "1"})
     ('cat', '1')
     """
     key = next((key for key in GROUPS if key in example), None)
-    return digest(picture(example)) if key is None else one(example[key])
+    return image_digest(image_of(example)) if key is None else as_text(example[key])
 
 
-def one(value: Any) -> str:
-    """A text or label as a string; broken UTF-8 is mended, nothing is "".
+def as_text(value: Any) -> str:
+    """Return a text or label as a string; invalid UTF-8 is replaced and None becomes "".
 
-    >>> one(b"a"), one(np.array(3)), one(None)
+    >>> as_text(b"a"), as_text(np.array(3)), as_text(None)
     ('a', '3', '')
     """
     value = value.item() if isinstance(value, (np.ndarray, np.generic)) and np.ndim(value) == 0 else value
@@ -165,17 +168,17 @@ def one(value: Any) -> str:
     return value.decode("utf-8", "replace") if isinstance(value, bytes) else str(value)
 
 
-def several(value: Any) -> tuple[str, ...]:
-    """One text or many as strings.
+def as_texts(value: Any) -> tuple[str, ...]:
+    """Return one text or several as a tuple of strings.
 
-    >>> several(b"a"), several([b"a", "b"])
+    >>> as_texts(b"a"), as_texts([b"a", "b"])
     (('a',), ('a', 'b'))
     """
-    return tuple(map(one, value)) if isinstance(value, (list, tuple)) or np.ndim(value) else (one(value),)
+    return tuple(map(as_text, value)) if isinstance(value, (list, tuple)) or np.ndim(value) else (as_text(value),)
 
 
-def _named(label: Any, names: Sequence[str]) -> str:
-    """A label as the model names it; a number counts its classes."""
+def _class_name(label: Any, names: Sequence[str]) -> str:
+    """Return a label's name; a number is an index into the model's classes."""
     if isinstance(label, (int, np.integer)) and 0 <= label < len(names):
         return names[int(label)]
-    return one(label)
+    return as_text(label)

@@ -1,7 +1,7 @@
-"""Any tfds set as examples `{"image", "caption" | "question" and "answer" | "text" and "label"}`.
+"""Load a data set as examples `{"image", "caption" | "question" and "answer" | "text" and "label"}`.
 
-An adapter is a plain function from an example of tfds to one of ours, or to a `tf.data.Dataset` of ours where one
-picture carries many. Your own set needs one line:
+An adapter is a function from an example of tfds to one of ours, or to a `tf.data.Dataset` of ours where one image has
+many. A set without an adapter needs one line:
 
     data.load("my_set", "train", columns={"image": "photo", "caption": "title"})
 """
@@ -22,10 +22,10 @@ from vtx_keras.data import _files as files
 from vtx_keras.data import _tensors as tensors
 from vtx_keras.data import sets
 from vtx_keras.data._source import Examples, adapted, mapped, named_classes, plainly
-from vtx_keras.data.sets import _drawings, _questions
+from vtx_keras.data.sets import _easy_vqa, _emoji, _vqa_rad, _word_cards
 from vtx_keras.models.options import did_you_mean
 
-assert _drawings.Emoji is not _questions.EasyVqa  # importing the modules is what makes tfds know their builders
+BUILDERS = (_emoji, _word_cards, _easy_vqa, _vqa_rad)  # importing them registers their builders with tfds
 SAMPLE = Path(__file__).parents[1] / "sample"
 SAMPLES = {"sample": "captions.csv", "sample/questions": "questions.csv"}
 
@@ -38,12 +38,12 @@ def load(
     where: Callable[[dict], tf.Tensor] | None = None,
     folder: str | os.PathLike | None = None,
 ) -> Examples:
-    """A tfds set as `{"image": uint8 (h, w, 3), "caption": ..., ...}`, made first where it is not there yet.
+    """Load a tfds set as `Examples` of `{"image": uint8 (h, w, 3), "caption": ..., ...}`, and build it if necessary.
 
-    `name` may carry a config ("emoji/de"), `split` is what tfds takes ("train+validation", "test[:10%]"). `columns`
-    says which features are meant, by our name (`{"text": "keywords", "label": "group"}`: a list of texts is joined,
-    a class is named), or is a function from a tfds example to ours. `where` keeps the examples of the set that it is
-    true for, whatever columns are taken of them: `where=lambda example: example["vendor"] != "openmoji"`.
+    `name` may include a config ("emoji/de"); `split` is a tfds split ("train+validation", "test[:10%]"). `columns` maps
+    our names to features of the set (`{"text": "keywords", "label": "group"}`; a list of texts is joined, a class
+    number becomes its name), or is a function from a tfds example to ours. `where` filters the examples by the set's
+    own features, whatever `columns` is: `where=lambda example: example["vendor"] != "openmoji"`.
 
         data.load("sample")                       # bundled: a few emoji (train, validation) and photos
         data.load("sample/questions")
@@ -51,32 +51,32 @@ def load(
         data.load("coco_captions", "val")
     """
     if name in SAMPLES:
-        found = files.from_csv(SAMPLE / SAMPLES[name], split).encoded
-        return adapted(found, columns, where)
+        encoded = files.from_csv(SAMPLE / SAMPLES[name], split).encoded
+        return adapted(encoded, columns, where)
     try:
         builder = tfds.builder(name, data_dir=str(sets.data_dir(folder)))
     except tfds.core.DatasetNotFoundError as error:
-        known = [*SAMPLES, *sets.SETS, *ADAPTERS]
+        names = [*SAMPLES, *sets.SETS, *ADAPTERS]
         raise ValueError(
-            f"there is no data set {name!r}{did_you_mean(name, known)}: ours are sample, {', '.join(sets.SETS)}; and "
+            f"there is no data set {name!r}{did_you_mean(name, names)}: ours are sample, {', '.join(sets.SETS)}; and "
             f"any of tfds ({', '.join(ADAPTERS)} need no columns=)"
         ) from error
-    with contextlib.redirect_stdout(sys.stderr):  # what is asked for, such as JSON, stays alone on standard output
+    with contextlib.redirect_stdout(sys.stderr):  # standard output is for results, such as JSON
         builder.download_and_prepare()
     features = builder.info.features
-    pictures = [key for key, feature in features.items() if isinstance(feature, tfds.features.Image)]
-    # Pictures stay encoded, for `batches` may need but a part of one. Where there are no files, tfds is in its
-    # `mock_data`, which can only make pixels.
-    encoded = dict.fromkeys(pictures, tfds.decode.SkipDecoding()) if os.path.exists(builder.data_dir) else None
+    image_keys = [key for key, feature in features.items() if isinstance(feature, tfds.features.Image)]
+    # Images stay encoded, since `batches` may need only a part of one. If there are no files, this is tfds'
+    # `mock_data`, which only makes pixels.
+    decoders = dict.fromkeys(image_keys, tfds.decode.SkipDecoding()) if os.path.exists(builder.data_dir) else None
     return adapted(
-        mapped(builder.as_dataset(split=split, decoders=encoded), named_classes(features)),
+        mapped(builder.as_dataset(split=split, decoders=decoders), named_classes(features)),
         columns if columns is not None else ADAPTERS.get(builder.name),
         where,
     )
 
 
 def sample(name: str) -> Path:
-    """A file of the bundled sample.
+    """Return the path of a file in the bundled sample.
 
     >>> sample("photos/cat.jpg").is_file()
     True
@@ -88,13 +88,13 @@ def sample(name: str) -> Path:
 
 
 def has_splits(name: str | os.PathLike, columns: str | None = None) -> bool:
-    """Whether a data set, named as for `named`, has splits: a CSV needs a column for them, a folder folders.
+    """Return whether a data set (see `named`) has splits: a column in a CSV, folders in a folder.
 
     >>> has_splits("sample")
     True
     """
     path = Path(name)
-    if _known(name):
+    if _is_catalogued(name):
         return True
     if path.is_dir() and (path / "captions.csv").is_file():
         path = path / "captions.csv"
@@ -108,7 +108,7 @@ def has_splits(name: str | os.PathLike, columns: str | None = None) -> bool:
 
 
 def held_out(name: str | os.PathLike) -> str:
-    """The split to judge by where none is named: the samples have no test.
+    """Return the default split for evaluation: "test", or "validation" for the samples, which have no test split.
 
     >>> held_out("emoji"), held_out("sample")
     ('test', 'validation')
@@ -122,24 +122,23 @@ def named(
     folder: str | os.PathLike | None = None,
     columns: str | None = None,
 ) -> Examples:
-    """A data set as a command line names it: a CSV, a folder of pictures, or a name for `load`.
+    """Load a data set as named on the command line: a CSV, a folder of images, or a name for `load`.
 
-    A folder that is called like a data set of ours is `./emoji`.
-
-    `columns`, as "image=photo,caption=title", says which of its columns are what we call image and caption.
+    Write `./emoji` for a folder with the name of a data set. `columns`, such as "image=photo,caption=title", maps our
+    names to columns of the data.
 
     >>> "caption" in named("sample", "train").fields
     True
     """
     if str(name).lower().endswith((".csv", ".tsv")):
         return files.from_csv(name, split, columns=files.pairs(columns))
-    if Path(name).is_dir() and not _known(name):
+    if Path(name).is_dir() and not _is_catalogued(name):
         return files.from_folder(name, split, columns=files.pairs(columns))
     return load(str(name), split or "train", folder=folder, columns=files.pairs(columns) or None)
 
 
-def _known(name: str | os.PathLike) -> bool:
-    """Whether this names a data set that `load` knows by itself."""
+def _is_catalogued(name: str | os.PathLike) -> bool:
+    """Return whether `load` reads this name without `columns`."""
     return str(name) in (*SAMPLES, *ADAPTERS) or str(name).split("/")[0] in sets.SETS
 
 
@@ -172,20 +171,20 @@ def clevr(example: dict) -> tf.data.Dataset:
 
 
 def ref_coco(example: dict) -> tf.data.Dataset:
-    """RefCOCO: one example for each object that people referred to: its part of the photograph, and what they said."""
-    photo, objects = example["image"], example["objects"]
-    photo = tensors.read(photo) if photo.dtype == tf.string else photo
+    """RefCOCO: one example for each object that people referred to: its crop and their expressions."""
+    image, objects = example["image"], example["objects"]
+    image = tensors.read(image) if image.dtype == tf.string else image
     boxes = tf.data.Dataset.from_tensor_slices(objects["bbox"])
-    said = tf.data.Dataset.from_tensor_slices(objects["refexp"]["raw"])
+    expressions = tf.data.Dataset.from_tensor_slices(objects["refexp"]["raw"])
 
-    def part(box: tf.Tensor, captions: tf.Tensor) -> dict:
-        sides = tf.shape(photo)[:2]
+    def crop(box: tf.Tensor, captions: tf.Tensor) -> dict:
+        sides = tf.shape(image)[:2]
         corners = tf.cast(tf.round(tf.reshape(box, (2, 2)) * tf.cast(sides, tf.float32)), tf.int32)
-        first = tf.clip_by_value(corners[0], 0, sides - 1)
-        last = tf.clip_by_value(corners[1], first + 1, sides)
-        return {"image": photo[first[0] : last[0], first[1] : last[1]], "captions": captions}
+        top_left = tf.clip_by_value(corners[0], 0, sides - 1)
+        bottom_right = tf.clip_by_value(corners[1], top_left + 1, sides)
+        return {"image": image[top_left[0] : bottom_right[0], top_left[1] : bottom_right[1]], "captions": captions}
 
-    return tf.data.Dataset.zip(boxes, said).map(part)
+    return tf.data.Dataset.zip(boxes, expressions).map(crop)
 
 
 ADAPTERS = {

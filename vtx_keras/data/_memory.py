@@ -1,4 +1,4 @@
-"""Batches from pictures and texts in memory; needs no TensorFlow.
+"""Make batches from images and texts in memory, without TensorFlow.
 
 >>> from vtx_keras import zoo
 >>> model = zoo.build("gated_captioner", weights=None, dim=32, depth=1, vision_depth=1, image_shape=(32, 32, 3))
@@ -25,11 +25,11 @@ from vtx_keras.models.options import did_you_mean
 MASKED_SHARE = 0.15  # of the words, as in BERT
 
 
-# --- what both kinds of batches do; `xp` is NumPy, or TensorFlow's NumPy inside tf.data
+# --- shared with _pipeline; `xp` is NumPy, or TensorFlow's NumPy inside tf.data
 
 
 def with_negatives(xp: Any, image: Any, tokens: Any, labels: Any) -> tuple[Any, Any, Any]:
-    """Each picture with its own text, then with its neighbour's, whose label is 0 unless the two texts are the same.
+    """Pair each image with its own text, then with its neighbour's: label 0, unless the two texts are equal.
 
     >>> _, tokens, labels = with_negatives(np, np.zeros((2, 1)), np.array([[1], [2]]), np.ones((2, 1)))
     >>> tokens[:, 0].tolist(), labels[:, 0].tolist()
@@ -42,7 +42,7 @@ def with_negatives(xp: Any, image: Any, tokens: Any, labels: Any) -> tuple[Any, 
 
 
 def hidden_words(xp: Any, tokens: Any, draws: Any, share: float) -> tuple[Any, Any, Any]:
-    """Tokens with a share of the words behind [MASK], the words hidden there (PAD elsewhere), and where they are.
+    """Replace a share of the words by [MASK]; also return the hidden words (PAD elsewhere) and their mask.
 
     >>> [x.tolist() for x in hidden_words(np, np.array([[2, 9, 8]]), np.array([[0.0, 0.0, 0.9]]), 0.5)]
     [[[2, 4, 8]], [[0, 9, 0]], [[False, True, False]]]
@@ -65,12 +65,11 @@ def arrays(
     shuffle: bool = False,
     seed: int = 0,
 ) -> Batches:
-    """Pictures and texts in memory as batches for `fit`, `evaluate` or `predict`; needs no TensorFlow.
+    """Make batches for `fit`, `evaluate` or `predict` from images and texts in memory, without TensorFlow.
 
-    What `labels` are depends on the task: vqa and classifier take class names or numbers (where the model is
-    multi-label a list of them per row, or an array of 0 and 1 with a column for each class); a matcher takes 1 or 0,
-    and without labels makes its own negatives by rolling the texts within the batch; a captioner learns the texts
-    themselves, and a retriever needs nothing more than the pairs.
+    `labels` depend on the task: vqa and classifier take class names or numbers (a multi-label model takes a list of
+    them per row, or an array of 0 and 1 with a column per class); a matcher takes 1 or 0, and without labels gets
+    negatives by rolling the texts within each batch; a captioner learns the texts, and a retriever needs only pairs.
     """
     texts = list(texts)
     if batch_size < 1:
@@ -101,7 +100,7 @@ def arrays(
 
 
 def targets(model: VisionText, labels: Sequence[Any] | None, count: int) -> np.ndarray:
-    """Labels as the model's loss wants them: class numbers, rows of zeros and ones, or a column of them."""
+    """Return labels as the model's loss expects them: class numbers, rows of 0 and 1, or a column of them."""
     if isinstance(model, Answerer):
         if labels is None:
             raise ValueError(f"a {model.name} learns labels: pass labels=, one per picture, among {model.class_names}")
@@ -114,15 +113,15 @@ def targets(model: VisionText, labels: Sequence[Any] | None, count: int) -> np.n
                     f"labels {labels.shape}: expected a column of 0 or 1 for each of {len(numbers)} classes"
                 )
             return labels.astype("float32")
-        hot = np.zeros((count, len(numbers)), "float32")
+        one_hot = np.zeros((count, len(numbers)), "float32")
         for row, several in enumerate(labels):
-            found = [_number(label, numbers, row) for label in several if not isinstance(label, bool)]
-            if len(set(found)) < len(several):
+            classes = [_number(label, numbers, row) for label in several if not isinstance(label, bool)]
+            if len(set(classes)) < len(several):
                 raise ValueError(
                     f"label {row} is {several!r}: expected classes, each once; 0 and 1 for all, as an array"
                 )
-            hot[row, found] = 1
-        return hot
+            one_hot[row, classes] = 1
+        return one_hot
     if isinstance(model, Matcher) and labels is not None:
         values = np.asarray(labels, "float32").reshape(-1, 1)
         if not np.isin(values, (0, 1)).all():
@@ -143,7 +142,7 @@ def _number(label: Any, numbers: dict[str, int], row: int) -> int:
 
 
 class Batches(keras.utils.PyDataset):
-    """What `arrays` returns: batches made row by row from arrays, in another order each epoch with `shuffle`."""
+    """Batches of arrays, as returned by `arrays`; with `shuffle` in another order each epoch."""
 
     def __init__(
         self,
@@ -166,18 +165,18 @@ class Batches(keras.utils.PyDataset):
 
     @property
     def steps(self) -> int:
-        """Batches in a whole epoch."""
+        """The number of batches in a whole epoch."""
         return math.ceil(len(self.pixels) / self.batch_size)
 
     def begin(self, epoch: int, done: int = 0) -> None:
-        """Go on at this epoch, of whose batches some are done: order and masks depend on nothing but (seed, epoch)."""
+        """Start at this epoch after `done` batches; order and masks depend only on (seed, epoch)."""
         self.epoch, self.done = epoch, done
         self.order = np.arange(len(self.pixels))
         if self.shuffle:
             np.random.default_rng([self.seed, epoch]).shuffle(self.order)
 
     def rows_of(self, epoch: int, first: int, last: int) -> list[dict]:
-        """Which rows these batches of an epoch hold."""
+        """Return the rows in batches `first` to `last` of an epoch."""
         before = self.epoch, self.done
         self.begin(epoch)
         rows = self.order[first * self.batch_size : last * self.batch_size]
@@ -186,12 +185,12 @@ class Batches(keras.utils.PyDataset):
 
     @property
     def fingerprint(self) -> str:
-        """A hash of all pictures, texts and labels."""
-        told = hashlib.sha256()
+        """A hash of all images, texts and labels."""
+        sha = hashlib.sha256()
         for array in (self.pixels, self.tokens, self.labels):
-            whole: Any = np.ascontiguousarray(array)  # a buffer, which NumPy's types do not say
-            told.update(whole)
-        return told.hexdigest()
+            buffer: Any = np.ascontiguousarray(array)  # Any: NumPy's types do not declare the buffer protocol
+            sha.update(buffer)
+        return sha.hexdigest()
 
     def __len__(self) -> int:
         return self.steps - self.done

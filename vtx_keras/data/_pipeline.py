@@ -1,7 +1,7 @@
-"""From examples to batches for `fit`: pick, decode, fit, augment, tokenize, count; all of it in tf.data.
+"""Turn examples into batches for `fit`: select, decode, resize, augment and tokenize, all in tf.data.
 
-Every row is accounted for: a text without words is left out, one that is too long is cut, broken UTF-8 is mended, and
-each is counted and said once, before the first step. A label that the model does not know is an error then.
+Every row is checked before the first step: a text without words is left out, a text that is too long is truncated,
+invalid UTF-8 is replaced, and one warning gives the counts. A label that is no class of the model is an error.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from vtx_keras.models._captioner import Captioner
 from vtx_keras.models._readers import Matcher, Retriever
 from vtx_keras.models.options import did_you_mean
 
-SHUFFLED = 2_000  # rows mixed at a time where they hold pictures; tfds has mixed the whole set when it wrote it
+SHUFFLED = 2_000  # shuffle buffer for rows with images; tfds has shuffled the whole set when it wrote it
 DIRECTIONS = r"(^|[^a-z])(left|right|clockwise|counterclockwise|o’clock)"
 
 
@@ -42,17 +42,17 @@ def batches(
     unknown: str = "error",
     seed: int = 0,
 ) -> tf.data.Dataset:
-    """Examples as batches `(inputs, labels, sample_weight)` for `fit`, `evaluate` and `predict` of `model`.
+    """Make batches `(inputs, labels, sample_weight)` for `fit`, `evaluate` and `predict` of `model`.
 
-    `ds` holds dicts: "image" (pixels, or encoded bytes) and a text ("caption", "question" or "text"; "captions" are
-    several, of which one is drawn each time); a vqa model or classifier needs "answer" or "label", a captioner may have
-    a "prompt", which is read and not learned (of a question and its answer, the question is). `data.load`, `from_csv`
-    and any `tf.data` of yours make such.
+    `ds` is the `Examples` of `data.load` or `from_csv`, or a `tf.data` of dicts: "image" (pixels or encoded bytes) and
+    a text ("caption", "question" or "text"; of "captions" one is drawn each time). A vqa model or classifier needs
+    "answer" or "label". A captioner may have a "prompt", which is read but not learned; of a question and an answer,
+    the question is the prompt.
 
-    `training` shuffles. `augment` is True or a dict that changes `tensors.AUGMENT`. `buckets` are text lengths: rows of
-    like length share a batch and are filled up to the next of them. `static` fills the last batch with rows of weight
-    0, so that XLA compiles one shape (a retriever, whose rows compare with each other, leaves that batch out). `cache`
-    keeps prepared pictures in memory or in a file. `unknown="drop"` leaves out rows whose label is no class.
+    `training` shuffles. `augment` is True or a dict of changes to `AUGMENT` in `data/_tensors.py`. `buckets` are text
+    lengths: rows of similar length share a batch, padded to the next of them. `static` pads the last batch with rows of
+    weight 0, so that XLA compiles one shape (for a retriever, which compares rows, it drops that batch). `cache` keeps
+    prepared images in memory or in a file. `unknown="drop"` leaves out rows whose label is no class.
 
     >>> from vtx_keras import zoo
     >>> model = zoo.build("gated_captioner", weights=None, dim=32, depth=1, vision_depth=1, image_shape=(32, 32, 3))
@@ -61,25 +61,25 @@ def batches(
     >>> inputs["image"].shape, labels.shape == weight.shape
     (TensorShape([2, 32, 32, 3]), True)
     """
-    found = epochs(
+    result = epochs(
         ds, model, batch_size=batch_size, training=training, augment=augment, buckets=buckets, static=static,
         cache=cache, unknown=unknown, seed=seed,
     )  # fmt: skip
     return (
-        found.batches
-        if found.steps is None
-        else found.batches.apply(tf.data.experimental.assert_cardinality(found.steps))
+        result.batches
+        if result.steps is None
+        else result.batches.apply(tf.data.experimental.assert_cardinality(result.steps))
     )
 
 
 class Epochs(NamedTuple):
-    """What `batches` makes, for a run that goes on where it was: any epoch again, from any batch on."""
+    """Batches that can start in any epoch after any batch, so that a run can resume."""
 
-    batches: tf.data.Dataset  # of the epoch that `begin` named; before it is called, of another each time
-    steps: int | None  # in a whole epoch; None with buckets
-    begin: Callable[[int, int], None]  # which epoch comes next, and how many of its batches are done
-    rows_of: Callable[[int, int, int], list[dict]]  # (epoch, first, last): what examples these batches hold
-    fingerprint: str  # of all texts, labels and encoded pictures, in order
+    batches: tf.data.Dataset  # the epoch set by `begin`; before `begin` is called, another one each time
+    steps: int | None  # batches in a whole epoch; None with buckets
+    begin: Callable[[int, int], None]  # set the next epoch and how many of its batches are done
+    rows_of: Callable[[int, int, int], list[dict]]  # (epoch, first, last): the examples in these batches
+    fingerprint: str  # hash of all texts, labels and encoded images, in order
 
 
 def epochs(
@@ -95,15 +95,15 @@ def epochs(
     unknown: str = "error",
     seed: int = 0,
 ) -> Epochs:
-    """`batches` whose every draw is a function of (seed, epoch): what was begun can be gone on with, bit for bit.
+    """Make `batches` whose random draws depend only on (seed, epoch), so that training resumes bit for bit.
 
     >>> from vtx_keras import zoo
     >>> model = zoo.build("gated_captioner", weights=None, dim=32, depth=1, vision_depth=1, image_shape=(32, 32, 3))
     >>> pictures = np.zeros((4, 32, 32, 3), "uint8")
     >>> ds = tf.data.Dataset.from_tensor_slices({"image": pictures, "caption": ["one", "two", "three", "four"]})
-    >>> found = epochs(ds, model, batch_size=1, training=True)
-    >>> found.begin(3, 2)
-    >>> len(list(found.batches)), found.steps, len(found.rows_of(3, 2, 4))
+    >>> epoch = epochs(ds, model, batch_size=1, training=True)
+    >>> epoch.begin(3, 2)
+    >>> len(list(epoch.batches)), epoch.steps, len(epoch.rows_of(3, 2, 4))
     (2, 4, 2)
     """
     if unknown not in ("error", "drop"):
@@ -112,12 +112,14 @@ def epochs(
         raise ValueError(f"batch_size={batch_size!r}: expected a whole number of at least 1")
     how = augmentation(augment)
     source = encoded_of(ds)
-    if isinstance(model, Captioner) and _asks(source.element_spec):
+    if isinstance(model, Captioner) and _has_question(source.element_spec):
         source = mapped(source, _prompted)
     plan = plan_of(source.element_spec, model, how)
     kept, plain, fingerprint = survey(source, plan, unknown)
-    drop = static and (isinstance(model, Retriever) or bool(model.options.get("contrastive")))  # rows meet each other
-    count = kept // batch_size if drop else -(-kept // batch_size)
+    drop_last = static and (
+        isinstance(model, Retriever) or bool(model.options.get("contrastive"))
+    )  # rows of a batch are compared with each other
+    count = kept // batch_size if drop_last else -(-kept // batch_size)
     if not count:
         raise BadData(f"{kept} rows make no batch of {batch_size}: choose a smaller batch_size")
     surveyed = "prompt" not in source.element_spec and not how.get("synonyms")
@@ -127,45 +129,49 @@ def epochs(
 
     stored = rows.element_spec.get("image")
     by_batch = stored is None or stored.dtype == tf.string or tuple(stored.shape) == plan.shape
-    kept_fitted = bool(cache) and not how  # pictures are stored as they will be used
+    cache_resized = bool(cache) and not how  # without augmentation, the cache holds images at the model's shape
 
     def fit(row: dict, draw: tf.Tensor | None) -> dict:
         return {**without(row, "path"), "image": _fitted(row, plan, how, draw)}
 
-    if kept_fitted:
+    if cache_resized:
         rows = mapped(rows, lambda row: fit(row, None))
     if cache:
         rows = rows.cache() if cache is True else rows.cache(os.fspath(cache))
-    rest = how if by_batch or not how else {**how, "crop": 0}  # what `fit` has not done
-    finish = _finishing(plan, encode, rest, batch_size if static and not drop else None)
+    remaining = how if by_batch or not how else {**how, "crop": 0}  # what `fit` has not applied
+    finish = _finishing(plan, encode, remaining, batch_size if static and not drop_last else None)
 
     def ordered(number: tf.Tensor, done: tf.Tensor) -> tf.data.Dataset:
-        """The rows of an epoch, from batch `done` on, in its own order."""
-        forget_graph_seed()  # `shuffle` joins a global seed with Python numbers only
+        """Return the rows of an epoch in its own order, from batch `done` on."""
+        forget_graph_seed()  # `shuffle` can combine a global seed with Python numbers only
         if not training:
             return rows.skip(done * batch_size)
-        mixed = kept if "path" in rows.element_spec else min(kept, SHUFFLED)
-        return rows.shuffle(mixed, _epoch_seed(seed, number, 0), reshuffle_each_iteration=False).skip(done * batch_size)
+        buffer = kept if "path" in rows.element_spec else min(kept, SHUFFLED)
+        return rows.shuffle(buffer, _epoch_seed(seed, number, 0), reshuffle_each_iteration=False).skip(
+            done * batch_size
+        )
 
     def draws(number: tf.Tensor, use: int, done: tf.Tensor) -> tf.data.Dataset:
         return tf.data.Dataset.random(_epoch_seed(seed, number, use)).skip(done)
 
     def epoch(number: tf.Tensor, done: tf.Tensor) -> tf.data.Dataset:
         order, rows_done = ordered(number, done), done * batch_size
-        if not by_batch and not kept_fitted:  # pixels of many sizes make no batch
+        if not by_batch and not cache_resized:  # images of different sizes cannot be batched
             order = mapped(tf.data.Dataset.zip(order, draws(number, 3, rows_done)), fit)
         order = mapped(tf.data.Dataset.zip(order, draws(number, 2, rows_done)), plan.choose)
         if buckets:
-            ready = tf.data.Dataset.zip(_bucketed(order, plan, buckets, batch_size, drop), draws(number, 1, done))
-            return mapped(ready, lambda batch, draw: finish(*batch, draw))
-        ready = tf.data.Dataset.zip(order.batch(batch_size, drop_remainder=drop), draws(number, 1, done))
-        return mapped(ready, lambda batch, draw: finish(batch, plan.length, draw))
+            batches = tf.data.Dataset.zip(
+                _bucketed(order, plan, buckets, batch_size, drop_last), draws(number, 1, done)
+            )
+            return mapped(batches, lambda batch, draw: finish(*batch, draw))
+        batches = tf.data.Dataset.zip(order.batch(batch_size, drop_remainder=drop_last), draws(number, 1, done))
+        return mapped(batches, lambda batch, draw: finish(batch, plan.length, draw))
 
     with tf.device("CPU"):
         position = tf.Variable([-1, 0], dtype=tf.int64)  # read when an epoch begins
 
-    def now(other: tf.Tensor) -> tf.data.Dataset:
-        return epoch(tf.where(position[0] < 0, other, position[0]), position[1])
+    def current(random_number: tf.Tensor) -> tf.data.Dataset:
+        return epoch(tf.where(position[0] < 0, random_number, position[0]), position[1])
 
     def begin(number: int, done: int = 0) -> None:
         position.assign([number, done])
@@ -174,49 +180,49 @@ def epochs(
         order = tf.data.Dataset.from_tensors(tf.constant([number, first], tf.int64)).flat_map(
             plainly(lambda at: ordered(*tf.unstack(at)))
         )
-        told = mapped(order.take((last - first) * batch_size), _names)
+        names = mapped(order.take((last - first) * batch_size), _names)
         return [
             {
                 key: value.decode(errors="replace") if isinstance(value, bytes) else value.tolist()
                 for key, value in row.items()
             }
-            for row in told.as_numpy_iterator()
+            for row in names.as_numpy_iterator()
         ]
 
     options = tf.data.Options()
     options.experimental_distribute.auto_shard_policy = tf.data.experimental.AutoShardPolicy.DATA
-    another = tf.data.Dataset.random(seed=seed, rerandomize_each_iteration=True).take(1)
-    ready = another.flat_map(plainly(now)).prefetch(tf.data.AUTOTUNE).with_options(options)
-    return Epochs(ready, None if buckets else count, begin, rows_of, fingerprint)
+    random_epoch = tf.data.Dataset.random(seed=seed, rerandomize_each_iteration=True).take(1)
+    batches = random_epoch.flat_map(plainly(current)).prefetch(tf.data.AUTOTUNE).with_options(options)
+    return Epochs(batches, None if buckets else count, begin, rows_of, fingerprint)
 
 
 def _names(row: dict) -> dict:
-    """What tells one example from others, without its picture."""
-    told = {key: row[key] for key in ("row", "id", "path", "text", "label") if key in row}
-    return {**told, "text": tf.strings.reduce_join(tf.reshape(told["text"], [-1]), separator=" | ")}
+    """Return the fields that identify an example, without its image."""
+    names = {key: row[key] for key in ("row", "id", "path", "text", "label") if key in row}
+    return {**names, "text": tf.strings.reduce_join(tf.reshape(names["text"], [-1]), separator=" | ")}
 
 
-def _asks(spec: Any) -> bool:
+def _has_question(spec: Any) -> bool:
     return isinstance(spec, dict) and {"question", "answer"} <= set(spec) and not {"caption", "captions"} & set(spec)
 
 
 def _prompted(example: dict) -> dict:
-    """A question and its answer as a captioner takes them: it reads the one and writes the other."""
+    """Make a question the prompt and its answer the caption, for a captioner."""
     answer = example["answer"] if example["answer"].dtype == tf.string else tf.strings.as_string(example["answer"])
     kept = without(without(example, "question"), "answer")
     return {**kept, "prompt": example["question"], "caption": answer}
 
 
 def _epoch_seed(seed: int, number: tf.Tensor, use: int) -> tf.Tensor:
-    """A seed for one use within one epoch."""
+    """Return a seed for one use within one epoch."""
     drawn = tf.random.stateless_uniform(
         [2], tf.stack([tf.constant(seed, tf.int64) * 8 + use, number]), 0, 2**31 - 1, tf.int32
     )
-    return tf.cast(drawn[0], tf.int64) + 1  # two zeros would mean "no seed"
+    return tf.cast(drawn[0], tf.int64) + 1  # a seed of two zeros would mean "no seed"
 
 
 def augmentation(augment: bool | Mapping[str, Any]) -> dict[str, Any]:
-    """What `augment=` means: nothing, or all of AUGMENT with what is given in its place.
+    """Return the augmentation that `augment=` asks for: none, or AUGMENT with changes.
 
     >>> augmentation({"words": 0.2})["crop"]
     0.3
@@ -230,16 +236,16 @@ def augmentation(augment: bool | Mapping[str, Any]) -> dict[str, Any]:
     return {**tensors.AUGMENT, **wanted}
 
 
-def _said(row: dict) -> tf.Tensor:
-    """All that is read: a captioner's prompt stands before its caption."""
+def _full_text(row: dict) -> tf.Tensor:
+    """Return a row's text, after its prompt if it has one."""
     return tf.strings.join([row["prompt"], row["text"]], " ") if "prompt" in row else row["text"]
 
 
 def _fitted(row: dict, plan: Plan, how: dict[str, Any], draw: tf.Tensor | None) -> tf.Tensor:
-    """One row's picture as uint8 at the model's shape, or the part of it that augmentation takes."""
+    """Return one row's image, or its random crop, as uint8 at the model's shape."""
     picture = row["image"] if "image" in row else row["path"]
     window = None if draw is None or not how else tensors.windows(seed_for(draw, 0), 1, how["crop"])
-    if isinstance(picture, tf.RaggedTensor):  # frames of many sizes
+    if isinstance(picture, tf.RaggedTensor):  # frames of different sizes
         frames, one = plan.shape[0], tf.TensorSpec(plan.shape[1:], tf.uint8)
         picked = tf.gather(picture, media.frame_places(picture.nrows(tf.int32), frames))
 
@@ -252,26 +258,26 @@ def _fitted(row: dict, plan: Plan, how: dict[str, Any], draw: tf.Tensor | None) 
 
 
 def _bucketed(
-    rows: tf.data.Dataset, plan: Plan, buckets: Sequence[int], batch_size: int, drop: bool
+    rows: tf.data.Dataset, plan: Plan, buckets: Sequence[int], batch_size: int, drop_last: bool
 ) -> tf.data.Dataset:
-    """Batches of rows of like length, each with the length to fill up to."""
+    """Batch rows of similar length, each batch with the length to pad to."""
     bounds = sorted({*(bound + isinstance(plan.model, Captioner) for bound in buckets), plan.length})
     if bounds[-1] > plan.length or bounds[0] < 3:
         raise ValueError(f"buckets={list(buckets)}: expected lengths from 3 to {plan.model.options['max_length']}")
 
     def bucket(row: dict) -> tf.Tensor:
-        length = plan.cut(tensors.normalize(_said(row)[None])).row_lengths()[0] + plan.length - plan.room
+        length = plan.cut(tensors.normalize(_full_text(row)[None])).row_lengths()[0] + plan.length - plan.room
         return tf.cast(tf.searchsorted(tf.constant(bounds[:-1], tf.int64), length[None])[0], tf.int64)
 
-    def together(number: tf.Tensor, rows: tf.data.Dataset) -> tf.data.Dataset:
-        batch = rows.batch(batch_size, drop_remainder=drop)
+    def batch_of(number: tf.Tensor, rows: tf.data.Dataset) -> tf.data.Dataset:
+        batch = rows.batch(batch_size, drop_remainder=drop_last)
         return batch.map(lambda rows: (rows, tf.gather(tf.constant(bounds), tf.cast(number, tf.int32))))
 
-    return rows.group_by_window(bucket, together, window_size=batch_size)
+    return rows.group_by_window(bucket, batch_of, window_size=batch_size)
 
 
-def _pictures(batch: dict, plan: Plan, how: dict[str, Any], draw: tf.Tensor) -> tf.Tensor:
-    """A batch's pictures at the model's shape, augmented if that is wanted, as float32."""
+def _images(batch: dict, plan: Plan, how: dict[str, Any], draw: tf.Tensor) -> tf.Tensor:
+    """Return a batch's images as float32 at the model's shape, augmented if `how` says so."""
     image, paths = (batch["image"], False) if "image" in batch else (batch["path"], True)
     count = tf.shape(batch["text"])[0]
     parts = tensors.windows(seed_for(draw, 1), count, how["crop"]) if how and how["crop"] else None
@@ -279,51 +285,55 @@ def _pictures(batch: dict, plan: Plan, how: dict[str, Any], draw: tf.Tensor) -> 
         image = tensors.fitted(image, plan.shape, plan.fit, parts, paths=paths)
     if not how or plan.shape[-1] != 3:
         return tf.cast(image, tf.float32)
-    clear = None
+    transparency = None
     if "alpha" in batch:
-        clear = 255 - tensors.fitted(batch["alpha"], plan.shape, plan.fit, parts)
-    said = tensors.normalize(batch["text"])
-    sided = tf.strings.regex_full_match(said, f".*{DIRECTIONS}.*")
+        transparency = 255 - tensors.fitted(batch["alpha"], plan.shape, plan.fit, parts)
+    texts = tensors.normalize(batch["text"])
+    names_direction = tf.strings.regex_full_match(texts, f".*{DIRECTIONS}.*")
     image = tf.cast(image, tf.uint8)
-    return tensors.augment(image, seed_for(draw, 2), how, flip=tf.logical_not(sided), clear=clear)
+    return tensors.augment(image, seed_for(draw, 2), how, flip=tf.logical_not(names_direction), clear=transparency)
 
 
-def _finishing(plan: Plan, encode: Callable, how: dict, fill: int | None) -> Callable:
-    """A batch of rows as what `fit` takes."""
+def _finishing(plan: Plan, encode: Callable, how: dict, pad_to: int | None) -> Callable:
+    """Return a function from a batch of rows to `(inputs, labels, sample_weight)`."""
     model, captioner = plan.model, isinstance(plan.model, Captioner)
-    rolled = isinstance(model, Matcher) and plan.label_of is None
+    add_negatives = isinstance(model, Matcher) and plan.label_of is None
     masked = bool(model.options.get("mlm", False))
     hidden_share = MASKED_SHARE if masked else how.get("words", 0.0)
 
     def finish(batch: dict, length: Any, draw: tf.Tensor) -> tuple:
-        image = _pictures(batch, plan, how, draw)
-        ids = encode(_said(batch), length)
+        image = _images(batch, plan, how, draw)
+        ids = encode(_full_text(batch), length)
         if captioner:
             tokens, labels = ids[:, :-1], ids[:, 1:]
             weight = tf.cast(labels != text.PAD, tf.float32)
             if "prompt" in batch:
-                read = plan.cut(tensors.normalize(batch["prompt"])).row_lengths()[:, None]
-                weight *= tf.cast(tf.range(tf.shape(labels)[1], dtype=tf.int64) >= read, tf.float32)
+                prompt_length = plan.cut(tensors.normalize(batch["prompt"])).row_lengths()[:, None]
+                weight *= tf.cast(tf.range(tf.shape(labels)[1], dtype=tf.int64) >= prompt_length, tf.float32)
         else:
             tokens = ids
             labels = batch["label"] if plan.label_of else tf.ones((tf.shape(ids)[0], 1))
-            if rolled:
+            if add_negatives:
                 image, tokens, labels = with_negatives(tnp, image, tokens, labels)
             weight = tf.ones(tf.shape(labels)[:1])
         inputs = {"image": image, "tokens": tokens}
         if hidden_share:
             draws = tf.random.stateless_uniform(tf.shape(tokens), seed_for(draw, 0))
-            inputs["tokens"], spots, hidden = hidden_words(tnp, tokens, draws, hidden_share)
+            inputs["tokens"], words, hidden = hidden_words(tnp, tokens, draws, hidden_share)
         if masked:
-            labels = {"logits": labels, "words": spots}
+            labels = {"logits": labels, "words": words}
             weight = {"logits": weight, "words": tf.cast(hidden, tf.float32)}
-        whole = (inputs, labels, weight)
-        return whole if fill is None else tf.nest.map_structure(lambda x: _filled(x, fill * (1 + rolled)), whole)
+        batch_of = (inputs, labels, weight)
+        return (
+            batch_of
+            if pad_to is None
+            else tf.nest.map_structure(lambda x: _padded(x, pad_to * (1 + add_negatives)), batch_of)
+        )
 
     return finish
 
 
-def _filled(x: tf.Tensor, rows: int) -> tf.Tensor:
-    """Zeros behind the last row: their weight is zero too."""
+def _padded(x: tf.Tensor, rows: int) -> tf.Tensor:
+    """Pad with rows of zeros, whose sample weight is zero as well."""
     pads = tf.concat([[[0, rows - tf.shape(x)[0]]], tf.zeros((x.shape.rank - 1, 2), tf.int32)], axis=0)
     return tf.ensure_shape(tf.pad(x, pads), (rows, *x.shape[1:]))

@@ -1,10 +1,13 @@
-"""What of a model is exported: TensorFlow graphs over uint8 pictures and ids, their weights frozen into constants.
+"""The graphs that are exported, and the files that accompany them.
 
-one      image -> ids, score                          a captioner, its whole loop inside
-split    image -> state_0 …                           a captioner in two: once per picture,
-         token, index, cache_0 …, state_0 … -> logits, next_cache_0 …     and once per word
-one      image, tokens -> logits                      vqa, classifier, matcher
-towers   image -> image_embedding; tokens -> text_embedding              a retriever
+Graphs are TensorFlow functions over uint8 images and ids, with their weights frozen into constants:
+
+    form     graph                                                          of
+    one      image -> ids, score                                            a captioner, with its decoding loop
+    split    image -> state_0 …                                             a captioner: once per image,
+             token, index, cache_0 …, state_0 … -> logits, next_cache_0 …   and once per word
+    one      image, tokens -> logits                                        vqa, classifier, matcher
+    towers   image -> image_embedding; tokens -> text_embedding             a retriever
 """
 
 from __future__ import annotations
@@ -27,11 +30,11 @@ from vtx_keras.models._readers import Answerer, Retriever
 from vtx_keras.models.decode import NEVER, UNWRITABLE, search
 
 FORMS = ("one", "split")
-MANY = 20_000  # weights of a convolution that bear rounding to 8 bits, and are worth it
+MIN_INT8_SIZE = 20_000  # weights of a convolution from which rounding to 8 bits saves much and costs little accuracy
 
 
 class Graph(NamedTuple):
-    """A frozen function; its inputs and outputs are called by name, in this order."""
+    """A frozen function, with the names of its inputs and outputs in order."""
 
     function: Any
     inputs: tuple[str, ...]
@@ -48,10 +51,10 @@ def graphs(
     prompt: str | None = None,
     from_features: bool = False,
 ) -> dict[str, Graph]:
-    """The graphs of a form by name: "serving_default", or "encode" and "decode_step", or "image" and "text".
+    """Return a form's graphs by name: "serving_default", or "encode" and "decode_step", or "image" and "text".
 
-    `batch` None leaves the batch size and the length of texts open. With `from_features` they begin behind the image
-    encoder, and `features` are an input where `image` was.
+    With `batch` None, the batch size and the length of texts are dynamic. With `from_features` the graphs leave out
+    the image encoder and take its output `features` in place of `image`.
 
     >>> from vtx_keras import zoo
     >>> model = zoo.build("cross_attn_captioner", weights=None, dim=32, depth=1, image_shape=(32, 32, 3))
@@ -65,51 +68,55 @@ def graphs(
     tokens = tf.TensorSpec((batch, model.options["max_length"] if batch else None), tf.int32, "tokens")
     if isinstance(model, Captioner):
         length = model.check_length(max_length)
-        prompt_ids = decoding(model, prompt=prompt, max_length=max_length).get("prompt_ids")
+        prompt_ids = decoding_options(model, prompt=prompt, max_length=max_length).get("prompt_ids")
         if form == "split":
-            return split(model, image, length)
+            return split_graphs(model, image, length)
 
         def caption(image: Any) -> dict:
             rows = ops.shape(image)[0]
             cache = [block.empty_cache(rows, length, beams) for block in model.blocks]
-            begin = model.beginnings(rows, length, prompt_ids)
-            ids, score = search(model.stepper(begun(model, image)), cache, begin, length=length, beams=beams)
+            start = model.beginnings(rows, length, prompt_ids)
+            step = model.stepper(decoder_states(model, image))
+            ids, score = search(step, cache, start, length=length, beams=beams)
             return {"ids": ids, "score": score}
 
-        return {"serving_default": frozen(caption, image)}
+        return {"serving_default": freeze(caption, image)}
     if isinstance(model, Retriever):
-        seen = model.get_layer("vision").input if from_features else model.input["image"]
-        see, read = keras.Model(seen, model.get_layer("image_embedding").output), model.tower("text")
+        image_input = model.get_layer("vision").input if from_features else model.input["image"]
+        image_tower = keras.Model(image_input, model.get_layer("image_embedding").output)
+        text_tower = model.tower("text")
         return {
-            "image": frozen(lambda image: {"image_embedding": see(ops.cast(image, "float32"))}, image),
-            "text": frozen(lambda tokens: {"text_embedding": read({"tokens": tokens})}, tokens),
+            "image": freeze(lambda image: {"image_embedding": image_tower(ops.cast(image, "float32"))}, image),
+            "text": freeze(lambda tokens: {"text_embedding": text_tower({"tokens": tokens})}, tokens),
         }
-    reader = model.behind_encoder() if from_features else model
+    network = model.behind_encoder() if from_features else model
 
     def logits(image: Any, tokens: Any) -> dict:
-        outputs = reader({"image": ops.cast(image, "float32"), "tokens": tokens}, training=False)
+        outputs = network({"image": ops.cast(image, "float32"), "tokens": tokens}, training=False)
         return {"logits": outputs["logits"] if isinstance(outputs, dict) else outputs}
 
-    return {"serving_default": frozen(logits, image, tokens)}
+    return {"serving_default": freeze(logits, image, tokens)}
 
 
-def decoding(
+def decoding_options(
     model: Captioner, *, beams: int = 1, max_length: int | None = None, prompt: str | None = None
 ) -> dict[str, Any]:
-    """An exporter's settings as `generate_ids` takes them. Words become ids here, outside of any graph."""
-    found = {"beams": beams, "max_length": max_length}
-    return found if prompt is None else found | {"prompt_ids": model.prompts(prompt, 1, model.check_length(max_length))}
+    """Return an exporter's settings as `generate_ids` takes them. The prompt becomes ids here, outside any graph."""
+    options: dict[str, Any] = {"beams": beams, "max_length": max_length}
+    if prompt is not None:
+        options["prompt_ids"] = model.prompts(prompt, 1, model.check_length(max_length))
+    return options
 
 
 def image_encoder(model: VisionText, batch: int | None = None) -> Graph:
-    """image -> features: what the graphs `from_features` begin with."""
+    """Return the graph image -> features, whose output is the input of graphs built `from_features`."""
     image = tf.TensorSpec((batch, *model.image_shape), tf.uint8, "image")
     encoder = model.get_layer("image_encoder")
-    return frozen(lambda image: {"features": encoder(ops.cast(image, "float32"))}, image)
+    return freeze(lambda image: {"features": encoder(ops.cast(image, "float32"))}, image)
 
 
 def check(model: VisionText, form: str, beams: int, max_length: int | None = None, prompt: str | None = None) -> None:
-    """Refuse what cannot be exported, before any work is done."""
+    """Refuse settings that cannot be exported, before any work is done."""
     if keras.backend.backend() != "tensorflow":
         raise RuntimeError(
             f"Keras runs on {keras.backend.backend()} here, and exports are made by TensorFlow: save the model with "
@@ -133,18 +140,18 @@ def check(model: VisionText, form: str, beams: int, max_length: int | None = Non
         raise ValueError(f"prompt={prompt!r}: in form='split' the caller feeds the prompt's ids as the first tokens")
 
 
-def split(model: Captioner, image: tf.TensorSpec, length: int) -> dict[str, Graph]:
-    """What is done once per picture, and what is done once per word.
+def split_graphs(model: Captioner, image: tf.TensorSpec, length: int) -> dict[str, Graph]:
+    """Return the graph that runs once per image and the one that runs once per word.
 
-    The caller keeps the cache, zeros at first. Special ids that are never written have a logit of -1e9.
+    The caller keeps the cache, zeros at first. Special ids that are never generated have a logit of -1e9.
     """
-    layout: list[Any] = []  # how the states are laid out, one structure for each block; found by tracing
+    layout: list[Any] = []  # the structure of each block's states, filled in by tracing `encode`
 
     def encode(image: Any) -> dict:
-        layout[:] = begun(model, image)
+        layout[:] = decoder_states(model, image)
         return {f"state_{i}": state for i, state in enumerate(_tensors(layout))}
 
-    encoder, batch = frozen(encode, image), image.shape[0]
+    encoder, batch = freeze(encode, image), image.shape[0]
     specs = [tf.TensorSpec((batch, 1), tf.int32, "token"), tf.TensorSpec((), tf.int32, "index")]
     empty = [cache for block in model.blocks for cache in block.empty_cache(1, length, 1)]
     specs += [_spec(cache, batch, f"cache_{i}") for i, cache in enumerate(empty)]
@@ -154,17 +161,17 @@ def split(model: Captioner, image: tf.TensorSpec, length: int) -> dict[str, Grap
         now = ops.arange(length) == index
         visible = ops.tile((ops.arange(length) <= index)[None, None], (ops.shape(token)[0], 1, 1))
         cache = list(zip(values[0 : len(empty) : 2], values[1 : len(empty) : 2], strict=True))
-        rest = iter(values[len(empty) :])
-        states = tf.nest.map_structure(lambda part: None if part is None else next(rest), layout)
-        logits, after = model.stepper(states)(token, index, cache, now, visible)
+        flat_states = iter(values[len(empty) :])
+        states = tf.nest.map_structure(lambda part: None if part is None else next(flat_states), layout)
+        logits, next_cache = model.stepper(states)(token, index, cache, now, visible)
         logits = ops.where(np.isin(np.arange(logits.shape[-1]), UNWRITABLE), NEVER, logits)
-        return {"logits": logits[:, 0], **{f"next_cache_{i}": one for i, one in enumerate(_tensors(after))}}
+        return {"logits": logits[:, 0], **{f"next_cache_{i}": part for i, part in enumerate(_tensors(next_cache))}}
 
-    return {"encode": encoder, "decode_step": frozen(decode_step, *specs)}
+    return {"encode": encoder, "decode_step": freeze(decode_step, *specs)}
 
 
-def begun(model: Captioner, image: Any) -> list:
-    """What every block's step needs of these pictures (uint8), or of features."""
+def decoder_states(model: Captioner, image: Any) -> list:
+    """Return what every decoder block needs of uint8 images, or of the image encoder's features."""
     return model.begun(
         model.get_layer("image_encoder")(ops.cast(image, "float32")) if image.dtype == tf.uint8 else image
     )
@@ -178,39 +185,42 @@ def _tensors(states: list) -> list:
     return [tensor for tensor in tf.nest.flatten(states) if tensor is not None]
 
 
-def frozen(function: Callable[..., dict], *specs: tf.TensorSpec) -> Graph:
-    """The function as a graph without variables. Loops stay loops."""
+def freeze(function: Callable[..., dict], *specs: tf.TensorSpec) -> Graph:
+    """Trace a function into a graph without variables. Loops stay loops."""
     names: list[str] = []
 
-    def in_order(*values: Any) -> tuple:
+    def flat(*values: Any) -> tuple:
         outputs = function(*values)
         names[:] = outputs
         return tuple(tf.identity(value, name) for name, value in outputs.items())
 
-    traced = tf.function(in_order, input_signature=specs, autograph=False).get_concrete_function()
+    traced = tf.function(flat, input_signature=specs, autograph=False).get_concrete_function()
     return Graph(frozen_function(traced), tuple(spec.name for spec in specs), tuple(names))
 
 
-def about(
+# --- companion files
+
+
+def describe(
     model: VisionText, form: str, *, beams: int = 1, max_length: int | None = None, prompt: str | None = None
 ) -> dict[str, Any]:
-    """What a program must know besides the vocabulary.
+    """Return the content of model.json: what a program must know besides the vocabulary.
 
     >>> from vtx_keras import zoo
     >>> model = zoo.build("gated_vqa", weights=None, dim=32, depth=1, image_shape=(32, 32, 3), classes=["no", "yes"])
-    >>> found = about(model, "one")
-    >>> found["image_shape"], found["resize"], found["labels"]
+    >>> about = describe(model, "one")
+    >>> about["image_shape"], about["resize"], about["labels"]
     ([32, 32, 3], 'pad', ['no', 'yes'])
     """
-    captions = isinstance(model, Captioner)
+    captioner = isinstance(model, Captioner)
     return {
-        "format": 1,  # of this description
+        "format": 1,  # the version of this description
         "name": model.spec["name"],
         "task": model.name,
         "form": form,
         "image_shape": list(model.image_shape),
         "resize": model.options["resize"],
-        "max_length": model.check_length(max_length) if captions else model.options["max_length"],
+        "max_length": model.check_length(max_length) if captioner else model.options["max_length"],
         "beams": beams,
         "prompt": prompt or "",
         "labels": model.class_names if isinstance(model, Answerer) else [],
@@ -224,46 +234,47 @@ def about(
     }
 
 
-def files(model: VisionText, form: str, **settings: Any) -> dict[str, str]:
-    """The companions by file name: model.json, vocabulary.txt (a piece per line), tokenizer.json."""
+def companion_files(model: VisionText, form: str, **settings: Any) -> dict[str, str]:
+    """Return the content of the companion files: model.json, vocabulary.txt (a piece per line), tokenizer.json."""
     return {
-        "model.json": json.dumps(about(model, form, **settings), indent=1, ensure_ascii=False),
+        "model.json": json.dumps(describe(model, form, **settings), indent=1, ensure_ascii=False),
         "vocabulary.txt": "\n".join(model.vocabulary) + "\n",
         "tokenizer.json": json.dumps(tokenizer(model.vocabulary), ensure_ascii=False),
     }
 
 
-# Where words part, as KerasHub's WordPieceTokenizer parts them: spaces go; punctuation and ideographs stand alone.
+# Word boundaries as in KerasHub's WordPieceTokenizer: spaces are dropped, punctuation and ideographs are isolated.
 SPACES = r"[ \t\n\r\f]|\p{Cc}|\p{Cf}"
-ALONE = (
+ISOLATED = (
     r"[!-/]|[:-@]|[\[-`]|[{-~]|\p{P}|[\x{4E00}-\x{9FFF}]|[\x{3400}-\x{4DBF}]|[\x{20000}-\x{2A6DF}]|[\x{2A700}-\x{2B73F}]"
     r"|[\x{2B740}-\x{2B81F}]|[\x{2B820}-\x{2CEAF}]|[\x{F900}-\x{FAFF}]|[\x{2F800}-\x{2FA1F}]"
 )
-FINAL_SIGMA = r"(?<=[\p{L}\p{Mn}])\x{03A3}(?!\p{Mn}*\p{L})"  # Lowercase looks at one letter at a time
+FINAL_SIGMA = r"(?<=[\p{L}\p{Mn}])\x{03A3}(?!\p{Mn}*\p{L})"  # Lowercase does not know a letter's position
 
 
 def tokenizer(vocabulary: tuple[str, ...]) -> dict[str, Any]:
-    """A tokenizer.json for Hugging Face's `tokenizers`, with the ids of `text.encode`.
+    """Return the content of tokenizer.json: Hugging Face's `tokenizers` then gives the ids of `text.encode`.
 
     >>> list(tokenizer(text.vocabulary(["cat"]))["model"]["vocab"])[-1]
     'cat'
     """
 
-    def replaced(pattern: str, content: str) -> dict:
+    def replace(pattern: str, content: str) -> dict:
         return {"type": "Replace", "pattern": {"Regex": pattern}, "content": content}
 
-    def cut(pattern: str, behavior: str) -> dict:
+    def split(pattern: str, behavior: str) -> dict:
         return {"type": "Split", "pattern": {"Regex": pattern}, "behavior": behavior, "invert": False}
 
-    normal = [replaced(text.UNSEEN, ""), replaced(text.GAPS, " "), {"type": "NFKC"}, replaced(FINAL_SIGMA, "\u03c2")]
-    normal += [{"type": "Lowercase"}, {"type": "NFKC"}, replaced(text.GAPS, " ")]
+    normalizers = [replace(text.UNSEEN, ""), replace(text.GAPS, " "), {"type": "NFKC"}, replace(FINAL_SIGMA, "\u03c2")]
+    normalizers += [{"type": "Lowercase"}, {"type": "NFKC"}, replace(text.GAPS, " ")]
+    splits = [split(SPACES, "Removed"), split(ISOLATED, "Isolated")]
     return {
         "version": "1.0",
         "truncation": None,
         "padding": None,
-        "added_tokens": [],  # a special piece spelled out in a text is ordinary characters
-        "normalizer": {"type": "Sequence", "normalizers": normal},
-        "pre_tokenizer": {"type": "Sequence", "pretokenizers": [cut(SPACES, "Removed"), cut(ALONE, "Isolated")]},
+        "added_tokens": [],  # "[UNK]" in a text is ordinary characters
+        "normalizer": {"type": "Sequence", "normalizers": normalizers},
+        "pre_tokenizer": {"type": "Sequence", "pretokenizers": splits},
         "post_processor": None,
         "decoder": None,
         "model": {

@@ -1,4 +1,4 @@
-"""A model as ONNX, for onnxruntime on any machine, and in browsers."""
+"""Export a model to ONNX, for onnxruntime on any machine and in browsers."""
 
 from __future__ import annotations
 
@@ -13,17 +13,15 @@ from typing import Any
 import numpy as np
 from onnx import AttributeProto, TensorProto, helper, load_model, numpy_helper, save_model
 
-from vtx_keras.export import _graphs as companions
-from vtx_keras.export import _graphs as graphs
-from vtx_keras.export import _verify as verify
-from vtx_keras.export._graphs import MANY
+from vtx_keras.export import _graphs, _verify
 from vtx_keras.models._base import VisionText
 from vtx_keras.models._captioner import Captioner
 from vtx_keras.models._readers import Retriever
 
 QUANTIZE = (None, "float16", "int8")
 OPSETS = (17, 18)
-MOST = 2_000_000_000  # bytes of a file that holds its weights itself
+MAX_BYTES = 2_000_000_000  # of a protobuf file, which holds the weights itself
+MIN_SIZE = 1024  # numbers in a weight that is worth storing smaller
 
 
 def onnx(
@@ -38,20 +36,20 @@ def onnx(
     opset: int = 17,
     verify_data: Iterable[Mapping[str, Any]] | None = None,
     share: float | None = None,
-) -> verify.Report:
-    """Write `model` as an `.onnx` file, run it in onnxruntime, and report how it compares.
+) -> _verify.Report:
+    """Write `model` as an `.onnx` file, run it in onnxruntime, and report how its results compare with the model's.
 
-    Pictures enter as uint8 `image` (batch, h, w, 3) at the model's size, any number at once. A captioner gives int32
-    `ids` (batch, length), 0-padded, and its `score`. A vqa model, classifier or matcher takes `tokens` (batch, length)
-    too, and gives `logits`. What is in two parts is in two files, named after `path`: form "split" writes
-    `model.encode.onnx` and `model.decode_step.onnx`, and a retriever `model.image.onnx` and `model.text.onnx`. Beside
-    them lie vocabulary.txt, tokenizer.json (for Hugging Face's `tokenizers`) and model.json (how to prepare a picture,
-    labels).
+    The input `image` is uint8 (batch, h, w, 3) at the model's size, with any batch size. A captioner outputs int32
+    `ids` (batch, length), 0-padded, and `score`. A vqa model, classifier or matcher also takes `tokens`
+    (batch, length) and outputs `logits`. A model in two parts becomes two files named after `path`: form "split"
+    writes `model.encode.onnx` and `model.decode_step.onnx`, a retriever `model.image.onnx` and `model.text.onnx`.
+    vocabulary.txt, tokenizer.json (for Hugging Face's `tokenizers`) and model.json (labels, and how to prepare an
+    image) are written beside them.
 
     Beams, length and prompt (of form "one") are fixed in the file; by default they are those of `generate`.
 
-    `quantize` is None (float32), "float16" (half the size) or "int8" (a third to a quarter: weights of 8 bits, of
-    small convolutions 16). `share` is as in `litert`.
+    `quantize` is None (float32), "float16" (half the size) or "int8" (a quarter to a third of the size: 8-bit weights,
+    16-bit ones in small convolutions). `share` is as in `litert`.
 
         report = export.onnx(model, "out/model.onnx")
 
@@ -72,44 +70,45 @@ def onnx(
         raise ValueError(f"{path}: expected a name that ends in .onnx")
     if find_spec("onnxruntime") is None:
         raise ImportError("an exported file is tried in onnxruntime: pip install onnxruntime")
-    graphs.check(model, form, beams, max_length, prompt)
-    verify.check_place(path)
+    _graphs.check(model, form, beams, max_length, prompt)
+    _verify.check_destination(path)
     settings: dict[str, Any] = {}
     if isinstance(model, Captioner):
         settings = {"beams": beams, "max_length": max_length, "prompt": prompt}
-    check_companions(companions.files(model, form, **settings), path)
-    tried = verify.examples(model, verify_data)
-    inputs = {"image": tried.images} | ({} if tried.tokens is None else {"tokens": tried.tokens})
+    companions = _graphs.companion_files(model, form, **settings)
+    check_companions(companions, path)
+    examples = _verify.load_examples(model, verify_data)
+    inputs = {"image": examples.images} | ({} if examples.tokens is None else {"tokens": examples.tokens})
 
     def write(target: Path) -> None:
-        for name, graph in graphs.graphs(model, form, **settings).items():
+        for name, graph in _graphs.graphs(model, form, **settings).items():
             part = target if name == "serving_default" else target.with_name(f"{path.stem}.{name}.onnx")
-            part.write_bytes(converted(graph, quantize, opset))
-        for name, content in companions.files(model, form, **settings).items():
+            part.write_bytes(convert_graph(graph, quantize, opset))
+        for name, content in companions.items():
             (target.parent / name).write_text(content, encoding="utf-8")
 
-    def judge(target: Path) -> verify.Report:
-        return verify.compare(
+    def compare(target: Path) -> _verify.Report:
+        return _verify.compare(
             model,
-            tried,
-            verify.expected(model, tried, **settings),
-            verify.run("onnx", target, inputs),
+            examples,
+            _verify.expected(model, examples, **settings),
+            _verify.run("onnx", target, inputs),
             path=path,
             share=share,
             quantize=quantize,
             format="onnx",
             form="towers" if isinstance(model, Retriever) else form,
-            megabytes=sum(map(verify.size_of, target.parent.glob("*.onnx"))),
+            megabytes=sum(map(_verify.size_of, target.parent.glob("*.onnx"))),
             settings={**settings, "opset": opset},
             versions={name: version(name) for name in ("tensorflow", "tf2onnx", "onnx", "onnxruntime")},
-            next_command=f"python export/onnx/run.py {path} photo.png" + ' "a text"' * (tried.texts is not None),
+            next_command=f"python export/onnx/run.py {path} photo.png" + ' "a text"' * (examples.texts is not None),
         )
 
-    return verify.settle(path, write, judge)
+    return _verify.write_verified(path, write, compare)
 
 
-def converted(graph: graphs.Graph, quantize: str | None, opset: int) -> bytes:
-    """A graph as an ONNX file."""
+def convert_graph(graph: _graphs.Graph, quantize: str | None, opset: int) -> bytes:
+    """Return a graph as the bytes of an ONNX file."""
     import tf2onnx
 
     tensors = [*graph.function.inputs, *graph.function.outputs]
@@ -120,161 +119,163 @@ def converted(graph: graphs.Graph, quantize: str | None, opset: int) -> bytes:
         opset=opset,
     )
     names = (*graph.inputs, *graph.outputs)
-    rename(model.graph, {tensor.name: name for tensor, name in zip(tensors, names, strict=True)})
+    rename_tensors(model.graph, {tensor.name: name for tensor, name in zip(tensors, names, strict=True)})
     for tensor in (*model.graph.input, *model.graph.output):
         for axis, size in enumerate(tensor.type.tensor_type.shape.dim):
             if not size.dim_value:
                 size.dim_param = "length" if axis else "batch"
-    with_loops_that_look_out(model.graph)
+    hoist_loop_invariants(model.graph)
     if quantize == "int8":
-        model = with_int8_weights(model)
+        model = quantize_int8(model)
     else:
-        with_tables_once(model)
+        deduplicate_tables(model)
     if quantize == "float16":
-        with_half_weights(model, lambda node: True)
-    file = model.SerializeToString() if model.ByteSize() < MOST else b""
-    if not file:
+        store_float16(model, lambda node: True)
+    if model.ByteSize() >= MAX_BYTES:
         raise ValueError(f"the weights are {model.ByteSize() / 1e9:.1f} GB, and an .onnx file holds 2: quantize='int8'")
-    return file
+    return model.SerializeToString()
 
 
-def check_companions(beside: Mapping[str, str], path: Path) -> None:
-    """Refuse a folder in which another model's vocabulary, labels or sizes would be lost."""
-    ours = {path.name, *(file.name for file in path.parent.glob(f"{path.stem}.*.onnx"))}
-    others = sorted({file.name for file in path.parent.glob("*.onnx")} - ours)
-    for name, content in beside.items() if others else ():
-        there = path.with_name(name)
-        if there.is_file() and there.read_text(encoding="utf-8") != content:
+def check_companions(companions: Mapping[str, str], path: Path) -> None:
+    """Refuse a folder in which the companion files of another model would be overwritten."""
+    own = {path.name, *(file.name for file in path.parent.glob(f"{path.stem}.*.onnx"))}
+    others = sorted({file.name for file in path.parent.glob("*.onnx")} - own)
+    for name, content in companions.items() if others else ():
+        existing = path.with_name(name)
+        if existing.is_file() and existing.read_text(encoding="utf-8") != content:
             raise FileExistsError(
                 f"{path.parent} holds {others[0]} with another {name}, and the files beside an .onnx have fixed names: "
                 "choose another folder"
             )
 
 
-LARGE = 1024  # numbers in a weight worth shrinking
+# --- passes over the converted graph
 
 
-def rename(graph: Any, names: Mapping[str, str]) -> None:
-    """Give tensors new names, in loops' bodies too."""
-    for one in graphs_of(graph):
-        for tensor in (*one.input, *one.output, *one.value_info):
+def rename_tensors(graph: Any, names: Mapping[str, str]) -> None:
+    """Give tensors new names, in loop bodies too."""
+    for part in all_graphs(graph):
+        for tensor in (*part.input, *part.output, *part.value_info):
             tensor.name = names.get(tensor.name, tensor.name)
-        for node in one.node:
+        for node in part.node:
             node.input[:] = [names.get(name, name) for name in node.input]
             node.output[:] = [names.get(name, name) for name in node.output]
 
 
-def with_loops_that_look_out(graph: Any) -> None:
-    """Let the body of a loop read what never changes from outside, where TensorFlow hands it round with each turn.
+def hoist_loop_invariants(graph: Any) -> None:
+    """Let loop bodies read constant values from the enclosing graph; TensorFlow carries them through each iteration.
 
-    A weight is then a constant to the body: a runtime can lay it out once, and a quantizer can see that it is one.
+    A weight is then a constant inside the body, so a runtime can lay it out once and a quantizer can recognise it.
     """
     for node in [node for node in graph.node if node.op_type == "Loop"]:
         body = next(attribute.g for attribute in node.attribute if attribute.name == "body")
         copies = {one.output[0]: one.input[0] for one in body.node if one.op_type == "Identity"}
-        changing, outside = [], {}
-        for i, (given, made) in enumerate(zip(body.input[2:], body.output[1:], strict=False)):
-            source = made.name
+        changing, outer_names = [], {}
+        for i, (carried, result) in enumerate(zip(body.input[2:], body.output[1:], strict=False)):
+            source = result.name
             while source in copies:
                 source = copies[source]
-            if source == given.name:
-                outside[given.name] = node.input[2 + i]
-                outside[node.output[i]] = node.input[2 + i]
+            if source == carried.name:
+                outer_names[carried.name] = node.input[2 + i]
+                outer_names[node.output[i]] = node.input[2 + i]
             else:
                 changing.append(i)
-        scanned = len(body.input) - 2  # outputs behind these are gathered turn by turn
+        scanned = len(body.input) - 2  # outputs from here on are collected over the iterations
         for field, first, keep in (
             (body.input, 2, changing),
             (body.output, 1, [*changing, *range(scanned, len(body.output) - 1)]),
             (node.input, 2, changing),
             (node.output, 0, [*changing, *range(scanned, len(node.output))]),
         ):
-            kept = [*field[:first], *(field[first + i] for i in keep)]
-            del field[:]
-            field.extend(kept)
-        for one in [one for one in body.node if one.op_type == "Identity" and one.input[0] in outside]:
-            outside[one.output[0]] = outside[one.input[0]]
-            body.node.remove(one)
-        rename(graph, outside)
-        with_loops_that_look_out(body)
+            _assign(field, [*field[:first], *(field[first + i] for i in keep)])
+        for copy in [one for one in body.node if one.op_type == "Identity" and one.input[0] in outer_names]:
+            outer_names[copy.output[0]] = outer_names[copy.input[0]]
+            body.node.remove(copy)
+        rename_tensors(graph, outer_names)
+        hoist_loop_invariants(body)
 
 
-def with_tables_once(model: Any) -> None:
-    """Replace a table that is another one turned by a `Transpose` of it, which a runtime does once, when it loads."""
+def deduplicate_tables(model: Any) -> None:
+    """Replace each table that is the transpose of another one by a `Transpose` node, which runs once at loading."""
     graph = model.graph
-    tables = {one.name: one for one in graph.initializer if len(one.dims) == 2 and np.prod(one.dims) >= LARGE}
+    tables = {one.name: one for one in graph.initializer if len(one.dims) == 2 and np.prod(one.dims) >= MIN_SIZE}
     by_shape: dict[tuple, list[str]] = {}
-    for name, one in tables.items():
-        by_shape.setdefault(tuple(one.dims), []).append(name)
-    gone: set[str] = set()
-    for name, one in tables.items():
-        for other in by_shape.get(tuple(reversed(one.dims)), []):
-            if name == other or {name, other} & gone:
+    for name, table in tables.items():
+        by_shape.setdefault(tuple(table.dims), []).append(name)
+    removed: set[str] = set()
+    for name, table in tables.items():
+        for other in by_shape.get(tuple(reversed(table.dims)), []):
+            if name == other or {name, other} & removed:
                 continue
-            ours, theirs = (numpy_helper.to_array(tables[which]) for which in (name, other))
-            if np.array_equal(ours, theirs.T) and one.dims[0] >= one.dims[1]:  # the words' rows stay as they are
-                gone.add(other)
+            values, other_values = (numpy_helper.to_array(tables[one]) for one in (name, other))
+            # Keep the one that has a row per word, whose rows are looked up.
+            if np.array_equal(values, other_values.T) and table.dims[0] >= table.dims[1]:
+                removed.add(other)
                 graph.node.insert(0, helper.make_node("Transpose", [name], [other], f"{other}/turned", perm=[1, 0]))
-    kept = [one for one in graph.initializer if one.name not in gone]
-    del graph.initializer[:]
-    graph.initializer.extend(kept)
+    _assign(graph.initializer, [one for one in graph.initializer if one.name not in removed])
 
 
-def with_half_weights(model: Any, chosen: Callable[[Any], bool]) -> None:
-    """Store in float16 the large float weights that `chosen` operators read; they compute in float32 still."""
+def store_float16(model: Any, selects: Callable[[Any], bool]) -> None:
+    """Store in float16 the large float weights that the selected nodes read; nodes still compute in float32."""
 
-    def halved(name: str, values: np.ndarray) -> tuple[list, list]:
-        if np.abs(values).max() > np.finfo("float16").max:  # no weights, but what keeps a word from being said
+    def to_float16(name: str, values: np.ndarray) -> tuple[list, list]:
+        if np.abs(values).max() > np.finfo("float16").max:  # a mask of logits (-1e9), no weights
             return [], []
         stored = numpy_helper.from_array(values.astype("float16"), f"{name}/half")
         return [stored], [helper.make_node("Cast", [stored.name], [name], f"{name}/whole", to=TensorProto.FLOAT)]
 
-    _store(model, chosen, halved)
+    _replace_weights(model, selects, to_float16)
 
 
-def with_byte_weights(model: Any, chosen: Callable[[Any], bool]) -> None:
-    """Store in 8 bits, with a scale per channel, the weights that `chosen` convolutions read, where they are many.
+def store_int8(model: Any, selects: Callable[[Any], bool]) -> None:
+    """Store in 8 bits, with a scale per output channel, the large weights that the selected convolutions read.
 
-    A runtime multiplies them out once, when it loads the file. What enters a convolution is not rounded.
+    A runtime multiplies them by their scales once, at loading. The inputs of a convolution are not rounded.
     """
 
-    def rounded(name: str, values: np.ndarray) -> tuple[list, list]:
-        if values.size < MANY:
+    def to_int8(name: str, values: np.ndarray) -> tuple[list, list]:
+        if values.size < _graphs.MIN_INT8_SIZE:
             return [], []
-        over = tuple(range(1, values.ndim))
-        scales = np.maximum(np.abs(values).max(axis=over, keepdims=True) / 127, np.finfo("float32").tiny)
+        axes = tuple(range(1, values.ndim))
+        scales = np.maximum(np.abs(values).max(axis=axes, keepdims=True) / 127, np.finfo("float32").tiny)
         stored = numpy_helper.from_array(np.rint(values / scales).astype("int8"), f"{name}/bytes")
         scale = numpy_helper.from_array(scales.astype("float32"), f"{name}/scales")
-        whole = helper.make_node("Cast", [stored.name], [f"{name}/whole"], f"{name}/whole", to=TensorProto.FLOAT)
-        return [stored, scale], [whole, helper.make_node("Mul", [*whole.output, scale.name], [name], f"{name}/scaled")]
+        cast = helper.make_node("Cast", [stored.name], [f"{name}/whole"], f"{name}/whole", to=TensorProto.FLOAT)
+        return [stored, scale], [cast, helper.make_node("Mul", [*cast.output, scale.name], [name], f"{name}/scaled")]
 
-    _store(model, chosen, rounded)
-
-
-def _store(model: Any, chosen: Callable[[Any], bool], smaller: Callable[[str, np.ndarray], tuple[list, list]]) -> None:
-    """Give each large float weight that `chosen` operators read the form, and the steps back, that `smaller` says."""
-    read = {name for graph in graphs_of(model.graph) for node in graph.node if chosen(node) for name in node.input}
-    for graph in graphs_of(model.graph):
-        weights, steps = [], []
-        for one in graph.initializer:
-            large = one.data_type == TensorProto.FLOAT and np.prod(one.dims) >= LARGE
-            stored, back = smaller(one.name, numpy_helper.to_array(one)) if large and one.name in read else ([], [])
-            weights += stored or [one]
-            steps += back
-        for field, content in ((graph.initializer, weights), (graph.node, [*steps, *graph.node])):
-            del field[:]
-            field.extend(content)
+    _replace_weights(model, selects, to_int8)
 
 
-def with_int8_weights(model: Any) -> Any:
-    """Matrices and tables in 8 bits, by onnxruntime; of convolutions, which suffer more from that, the weights alone.
+def _replace_weights(
+    model: Any, selects: Callable[[Any], bool], replace: Callable[[str, np.ndarray], tuple[list, list]]
+) -> None:
+    """Apply `replace` to each large float weight that the selected nodes read.
 
-    Those of depthwise and small convolutions have 16.
-    A table both looked up in and multiplied by is there twice, for each is rounded in its own way.
+    It returns the tensors to store in its place and the nodes that restore it, or two empty lists to leave it.
+    """
+    read = {name for graph in all_graphs(model.graph) for node in graph.node if selects(node) for name in node.input}
+    for graph in all_graphs(model.graph):
+        weights, restoring = [], []
+        for weight in graph.initializer:
+            large = weight.data_type == TensorProto.FLOAT and np.prod(weight.dims) >= MIN_SIZE
+            stored, nodes = [], []
+            if large and weight.name in read:
+                stored, nodes = replace(weight.name, numpy_helper.to_array(weight))
+            weights += stored or [weight]
+            restoring += nodes
+        _assign(graph.initializer, weights)
+        _assign(graph.node, [*restoring, *graph.node])
+
+
+def quantize_int8(model: Any) -> Any:
+    """Quantize matrices and tables by onnxruntime's `quantize_dynamic`, and of convolutions the weights alone.
+
+    Weights of depthwise and small convolutions get 16 bits. A table that is both looked up and multiplied by is stored
+    twice, because the two uses are rounded differently.
     """
     from onnxruntime.quantization import QuantType, quantize_dynamic
 
-    sink_weights(model.graph)
+    move_weights_into_loops(model.graph)
     with tempfile.TemporaryDirectory() as folder:
         before, after = Path(folder) / "before.onnx", Path(folder) / "after.onnx"
         save_model(model, before)
@@ -287,8 +288,8 @@ def with_int8_weights(model: Any) -> Any:
             extra_options={"EnableSubgraph": True},
         )
         model = load_model(after)
-    with_byte_weights(model, lambda node: node.op_type == "Conv" and _groups(node) == 1)
-    with_half_weights(model, lambda node: node.op_type == "Conv")
+    store_int8(model, lambda node: node.op_type == "Conv" and _groups(node) == 1)
+    store_float16(model, lambda node: node.op_type == "Conv")
     return model
 
 
@@ -296,32 +297,38 @@ def _groups(convolution: Any) -> int:
     return next((attribute.i for attribute in convolution.attribute if attribute.name == "group"), 1)
 
 
-def sink_weights(graph: Any) -> None:
-    """Move each weight into the loop whose body alone reads it: the quantizer looks for it there."""
+def move_weights_into_loops(graph: Any) -> None:
+    """Move each weight that only one loop body reads into that body, where `quantize_dynamic` looks for it."""
     for node in graph.node:
         for body in [attribute.g for attribute in node.attribute if attribute.type == AttributeProto.GRAPH]:
-            outside = {name for other in graph.node if other is not node for name in _reads(other)}
-            inside = {name for inner in body.node for name in _reads(inner)}
+            outside = {name for other in graph.node if other is not node for name in _inputs_of(other)}
+            inside = {name for inner in body.node for name in _inputs_of(inner)}
             moved = [one for one in graph.initializer if one.name in inside - outside]
             kept = [one for one in graph.initializer if one.name not in inside - outside]
             body.initializer.extend(moved)
-            del graph.initializer[:]
-            graph.initializer.extend(kept)
-            sink_weights(body)
+            _assign(graph.initializer, kept)
+            move_weights_into_loops(body)
 
 
-def _reads(node: Any) -> Iterator[str]:
+def _inputs_of(node: Any) -> Iterator[str]:
+    """Yield the names that a node reads, and those that its subgraphs read."""
     yield from node.input
     for attribute in node.attribute:
         if attribute.type == AttributeProto.GRAPH:
             for inner in attribute.g.node:
-                yield from _reads(inner)
+                yield from _inputs_of(inner)
 
 
-def graphs_of(graph: Any) -> Iterator[Any]:
-    """A graph and all within it."""
+def all_graphs(graph: Any) -> Iterator[Any]:
+    """Yield a graph and all its subgraphs."""
     yield graph
     for node in graph.node:
         for attribute in node.attribute:
             if attribute.type == AttributeProto.GRAPH:
-                yield from graphs_of(attribute.g)
+                yield from all_graphs(attribute.g)
+
+
+def _assign(field: Any, values: list) -> None:
+    """Replace the content of a repeated protobuf field."""
+    del field[:]
+    field.extend(values)

@@ -18,6 +18,7 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -199,7 +200,7 @@ def keras(model: str, package: str, settings: str) -> tuple[float, dict[str, Run
     return load_s, {"": run}
 
 
-def one_thread():
+def one_thread() -> Any:
     """TensorFlow, on one thread."""
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     import tensorflow as tf

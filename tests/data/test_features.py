@@ -1,0 +1,101 @@
+"""Features of a frozen encoder: made once, read afterwards."""
+
+from __future__ import annotations
+
+import io
+
+import numpy as np
+import pytest
+import tensorflow as tf
+import toys
+from PIL import Image
+
+from vtx_keras import data
+from vtx_keras.inputs import text
+
+
+def png(picture: np.ndarray) -> bytes:
+    file = io.BytesIO()
+    Image.fromarray(picture).save(file, "PNG")
+    return file.getvalue()
+
+
+def pairs(form: str, count: int = 6) -> tf.data.Dataset:
+    pictures = np.random.default_rng(0).integers(0, 256, (count, 40, 40, 3), dtype="uint8")
+    stored = pictures if form == "pixels" else [png(picture) for picture in pictures]
+    return tf.data.Dataset.from_tensor_slices({"image": stored, "caption": toys.texts(count)})
+
+
+@pytest.mark.parametrize("form", ["pixels", "encoded"])
+@pytest.mark.parametrize("name", ["cross_attn_captioner", "retriever"])
+def test_training_on_features_trains_the_model(name, form, tmp_path, capsys):
+    model = toys.toy(name)
+    model.freeze("image")
+    features = data.features(pairs(form), model, tmp_path, batch_size=4)
+    assert "0 read, 6 made" in capsys.readouterr().out
+    head = model.behind_encoder()
+    seen = next(iter(data.batches(features, head, batch_size=6)))
+    whole = next(iter(data.batches(pairs(form), model, batch_size=6)))
+    np.testing.assert_array_equal(seen[0]["tokens"], whole[0]["tokens"])
+    np.testing.assert_allclose(head(seen[0], training=False), model(whole[0], training=False), atol=2e-2)
+    toys.fit(head, data.batches(features, head, batch_size=3, training=True), epochs=2)
+    np.testing.assert_allclose(head(seen[0], training=False), model(whole[0], training=False), atol=2e-2)
+
+
+def test_features_are_read_where_they_are_and_made_where_they_are_not(tmp_path, monkeypatch, capsys):
+    from vtx_keras.data import _feature_cache as caching
+
+    monkeypatch.setattr(caching, "SHARD", 2)
+    model = toys.toy("retriever")
+    model.freeze("image")
+    wanted = [row["image"] for row in data.features(pairs("encoded"), model, tmp_path).as_numpy_iterator()]
+    capsys.readouterr()
+    (lost, *_) = sorted(tmp_path.glob("*.npy"))
+    lost.unlink()  # as if the run had been killed there
+    (tmp_path / ".half.npy.123").write_bytes(b"half-written")
+    again = [row["image"] for row in data.features(pairs("encoded"), model, tmp_path).as_numpy_iterator()]
+    assert "4 read, 2 made" in capsys.readouterr().out
+    np.testing.assert_array_equal(wanted, again)
+    variable = model.get_layer("image_encoder").weights[0]
+    variable.assign(variable + 0.1)
+    data.features(pairs("encoded"), model, tmp_path)
+    assert "0 read, 6 made" in capsys.readouterr().out, "another encoder never reads them"
+    data.features(pairs("encoded", 4), model, tmp_path)
+    assert "4 read, 0 made" in capsys.readouterr().out
+
+
+def test_a_picture_of_many_examples_is_looked_at_once(tmp_path, monkeypatch, capsys):
+    from vtx_keras.data import _feature_cache as caching
+
+    monkeypatch.setattr(caching, "SHARD", 2)
+    model = toys.toy("retriever")
+    model.freeze("image")
+    once = [row["image"] for row in data.features(pairs("encoded", 3), model, tmp_path / "once").as_numpy_iterator()]
+    order = [0, 1, 0, 2, 2, 1, 0]
+    rows = list(pairs("encoded", 3).as_numpy_iterator())
+    columns = {"image": [rows[i]["image"] for i in order], "caption": toys.texts(len(order))}
+    many = data.features(tf.data.Dataset.from_tensor_slices(columns), model, tmp_path / "many")
+    assert "features of 3 pictures: 0 read, 3 made" in capsys.readouterr().out
+    found = list(many.as_numpy_iterator())
+    np.testing.assert_array_equal([row["image"] for row in found], [once[i] for i in order])
+    assert [row["caption"].decode() for row in found] == toys.texts(len(order))
+
+
+def test_features_and_pictures_are_not_mixed_up(tmp_path):
+    model = toys.toy("retriever")
+    model.freeze("image")
+    head, features = model.behind_encoder(), data.features(pairs("encoded"), model, tmp_path)
+    with pytest.raises(ValueError, match=r"this model reads features \(2, 2, 32\): data.features"):
+        data.batches(pairs("encoded"), head)
+    with pytest.raises(ValueError, match="features cannot be augmented"):
+        data.batches(features, head, augment=True)
+    with pytest.raises(ValueError, match="features cannot be augmented"):
+        data.batches(features, head, augment={"words": 0.5})  # what is not named stays as in AUGMENT
+    words = {"words": 0.5, "crop": 0, "rotation": 0, "colour": 0}
+    inputs, _, _ = next(iter(data.batches(features, head, augment=words)))
+    assert (inputs["tokens"].numpy() == text.MASK).any()
+
+
+def test_features_of_an_encoder_that_learns_are_warned_of(tmp_path):
+    with pytest.warns(UserWarning, match="not frozen"):
+        data.features(pairs("pixels"), toys.toy("retriever"), tmp_path)

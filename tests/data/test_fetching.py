@@ -1,0 +1,71 @@
+"""Fetching archives: whole and right, or nothing."""
+
+from __future__ import annotations
+
+import hashlib
+import subprocess
+import sys
+import time
+
+import pytest
+
+from vtx_keras import _files as archives
+
+FAKE = "import pathlib, sys, time; pathlib.Path('made.tgz').write_bytes(b'half'); "
+MADE = archives.Archive("npm", "made", "1.0", "made.tgz", hashlib.sha256(b"halfwhole").hexdigest(), "MIT")
+
+
+def fake_client(monkeypatch, then: str) -> None:
+    """Stands in for npm, which has no network here: a program that writes what it is told."""
+    monkeypatch.setitem(archives.CLIENTS, "npm", ([sys.executable, "-c", FAKE + then], "Node.js", "@"))
+
+
+def test_fetch_takes_what_is_whole_and_right(tmp_path, monkeypatch):
+    fake_client(monkeypatch, "open('made.tgz', 'ab').write(b'whole')")
+    said = []
+    path = archives.fetch(MADE, tmp_path, said.append)
+    assert path.read_bytes() == b"halfwhole"
+    assert said == ["fetching made 1.0 (MIT) with npm"]
+    archives.fetch(MADE, tmp_path, said.append)
+    assert len(said) == 1, "what is here is not fetched again"
+    assert [entry.name for entry in tmp_path.iterdir()] == ["made.tgz"]
+
+
+@pytest.mark.parametrize(
+    ("then", "told"),
+    [
+        ("pass", "as pinned"),
+        ("sys.exit('E404 not found')", "could not fetch made@1.0: E404 not found. Is there a network"),
+        ("pathlib.Path('more').touch()", "made 2 files"),
+    ],
+)
+def test_fetch_leaves_nothing_when_it_fails(tmp_path, monkeypatch, then, told):
+    fake_client(monkeypatch, then)
+    with pytest.raises(archives.BadArchive, match=told):
+        archives.fetch(MADE, tmp_path, str)
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_fetch_that_was_killed_is_swept_and_done_again(tmp_path, monkeypatch):
+    script = (
+        "import sys; from vtx_keras import archives\n"
+        "archives.CLIENTS['npm'] = ([sys.executable, '-c', sys.argv[1]], 'Node.js', '@')\n"
+        f"archives.fetch(archives.Archive(*{tuple(MADE)!r}), sys.argv[2])\n"
+    )
+    process = subprocess.Popen([sys.executable, "-c", script, FAKE + "time.sleep(60)", str(tmp_path)])
+    while not list(tmp_path.glob(".fetch-*/made.tgz")):
+        assert process.poll() is None
+        time.sleep(0.02)
+    process.kill()
+    process.wait()
+    assert not (tmp_path / "made.tgz").exists()
+    fake_client(monkeypatch, "open('made.tgz', 'ab').write(b'whole')")
+    archives.fetch(MADE, tmp_path, str)
+    assert [entry.name for entry in tmp_path.iterdir()] == ["made.tgz"]
+
+
+@pytest.mark.parametrize("client", ["npm", "apt"])
+def test_a_missing_client_is_named_with_what_brings_it(tmp_path, monkeypatch, client):
+    monkeypatch.setenv("PATH", str(tmp_path))
+    with pytest.raises(archives.BadArchive, match=rf"{client}.*missing: install .*Or put made.tgz .* by hand"):
+        archives.fetch(MADE._replace(client=client), tmp_path, str)

@@ -1,0 +1,182 @@
+"""The programs of export/: they prepare images and words as the package does, and caption in any runtime."""
+
+from __future__ import annotations
+
+import ast
+import json
+import subprocess
+import sys
+import zipfile
+from pathlib import Path
+
+import keras
+import numpy as np
+import pytest
+from paths import PROGRAMS
+from PIL import Image
+from sentences import ODD
+from test_media import bomb
+from test_repository import imported
+from test_text import AWKWARD, CAPTIONS, ROUND_TRIPS
+from toys import decisive, toy
+
+from vtx_keras import data, export, zoo
+from vtx_keras.export import _graphs as companions
+from vtx_keras.export import _verify as verify
+from vtx_keras.inputs import text
+from vtx_keras.inputs.media import prepare
+
+pytestmark = pytest.mark.skipif(keras.backend.backend() != "tensorflow", reason="exports are made by TensorFlow")
+
+
+@pytest.fixture(scope="module")
+def model():
+    return decisive("cross_attn_captioner")
+
+
+def test_hugging_face_cuts_texts_into_the_same_ids():
+    tokenizers = pytest.importorskip("tokenizers")
+    for vocabulary in (text.vocabulary(), text.learn(CAPTIONS)):
+        theirs = tokenizers.Tokenizer.from_str(json.dumps(companions.tokenizer(vocabulary)))
+        for one in [case for case in AWKWARD if "\ud83d" not in case] + CAPTIONS + ROUND_TRIPS + ODD:
+            ids = text.encode([one], vocabulary, 200, allow_empty=True)[0]
+            assert theirs.encode(one).ids == ids[ids > 0].tolist(), one
+
+
+@pytest.fixture(scope="module")
+def shared():
+    sys.path.insert(0, str(PROGRAMS))
+    try:
+        import pictures_and_words
+    finally:
+        sys.path.remove(str(PROGRAMS))
+    return pictures_and_words
+
+
+def test_the_programs_cut_and_join_words_as_we_do(shared, model):
+    vocabulary = text.vocabulary()
+    about = {**companions.about(model, "one"), "max_length": 200, "allow_empty": True}
+    for one in [case for case in AWKWARD if "\ud83d" not in case] + CAPTIONS + ROUND_TRIPS + ODD:
+        ids = shared.tokens(one, about, list(vocabulary))
+        np.testing.assert_array_equal(ids, text.encode([one], vocabulary, 200, start=True, allow_empty=True), one)
+        assert shared.words(ids[0, 1:], about, list(vocabulary)) == text.decode(ids[:, 1:], vocabulary)[0]
+
+
+@pytest.mark.parametrize("fit", ["pad", "crop", "stretch"])
+def test_the_programs_see_the_same_pixels(shared, fit, tmp_path):
+    random = np.random.default_rng(0)
+    for mode, size in (("RGB", (50, 31)), ("RGBA", (20, 64)), ("L", (33, 33)), ("1", (40, 30)), ("P", (40, 30))):
+        image = Image.fromarray(random.integers(0, 256, (size[1], size[0], 4), "uint8"), "RGBA").convert(mode)
+        image.save(tmp_path / "one.png", exif=Image.Exif() if mode != "RGB" else _turned())
+        for shape in ([32, 32, 3], [3, 32, 24, 3]):
+            seen = shared.pixels(tmp_path / "one.png", {"image_shape": shape, "resize": fit})
+            np.testing.assert_array_equal(seen[0], prepare(tmp_path / "one.png", shape, fit), f"{mode} {shape}")
+
+
+@pytest.mark.parametrize("content", [b"", b"<html>", b"GIF89a", b"\xff\xd8\xff\xe0 cut off", bomb()])
+def test_the_programs_refuse_what_is_no_whole_picture(shared, content, tmp_path):
+    (tmp_path / "bad.png").write_bytes(content)
+    with pytest.raises((OSError, ValueError, Image.DecompressionBombError)):
+        shared.pixels(tmp_path / "bad.png", {"image_shape": [32, 32, 3], "resize": "pad"})
+
+
+def test_the_programs_refuse_a_photo_cut_off_anywhere(shared, tmp_path):
+    photo = Path(data.sample("photos/cat.jpg")).read_bytes()
+    for share in (0.01, 0.5, 0.95):
+        (tmp_path / "cut.jpg").write_bytes(photo[: int(share * len(photo))])
+        with pytest.raises(OSError, match=r"(?i)truncated|cannot identify"):
+            shared.pixels(tmp_path / "cut.jpg", {"image_shape": [32, 32, 3], "resize": "pad"})
+
+
+def test_the_programs_refuse_texts_as_a_server_does(shared, model):
+    vocabulary = list(model.vocabulary)
+    about = companions.about(toy("gated_vqa"), "one")
+    for one in ("", " \u200b\n", "\x07"):
+        with pytest.raises(ValueError, match="no words"):
+            shared.tokens(one, about, vocabulary)
+        assert shared.tokens(one, {**about, "allow_empty": True}, vocabulary)[0, 1:].sum() == 0
+    with pytest.raises(ValueError, match="10,000 bytes"):
+        shared.tokens("w1 " * 4000, about, vocabulary)
+
+
+def test_the_programs_refuse_a_vocabulary_that_is_not_whole(shared, model, tmp_path):
+    files = companions.files(model, "one")
+    path = tmp_path / "model.onnx"
+    for cut in (0, 20, len(files["vocabulary.txt"]) - 1):
+        (tmp_path / "model.json").write_text(files["model.json"])
+        (tmp_path / "vocabulary.txt").write_text(files["vocabulary.txt"][:cut])
+        with pytest.raises(ValueError, match=r"no whole model .*pieces"):
+            shared.companions(path)
+    (tmp_path / "vocabulary.txt").write_text(files["vocabulary.txt"])
+    assert shared.companions(path)[1] == list(model.vocabulary)
+    (tmp_path / "model.json").write_text(files["model.json"][:50])
+    with pytest.raises(ValueError, match="no whole model"):
+        shared.companions(path)
+    path = tmp_path / "model.tflite"
+    with zipfile.ZipFile(path, "w") as archive:
+        for name, content in files.items():
+            archive.writestr(name, content)
+    whole = path.read_bytes()
+    assert shared.companions(path)[1] == list(model.vocabulary)
+    at = whole.index(b"w17")
+    for damaged in (b"", whole[:100], whole[:-1], whole[:-200], whole[:at] + b"w18" + whole[at + 3 :]):
+        path.write_bytes(damaged)
+        with pytest.raises(ValueError, match="no whole model"):
+            shared.companions(path)
+
+
+def _turned():
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    return exif
+
+
+@pytest.mark.parametrize(
+    "file", sorted([*PROGRAMS.glob("*.py"), *PROGRAMS.glob("[!s]*/*.py")]), ids=lambda path: path.name
+)
+def test_the_programs_and_runners_name_none_of_our_packages(file):
+
+    runners = Path(verify.__file__).with_name("runners").glob("run_[lo]*.py")
+    for one in [file, *runners]:
+        names = {name.split(".")[0] for name in imported(ast.parse(one.read_text()))}
+        assert not names & {"vtx_keras", "keras", "tensorflow", "torch"}, one
+
+
+def ran(program, *arguments):
+    done = subprocess.run(
+        [sys.executable, str(PROGRAMS / program), *map(str, arguments)], capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+@pytest.mark.slow
+def test_five_runtimes_write_the_same_sentences(tmp_path):
+    """Keras, XLA, and in processes that do not know us: a SavedModel behind a server, LiteRT, onnxruntime."""
+    import tensorflow as tf
+
+    model = zoo.build("cross_attn_captioner")
+    sample = Path(data.sample("photos/cat.jpg")).parents[1]
+    shown = [*sorted(sample.glob("photos/*.jpg")), *sorted(sample.glob("emoji/*.png"))[::8]]
+    assert len(shown) >= 24
+    said = {"keras": model.generate(shown)}
+    compiled = tf.function(model.generate_ids, jit_compile=True, autograph=False)
+    ids, _ = compiled(tf.constant(model.prepare(shown)[0]))
+    said["xla"] = text.decode(ids, model.vocabulary)
+    few = verify.rows_of(model, None, 2)
+    export.litert(model, tmp_path / "model.tflite", verify_data=few)
+    said["litert"] = [ran("mobile/run.py", tmp_path / "model.tflite", one).strip() for one in shown]
+    export.onnx(model, tmp_path / "model.onnx", verify_data=few)
+    said["onnx"] = [ran("onnx/run.py", tmp_path / "model.onnx", one).strip() for one in shown]
+    export.saved_model(model, tmp_path / "captions/1", verify_data=few)
+    command = [sys.executable, str(PROGRAMS / "serving/stand_in.py"), str(tmp_path / "captions"), "--port", "0"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as server:
+        try:
+            url = server.stdout.readline().partition("/v1")[0]
+            rows = ran("serving/client.py", *shown, "--url", url).splitlines()
+        finally:
+            server.terminate()
+    said["savedmodel"] = [json.loads(row)["caption"] for row in rows]
+    assert all(said["keras"])
+    for name, sentences in said.items():
+        assert sentences == said["keras"], name

@@ -1,0 +1,116 @@
+"""Methods of models: images and texts in every form, and errors that name the bad one."""
+
+from __future__ import annotations
+
+import warnings
+
+import numpy as np
+import pytest
+from toys import ANSWERS, pictures, texts, toy
+
+from vtx_keras.inputs import media
+
+BAD_INPUTS = [
+    (lambda m: m.generate([]), "at least one picture"),
+    (lambda m: m.generate(np.zeros((0, 32, 32, 3))), "at least one picture"),
+    (lambda m: m.generate(np.full((32, 32, 3), np.nan)), "item 0.*nan.*expected finite"),
+    (lambda m: m.generate(np.full((32, 32, 3), 300.0)), "255"),
+    (lambda m: m.generate(np.full((32, 32, 3), -1.0)), "255"),
+    (lambda m: m.generate(np.zeros((32, 32, 5))), "5"),
+    (lambda m: m.generate("missing.png"), "missing.png"),
+    (lambda m: m.generate(__file__), "test_zoo.py.*expected JPEG"),
+    (lambda m: m.generate(pictures(m), beams=0), "beams"),
+    (lambda m: m.generate(pictures(m), sampler="best"), "sampler"),
+    (lambda m: m.generate(pictures(m), temperature=0.5), "no effect"),
+    (lambda m: m.generate(pictures(m), sampler="top_p", beams=2), "beams"),
+    (lambda m: m.generate(pictures(m), sampler="top_p", top_p=1.5), "top_p"),
+    (lambda m: m.generate(pictures(m), max_length=99), "max_length"),
+    (lambda m: m.generate(pictures(m), prompt=["a", "b"]), "2 prompts for 4"),
+    (lambda m: m.generate(pictures(m), on_error="ignore"), "on_error"),
+]
+
+
+@pytest.fixture(scope="module")
+def captioner():
+    return toy("cross_attn_captioner")
+
+
+@pytest.mark.parametrize(("call", "message"), BAD_INPUTS)
+def test_bad_input_to_generate_is_named(captioner, call, message):
+    with pytest.raises((ValueError, TypeError), match=message):
+        call(captioner)
+
+
+def test_grey_and_alpha_are_converted_and_it_is_said(captioner):
+    with pytest.warns(UserWarning, match="grey"):
+        assert len(captioner.generate(np.zeros((32, 32, 1), "uint8"))) == 1
+    with pytest.warns(UserWarning, match="alpha"):
+        assert len(captioner.generate(np.zeros((2, 32, 32, 4), "uint8"))) == 2
+
+
+def test_one_bad_picture_does_not_lose_the_others(captioner):
+    good = pictures(captioner, 1)[0]
+    alone = captioner.generate(good)[0]
+    with pytest.raises(media.BadItems, match=r"item 1.*missing\.png") as caught:
+        captioner.generate([good, "missing.png", good])
+    assert caught.value.results == [alone, None, alone]
+    assert captioner.generate([good, "missing.png", good], on_error="none") == [alone, None, alone]
+
+
+def test_pictures_come_as_paths_bytes_pil_and_arrays_alike(captioner, tmp_path):
+    from PIL import Image
+
+    array = pictures(captioner, 1)[0].round().astype("uint8")
+    path = tmp_path / "a.png"
+    Image.fromarray(array).save(path)
+    said = {
+        caption
+        for item in (
+            path,
+            str(path),
+            path.read_bytes(),
+            Image.open(path),
+            array,
+            array.astype("float32"),
+            array[None],
+            tmp_path.glob("*.png"),
+        )
+        for caption in captioner.generate(item)
+    }
+    assert len(said) == 1
+
+
+def test_a_clip_is_a_path_a_list_or_an_array(tmp_path):
+    from PIL import Image
+
+    model = toy("cross_attn_video_captioner")
+    frames = [Image.new("RGB", (32, 32), color) for color in ("red", "blue")]
+    frames[0].save(tmp_path / "clip.gif", save_all=True, append_images=frames[1:], duration=100)
+    array = np.stack([np.asarray(frame) for frame in frames])
+    assert model.generate(tmp_path / "clip.gif") == model.generate(array) == model.generate([frames])
+
+
+def test_questions_and_pictures_pair_up_or_say_why_not():
+    model = toy("gated_vqa")
+    x = pictures(model, 3)
+    assert len(model.answer(x, texts(3))) == 3
+    assert model.answer(x[0], texts(2)) == [model.answer(x[0], texts(2)[i])[0] for i in range(2)]
+    assert len(model.answer(x, "w1 w2")) == 3
+    with pytest.raises(ValueError, match="3 pictures and 2 texts"):
+        model.answer(x, texts(2))
+    with pytest.raises(ValueError, match="empty"):
+        model.answer(x, ["w1", " ", "w2"])
+    with pytest.raises(TypeError, match="NoneType"):
+        model.answer(x, ["w1", None, "w2"])
+    with pytest.warns(UserWarning, match="cut|long"):
+        model.answer(x, "w1 " * 100)
+    for odd in ("🙂 w1", b"w1 \xff\xfe", "w1\u2028w2"):
+        assert model.answer(x[0], [odd])[0] in ANSWERS
+    numbered = toy("gated_vqa", classes=3)
+    assert numbered.answer(x, "w1")[0] in ("0", "1", "2")
+
+
+def test_no_warning_is_given_for_what_is_right(captioner):
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", UserWarning)
+        captioner.generate(pictures(captioner, 2), prompt="w1")
