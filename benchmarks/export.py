@@ -101,12 +101,12 @@ def exported(model, batch: int, beams: int, folder: Path) -> dict:
     settings, sides = {"beams": beams, "max_length": LENGTH}, {}
     for quantize in (None, "int8"):
         path = folder / f"{quantize}.tflite"
-        path.write_bytes(_litert.smaller(_graphs.graphs(model, "one", batch, **settings), quantize))
+        path.write_bytes(_litert.convert_graphs(_graphs.graphs(model, "one", batch, **settings), quantize))
         run = Interpreter(str(path), num_threads=1).get_signature_runner("serving_default")
         sides[f"litert {quantize or 'float32'}"] = lambda image, run=run: run(image=image)["ids"]
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = options.inter_op_num_threads = 1
-    file = _onnx.converted(_graphs.graphs(model, "one", **settings)["serving_default"], None, 17)
+    file = _onnx.convert_graph(_graphs.graphs(model, "one", **settings)["serving_default"], None, 17)
     session = onnxruntime.InferenceSession(file, options, providers=["CPUExecutionProvider"])
     sides["onnx float32"] = lambda image: session.run(["ids"], {"image": image})[0]
     _saved_model.save(model, _saved_model.signatures(model, **settings), folder / "1")

@@ -53,7 +53,7 @@ def main() -> None:
             spent["step"].append(1000 * (time.process_time() - self.start))
 
     for name in ("on_train_batch_end", "on_epoch_end", "save"):
-        setattr(keeping.Keeper, name, timed(name, getattr(keeping.Keeper, name)))
+        setattr(keeping.Checkpointer, name, timed(name, getattr(keeping.Checkpointer, name)))
     model = zoo.build("cross_attn_captioner", weights=None, size="tiny")
     pictures = np.random.default_rng(0).uniform(0, 255, (BATCH * steps, *model.image_shape)).astype("float32")
     pairs = data.arrays(model, pictures, ["a cat on a mat"] * len(pictures), batch_size=BATCH)

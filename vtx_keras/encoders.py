@@ -1,4 +1,4 @@
-"""Image and text encoders for models of one's own: from scratch, or published ones with their weights.
+"""Image and text encoders for your own models: from scratch, or published ones with their weights.
 
 >>> image("vit", image_shape=(32, 32, 3), dim=8, heads=1, depth=1, patch=16).output_shape
 (None, 2, 2, 8)
@@ -19,10 +19,10 @@ __all__ = ["PerFrame", "Vision", "image", "load", "text"]
 
 
 def image(encoder: str | keras.Model = "vit", *, pretrained: bool = False, **options: Any) -> keras.Model:
-    """`models.encoders.image`; with `pretrained` a published encoder has its weights."""
+    """Build an image encoder (see `models.encoders.image`); with `pretrained`, a published one has its weights."""
     return _encoders.image(encoder, load=loader if pretrained else None, **options)
 
 
 def text(encoder: str | keras.Model = "transformer", *, pretrained: bool = False, **options: Any) -> keras.Model:
-    """`models.encoders.text`; with `pretrained` a published encoder has its weights."""
+    """Build a text encoder (see `models.encoders.text`); with `pretrained`, a published one has its weights."""
     return _encoders.text(encoder, load=loader if pretrained else None, **options)

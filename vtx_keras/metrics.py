@@ -1,6 +1,6 @@
-"""The field's own scorers, with intervals: of captions, answers, labels and search, and for `compile` and `fit`.
+"""Standard metrics with intervals, for captions, answers, labels and search; metrics and callbacks for `fit`.
 
-metrics.caption_scores(said, references)         # BLEU, ROUGE-L, CIDEr as the papers have them
+metrics.caption_scores(captions, references)     # BLEU, ROUGE-L, CIDEr as in the papers
 model.compile(..., weighted_metrics=[metrics.Perplexity()])
 model.fit(..., callbacks=[metrics.Scores(examples)])
 """

@@ -1,4 +1,4 @@
-"""The front door: names of models, and how a model is built, loaded, and saved.
+"""Models by name: list, describe, build, load and save them.
 
 >>> from vtx_keras import zoo
 >>> model = zoo.build("gated_vqa", weights=None, dim=32, depth=1, image_shape=(32, 32, 3), classes=["no", "yes"])
@@ -35,9 +35,9 @@ def build(
 ) -> VisionText:
     """Build a model by name, compiled for its task.
 
-    `weights` is "default" (the released ones), a released tag, a folder that `zoo.save` or training wrote, None (a
+    `weights` is "default" (the released ones), a released tag, a folder written by `zoo.save` or training, None (a
     new model), or "encoders" (pretrained encoders, the rest new). `vocabulary` is a file, a list of pieces, or texts
-    to learn from; by default the folder's, else the bundled English one. `dtype` is a Keras dtype policy.
+    to learn them from; by default that of the weights, else the bundled English one. `dtype` is a Keras dtype policy.
     `zoo.describe(name)` lists the `overrides`.
 
     >>> build("cross_attn_captioner", weights=None, size="tiny").count_params() < 10_000_000
@@ -47,9 +47,9 @@ def build(
     if weights is None:
         return construct(name, overrides, Vocabulary.of(vocabulary), dtype)
     if weights == "encoders":
-        reader = overrides.get("text_encoder")
-        if vocabulary is None and isinstance(reader, str) and reader in TEXTS:
-            vocabulary = published.vocabulary_of(reader)
+        text_encoder = overrides.get("text_encoder")
+        if vocabulary is None and isinstance(text_encoder, str) and text_encoder in TEXTS:
+            vocabulary = published.vocabulary_of(text_encoder)
         load = dict.fromkeys(ENCODERS, published.loader)
         return construct(name, overrides, Vocabulary.of(vocabulary), dtype, load=load)
     folder = find(name, weights, entry.default)
@@ -57,12 +57,12 @@ def build(
 
 
 def is_saved(model: str | os.PathLike) -> bool:
-    """Whether a command line means a model that was saved; a name of the zoo is never that."""
+    """Return whether an argument of a command is a saved model, a path, and not a name of the zoo."""
     return str(model) not in MODELS and Path(model).exists()
 
 
 def named(model: str | os.PathLike, weights: str | os.PathLike = "default") -> VisionText:
-    """A model as a command line names it: a saved one, or a name of the zoo, which takes `weights`.
+    """Return the model that an argument of a command names: a saved one, or a name of the zoo with `weights`.
 
     >>> named("cross_attn_captioner").name
     'captioner'

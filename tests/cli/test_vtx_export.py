@@ -64,7 +64,7 @@ def test_vtx_export_writes_tries_and_tells(captioner, tmp_path):
 def test_vtx_export_looks_for_data_in_the_folder_that_is_named(captioner, tmp_path):
     zoo.save(captioner, tmp_path / "mine.keras")
     where = ("--folder", tmp_path / "elsewhere")
-    for tried, told in ((("--verify-data", "vqa_rad"), str(where[1])), ((), "--verify-data: give that too")):
+    for tried, told in ((("--verify-data", "vqa_rad"), str(where[1])), ((), "--verify-data is required here")):
         done = in_process("export", tmp_path / "mine.keras", *tried, *where)
         assert (done.exit_code, told in done.stderr) == (2, True), done.output
 

@@ -94,7 +94,7 @@ def test_what_cannot_be_meant_is_said(model, tmp_path):
     assert run.exit_code == 2
     assert "the pattern matches nothing" in run.stderr
     assert "the folder holds no picture" in run.stderr
-    assert "-: nothing came" in run.stderr
+    assert "-: no data received" in run.stderr
     run = vtx(model, "a.png", "--out", "out.pdf")
     assert run.exit_code == 2
     assert "expected a name that ends in .html, .json, .csv, .txt" in run.stderr

@@ -1,18 +1,15 @@
-"""`vtx train`."""
+"""`vtx train`: a run, its messages, and mistakes in a line."""
 
 from __future__ import annotations
 
-import subprocess
-import sys
-
 import keras
 import pytest
-from toys import vtx
+from toys import vtx, vtx_process
 
 from vtx_keras.cli._train import _warn_of_few
 
 
-@pytest.mark.skipif(not TF, reason="one backend is enough for the command line")
+@pytest.mark.skipif(keras.backend.backend() != "tensorflow", reason="one backend is enough for the command line")
 @pytest.mark.parametrize(
     ("model", "weights", "epochs", "told"),
     [
@@ -22,7 +19,7 @@ from vtx_keras.cli._train import _warn_of_few
         ("cross_attn_captioner", "default", 10, None),
     ],
 )
-def test_few_updates_from_nothing_are_told(model, weights, epochs, told, capsys):
+def test_few_updates_without_pretrained_weights_are_warned_of(model, weights, epochs, told, capsys):
     history = keras.callbacks.History()
     history.epoch = list(range(epochs))
     history.set_params({"epochs": epochs, "steps": 7})
@@ -32,11 +29,11 @@ def test_few_updates_from_nothing_are_told(model, weights, epochs, told, capsys)
     assert ("--weights default" in said) == (told is not None and model == "cross_attn_captioner")
 
 
-def test_the_command_line_trains_goes_on_and_is_polite(tmp_path, monkeypatch):
+def test_vtx_train_trains_and_reports_mistakes(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     small = ["--set", "dim=32", "--set", "depth=1", "--set", "vision_depth=1", "--set", "image_shape=[32, 32, 3]"]
-    words = ["train", "cross_attn_captioner", "--data", "sample", *small, "--epochs", "2", "--learning-rate", "0.003"]
-    run = subprocess.run([sys.executable, "-m", "vtx_keras.cli", *words], capture_output=True, text=True)
+    how = ["--epochs", "2", "--learning-rate", "0.003"]
+    run = vtx_process("train", "cross_attn_captioner", "--data", "sample", *small, *how)
     assert run.returncode == 0, run.stderr[-3000:]
     rows = (tmp_path / "runs/cross_attn_captioner/results.csv").read_text().splitlines()
     losses = [float(row.split(",")[rows[0].split(",").index("loss")]) for row in rows[1:]]

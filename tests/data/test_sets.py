@@ -36,7 +36,7 @@ def test_your_own_tfds_set_takes_one_line(tmp_path):
     with tfds.testing.mock_data(num_examples=3):
         ds = data.load("ai2dcaption", columns={"caption": "image_filename"}, folder=tmp_path)
         assert set(next(iter(ds))) == {"image", "caption"}
-        with pytest.raises(ValueError, match=r"'caption' is to be 'captoin': no such feature \(did you mean caption"):
+        with pytest.raises(ValueError, match=r"'caption' maps to 'captoin': no such feature \(did you mean caption"):
             data.load("ai2dcaption", columns={"caption": "captoin"}, folder=tmp_path)
 
 

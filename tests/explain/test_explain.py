@@ -14,7 +14,7 @@ from vtx_keras import data, explain, zoo
 from vtx_keras.explain._maps import square_grid
 from vtx_keras.explain._methods import words_of
 from vtx_keras.inputs import media, text
-from vtx_keras.models._base import FEW
+from vtx_keras.models._base import EAGER_IMAGES
 from vtx_keras.models.layers import Attention
 
 CELL = 16
@@ -224,13 +224,13 @@ def test_a_block_done_by_hand_with_its_weights_gives_its_own_output(fusion):
     if fusion == "co_attn":
         new_vision = block(words, vision, mask)[1]
         x = x + block.to_text(ops.matmul(over_image[:, 0], vision)) + ops.mean(new_vision, axis=1, keepdims=True)
-    np.testing.assert_allclose(np.array(block.think(x)), np.array(block(words, vision, mask)[0]), atol=1e-5)
+    np.testing.assert_allclose(np.array(block.apply_mlp(x)), np.array(block(words, vision, mask)[0]), atol=1e-5)
 
 
 def test_many_pictures_are_explained_as_a_few_are():
     """For many it is traced how, for a few it is not."""
     model = decisive("cross_attn_captioner")
-    x = pictures(model, FEW + 1)
+    x = pictures(model, EAGER_IMAGES + 1)
     for one, other in zip(explain.attention(model, x[:2]), explain.attention(model, x), strict=False):
         assert one.words == other.words
         np.testing.assert_allclose(one.maps, other.maps, atol=1e-5)

@@ -31,7 +31,7 @@ def model():
 
 @pytest.fixture(scope="module")
 def tried(model):
-    return verify.examples(model, limit=6)
+    return verify.load_examples(model, limit=6)
 
 
 def report_of(model, tried, found, path="model.tflite", quantize=None, **kwargs):
@@ -58,18 +58,18 @@ def test_the_sample_is_what_is_tried_by_default(tried):
     ],
 )
 def test_examples_are_taken_as_data_gives_them(model, rows):
-    found = verify.examples(model, rows)
+    found = verify.load_examples(model, rows)
     assert found.truth[0][0] == "a cat"
     np.testing.assert_array_equal(found.images[0], prepare(rows[0]["image"], (32, 32, 3)))
 
 
 def test_examples_that_cannot_be_used_are_refused_with_a_reason(model):
     with pytest.raises(ValueError, match="verify_data is empty"):
-        verify.examples(model, [])
+        verify.load_examples(model, [])
     with pytest.raises(ValueError, match='expected "image"'):
-        verify.examples(model, [{"photo": 1}])
+        verify.load_examples(model, [{"photo": 1}])
     with pytest.raises(ValueError, match="picture 0 cannot be read"):
-        verify.examples(model, [{"image": b"no picture"}])
+        verify.load_examples(model, [{"image": b"no picture"}])
 
 
 def test_floats_must_say_the_same_and_smaller_files_nearly(model, tried):
@@ -91,7 +91,7 @@ def test_a_smaller_file_may_differ_where_its_metric_does_not():
     answerer = toy("gated_vqa")
     logits = np.array([[3.0, 0, 0], [0, 3, 0], [0, 0, 3], [1, 0, 0]], "float32")
     other = np.array([[3.0, 0, 0], [0, 3, 0], [0, 0, 3], [0, 1, 0]], "float32")
-    tried = verify.examples(answerer, limit=4)._replace(truth=["no", "yes", "maybe", "maybe"])
+    tried = verify.load_examples(answerer, limit=4)._replace(truth=["no", "yes", "maybe", "maybe"])
     cost = {"load_s": np.array(0.1), "ms": np.ones(4), "peak_megabytes": np.array(1.0)}
     about = {"path": Path("x"), "format": "litert", "form": "one", "megabytes": 1.0}
     small = verify.compare(answerer, tried, {"logits": logits}, {"logits": other, **cost}, quantize="int8", **about)
@@ -108,16 +108,18 @@ def test_the_name_is_given_last_and_a_failure_keeps_its_file_and_report(model, t
         target.write_bytes(b"first")
         (target.parent / "words.txt").write_text("w")
 
-    assert verify.settle(path, write, lambda target: good) is good
+    assert verify.write_verified(path, write, lambda target: good) is good
     assert path.read_bytes() == b"first"
     assert json.loads((tmp_path / "deep/a.tflite.report.json").read_text())["identical"] == 6
     with pytest.raises(verify.NotEqual, match="share=") as caught:
-        verify.settle(path, lambda target: target.write_bytes(b"second"), lambda target: replace(good, ok=False))
+        verify.write_verified(
+            path, lambda target: target.write_bytes(b"second"), lambda target: replace(good, ok=False)
+        )
     assert path.read_bytes() == b"first", "the good file was lost"
     assert (tmp_path / "deep/a.tflite.failed").read_bytes() == b"second"
     assert "NOT EQUAL" in str(caught.value)
     with pytest.raises(ZeroDivisionError):
-        verify.settle(path, lambda target: 1 / 0, lambda target: good)
+        verify.write_verified(path, lambda target: 1 / 0, lambda target: good)
     assert sorted(one.name for one in path.parent.iterdir()) == [
         "a.tflite", "a.tflite.failed", "a.tflite.failed.report.json", "a.tflite.report.json", "words.txt",
     ]  # fmt: skip
@@ -131,12 +133,12 @@ def test_a_folder_is_replaced_only_where_it_was_an_export(model, tried, tmp_path
         (target / "saved_model.pb").write_bytes(b"x")
 
     for _ in range(2):
-        verify.settle(tmp_path / "serving", write, lambda target: good)
+        verify.write_verified(tmp_path / "serving", write, lambda target: good)
     assert (tmp_path / "serving/saved_model.pb").is_file()
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine/thesis.txt").write_text("x")
     with pytest.raises(FileExistsError, match="holds other things"):
-        verify.settle(tmp_path / "mine", write, lambda target: good)
+        verify.write_verified(tmp_path / "mine", write, lambda target: good)
     assert (tmp_path / "mine/thesis.txt").is_file()
 
 

@@ -14,7 +14,7 @@ import pytest
 from exporting import as_bytes, assert_near, convolving, few, made
 from toys import ANSWERS, decisive, pictures, toy
 
-from vtx_keras import data, export, zoo
+from vtx_keras import _compat, data, export, zoo
 from vtx_keras.export import _graphs as graphs
 from vtx_keras.export import _litert as tflite
 from vtx_keras.export import _verify as verify
@@ -46,7 +46,7 @@ def test_every_model_says_the_same_from_its_file(name, tmp_path):
     assert report.identical == report.n == 6
     assert report.difference < 1e-4
     interpreter = interpreters.Interpreter(str(tmp_path / "model.tflite"))
-    used = {one["op_name"] for one in interpreter._get_ops_details()}
+    used = _compat.litert_operations(interpreter)
     assert not {one for one in used if one.startswith("Flex")} | (used & {"CUSTOM"})
 
 
@@ -152,7 +152,7 @@ def test_an_encoder_in_whole_numbers_serves_every_task(name, tmp_path):
 
 def test_of_convolutions_the_weights_alone_are_rounded():
     model, (depthwise, kernel) = convolving()
-    file = tflite.smaller({"image": graphs.image_encoder(model, 1)}, "int8")
+    file = tflite.convert_graphs({"image": graphs.image_encoder(model, 1)}, "int8")
     by_channel = np.transpose(kernel, (3, 0, 1, 2))
     assert as_bytes(by_channel).tobytes() in file
     assert depthwise.reshape(depthwise.shape[0], depthwise.shape[1], -1).astype("float16").tobytes() in file
@@ -166,8 +166,8 @@ def test_of_convolutions_the_weights_alone_are_rounded():
 def test_the_words_are_stored_once(tmp_path):
     model = toy("cross_attn_captioner", dim=64, vocabulary=[f"w{i}" for i in range(4000)])
     table = 4005 * 64
-    whole = len(tflite.converted(model, "one", None, pictures(model)))
-    small = len(tflite.converted(model, "one", "int8", pictures(model)))
+    whole = len(tflite.convert_model(model, "one", None, pictures(model)))
+    small = len(tflite.convert_model(model, "one", "int8", pictures(model)))
     rest = model.count_params() - table
     assert whole < 4 * (table + rest) + 100_000
     assert small < table + rest + 150_000

@@ -138,7 +138,7 @@ def test_smaller_files_stay_near(quantize, forms, tmp_path):
 
 def test_of_convolutions_the_weights_alone_are_rounded():
     model, (depthwise, kernel) = convolving()
-    file = onnx_graph.converted(graphs.image_encoder(model), "int8", 17)
+    file = onnx_graph.convert_graph(graphs.image_encoder(model), "int8", 17)
     by_channel = np.transpose(kernel, (3, 2, 0, 1))
     assert as_bytes(by_channel).tobytes() in file
     assert np.transpose(depthwise, (2, 3, 0, 1)).astype("float16").tobytes() in file
@@ -165,7 +165,7 @@ def test_another_models_vocabulary_is_not_overwritten(captioner, exported):
 def test_another_models_labels_are_not_overwritten(tmp_path):
     first, other = toy("gated_vqa", classes=["a", "b", "c"]), toy("gated_vqa", classes=["x", "y", "z"])
     (tmp_path / "first.onnx").touch()
-    (tmp_path / "model.json").write_text(companions.files(first, "one")["model.json"])
+    (tmp_path / "model.json").write_text(companions.companion_files(first, "one")["model.json"])
     with pytest.raises(FileExistsError, match=r"first.onnx with another model.json"):
         export.onnx(other, tmp_path / "other.onnx", verify_data=few(other))
     (tmp_path / "model.json").unlink()

@@ -55,7 +55,7 @@ def shared():
 
 def test_the_programs_cut_and_join_words_as_we_do(shared, model):
     vocabulary = text.vocabulary()
-    about = {**companions.about(model, "one"), "max_length": 200, "allow_empty": True}
+    about = {**companions.describe(model, "one"), "max_length": 200, "allow_empty": True}
     for one in [case for case in AWKWARD if "\ud83d" not in case] + CAPTIONS + ROUND_TRIPS + ODD:
         ids = shared.tokens(one, about, list(vocabulary))
         np.testing.assert_array_equal(ids, text.encode([one], vocabulary, 200, start=True, allow_empty=True), one)
@@ -90,7 +90,7 @@ def test_the_programs_refuse_a_photo_cut_off_anywhere(shared, tmp_path):
 
 def test_the_programs_refuse_texts_as_a_server_does(shared, model):
     vocabulary = list(model.vocabulary)
-    about = companions.about(toy("gated_vqa"), "one")
+    about = companions.describe(toy("gated_vqa"), "one")
     for one in ("", " \u200b\n", "\x07"):
         with pytest.raises(ValueError, match="no words"):
             shared.tokens(one, about, vocabulary)
@@ -100,7 +100,7 @@ def test_the_programs_refuse_texts_as_a_server_does(shared, model):
 
 
 def test_the_programs_refuse_a_vocabulary_that_is_not_whole(shared, model, tmp_path):
-    files = companions.files(model, "one")
+    files = companions.companion_files(model, "one")
     path = tmp_path / "model.onnx"
     for cut in (0, 20, len(files["vocabulary.txt"]) - 1):
         (tmp_path / "model.json").write_text(files["model.json"])

@@ -218,7 +218,7 @@ def test_xla_says_the_same():
 @pytest.mark.slow
 def test_what_differs_does_not_get_its_name(tmp_path, monkeypatch):
     model = decisive("cross_attn_captioner")
-    monkeypatch.setattr(savedmodel.strings, "sentences", lambda ids, vocabulary: tf.strings.as_string(ids[:, 0]))
+    monkeypatch.setattr(savedmodel._strings, "sentences", lambda ids, vocabulary: tf.strings.as_string(ids[:, 0]))
     with pytest.raises(export.NotEqual, match="0/8"):
         export.saved_model(model, tmp_path / "1", verify_data=examples())
     assert not (tmp_path / "1").exists()

@@ -38,12 +38,12 @@ def test_an_animation_is_a_clip(tmp_path, format, kind):
     assert found == [RED, RED, GREEN, GREEN, BLUE, BLUE]
 
 
-def test_the_still_that_a_png_shows_elsewhere_is_no_frame():
+def test_the_default_image_of_an_animated_png_is_no_frame():
     clip = animated("PNG", (RED, GREEN, BLUE), default_image=True)
     assert [tuple(frame[0, 0]) for frame in media.read_clip(clip, 2)] == [GREEN, BLUE]
 
 
-def test_the_pages_of_a_tiff_are_no_clip():
+def test_pages_of_a_tiff_are_no_clip():
     clip = animated("TIFF")
     assert [tuple(frame[0, 0]) for frame in media.read_clip(clip, 2)] == [RED, RED]
 
@@ -58,7 +58,7 @@ def test_a_folder_is_a_clip_in_the_order_of_names(tmp_path):
 
 
 @pytest.mark.parametrize("picture", [plain(), encoded(plain()), np.full((4, 6, 3), RED)])
-def test_a_single_picture_is_a_clip_of_one_frame(picture):
+def test_a_single_image_is_a_clip_of_one_frame(picture):
     assert [tuple(frame[0, 0]) for frame in media.read_clip(picture, 3)] == [RED] * 3
 
 
@@ -182,7 +182,7 @@ def test_bad_items_do_not_lose_the_good_ones(tmp_path):
     assert "(h, w, 3)" in errors[5]
 
 
-def test_a_batch_may_be_bad_as_a_whole():
+def test_a_batch_may_hold_only_bad_items():
     pixels, good, errors = media.batch([b"", b""], PICTURE)
     assert pixels.shape == (0, *PICTURE)
     assert good == []
@@ -230,12 +230,12 @@ def test_bad_items_names_ten_and_counts_the_rest():
     assert "more" not in str(media.BadItems(dict.fromkeys(range(10), "empty"), [None] * 10))
 
 
-def test_bad_items_survives_the_way_between_processes():
+def test_bad_items_can_be_pickled():
     error = pickle.loads(pickle.dumps(media.BadItems({0: "empty"}, [None, "a"])))
     assert (error.errors, error.results) == ({0: "empty"}, [None, "a"])
 
 
-def test_settle_knows_two_ways_and_checks_its_counts():
+def test_settle_checks_on_error_and_counts():
     with pytest.raises(ValueError, match='on_error=\'ignore\': expected "raise" or "none"'):
         media.settle(["a"], [0], {}, 1, "ignore")
     with pytest.raises(ValueError, match="zip"):

@@ -9,10 +9,10 @@ import subprocess
 import sys
 import unicodedata
 import warnings
-from pathlib import Path
 
 import numpy as np
 import pytest
+from paths import ROOT
 from sentences import AWKWARD, CAPTIONS, ROUND_TRIPS
 
 from vtx_keras.inputs import text
@@ -29,9 +29,8 @@ def learned():
 
 
 def child(code, **environment):
-    """Run code in a fresh Python and give back the JSON of its last line."""
-    root = str(Path(text.__file__).resolve().parent.parent)
-    environment = {**os.environ, "PYTHONPATH": root, "PYTHONIOENCODING": "utf-8", **environment}
+    """Run code in a fresh Python and return the JSON of its last line."""
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "PYTHONIOENCODING": "utf-8", **environment}
     done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, check=False)
     assert done.returncode == 0, done.stderr.decode("utf-8", "replace")
     return json.loads(done.stdout.decode("utf-8").splitlines()[-1])
@@ -42,9 +41,10 @@ OTHER = "tensorflow" if os.environ.get("KERAS_BACKEND") == "jax" else "jax"
 
 @pytest.fixture(scope="module")
 def other_backend():
-    """The same work in a process with another backend and another seed of string hashes."""
+    """Results of the same calls in a process with another backend and another seed of string hashes."""
     code = f"""
-import json, keras, keras_hub, vtx_keras.text as t
+import json, keras, keras_hub
+from vtx_keras import text as t
 texts, pieces = {CAPTIONS + ROUND_TRIPS!r}, t.vocabulary()
 layer = keras_hub.tokenizers.WordPieceTokenizer(list(pieces))
 print(json.dumps(dict(
@@ -56,9 +56,9 @@ print(json.dumps(dict(
     return child(code, KERAS_BACKEND=OTHER, PYTHONHASHSEED="1")
 
 
-def test_import_loads_nothing_heavy():
+def test_import_loads_no_framework():
     loaded = child(
-        "import json, sys, vtx_keras.text as t; t.decode([[5]], t.vocabulary());"
+        "import json, sys; from vtx_keras import text as t; t.decode([[5]], t.vocabulary());"
         "print(json.dumps(sorted({name.partition('.')[0] for name in sys.modules})))"
     )
     assert "numpy" in loaded
@@ -86,7 +86,7 @@ def test_normalize_gives_the_documented_form(given, expected):
     assert text.normalize(given) == expected
 
 
-def test_normalize_twice_is_normalize_once_for_every_character_and_its_accents():
+def test_normalize_is_idempotent_for_every_character_and_its_accents():
     cases = list(AWKWARD)
     for point in range(sys.maxunicode + 1):
         one = chr(point)
@@ -98,7 +98,7 @@ def test_normalize_twice_is_normalize_once_for_every_character_and_its_accents()
     assert [text.normalize(case) for case in once] == once
 
 
-def test_normalize_can_be_written_in_tensorflow():
+def test_normalize_can_be_expressed_in_tensorflow():
     tf = pytest.importorskip("tensorflow")
     tf_text = pytest.importorskip("tensorflow_text")
     cases = [case for case in AWKWARD if "\ud83d" not in case] + CAPTIONS + ROUND_TRIPS
@@ -110,7 +110,7 @@ def test_normalize_can_be_written_in_tensorflow():
 
 
 @pytest.mark.parametrize("wrong", [None, 3, 2.5, ["a"]])
-def test_normalize_refuses_what_is_no_text(wrong):
+def test_normalize_refuses_other_types(wrong):
     with pytest.raises(TypeError, match=type(wrong).__name__):
         text.normalize(wrong)
 
@@ -143,7 +143,7 @@ def test_encode_gives_the_same_ids_under_another_backend(english, other_backend)
     assert other_backend["rows"] == expected_ids(english, texts)
 
 
-def test_encode_ids_are_those_of_the_tokenizer_in_a_tensorflow_graph(english):
+def test_encode_agrees_with_the_tokenizer_in_a_tensorflow_graph(english):
     tf = pytest.importorskip("tensorflow")
     pytest.importorskip("tensorflow_text")
     texts = [text.normalize(one) for one in CAPTIONS + ROUND_TRIPS + AWKWARD[:4]]
@@ -153,7 +153,7 @@ def test_encode_ids_are_those_of_the_tokenizer_in_a_tensorflow_graph(english):
     assert [row[row > 0].tolist() for row in ids] == [row.tolist() for row in rows]
 
 
-def test_tokenizer_is_made_once(english):
+def test_the_tokenizer_is_built_once(english):
     assert text.tokenizer(english) is text.tokenizer((*english,))
 
 
@@ -177,7 +177,7 @@ def test_encode_never_makes_special_ids_from_a_text(english, learned):
     assert set(few[0].tolist()) & {text.START, text.END, text.MASK} == set()
 
 
-def test_encode_makes_an_unknown_word_unk_and_decode_leaves_it_out(learned):
+def test_encode_writes_unk_for_an_unknown_word_and_decode_omits_it(learned):
     ids = text.encode(["a \U0001f469\u200d\U0001f692 man"], learned, 5)
     assert ids[0, 1] == text.UNK
     assert text.decode(ids, learned) == ["a man"]
@@ -199,7 +199,7 @@ def test_encode_cuts_long_texts_with_one_warning_and_keeps_the_end():
 
 
 @pytest.mark.parametrize("empty", ["", " \n", "\u2028\ufe0f", b"", "\u0600"])
-def test_encode_refuses_an_empty_text_by_its_index(english, empty):
+def test_encode_refuses_an_empty_text_by_index(english, empty):
     with pytest.raises(ValueError, match="Text 1 has no words"):
         text.encode(["a cat", empty], english, 8)
     ids = text.encode(["a cat", empty], english, 8, start=True, end=True, allow_empty=True)
@@ -207,7 +207,7 @@ def test_encode_refuses_an_empty_text_by_its_index(english, empty):
 
 
 @pytest.mark.parametrize("wrong", [None, 3, float("nan"), ["cat"]])
-def test_encode_refuses_what_is_no_text_by_its_index(english, wrong):
+def test_encode_refuses_other_types_by_index(english, wrong):
     with pytest.raises(TypeError, match=f"Text 2 is {type(wrong).__name__}"):
         text.encode(["a", "b", wrong], english, 8)
 
@@ -228,12 +228,12 @@ def test_encode_takes_arrays_bytes_and_no_texts_at_all(english):
 
 
 @pytest.mark.parametrize("caption", CAPTIONS + ROUND_TRIPS)
-def test_captions_come_back_as_they_were(english, caption):
+def test_captions_survive_encode_and_decode(english, caption):
     ids = text.encode([caption], english, 40, start=True, end=True)
     assert text.decode(ids, english) == [text.normalize(caption)]
 
 
-def test_spaces_beside_punctuation_are_forgotten_as_documented(english):
+def test_spaces_beside_punctuation_are_lost_as_documented(english):
     given = ["two dogs' bowls", "left - right", "1.5", "at 3:30"]
     back = text.decode(text.encode(given, english, 20), english)
     assert back == ["two dogs'bowls", "left-right", "1. 5", "at 3: 30"]
@@ -266,7 +266,7 @@ def test_decode_rules_give_the_same_text_in_tensorflow(english):
     assert [one.decode() for one in joined.numpy()] == text.decode(ids, english)
 
 
-def test_chinese_and_japanese_come_back_without_spaces():
+def test_chinese_and_japanese_are_decoded_without_spaces():
     names = [
         "\u66c7\u308a\u6642\u3005\u6674\u308c",
         "\u5f7c\u306f\u300c\u306f\u3044\u300d",

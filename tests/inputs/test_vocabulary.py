@@ -22,7 +22,7 @@ def learned():
     return text.learn(CAPTIONS)
 
 
-def test_bundled_vocabulary_is_complete_and_english(english):
+def test_the_bundled_vocabulary_is_complete_and_english(english):
     assert english[:5] == text.SPECIALS
     assert english == text.vocabulary(english)  # passes its own checks
     assert 7500 <= len(english) <= 8000
@@ -42,11 +42,11 @@ def test_bundled_vocabulary_is_complete_and_english(english):
         "the a of on in with two wearing red white grey gray colour color pizza traffic hydrant",
     ],
 )
-def test_everyday_and_emoji_words_are_whole(english, words):
+def test_everyday_and_emoji_words_are_single_pieces(english, words):
     assert [word for word in words.split() if word not in english] == []
 
 
-def test_bundled_vocabulary_knows_plain_english(english):
+def test_the_bundled_vocabulary_encodes_plain_english_without_unk(english):
     ids = text.encode(CAPTIONS + ROUND_TRIPS, english, 40)
     assert not (ids == text.UNK).any()
 
@@ -56,14 +56,14 @@ def test_vocabulary_of_pieces_gets_the_specials_in_front_when_missing():
     assert text.vocabulary((*text.SPECIALS, "a")) == (*text.SPECIALS, "a")
 
 
-def test_vocabulary_of_texts_is_learned(learned):
+def test_a_vocabulary_is_learned_from_texts(learned):
     assert text.vocabulary(CAPTIONS) == learned
     assert text.vocabulary([one.encode() for one in CAPTIONS]) == learned
     assert text.vocabulary(["cat", "a dog"], size=30)[:5] == text.SPECIALS
     assert "dog" in text.vocabulary(["cat", "a dog"], size=30)
 
 
-def test_vocabulary_file_follows_the_same_rule(tmp_path, learned):
+def test_a_vocabulary_file_holds_pieces_or_texts(tmp_path, learned):
     pieces, texts = tmp_path / "pieces.txt", tmp_path / "texts.txt"
     pieces.write_bytes("\ufeffa\r\ncat\r\n##s\r\n".encode())
     texts.write_text("\n".join([*CAPTIONS, "", ""]), encoding="utf-8")
@@ -106,7 +106,7 @@ def test_vocabulary_refuses_a_missing_file_and_other_types(tmp_path):
         text.vocabulary({"a", "b"})
 
 
-def test_learn_from_five_captions_makes_whole_words_and_reaches_the_rest(learned):
+def test_learn_from_five_captions_keeps_whole_words_and_can_spell_the_rest(learned):
     assert learned[:5] == text.SPECIALS
     words = {word for one in CAPTIONS for word in re.findall("[a-z]{2,}", one.lower())}
     assert words <= set(learned)
@@ -116,7 +116,7 @@ def test_learn_from_five_captions_makes_whole_words_and_reaches_the_rest(learned
 
 
 @pytest.mark.parametrize("spare", [0, 3, 9])
-def test_learn_keeps_to_a_small_size_without_losing_a_character(spare):
+def test_learn_respects_a_small_size_and_keeps_every_character(spare):
     words = ["".join(word) for word in itertools.permutations("abcde")]  # all as frequent, so many have to go
     size = 5 + 2 * len("abcde") + spare
     pieces = text.learn([" ".join(words)], size)
@@ -137,7 +137,7 @@ def test_learn_says_what_is_wrong():
         text.learn(["a cat", None])
 
 
-def test_more_ideographs_than_the_trainer_keeps_are_all_learned():
+def test_learn_keeps_more_ideographs_than_the_trainer_does():
     letters = [chr(0x4E00 + i) for i in range(1500)]
     pieces = text.learn([*(f"{letter} {letter} de" for letter in letters), "\u3069"], size=1600)
     assert {*letters, "\u3069", "##\u3069"} <= set(pieces)

@@ -1,4 +1,4 @@
-"""Models by name: options, encoders of one's own and of other packages."""
+"""Models by name: options, and encoders of users and of other packages."""
 
 from __future__ import annotations
 
@@ -75,19 +75,19 @@ def test_keras_hub_backbones_are_encoders(tmp_path):
     again = zoo.load(zoo.save(model, tmp_path / "hub.keras"))
     np.testing.assert_array_equal(outputs(again, x), outputs(model, x))
 
-    eye = keras_hub.models.ViTBackbone(
+    vit = keras_hub.models.ViTBackbone(
         image_shape=SHAPE, patch_size=16, num_layers=1, num_heads=2, hidden_dim=24, mlp_dim=32
     )
-    eye.save_to_preset(str(tmp_path / "eye"))
-    keras_hub.layers.ViTImageConverter(image_size=(32, 32), scale=1 / 255).save_to_preset(str(tmp_path / "eye"))
-    model = toy("gated_captioner", image_encoder=str(tmp_path / "eye"), weights="encoders")
+    vit.save_to_preset(str(tmp_path / "vit"))
+    keras_hub.layers.ViTImageConverter(image_size=(32, 32), scale=1 / 255).save_to_preset(str(tmp_path / "vit"))
+    model = toy("gated_captioner", image_encoder=str(tmp_path / "vit"), weights="encoders")
     assert model.get_layer("vision").input.shape == (None, 5, 24)
     x = pictures(model, 2)
     np.testing.assert_allclose(
-        np.array(model.get_layer("image_encoder")(x)), np.array(eye(x / 255)), atol=1e-5, err_msg="scaling or weights"
+        np.array(model.get_layer("image_encoder")(x)), np.array(vit(x / 255)), atol=1e-5, err_msg="scaling or weights"
     )
     zoo.save(model, tmp_path / "whole")
-    shutil.rmtree(tmp_path / "eye")
+    shutil.rmtree(tmp_path / "vit")
     x = inputs(model)
     np.testing.assert_array_equal(outputs(zoo.load(tmp_path / "whole"), x), outputs(model, x))
     with pytest.raises(ValueError, match="vocabulary_size of 64"):
@@ -99,7 +99,7 @@ def test_tiny_fits_a_phone(name):
     assert zoo.build(name, weights=None, size="tiny").count_params() <= 10_000_000
 
 
-def test_base_is_the_shape_in_which_peers_are_measured():
+def test_size_base_has_the_shape_of_the_benchmarks():
     base = zoo.build("cross_attn_captioner", weights=None, size="base")
     assert base.get_layer("vision").output.shape == (None, 196, 384)
     assert len(base.vocabulary) > 7000

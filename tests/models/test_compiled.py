@@ -1,19 +1,18 @@
-"""Decoding where it will run: under XLA, as LiteRT builtins, as ONNX, on the JAX backend."""
+"""Decoding in its runtimes: under XLA, as LiteRT builtins, as ONNX, on the JAX backend."""
 
 from __future__ import annotations
 
 import json
-import os
 import subprocess
 import sys
-from pathlib import Path
 
 import keras
 import numpy as np
 import pytest
-from toys import batches, decisive, inputs, outputs, pictures, toy
+from paths import SUPPORT
+from toys import batches, decisive, inputs, other_backend, outputs, pictures, toy
 
-from vtx_keras import zoo
+from vtx_keras import _compat, zoo
 from vtx_keras.models import objectives as tuning
 from vtx_keras.models.fusion import FUSIONS
 
@@ -25,14 +24,13 @@ on_tensorflow = pytest.mark.skipif(keras.backend.backend() != "tensorflow", reas
 def frozen(model, batch: int | None, **settings):
     """`generate_ids` as a TensorFlow graph whose weights are constants."""
     import tensorflow as tf
-    from tensorflow.python.framework.convert_to_constants import convert_variables_to_constants_v2
 
     @tf.function(input_signature=[tf.TensorSpec((batch, *model.image_shape), tf.float32, "image")], autograph=False)
     def caption(image):
         ids, scores = model.generate_ids(image, **settings)
         return tf.identity(ids, "ids"), tf.identity(scores, "scores")
 
-    return convert_variables_to_constants_v2(caption.get_concrete_function(), lower_control_flow=False)
+    return _compat.frozen_function(caption.get_concrete_function())
 
 
 @on_tensorflow
@@ -155,10 +153,9 @@ def test_the_jax_backend_gives_the_same_numbers_from_the_same_weights(tmp_path, 
             for beams in (1, 3):
                 expected[f"ids_{beams}"] = np.array(model.generate_ids(x["image"], beams=beams)[0])
         np.savez(tmp_path / f"{name}.npz", **expected, **{f"x_{key}": value for key, value in x.items()})
-    script = Path(__file__).with_name("on_jax.py")
-    environment = {**os.environ, "KERAS_BACKEND": "jax", "JAX_PLATFORMS": "cpu"}
+    script = SUPPORT / "on_jax.py"
     run = subprocess.run(
-        [sys.executable, script, tmp_path, json.dumps(names)], env=environment, capture_output=True, text=True
+        [sys.executable, script, tmp_path, json.dumps(names)], env=other_backend(), capture_output=True, text=True
     )
     assert run.returncode == 0, run.stdout + run.stderr
     for name in names:

@@ -9,12 +9,13 @@ import numpy as np
 import pytest
 import toys
 from keras import ops
-from toys import learn, outputs, pictures, texts, toy
+from toys import learn, log_softmax, outputs, pictures, texts, toy
 
+from vtx_keras import zoo
 from vtx_keras.inputs import text
 from vtx_keras.models import decode
 
-IMAGE_CAPTIONERS = [name for name in CAPTIONERS if "video" not in name]
+IMAGE_CAPTIONERS = [name for name in zoo.list_models("*_captioner") if "video" not in name]
 
 
 def writable(logits: np.ndarray) -> np.ndarray:
@@ -25,7 +26,7 @@ def writable(logits: np.ndarray) -> np.ndarray:
 
 @pytest.fixture(params=IMAGE_CAPTIONERS)
 def decisive(request):
-    """A captioner whose choices are far enough apart that rounding cannot swap them, and which ends some captions."""
+    """A captioner whose logits are further apart than rounding errors, and which ends some captions early."""
     return toys.eager(toys.decisive(request.param))
 
 
@@ -46,7 +47,7 @@ def test_greedy_equals_the_loop_without_a_cache(decisive):
         assert scores[row] == pytest.approx(totals[row] / counts[row], abs=1e-4)
 
 
-def test_a_batch_is_its_rows(decisive):
+def test_a_row_is_decoded_alike_in_any_batch(decisive):
     x = pictures(decisive)
     greedy, scores = (np.array(part) for part in decisive.generate_ids(x))
     beams = np.array(decisive.generate_ids(x, beams=3)[0])
@@ -58,12 +59,12 @@ def test_a_batch_is_its_rows(decisive):
 
 
 def beam_search(model, picture: np.ndarray, beams: int, length: int) -> tuple[list[int], float]:
-    """The textbook: extend all, keep the best, put ended ones aside; no cache."""
+    """Textbook beam search without a cache: extend all hypotheses, keep the best, set finished ones aside."""
     live, ended = [((text.START,), 0.0)], []
     while live and len(live[0][0]) <= length:
         padded = np.array([[*tokens, *[0] * (length - len(tokens))] for tokens, _ in live], "int32")
-        said = outputs(model, {"image": np.stack([picture] * len(live)), "tokens": padded})
-        logits = log_softmax(writable(said[:, len(live[0][0]) - 1]))
+        every = outputs(model, {"image": np.stack([picture] * len(live)), "tokens": padded})
+        logits = log_softmax(writable(every[:, len(live[0][0]) - 1]))
         proposals = [
             ((*tokens, token), score + logp[token])
             for (tokens, score), logp in zip(live, logits, strict=True)
@@ -87,7 +88,7 @@ def test_beam_search_equals_the_textbook(decisive, beams):
 
 
 def test_decoding_stops_when_every_caption_has_ended():
-    """A step that always ends is asked once, however long a caption might be."""
+    """A step that always writes the end is called once, whatever the length."""
     asked = []
 
     def step(tokens, index, cache, now, visible):
@@ -103,7 +104,7 @@ def test_decoding_stops_when_every_caption_has_ended():
     assert not np.array(ids).any()
 
 
-def test_a_beam_wide_enough_finds_the_best_of_all_captions():
+def test_a_beam_that_is_wide_enough_finds_the_best_of_all_captions():
     """Three words and four positions: every caption is enumerated."""
     model = toy("cross_attn_captioner", vocabulary=["a", "b", "c"], max_length=4)
     table = model.get_layer("words").embeddings
@@ -126,7 +127,7 @@ def test_a_beam_wide_enough_finds_the_best_of_all_captions():
         assert scores[row] == pytest.approx(score, abs=1e-4)
 
 
-def test_a_prompt_begins_the_caption_and_steers_it(decisive):
+def test_a_caption_begins_with_its_prompt_and_depends_on_it(decisive):
     x = pictures(decisive, 2)
     with_prompt = decisive.generate(x, prompt="w3 w9", beams=2)
     assert all(caption.startswith("w3 w9") for caption in with_prompt)
@@ -137,7 +138,7 @@ def test_a_prompt_begins_the_caption_and_steers_it(decisive):
     assert alone == [each[1]]
 
 
-def test_generate_sees_weights_that_changed_since_it_was_compiled():
+def test_generate_uses_weights_that_changed_after_it_was_compiled():
     model = toy("cross_attn_captioner")
     x = pictures(model)
     before = model.generate(x)
@@ -149,10 +150,10 @@ def test_generate_sees_weights_that_changed_since_it_was_compiled():
 
 
 @pytest.mark.skipif(keras.backend.backend() != "tensorflow", reason="counts what TensorFlow traces")
-def test_captions_are_written_as_eagerly_as_the_model_runs(monkeypatch):
+def test_generate_runs_eagerly_if_the_model_does(monkeypatch):
     model, calls = toys.decisive("cross_attn_captioner"), []
-    x, written = pictures(model), model.written
-    monkeypatch.setattr(model, "written", lambda *given, **how: calls.append(1) or written(*given, **how))
+    x, search = pictures(model), model.search
+    monkeypatch.setattr(model, "search", lambda *given, **how: calls.append(1) or search(*given, **how))
     said = [model.generate(x), model.generate(x)]
     assert len(calls) == 1, "traced once"
     toys.eager(model)
@@ -161,15 +162,15 @@ def test_captions_are_written_as_eagerly_as_the_model_runs(monkeypatch):
     assert said == said[:1] * 4
 
 
-def test_temperatures_share_a_compiled_function_and_few_functions_are_kept():
+def test_temperatures_share_a_compiled_function_and_few_functions_are_cached():
     model = toy("gated_captioner", max_length=20)
     x = pictures(model, 1)
     for temperature in (0.5, 1.0, 2.0):
         model.generate(x, sampler="top_p", top_p=temperature / 2, temperature=temperature, seed=1)
-    helpers = model._kept.models
+    helpers = model._helpers.models
     assert len(helpers) == 1
     for key in range(40):
-        model.kept(key, lambda: model)
+        model.cached(key, lambda: model)
     assert len(helpers) < 20
 
 
@@ -190,7 +191,7 @@ def test_drawing_follows_the_probabilities():
 
     def shares(**settings):
         settings = {"top_k": None, "top_p": None, "temperature": None, **settings}
-        tokens = np.array(decode.drawing(noise, **settings)(ops.convert_to_tensor(logits), 0))[:, 0, 0]
+        tokens = np.array(decode.make_draw(noise, **settings)(ops.convert_to_tensor(logits), 0))[:, 0, 0]
         return np.bincount(tokens, minlength=4) / 4000
 
     np.testing.assert_allclose(shares(), probabilities, atol=0.03)

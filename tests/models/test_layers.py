@@ -1,4 +1,4 @@
-"""Our Dense and layer norm are Keras' own, in fewer operations."""
+"""RowDense and RowNorm compute what Keras' own layers do, in fewer operations."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import keras
 import numpy as np
 import pytest
 
-from vtx_keras.models import layers
+from vtx_keras.models.layers import RowDense, RowNorm
 
 TF = keras.backend.backend() == "tensorflow"
 POLICIES = ["float32", "mixed_bfloat16", "mixed_float16"]
@@ -24,7 +24,7 @@ def twins(ours: type, theirs: type, width: int, **kwargs) -> tuple[keras.layers.
 
 
 def operations(layer: keras.layers.Layer, *shape: int | None) -> int:
-    """How many a traced call and its gradients take."""
+    """Count the operations of a traced call and its gradients."""
     import tensorflow as tf
 
     def learn(x: tf.Tensor) -> list[tf.Tensor]:
@@ -39,8 +39,8 @@ def operations(layer: keras.layers.Layer, *shape: int | None) -> int:
 
 @pytest.mark.parametrize("policy", POLICIES)
 @pytest.mark.parametrize("shape", [(4, 8), (4, 3, 8), (4, 2, 3, 8)], ids=str)
-def test_dense_is_keras_own(policy, shape):
-    ours, theirs = twins(layers.Dense, keras.layers.Dense, 8, units=5, activation="gelu", dtype=policy)
+def test_row_dense_equals_keras(policy, shape):
+    ours, theirs = twins(RowDense, keras.layers.Dense, 8, units=5, activation="gelu", dtype=policy)
     x = np.random.default_rng(1).normal(size=shape).astype("float32")
     assert ours(x).dtype == theirs(x).dtype
     assert ours(x).shape == (*shape[:-1], 5)
@@ -50,19 +50,19 @@ def test_dense_is_keras_own(policy, shape):
 
 @pytest.mark.parametrize("policy", POLICIES)
 @pytest.mark.parametrize("far", [0.0, 100.0], ids=["near zero", "far from it"])
-def test_the_layer_norm_is_keras_own(policy, far):
-    ours, theirs = twins(layers.LayerNormalization, keras.layers.LayerNormalization, 8, epsilon=1e-6, dtype=policy)
+def test_row_norm_equals_keras(policy, far):
+    ours, theirs = twins(RowNorm, keras.layers.LayerNormalization, 8, epsilon=1e-6, dtype=policy)
     x = np.random.default_rng(1).normal(far, size=(4, 3, 8)).astype("float32")
     assert ours(x).dtype == theirs(x).dtype
     same = {"rtol": 1e-4, "atol": 1e-4} if policy == "float32" else {"rtol": 2e-2, "atol": 2e-2}
     np.testing.assert_allclose(*(keras.ops.cast(layer(x), "float32") for layer in (ours, theirs)), **same)
 
 
-@pytest.mark.skipif(not TF, reason="it is TensorFlow that counts operations")
+@pytest.mark.skipif(not TF, reason="counts operations of a TensorFlow graph")
 @pytest.mark.parametrize("shape", [(None, 9, 8), (None, None, 8)], ids=["pictures", "texts of any length"])
 def test_they_take_fewer_operations(shape):
-    dense = [operations(layer, *shape) for layer in twins(layers.Dense, keras.layers.Dense, 8, units=5)]
-    norms = twins(layers.LayerNormalization, keras.layers.LayerNormalization, 8)
+    dense = [operations(layer, *shape) for layer in twins(RowDense, keras.layers.Dense, 8, units=5)]
+    norms = twins(RowNorm, keras.layers.LayerNormalization, 8)
     norm = [operations(layer, *shape) for layer in norms]
     assert dense[0] < dense[1] * (1 if shape[1] is None else 2 / 3)
     assert norm[0] < norm[1] * 2 / 3

@@ -18,7 +18,7 @@ BAD_INPUTS = [
     (lambda m: m.generate(np.full((32, 32, 3), -1.0)), "255"),
     (lambda m: m.generate(np.zeros((32, 32, 5))), "5"),
     (lambda m: m.generate("missing.png"), "missing.png"),
-    (lambda m: m.generate(__file__), "test_zoo.py.*expected JPEG"),
+    (lambda m: m.generate(__file__), "test_methods.py.*expected JPEG"),
     (lambda m: m.generate(pictures(m), beams=0), "beams"),
     (lambda m: m.generate(pictures(m), sampler="best"), "sampler"),
     (lambda m: m.generate(pictures(m), temperature=0.5), "no effect"),
@@ -41,14 +41,14 @@ def test_bad_input_to_generate_is_named(captioner, call, message):
         call(captioner)
 
 
-def test_grey_and_alpha_are_converted_and_it_is_said(captioner):
+def test_grey_and_alpha_are_converted_with_a_warning(captioner):
     with pytest.warns(UserWarning, match="grey"):
         assert len(captioner.generate(np.zeros((32, 32, 1), "uint8"))) == 1
     with pytest.warns(UserWarning, match="alpha"):
         assert len(captioner.generate(np.zeros((2, 32, 32, 4), "uint8"))) == 2
 
 
-def test_one_bad_picture_does_not_lose_the_others(captioner):
+def test_one_bad_image_does_not_lose_the_others(captioner):
     good = pictures(captioner, 1)[0]
     alone = captioner.generate(good)[0]
     with pytest.raises(media.BadItems, match=r"item 1.*missing\.png") as caught:
@@ -57,7 +57,7 @@ def test_one_bad_picture_does_not_lose_the_others(captioner):
     assert captioner.generate([good, "missing.png", good], on_error="none") == [alone, None, alone]
 
 
-def test_pictures_come_as_paths_bytes_pil_and_arrays_alike(captioner, tmp_path):
+def test_images_may_be_paths_bytes_pil_images_or_arrays(captioner, tmp_path):
     from PIL import Image
 
     array = pictures(captioner, 1)[0].round().astype("uint8")
@@ -90,7 +90,7 @@ def test_a_clip_is_a_path_a_list_or_an_array(tmp_path):
     assert model.generate(tmp_path / "clip.gif") == model.generate(array) == model.generate([frames])
 
 
-def test_questions_and_pictures_pair_up_or_say_why_not():
+def test_questions_and_images_pair_up_or_the_error_says_why_not():
     model = toy("gated_vqa")
     x = pictures(model, 3)
     assert len(model.answer(x, texts(3))) == 3
@@ -110,7 +110,7 @@ def test_questions_and_pictures_pair_up_or_say_why_not():
     assert numbered.answer(x, "w1")[0] in ("0", "1", "2")
 
 
-def test_no_warning_is_given_for_what_is_right(captioner):
+def test_correct_input_gives_no_warning(captioner):
     with warnings.catch_warnings():
         warnings.simplefilter("error", UserWarning)
         captioner.generate(pictures(captioner, 2), prompt="w1")

@@ -7,37 +7,24 @@ import os
 import random
 import shutil
 import signal
-import subprocess
-import sys
 from pathlib import Path
 
 import keras
 import numpy as np
 import pytest
+from runs import pairs, result_of, script, small_run
 from toys import toy
 
 from vtx_keras import train, zoo
 from vtx_keras.train import _folder as run_folder
 
 TF = keras.backend.backend() == "tensorflow"
-SCRIPT = Path(__file__).with_name("killed_run.py")
-
-
-def script(folder: Path, kill_at: int = 0, how: str = "SIGKILL", source: str = "arrays") -> subprocess.CompletedProcess:
-    return subprocess.run(
-        [sys.executable, str(SCRIPT), str(folder), str(kill_at), how, source], capture_output=True, text=True
-    )
-
-
-def digest_of(run: subprocess.CompletedProcess) -> dict:
-    assert run.returncode == 0, run.stderr[-3000:]
-    return json.loads(run.stdout.splitlines()[-1])
 
 
 @pytest.mark.parametrize("source", ["tf.data" if TF else "arrays", pytest.param("arrays", marks=pytest.mark.slow)])
 def test_a_run_stopped_at_random_ends_with_the_same_bits(tmp_path, source):
-    """Weights, optimizer, averages, seeds, metrics and the history, after SIGKILL and SIGTERM."""
-    whole = digest_of(script(tmp_path / "whole", source=source))
+    """Weights, optimizer, averages, seeds, metrics and history are equal after SIGKILL and SIGTERM."""
+    whole = result_of(script(tmp_path / "whole", source=source))
     seed = random.SystemRandom().randrange(2**32)
     steps = sorted(random.Random(seed).sample(range(2, 15), 2))
     done = 0
@@ -46,18 +33,18 @@ def test_a_run_stopped_at_random_ends_with_the_same_bits(tmp_path, source):
         done = max([int(path.stem.split("-")[1]) for path in (tmp_path / "stopped" / "states").glob("step-*")])
         if how == "SIGTERM":
             assert run.returncode == 75, (seed, run.stderr[-3000:])
-            assert "The same command goes on from there" in run.stderr
+            assert "The same command resumes from there" in run.stderr
             assert step == done, "a run that is asked to stop saves the very step"
         else:
             assert run.returncode == -signal.SIGKILL, (seed, run.stderr[-3000:])
             assert step - done <= 2, "more than save_every=2 steps were lost"
-    assert digest_of(script(tmp_path / "stopped", source=source)) == whole, f"seed {seed}, stopped at {steps}"
+    assert result_of(script(tmp_path / "stopped", source=source)) == whole, f"seed {seed}, stopped at {steps}"
 
 
-def test_a_damaged_state_is_passed_over_with_a_message(tmp_path, capfd):
+def test_a_damaged_state_is_skipped_with_a_message(tmp_path, capfd):
     model = toy("gated_captioner")
     small_run(tmp_path / "run", model)
-    assert model.run_eagerly == TF, "the run forgot how the model was to be run"
+    assert model.run_eagerly == TF, "the run changed how the model runs"
     newest, older = run_folder.states(tmp_path / "run" / "states")
     newest.write_bytes(newest.read_bytes()[:-100])
     position, values, complaints = run_folder.latest(tmp_path / "run" / "states")
@@ -79,7 +66,7 @@ def test_a_damaged_state_is_passed_over_with_a_message(tmp_path, capfd):
     assert run_folder.states(tmp_path / "run" / "states") == [kept]
 
 
-def test_a_nan_loss_stops_names_the_examples_and_keeps_good_weights(tmp_path):
+def test_a_nan_loss_stops_the_run_names_the_examples_and_keeps_good_weights(tmp_path):
     model = toy("gated_captioner")
     source = pairs(model)
     bad = int(source.order[5])  # in the second batch of the first epoch
@@ -105,14 +92,14 @@ def test_weights_that_are_not_finite_are_never_saved(tmp_path):
     assert not list(tmp_path.iterdir())
 
 
-def test_two_processes_in_one_folder(tmp_path):
+def test_a_folder_is_locked_by_one_process(tmp_path):
     with (
-        run_folder.alone(tmp_path),
+        run_folder.locked(tmp_path),
         pytest.raises(train.BadRun, match="another process is training"),
-        run_folder.alone(tmp_path),
+        run_folder.locked(tmp_path),
     ):
         pass
-    with run_folder.alone(tmp_path):
+    with run_folder.locked(tmp_path):
         run = script(tmp_path)
     assert run.returncode == 2
     assert "another process is training" in run.stderr
@@ -140,7 +127,7 @@ def test_a_finished_run_is_not_run_again(tmp_path):
         np.testing.assert_array_equal(np.array(ours), np.array(theirs))
 
 
-def test_runs_are_numbered_and_an_unfinished_one_is_found(tmp_path, monkeypatch):
+def test_runs_are_numbered_and_an_unfinished_one_is_continued(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
 
     def seeded(**kwargs):
@@ -149,7 +136,7 @@ def test_runs_are_numbered_and_an_unfinished_one_is_found(tmp_path, monkeypatch)
 
     assert seeded() == Path("runs/gated_captioner")
     assert seeded() == Path("runs/gated_captioner-2")
-    run_folder.tell(Path("runs/gated_captioner"), state="stopped")
+    run_folder.update(Path("runs/gated_captioner"), state="stopped")
     (tmp_path / "runs/gated_captioner_notes").mkdir()
     (tmp_path / "runs/gated_captioner_notes/run.json").write_text('{"note": "mine"}')
     assert seeded() == Path("runs/gated_captioner")
@@ -171,20 +158,20 @@ def test_too_little_room_is_found_before_training(tmp_path, monkeypatch):
 
 
 def test_a_disk_that_fills_up_does_not_end_the_run(tmp_path, capfd):
-    """A limit on file size stands for the full disk: the states no longer fit, the small files do."""
+    """A limit on file size simulates the full disk: states no longer fit, small files do."""
     run = script(tmp_path / "run", how="FULL")
     assert run.returncode == 2, run.stderr[-2000:]
     assert "could not be saved" in run.stderr
-    assert "the run goes on" in run.stderr
+    assert "training continues" in run.stderr
     assert run_folder.latest(tmp_path / "run" / "states")[1], "the state from before is kept"
     assert not list((tmp_path / "run" / "states").glob(".step-*"))
 
 
-def test_the_best_weights_that_a_killed_process_put_aside_come_back(tmp_path):
+def test_best_weights_moved_aside_by_a_killed_process_are_restored(tmp_path):
     small_run(tmp_path / "run")
     (tmp_path / "run" / "best").rename(tmp_path / "run" / ".best.abc.old")
     (tmp_path / "run" / ".best.def").mkdir()
-    with run_folder.alone(tmp_path / "run"):
+    with run_folder.locked(tmp_path / "run"):
         pass
     assert (tmp_path / "run" / "best" / "config.json").is_file()
     assert not list((tmp_path / "run").glob(".best*"))
@@ -200,25 +187,25 @@ def test_a_finished_run_of_low_rank_additions_is_loaded_again(tmp_path):
         np.testing.assert_allclose(ours, theirs, atol=1e-6)
 
 
-def test_a_run_that_died_between_its_last_state_and_the_word_finished(tmp_path):
+def test_a_run_killed_after_its_last_state_is_marked_finished(tmp_path):
     first, second = toy("gated_captioner"), toy("gated_captioner")
     small_run(tmp_path / "run", first)
-    run_folder.tell(tmp_path / "run", state="training")
+    run_folder.update(tmp_path / "run", state="training")
     small_run(tmp_path / "run", second)
     assert run_folder.digest(first) == run_folder.digest(second)
     assert run_folder.read(tmp_path / "run")["state"] == "finished"
 
 
-def test_other_starting_weights_do_not_go_on_with_a_strangers_run(tmp_path, monkeypatch):
+def test_other_initial_weights_start_a_run_of_their_own(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     model = toy("gated_captioner")
     first = small_run(None, model)
-    run_folder.tell(first.folder, state="stopped")
+    run_folder.update(first.folder, state="stopped")
     assert small_run(None, toy("gated_captioner")).folder != first.folder
 
 
 @pytest.mark.slow
-def test_early_stopping_goes_on_counting_after_a_restart(tmp_path):
+def test_early_stopping_continues_its_count_after_a_restart(tmp_path):
     whole, part = tmp_path / "whole", tmp_path / "part"
     stopping = {"epochs": 6, "learning_rate": 0.0, "weight_decay": 0.0, "clip": 0.0}
 
@@ -237,5 +224,5 @@ def test_early_stopping_goes_on_counting_after_a_restart(tmp_path):
     with pytest.raises(RuntimeError, match="the power failed"):
         small_run(part, callbacks=[early(), Stop()], **stopping)
     stop_at = -1
-    for _ in range(2):  # it goes on, and then has ended for good
+    for _ in range(2):  # it continues, and then has ended for good
         assert len(small_run(part, callbacks=[early(), Stop()], **stopping).history["loss"]) == 4

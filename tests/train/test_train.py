@@ -12,25 +12,17 @@ from pathlib import Path
 import keras
 import numpy as np
 import pytest
-from toys import WORDS, eager, texts, toy
+from paths import SUPPORT
+from runs import pairs, result_of, small_run
+from toys import WORDS, eager, toy
 
-from vtx_keras import data, train, zoo
+from vtx_keras import _compat, data, train, zoo
 from vtx_keras.train import _folder as run_folder
 
 TF = keras.backend.backend() == "tensorflow"
 
 
-def pairs(model, count: int = 12, batch_size: int = 4, **kwargs) -> data.Batches:
-    pictures = np.random.default_rng(0).uniform(0, 255, (count, *model.image_shape)).astype("float32")
-    return data.arrays(model, pictures, texts(count), batch_size=batch_size, shuffle=True, **kwargs)
-
-
-def small_run(folder, model=None, **kwargs):
-    model = eager(model or toy("gated_captioner"))
-    return train.run(model, pairs(model), folder, **{"epochs": 2, "verbose": False, **kwargs})
-
-
-def test_a_run_leaves_what_it_promises(tmp_path):
+def test_a_run_writes_its_files(tmp_path):
     model = toy("gated_captioner")
     history = small_run(tmp_path / "run", model, epochs=3)
     assert len(history.history["loss"]) == 3
@@ -67,13 +59,14 @@ def test_averaged_weights_are_validated_and_kept(tmp_path):
     model = toy("gated_captioner")
     seen = []
 
-    class Look(keras.callbacks.Callback):
+    class Record(keras.callbacks.Callback):
         def on_train_batch_end(self, batch, logs=None):
-            if hasattr(self.model, "jax_state_sync"):
-                self.model.jax_state_sync()
+            _compat.sync_jax(self.model)
             seen.append(np.array(self.model.get_layer("norm").gamma))
 
-    history = small_run(tmp_path / "run", model, ema=0.5, epochs=1, learning_rate=1e-2, warmup=0.0, callbacks=[Look()])
+    history = small_run(
+        tmp_path / "run", model, ema=0.5, epochs=1, learning_rate=1e-2, warmup=0.0, callbacks=[Record()]
+    )
     average = seen[0]
     for values in seen[1:]:
         average = 0.5 * average + 0.5 * values
@@ -93,13 +86,13 @@ def test_norms_and_biases_do_not_decay():
         assert decayed == (len(variable.shape) > 1), variable.path
 
 
-def test_the_rate_warms_up_and_falls_to_nothing():
+def test_the_learning_rate_warms_up_and_falls_to_zero():
     optimizer = train.adamw(toy("gated_captioner"), 100, learning_rate=1.0, warmup=0.1)
-    rates = [float(optimizer._learning_rate(step)) for step in (0, 5, 10, 55, 100)]
+    rates = [float(_compat.schedule_of(optimizer)(step)) for step in (0, 5, 10, 55, 100)]
     np.testing.assert_allclose(rates, [0.0, 0.5, 1.0, 0.5, 0.0], atol=1e-6)
 
 
-def test_a_dry_run_tells_and_leaves_nothing(tmp_path, capsys):
+def test_a_dry_run_reports_and_leaves_nothing(tmp_path, capsys):
     model = toy("gated_captioner")
     before = run_folder.digest(model)
     stopping = [keras.callbacks.EarlyStopping("loss")]
@@ -117,14 +110,14 @@ def test_a_dry_run_takes_no_number(tmp_path, monkeypatch):
     assert small_run(None, toy("gated_captioner")).folder == Path("runs/gated_captioner")
 
 
-def test_a_figure_that_no_epoch_has_is_told_before_the_first(tmp_path):
+def test_an_unknown_monitor_is_an_error_before_the_first_epoch(tmp_path):
     with pytest.raises(ValueError, match=r"monitor='val_los'.*did you mean val_loss.*scores=200"):
         small_run(tmp_path / "run", monitor="val_los")
     assert not (tmp_path / "run").exists()
 
 
-def test_validation_draws_the_same_after_a_restart(tmp_path):
-    """Masked words of the held-out texts are drawn; which, must not depend on how often it was validated."""
+def test_validation_masks_the_same_words_every_time(tmp_path):
+    """Which words of held-out texts are masked must not depend on how often they were validated."""
     model = toy("gated_matcher", mlm=True)
     held_out = pairs(model, 8)
     history = train.run(
@@ -151,7 +144,7 @@ def test_validation_draws_the_same_after_a_restart(tmp_path):
         ({"monitor": "los"}, "did you mean loss"),
     ],
 )
-def test_what_cannot_be_is_said(tmp_path, wrong, told):
+def test_impossible_settings_are_refused(tmp_path, wrong, told):
     with pytest.raises(ValueError, match=told):
         small_run(tmp_path / "run", **wrong)
     with pytest.raises(TypeError, match="from zoo"):
@@ -159,7 +152,7 @@ def test_what_cannot_be_is_said(tmp_path, wrong, told):
 
 
 @pytest.mark.skipif(not TF, reason="tf.data through Pillow is the same on both backends")
-def test_a_frozen_encoder_looks_once(tmp_path, capsys):
+def test_a_frozen_encoder_encodes_each_image_once(tmp_path, capsys):
     model = toy("gated_captioner")
     model.freeze("image")
     eager(model)  # and so is what is trained behind the encoder
@@ -167,7 +160,7 @@ def test_a_frozen_encoder_looks_once(tmp_path, capsys):
     ds = data.load("sample", "train").take(12)
     with contextlib.suppress(Warning):
         train.run(model, ds, tmp_path / "run", validation=ds, epochs=2, batch_size=4, learning_rate=1e-2)
-    assert "it looks at each picture once" in capsys.readouterr().out
+    assert "each picture is encoded once" in capsys.readouterr().out
     assert list((tmp_path / "features").glob("*.npy"))
     assert run_folder.digest(model.get_layer("image_encoder")) == before
     assert (tmp_path / "run" / "samples.html").is_file()
@@ -219,18 +212,18 @@ def test_mixed_precision(tmp_path, dtype):
 
 @pytest.mark.slow
 def test_two_devices(tmp_path):
-    """Both devices train, and what they learn is what one device learns."""
+    """Both devices train, and the losses equal those of one device."""
     run = subprocess.run(
-        [sys.executable, str(SCRIPT.with_name("two_devices.py")), str(tmp_path / "run")],
+        [sys.executable, str(SUPPORT / "two_devices.py"), str(tmp_path / "run")],
         capture_output=True,
         text=True,
         env={**os.environ, "XLA_FLAGS": "--xla_force_host_platform_device_count=2"},
     )
-    assert digest_of(run)["runs"] >= 2
+    assert result_of(run)["runs"] >= 2
 
 
 @pytest.mark.skipif(not TF, reason="what TensorFlow cannot do")
-def test_many_hosts_and_cut_matrices_need_jax():
+def test_several_hosts_and_sharded_matrices_need_jax():
     from vtx_keras.train import parallel
 
     with pytest.raises(ValueError, match="KERAS_BACKEND=jax"):

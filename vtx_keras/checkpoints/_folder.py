@@ -1,7 +1,7 @@
-"""Weights folders: written whole or not at all, verified before they are read, never replaced by random numbers.
+"""Weights folders: written completely or not at all, verified before they are read, never replaced by random weights.
 
-A weights folder holds `config.json` (name, options, versions, and the sha256 of everything, itself included),
-`model.weights.h5` and `vocabulary.txt`. It is data, never code.
+A weights folder holds `config.json` (name, options, versions, the sha256 of the other files and of its own contents),
+`model.weights.h5` and `vocabulary.txt`. It holds data, never code.
 """
 
 from __future__ import annotations
@@ -19,27 +19,27 @@ from vtx_keras._files import file_hash
 from vtx_keras.models.options import ABOUT, MODELS, lookup, options_of, resolve
 
 CONFIG, WEIGHTS, VOCABULARY = "config.json", "model.weights.h5", "vocabulary.txt"
-LEAST_PACKED = 256  # numbers: packing fewer saves nothing
+MIN_COMPRESSED = 256  # numbers in an array: compressing fewer saves nothing
 
 
 class BadWeights(ValueError):
-    """A weights folder that is incomplete, altered, or made for another model."""
+    """Raised for weights that are missing, incomplete, altered, or made for another model."""
 
 
 def released_root() -> Path:
-    """Where released models lie: inside an installed package, else in the checkout's `zoo/`."""
+    """Return the folder of released models: inside an installed package, else `zoo/` of the checkout."""
     package = Path(__file__).parents[1]
     installed = package / "released"
     return installed if installed.is_dir() else package.parent / "zoo"
 
 
 def released_tags(name: str) -> list[str]:
-    """The released tags of a model."""
+    """Return the released tags of a model."""
     return sorted(path.parent.name for path in released_root().glob(f"{name}/*/{CONFIG}"))
 
 
 def find(name: str, weights: str | os.PathLike, default: str | None) -> Path:
-    """The folder that `weights=` means for the model `name`: its default release, a released tag, or a folder."""
+    """Return the folder that `weights=` means for the model `name`: its default release, a tag, or a folder."""
     tags = released_tags(name)
     if weights == "default":
         if default not in tags:
@@ -55,63 +55,58 @@ def find(name: str, weights: str | os.PathLike, default: str | None) -> Path:
     if (folder / "best" / CONFIG).is_file() and not (folder / CONFIG).is_file():
         folder = folder / "best"
     if not (folder / CONFIG).is_file():
-        what = f"is a folder without {CONFIG}" if folder.is_dir() else "is neither a folder here nor a released tag"
+        problem = f"is a folder without {CONFIG}" if folder.is_dir() else "is neither a folder here nor a released tag"
         raise BadWeights(
-            f"weights={str(weights)!r} {what}. Released tags of {name}: {', '.join(tags) or 'none'}. Other values are "
-            'None, "default", "encoders", or a folder written by zoo.save or by training.'
+            f"weights={str(weights)!r} {problem}. Released tags of {name}: {', '.join(tags) or 'none'}. Other values "
+            'are None, "default", "encoders", or a folder written by zoo.save or by training.'
         )
     return folder
 
 
 def parse_config(path: Path) -> dict:
-    """A config.json whose contents match the hash it holds of itself."""
+    """Read a config.json, after checking its contents against the hash in it."""
     try:
         config = json.loads(path.read_text(encoding="utf-8"))
         intact = config["sha256"] == config_hash(config)
     except (ValueError, KeyError, TypeError, AttributeError):
         intact = False
     if not intact:
-        raise BadWeights(
-            f"{path} is damaged or was edited: its contents do not match its hash. Copy the folder afresh."
-        )
+        raise BadWeights(f"{path} is damaged or was edited: its contents do not match its hash. Copy the folder again.")
     return config
 
 
 def read_config(folder: Path) -> dict:
-    """The config of a weights folder, after checking the hash of every file in it."""
+    """Read the config of a weights folder, after checking the hash of every file."""
     config = parse_config(folder / CONFIG)
     for name, wanted in config["files"].items():
         if not (folder / name).is_file():
-            raise BadWeights(f"{folder / name} is missing. Copy the folder afresh.")
+            raise BadWeights(f"{folder / name} is missing. Copy the folder again.")
         if file_hash(folder / name) != wanted:
             raise BadWeights(
-                f"{folder / name} is damaged: its sha256 is not the one in {CONFIG}. Copy the folder afresh."
+                f"{folder / name} is damaged: its sha256 is not the one in {CONFIG}. Copy the folder again."
             )
     config["vocabulary"] = (folder / VOCABULARY).read_text(encoding="utf-8").removesuffix("\n").split("\n")
     return config
 
 
 def halve(path: Path, vectors: bool = True) -> None:
-    """Rewrite an HDF5 weights file with float16 in place of float32, the bytes packed: HDF5 unpacks as it reads.
+    """Rewrite an HDF5 weights file in place, float32 as float16 and compressed; HDF5 decompresses as it reads.
 
-    Without `vectors` only what multiplies is halved, not norms and biases.
+    Without `vectors`, only arrays of two or more axes become float16, not norms and biases.
     """
     import h5py
 
-    small = path.with_name(path.name + ".half")
-    with h5py.File(path, "r") as source, h5py.File(small, "w", libver=("v108", "v110")) as target:
+    temporary = path.with_name(path.name + ".half")
+    with h5py.File(path, "r") as source, h5py.File(temporary, "w", libver=("v108", "v110")) as target:
 
         def copy(name: str, item: Any) -> None:
             if isinstance(item, h5py.Dataset):
                 value = item[()]
                 if getattr(value, "dtype", None) == np.float32 and (vectors or value.ndim > 1):
                     value = value.astype("float16")
-                packed = (
-                    {"compression": "gzip", "compression_opts": 9, "shuffle": True}
-                    if np.size(value) >= LEAST_PACKED
-                    else {}
-                )
-                copied = target.create_dataset(name, data=value, **packed)
+                compression = {"compression": "gzip", "compression_opts": 9, "shuffle": True}
+                options = compression if np.size(value) >= MIN_COMPRESSED else {}
+                copied = target.create_dataset(name, data=value, **options)
             else:
                 copied = target.require_group(name)
             for key, attribute in item.attrs.items():
@@ -120,17 +115,17 @@ def halve(path: Path, vectors: bool = True) -> None:
         source.visititems(copy)
         for key, attribute in source.attrs.items():
             target.attrs[key] = attribute
-    os.replace(small, path)
+    os.replace(temporary, path)
 
 
 def config_hash(config: dict) -> str:
-    """The sha256 of a config's contents, without the hash that it stores of itself."""
+    """Return the sha256 of a config's contents, without the hash stored in it."""
     content = {key: value for key, value in config.items() if key != "sha256"}
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
 
 def list_models(pattern: str = "*", released: bool | None = None) -> list[str]:
-    """Every name that matches; `released=True` those that come with weights, False those that do not yet.
+    """Return the names that match a pattern; `released` True or False: only those with or without released weights.
 
     >>> list_models("co_attn_*_vqa")
     ['co_attn_video_vqa']
@@ -140,7 +135,7 @@ def list_models(pattern: str = "*", released: bool | None = None) -> list[str]:
 
 
 def describe(name: str) -> dict:
-    """What a name stands for: task, fusion, inputs, released tags, and its options with their defaults.
+    """Describe a name: its task, fusion, inputs, released tags, and options with their defaults.
 
     >>> describe("gated_vqa")["fusion"]
     'gated'
@@ -162,13 +157,13 @@ def describe(name: str) -> dict:
 
 
 def facts(name: str, tag: str) -> dict:
-    """What a released model is known by: parameters, megabytes, data, licence, and its first figure with its interval.
+    """Return a released model's parameters, megabytes, data, licence, and headline figure with its interval.
 
     >>> facts("cross_attn_captioner", "emoji")["data"]
     'emoji, emoji_more, word_cards'
     """
     path = released_root() / name / tag / "results.json"
     results = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
-    if "headline" not in results:  # it has not been judged yet
+    if "headline" not in results:  # not evaluated yet
         return {}
     return {key: results[key] for key in ("parameters", "megabytes", "data", "licence", "headline")}

@@ -1,7 +1,7 @@
-"""Published checkpoints into Keras models: PyTorch, safetensors and TensorFlow.js, read as data, placed by name.
+"""Reading published checkpoints into Keras models, by name: PyTorch, safetensors and TensorFlow.js.
 
-A PyTorch checkpoint is a pickle, which could run any code. Here its pickle may name only what tensors are made of;
-anything else is refused before it is called, and PyTorch itself is not needed.
+A PyTorch checkpoint is a pickle, which could run any code. Here its pickle may name only the parts of tensors;
+anything else is refused before it is called. PyTorch itself is not needed.
 """
 
 from __future__ import annotations
@@ -21,13 +21,13 @@ import safetensors.numpy
 
 from vtx_keras.checkpoints._folder import BadWeights
 
-# Storage types as dtypes, which are strings here: a pickle can alter objects that it was handed, but no string.
+# Dtypes of PyTorch's storage types, as strings: a pickle can alter the objects it is given, but not strings.
 STORAGES = {"FloatStorage": "<f4", "DoubleStorage": "<f8", "HalfStorage": "<f2", "LongStorage": "<i8"}
-LEGACY_MAGIC = 0x1950A86A20F9469CFC6C  # of torch.save before its zip form
+LEGACY_MAGIC = 0x1950A86A20F9469CFC6C  # of torch.save before it wrote zip files
 
 
 def read(files: dict[str, bytes]) -> dict[str, np.ndarray]:
-    """The tensors of a published model by name: `files` holds the one checkpoint among other files, by path.
+    """Return the tensors of a published model by name; `files`, by path, contains exactly one checkpoint.
 
     >>> header = b'{"a": {"dtype": "F32", "shape": [1, 2], "data_offsets": [0, 8]}}'
     >>> data = len(header).to_bytes(8, "little") + header + np.array([1, 2], "<f4").tobytes()
@@ -35,21 +35,21 @@ def read(files: dict[str, bytes]) -> dict[str, np.ndarray]:
     {'a': array([[1., 2.]], dtype=float32)}
     """
     readers = {".pth": _torch, ".pt": _torch, ".safetensors": safetensors.numpy.load}
-    found = {name: reader for name in files for suffix, reader in readers.items() if name.endswith(suffix)}
+    checkpoints = {name: reader for name in files for suffix, reader in readers.items() if name.endswith(suffix)}
     manifests = [name for name in files if name.endswith("/model.json")]
-    if len(found) + len(manifests) != 1:
+    if len(checkpoints) + len(manifests) != 1:
         raise BadWeights(f"expected one checkpoint (.pth, .pt, .safetensors, model.json), found {sorted(files)[:10]}")
-    name = next(iter([*found, *manifests]))
+    name = next(iter([*checkpoints, *manifests]))
     try:
-        return found[name](files[name]) if found else _tensorflow_js(files, name)
+        return checkpoints[name](files[name]) if checkpoints else _tensorflow_js(files, name)
     except BadWeights:
         raise
-    except Exception as error:  # a damaged file can break its reader anywhere
+    except Exception as error:  # a damaged file can fail anywhere in its reader
         raise BadWeights(f"{name} is damaged or is no checkpoint: {type(error).__name__}: {error}") from error
 
 
 class _Placeholder(NamedTuple):
-    """A tensor whose numbers are still to be read: dtype, storage, where in it, and how it is laid out."""
+    """A tensor whose numbers are not read yet: its storage (dtype, key), and its layout there."""
 
     storage: tuple[str, str]
     offset: int
@@ -58,15 +58,17 @@ class _Placeholder(NamedTuple):
 
 
 class _TensorsOnly(pickle.Unpickler):
+    """Unpickles tensors as placeholders, and refuses everything else."""
+
     def find_class(self, module: str, name: str) -> Any:
         if module == "torch" and name in STORAGES:
             return STORAGES[name]
-        admitted = {
+        allowed = {
             ("collections", "OrderedDict"): OrderedDict,
             ("torch._utils", "_rebuild_tensor_v2"): lambda *tensor: _Placeholder(*tensor[:4]),
         }
-        if (module, name) in admitted:
-            return admitted[module, name]
+        if (module, name) in allowed:
+            return allowed[module, name]
         raise BadWeights(
             f"the checkpoint names {module}.{name}, and a checkpoint of tensors names only OrderedDict, tensors and "
             f"{', '.join(STORAGES)}: it was not run and nothing was changed. Do not load this file elsewhere"
@@ -80,6 +82,7 @@ class _TensorsOnly(pickle.Unpickler):
 
 
 def _torch(data: bytes) -> dict[str, np.ndarray]:
+    """Read a checkpoint of `torch.save`, as a zip file or in the form before it."""
     file = io.BytesIO(data)
     if data.startswith(b"PK"):
         with zipfile.ZipFile(file) as archive:
@@ -101,6 +104,7 @@ def _torch(data: bytes) -> dict[str, np.ndarray]:
 
 
 def _placeholders(tensors: Any) -> dict[str, _Placeholder]:
+    """Check that a checkpoint holds tensors by name, and nothing else."""
     if not isinstance(tensors, dict):
         raise BadWeights(f"the checkpoint holds {type(tensors).__name__}: expected tensors by name")
     for name, tensor in tensors.items():
@@ -110,7 +114,7 @@ def _placeholders(tensors: Any) -> dict[str, _Placeholder]:
 
 
 def _filled(tensors: Any, storage: Any) -> dict[str, np.ndarray]:
-    """Arrays in place of placeholders; none may reach outside its storage."""
+    """Return the arrays of placeholders, which must lie inside their storage."""
     arrays = {}
     for name, tensor in _placeholders(tensors).items():
         flat = storage(*tensor.storage)
@@ -125,7 +129,7 @@ def _filled(tensors: Any, storage: Any) -> dict[str, np.ndarray]:
 
 
 def _tensorflow_js(files: dict[str, bytes], name: str) -> dict[str, np.ndarray]:
-    """A layers model of TensorFlow.js: a manifest, and shards beside it that are one array cut into pieces."""
+    """Read a layers model of TensorFlow.js: a manifest, and shards that form one sequence of bytes."""
     folder = name.removesuffix("model.json")
     arrays = {}
     for group in json.loads(files[name])["weightsManifest"]:
@@ -141,7 +145,7 @@ def _tensorflow_js(files: dict[str, bytes], name: str) -> dict[str, np.ndarray]:
     return arrays
 
 
-# What the checkpoint calls each layer: {0} is the number of a block, {1} the next one; a name in full comes first.
+# Names of layers here: in the checkpoint. {0} is the number of a block, {1} that of the next; full names come first.
 NAMES_LITE = {
     "stem": "_conv_stem",
     "stem_bn": "_bn0",
@@ -197,18 +201,18 @@ NAMES = {"mobilenet_v2": NAMES_MOBILENET, "resnet50": NAMES_RESNET, "minilm_l6":
 NAMES |= {f"efficientnet_lite{number}": NAMES_LITE for number in range(3)}
 IN_TORCH = {"kernel": "weight", "gamma": "weight", "embeddings": "weight", "position_embeddings": "weight"}
 IN_TORCH |= {"bias": "bias", "beta": "bias", "moving_mean": "running_mean", "moving_variance": "running_var"}
-# What a checkpoint may hold beyond the network: counters of training, and BERT's pooler, which sentences do not use.
+# What is ignored in a checkpoint: counters of training, and BERT's pooler, which sentence embeddings do not use.
 SPARE = ("*.num_batches_tracked", "embeddings.position_ids", "pooler.dense.*")
 
 
 def source_names(model: Any) -> dict[str, Any]:
-    """The variables of an `architecture`, by what its published checkpoint calls them.
+    """Return the variables of an `architecture`, by their names in its published checkpoint.
 
     >>> from vtx_keras.models.encoders import architecture
     >>> source_names(architecture("mobilenet_v2"))["classifier.1.weight"].path
     'logits/kernel'
     """
-    names, found = NAMES[model.name], {}
+    names, variables = NAMES[model.name], {}
     for variable in model.variables:
         layer, kind = variable.path.rsplit("/", 1)
         if kind == "seed_generator_state":  # of dropout
@@ -216,12 +220,12 @@ def source_names(model: Any) -> dict[str, Any]:
         block = re.fullmatch(r"block_(\d+)[_/](.+)", layer)
         number, part = (int(block[1]), block[2]) if block and layer not in names else (0, layer)
         kind = f"/{kind}" if model.name == "resnet50" else f".{IN_TORCH[kind]}"
-        found[names[part].format(number, number + 1) + kind] = variable
-    return found
+        variables[names[part].format(number, number + 1) + kind] = variable
+    return variables
 
 
 def assign(model: Any, arrays: dict[str, np.ndarray]) -> None:
-    """Give an `architecture` all tensors of its checkpoint, or none: one missing, extra or misshapen is an error.
+    """Assign all tensors of a checkpoint to an `architecture`; a missing, extra or misshapen one is an error.
 
     >>> from vtx_keras.models.encoders import architecture
     >>> assign(architecture("mobilenet_v2"), {"fc.weight": np.zeros((2, 2))})
@@ -237,7 +241,7 @@ def assign(model: Any, arrays: dict[str, np.ndarray]) -> None:
         variable, array = variables[name], arrays[name]
         if model.name != "resnet50":
             array = _from_torch(array, variable)
-        elif name == "conv1/kernel":
+        elif name == "conv1/kernel":  # BGR to RGB
             array = array[:, :, ::-1]
         shape = _flat_heads(variable)
         if array.shape != shape:
@@ -252,7 +256,7 @@ def assign(model: Any, arrays: dict[str, np.ndarray]) -> None:
 
 
 def _from_torch(array: np.ndarray, variable: Any) -> np.ndarray:
-    """PyTorch's order of axes (outputs first) to Keras' (outputs last); embeddings are the same."""
+    """Reorder the axes of a kernel from PyTorch (outputs first) to Keras (outputs last); embeddings stay."""
     if not variable.path.endswith("/kernel"):
         return array
     depthwise = (2, 3, 0, 1) if "depthwise" in variable.path else (2, 3, 1, 0)
@@ -260,7 +264,7 @@ def _from_torch(array: np.ndarray, variable: Any) -> np.ndarray:
 
 
 def _flat_heads(variable: Any) -> tuple[int, ...]:
-    """The shape of a variable with the heads of attention and their width in one axis, as PyTorch has them."""
+    """Return the shape of a variable with attention heads and their width merged into one axis, as in PyTorch."""
     shape = tuple(variable.shape)
     if "/attention_output/kernel" in variable.path:
         return (shape[0] * shape[1], shape[2])

@@ -1,4 +1,4 @@
-"""Models into weights folders and files, and out of them; weights from one model to another of other options."""
+"""Saving models to weights folders and files, loading them, and transferring weights between models."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ from vtx_keras.models.layers import cut
 from vtx_keras.models.options import SIZES
 from vtx_keras.models.tasks import construct, dtype_policy
 
-# --- from a folder or a file
+# --- loading
 
 
 def restore(
@@ -45,13 +45,13 @@ def restore(
     dtype: str | None = None,
     overrides: Mapping[str, Any] | None = None,
 ) -> VisionText:
-    """The model that a weights folder holds; with `overrides` or another `vocabulary`, one that takes what fits."""
+    """Load the model of a weights folder; `overrides` or a `vocabulary` build another, which takes what fits."""
     saved, overrides = read_config(folder), overrides or {}
     name = name or saved["name"]
     if saved["name"] != name:
         raise BadWeights(f"{folder} holds a {saved['name']}, not a {name}: zoo.build({saved['name']!r}, weights=…)")
     options = saved["overrides"]
-    if overrides.get("size", options["size"]) != options["size"]:  # another size means its widths, not those saved
+    if overrides.get("size", options["size"]) != options["size"]:  # another size replaces the saved widths
         options = {key: value for key, value in options.items() if key not in (*SIZES["tiny"], "heads")}
     before = Vocabulary(saved["vocabulary"])
     after = before if vocabulary is None else Vocabulary.of(vocabulary)
@@ -60,7 +60,7 @@ def restore(
             "vocabulary=: the text encoder of these weights has a word table of its own, which cannot be matched to "
             "another vocabulary. Leave vocabulary out, or train anew with weights=None"
         )
-    load = kept_encoder(saved)
+    load = external_encoder(saved)
     model = construct(name, {**options, **overrides}, after, dtype or saved["dtype"], load=load)
     if model.options == saved["overrides"] and before == after:
         _read(model, folder, without_encoder="image_encoder" in saved)
@@ -71,16 +71,16 @@ def restore(
     return model
 
 
-def kept_encoder(saved: dict) -> dict[str, encoders.Loader]:
-    """A loader for the encoder that a weights folder names instead of holding, once it is known to be the same one."""
+def external_encoder(saved: dict) -> dict[str, encoders.Loader]:
+    """Return the loader of an encoder that a weights folder names instead of containing, after checking its hash."""
     if "image_encoder" not in saved:
         return {}
-    wanted = saved["image_encoder"]
-    found = file_hash(published.find(wanted["name"]) / WEIGHTS)
-    if found != wanted["sha256"]:
+    expected = saved["image_encoder"]
+    sha256 = file_hash(published.find(expected["name"]) / WEIGHTS)
+    if sha256 != expected["sha256"]:
         raise BadWeights(
-            f"these weights were trained on {wanted['name']} with sha256 {wanted['sha256'][:16]}, but the one here has "
-            f"{found[:16]}: install the release they came with"
+            f"these weights were trained on {expected['name']} with sha256 {expected['sha256'][:16]}, but the one here "
+            f"has {sha256[:16]}: install the release they came with"
         )
     return {"image_encoder": published.loader}
 
@@ -88,13 +88,13 @@ def kept_encoder(saved: dict) -> dict[str, encoders.Loader]:
 def _read(model: Any, folder: Path, *, without_encoder: bool = False) -> None:
     """Read verified weights into a model built from that folder's own config."""
     try:
-        _bare(model, without_encoder=without_encoder).load_weights(folder / WEIGHTS)
+        _without_optimizer(model, without_encoder=without_encoder).load_weights(folder / WEIGHTS)
     except Exception as error:
         raise BadWeights(f"{folder / WEIGHTS} does not fit the model that its {CONFIG} describes: {error}") from error
 
 
 def load(path: str | os.PathLike) -> VisionText:
-    """A model saved by `zoo.save` or `model.save`: a `.keras` file, or a weights folder."""
+    """Load a model saved by `zoo.save` or `model.save`: a `.keras` file, or a weights folder."""
     path = Path(path)
     if (path / CONFIG).is_file() or (path / "best" / CONFIG).is_file():
         folder = path if (path / CONFIG).is_file() else path / "best"
@@ -110,23 +110,23 @@ def load(path: str | os.PathLike) -> VisionText:
     except (zipfile.BadZipFile, KeyError, OSError) as error:
         raise BadWeights(f"{path} is damaged or not a .keras file: {error}") from error
     if damaged:
-        raise BadWeights(f"{path} is damaged: {damaged} in it does not match its checksum. Copy it afresh.")
-    if uses_hub:  # registers its classes
-        import keras_hub  # noqa: F401
-    with dtype_policy("float32"):  # layers bring their own policies; see layers.graph
+        raise BadWeights(f"{path} is damaged: {damaged} in it does not match its checksum. Copy it again.")
+    if uses_hub:
+        import keras_hub  # noqa: F401  # registers its classes
+    with dtype_policy("float32"):  # layers have their own policies; see layers.graph
         model = keras.saving.load_model(path)
     if not isinstance(model, VisionText):
         raise BadWeights(f"{path} holds a {type(model).__name__}: expected a model of the zoo")
     return model
 
 
-# --- to a folder or a file
+# --- saving
 
 
 def save(model: VisionText, path: str | os.PathLike, *, half: bool = False) -> Path:
-    """Save whole: to one file where `path` ends in `.keras`, else as a weights folder. Nothing is half-written.
+    """Save a model to one file if `path` ends in `.keras`, else to a weights folder, completely or not at all.
 
-    A folder names a published image encoder that was not trained on instead of holding it; `half` stores float16.
+    A folder only names a published image encoder that has not been trained further; `half` stores float16.
 
     >>> from vtx_keras import zoo
     >>> model = zoo.build("gated_vqa", weights=None, dim=32, depth=1, vision_depth=1, image_shape=(32, 32, 3))
@@ -143,7 +143,7 @@ def save(model: VisionText, path: str | os.PathLike, *, half: bool = False) -> P
         raise ValueError(f"{path}: expected a name that ends in .keras, or a folder's name")
     if path.suffix != ".keras":
         return save_folder(model, path, half=half, encoder=_unchanged_encoder(model))
-    path = path.resolve()  # what a link points to is replaced, not the link
+    path = path.resolve()  # replace the target of a link, not the link
     path.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=f".{path.name}.", dir=path.parent) as folder:
         model.save(Path(folder) / path.name)
@@ -154,16 +154,16 @@ def save(model: VisionText, path: str | os.PathLike, *, half: bool = False) -> P
 def save_folder(
     model: Any, folder: str | os.PathLike, *, half: bool = False, encoder: dict[str, str] | None = None
 ) -> Path:
-    """Write a model's weights folder, all of it or nothing. `half` stores float16, as releases do.
+    """Write a model's weights folder, completely or not at all. `half` stores float16, as releases do.
 
-    `encoder` {"name", "sha256"} says that the image encoder is a published one, unchanged: then only its name is kept.
+    `encoder` {"name", "sha256"} identifies a published image encoder that the model has unchanged: only this is saved.
     """
-    folder = Path(folder).resolve()  # what a link points to is replaced, not the link
+    folder = Path(folder).resolve()  # replace the target of a link, not the link
     if folder.exists() and not (folder / CONFIG).is_file() and (not folder.is_dir() or any(folder.iterdir())):
         raise ValueError(f"{folder} holds something that is not a weights folder: choose another place")
 
     def write(target: Path) -> None:
-        _bare(model, without_encoder=encoder is not None).save_weights(target / WEIGHTS)
+        _without_optimizer(model, without_encoder=encoder is not None).save_weights(target / WEIGHTS)
         if half:
             halve(target / WEIGHTS)
         (target / VOCABULARY).write_text("\n".join(model.vocabulary) + "\n", encoding="utf-8")
@@ -185,8 +185,8 @@ def save_folder(
     return folder
 
 
-def _bare(model: Any, *, without_encoder: bool = False) -> Any:
-    """The same layers without the optimizer, whose state Keras would store among the weights."""
+def _without_optimizer(model: Any, *, without_encoder: bool = False) -> Any:
+    """Return a model of the same layers without the optimizer, whose state Keras would save with the weights."""
     if without_encoder:
         features = model.get_layer("vision").input
         return cut(model, {"tokens": model.input["tokens"], features.name: features}, model.output)
@@ -194,13 +194,13 @@ def _bare(model: Any, *, without_encoder: bool = False) -> Any:
 
 
 def _unchanged_encoder(model: VisionText) -> dict[str, str] | None:
-    """The name and hash of the published image encoder that this model still holds as it was published."""
+    """Return the name and hash of the published image encoder that this model has unchanged, or None."""
     name = model.options["image_encoder"]
     if not isinstance(name, str) or name not in encoders.IMAGES:
         return None
     try:
         folder = published.find(name)
-    except BadWeights:  # not here, so nobody could say
+    except BadWeights:  # not available, so it cannot be compared
         return None
     file = file_hash(folder / WEIGHTS)
     if digest(model.get_layer("image_encoder")) != _published_digest(name, model.image_shape[-3:], file):
@@ -210,48 +210,48 @@ def _unchanged_encoder(model: VisionText) -> dict[str, str] | None:
 
 @functools.lru_cache(maxsize=16)
 def _published_digest(name: str, image_shape: tuple[int, ...], file: str) -> str:
-    """Of the encoder as its `file` has it: a run saves its weights every epoch, and building it takes seconds."""
+    """Return the `digest` of a published encoder. Cached: a run saves every epoch, and building the encoder is slow."""
     return digest(published.load(name, image_shape=image_shape))
 
 
 def digest(model: keras.Model) -> str:
-    """A hash of all weights, equal for models that are the same to the bit.
+    """Return a hash of all weights, equal for bitwise equal models.
 
     >>> model = keras.Sequential([keras.Input((2,)), keras.layers.Dense(1)])
     >>> digest(model) == digest(model)
     True
     """
-    found = hashlib.sha256()
+    sha256 = hashlib.sha256()
     for weight in model.weights:
         bits: Any = np.ascontiguousarray(as_bits(np.asarray(keras.ops.convert_to_numpy(weight))))  # a buffer
-        found.update(bits)
-    return found.hexdigest()
+        sha256.update(bits)
+    return sha256.hexdigest()
 
 
 def as_bits(value: np.ndarray) -> np.ndarray:
-    """A bfloat16 array as 16-bit integers: NumPy's files do not know bfloat16."""
+    """Return a bfloat16 array as 16-bit integers, because NumPy's files have no bfloat16."""
     return value.view("uint16") if value.dtype.name == "bfloat16" else value
 
 
-# --- from one model to another
+# --- transfer between models
 
 
 def transfer(source: Any, target: Any, *, new_head: bool) -> None:
     """Copy weights by path. With `new_head` the head stays new.
 
-    Positions of pictures and clips are interpolated to another grid, embeddings are matched by piece to another
-    vocabulary, and both are said; anything else that does not fit is an error.
+    Positions of images and clips are interpolated to another grid, and embeddings are matched by piece to another
+    vocabulary, with a warning; anything else that does not fit is an error.
     """
-    have = dict(_by_path(source))
+    stored = dict(_by_path(source))
     misfits, copies = [], []
-    said: list[str] = []
+    notes: list[str] = []
     for path, variable in _by_path(target):
         if new_head and path.startswith("head/"):
             continue
-        found = have.get(path)
-        value = None if found is None else _adapted(path, np.array(found), np.array(variable), source, target, said)
+        weight = stored.get(path)
+        value = None if weight is None else _adapted(path, np.array(weight), np.array(variable), source, target, notes)
         if value is None:
-            misfits.append((path, tuple(variable.shape), "nothing" if found is None else tuple(found.shape)))
+            misfits.append((path, tuple(variable.shape), "nothing" if weight is None else tuple(weight.shape)))
         else:
             copies.append((variable, value))
     if misfits:
@@ -264,35 +264,32 @@ def transfer(source: Any, target: Any, *, new_head: bool) -> None:
     for variable, value in copies:
         variable.assign(value)
     if new_head:
-        said.append("the head is new (its classes changed); all else keeps its weights")
-    if said:
-        warnings.warn(f"{target.name}: {'; '.join(dict.fromkeys(said))}", stacklevel=4)
+        notes.append("the head is new (its classes changed); all else keeps its weights")
+    if notes:
+        warnings.warn(f"{target.name}: {'; '.join(dict.fromkeys(notes))}", stacklevel=4)
 
 
 def _adapted(
-    path: str, found: np.ndarray, wanted: np.ndarray, source: Any, target: Any, said: list[str]
+    path: str, stored: np.ndarray, new: np.ndarray, source: Any, target: Any, notes: list[str]
 ) -> np.ndarray | None:
-    """A weight as the target has it; None where it cannot be."""
+    """Return a weight in the form that the target has, or None if it does not fit; add to `notes` what was changed."""
     before, after = source.vocabulary, target.vocabulary
     if before != after and after.axis_of(path) is not None:
-        value, count = after.moved(path, found, wanted, before)
-        said.append(f"{count:,d} of {len(after):,d} pieces keep their embeddings, the rest start new")
+        value, count = after.moved(path, stored, new, before)
+        notes.append(f"{count:,d} of {len(after):,d} pieces keep their embeddings, the rest start new")
         return value
-    if found.shape == wanted.shape:
-        return found
-    if "/axis_" in path and found.ndim == 2 and found.shape[1] == wanted.shape[1] and _of_pictures(path):
-        said.append("positions are interpolated to the new size")
-        places = (np.arange(len(wanted)) + 0.5) * len(found) / len(wanted) - 0.5
-        return np.stack([np.interp(places, np.arange(len(found)), column) for column in found.T], axis=1)
+    if stored.shape == new.shape:
+        return stored
+    of_images = path.startswith(("image_encoder/", "vision/"))
+    if "/axis_" in path and stored.ndim == 2 and stored.shape[1] == new.shape[1] and of_images:
+        notes.append("positions are interpolated to the new size")
+        positions = (np.arange(len(new)) + 0.5) * len(stored) / len(new) - 0.5
+        return np.stack([np.interp(positions, np.arange(len(stored)), column) for column in stored.T], axis=1)
     return None
 
 
-def _of_pictures(path: str) -> bool:
-    return path.startswith(("image_encoder/", "vision/"))
-
-
 def _by_path(model: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
-    """Weights by path, from the outermost model inwards."""
+    """Yield the weights of a model and of models inside it, with their paths."""
     for layer in model.layers:
         if hasattr(layer, "layers"):
             yield from _by_path(layer, f"{prefix}{layer.name}/")
@@ -301,7 +298,7 @@ def _by_path(model: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
 
 
 def _other_classes(saved: dict, wanted: dict) -> bool:
-    """Whether a head for the `wanted` classes must be new: another number, or other names."""
+    """Return whether the classes differ, in number or names, so that the head must be new."""
     before, after = saved.get("classes"), wanted.get("classes")
     numbers = [value if isinstance(value, int) or value is None else len(value) for value in (before, after)]
     renamed = isinstance(before, list) and isinstance(after, list) and before != after

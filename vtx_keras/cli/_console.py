@@ -1,4 +1,4 @@
-"""How commands begin, fail and print: TensorFlow's log is hidden, an error is a sentence, rows are a table."""
+"""Shared by all commands: one-line errors, hidden startup logs of TensorFlow, and tables."""
 
 from __future__ import annotations
 
@@ -11,51 +11,51 @@ from collections.abc import Iterator, Sequence
 
 import click
 
-TOLD = (ValueError, TypeError, KeyError, OSError, ImportError, RuntimeError)  # with a message made for people
+USER_ERRORS = (ValueError, TypeError, KeyError, OSError, ImportError, RuntimeError)  # their messages are for users
 
 
 @contextlib.contextmanager
-def polite() -> Iterator[None]:
-    """What went wrong as a sentence and exit code 2; warnings as sentences, too.
+def reporting_errors() -> Iterator[None]:
+    """Print errors and warnings as one line; an error exits with code 2.
 
-    >>> with contextlib.suppress(SystemExit), polite():
+    >>> with contextlib.suppress(SystemExit), reporting_errors():
     ...     raise ValueError("it cannot be")
     """
     with warnings.catch_warnings():
         warnings.showwarning = lambda message, *_, **__: click.echo(f"vtx: {message}", err=True)
         try:
             yield
-        except BrokenPipeError:  # whoever read has enough; click ends quietly then
+        except BrokenPipeError:  # the reader of a pipe closed it; click exits quietly
             raise
         except Exception as error:
-            if not known(error):
+            if not is_user_error(error):
                 raise
-            click.echo(f"vtx: {told(error)}", err=True)
+            click.echo(f"vtx: {message_of(error)}", err=True)
             raise SystemExit(2) from error
 
 
-def known(error: Exception) -> bool:
-    """Whether an error tells a user what to do, and no one else need see where it came from.
+def is_user_error(error: Exception) -> bool:
+    """Return whether an error's message is for users, so that no traceback is needed.
 
-    >>> known(ValueError()), known(ZeroDivisionError())
+    >>> is_user_error(ValueError()), is_user_error(ZeroDivisionError())
     (True, False)
     """
-    return isinstance(error, TOLD) or type(error).__module__.startswith("tensorflow")  # a damaged file of data
+    return isinstance(error, USER_ERRORS) or type(error).__module__.startswith("tensorflow")  # a damaged data file
 
 
-def told(error: Exception) -> str:
-    """An error's message, which a KeyError would put in quotes.
+def message_of(error: Exception) -> str:
+    """Return an error's message, without the quotes that a KeyError adds.
 
-    >>> told(KeyError("no such thing")), told(ValueError())
+    >>> message_of(KeyError("no such thing")), message_of(ValueError())
     ('no such thing', 'ValueError')
     """
-    said = error.args[0] if isinstance(error, KeyError) and error.args else error
-    return str(said).strip() or type(error).__name__
+    message = error.args[0] if isinstance(error, KeyError) and error.args else error
+    return str(message).strip() or type(error).__name__
 
 
 @contextlib.contextmanager
 def quiet() -> Iterator[None]:
-    """Hides what TensorFlow logs while it starts, before it can be told not to; shows it if the start fails."""
+    """Hide what TensorFlow logs before logging can be configured; show it after an error."""
     with tempfile.TemporaryFile() as log:
         stderr = os.dup(2)
         os.dup2(log.fileno(), 2)
@@ -70,20 +70,20 @@ def quiet() -> Iterator[None]:
             os.close(stderr)
 
 
-GAP, LEAST = "  ", 14  # between plain columns; characters of a table's column that may be broken
+GAP, LEAST = "  ", 14  # space between plain columns; least width of a table column whose cells may be wrapped
 
 
 def show_rows(header: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
-    """Print rows of cells; their header in a terminal alone, so that what is piped is rows and nothing else.
+    """Print rows of cells; the header only in a terminal, so that a pipe gets nothing but rows.
 
-    Names, which have no blanks, are never cut: a terminal too narrow for them gets plain rows.
+    Names, which contain no spaces, are never cut: a terminal too narrow for them gets plain rows.
 
     >>> show_rows(["name", "task"], [["gated_vqa", "vqa"], ["retriever", "retriever"]])
     gated_vqa  vqa
     retriever  retriever
     """
     columns = [[name, *cells] for name, *cells in zip(header, *rows, strict=True)]
-    names = [not any(" " in cell for cell in cells) for _, *cells in columns]
+    are_names = [not any(" " in cell for cell in cells) for _, *cells in columns]
     if not sys.stdout.isatty():
         _plain(rows)
         return
@@ -93,13 +93,13 @@ def show_rows(header: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
     from rich.table import Table
 
     console = Console()
-    least = sum(max(map(len, cells)) if whole else LEAST for cells, whole in zip(columns, names, strict=True))
+    least = sum(max(map(len, cells)) if is_name else LEAST for cells, is_name in zip(columns, are_names, strict=True))
     if console.width < least + len(GAP) * len(columns):
         _plain(rows)
         return
     table = Table(box=box.SIMPLE_HEAD, header_style="bold", padding=(0, len(GAP), 0, 0), pad_edge=False)
-    for name, whole in zip(header, names, strict=True):
-        table.add_column(name, no_wrap=whole, overflow="fold")
+    for name, is_name in zip(header, are_names, strict=True):
+        table.add_column(name, no_wrap=is_name, overflow="fold")
     for row in rows:
         table.add_row(*map(escape, row))
     console.print(table)

@@ -1,4 +1,4 @@
-"""vtx eval: the figures of a model on a data set, beside what needs no model."""
+"""The command vtx eval: evaluate a model on a data set, beside baselines."""
 
 from __future__ import annotations
 
@@ -11,25 +11,29 @@ from typing import Any
 
 import click
 
-from vtx_keras.cli._console import polite, quiet
+from vtx_keras.cli._console import quiet, reporting_errors
 
 
 @click.command("eval")
 @click.argument("model")
-@click.option("--data", "name", required=True, help="A data set (sample, emoji, vqa_rad/official, ...) or a CSV.")
-@click.option("--columns", metavar="OURS=THEIRS,...", help="What the data calls them: image=photo,caption=title.")
-@click.option("--split", help="Which part to judge by [default: test; of a CSV without splits, all].")
-@click.option("--train-split", default="train", show_default=True, help="What the baselines learn from.")
+@click.option(
+    "--data", "name", required=True, help="A data set (sample, emoji, vqa_rad/official, ...), a CSV or a folder."
+)
+@click.option("--columns", metavar="OURS=THEIRS,...", help="Column mapping: image=photo,caption=title.")
+@click.option("--split", help="Split to evaluate on [default: test; all rows of data without splits].")
+@click.option("--train-split", default="train", show_default=True, help="Split that baselines use.")
 @click.option("--weights", default="default", show_default=True, help="A released tag, or a weights folder.")
-@click.option("--limit", type=click.IntRange(1), help="Judge only so many rows, drawn at random.")
-@click.option("--prompt", help="How every caption begins; what follows is judged.")
+@click.option("--limit", type=click.IntRange(1), help="Evaluate only this many random rows.")
+@click.option("--prompt", help="Start of every caption; only the rest is evaluated.")
 @click.option("--beams", type=click.IntRange(1), default=1, show_default=True)
 @click.option("--batch-size", type=click.IntRange(1), default=32, show_default=True)
-@click.option("--baselines/--no-baselines", default=True, help="Also measure what needs no model.", show_default=True)
-@click.option("--scorer", "scorers", multiple=True, help="bleu, rouge_l, cider, meteor or spice; may be repeated.")
+@click.option(
+    "--baselines/--no-baselines", default=True, help="Also evaluate baselines that need no model.", show_default=True
+)
+@click.option("--scorer", "scorers", multiple=True, help="bleu, rouge_l, cider, meteor or spice; repeatable.")
 @click.option("--tokenizer", type=click.Choice(["plain", "penn"]), default="plain", show_default=True)
-@click.option("--seed", type=int, default=0, show_default=True, help="Of --limit and of the intervals.")
-@click.option("--folder", type=click.Path(path_type=Path), help="Where data lives, as for vtx data.")
+@click.option("--seed", type=int, default=0, show_default=True, help="Seed of --limit and of the intervals.")
+@click.option("--folder", type=click.Path(path_type=Path), help="Folder of data sets, as for vtx data.")
 @click.option("--out", type=click.Path(path_type=Path), help="Write results.json and results.html here.")
 @click.option("--json", "as_json", is_flag=True, help="Print the results as JSON.")
 def evaluate(
@@ -51,27 +55,29 @@ def evaluate(
     out: Path | None,
     as_json: bool,
 ) -> None:
-    """Measure MODEL, a name of the zoo or a saved model, with 95 % intervals and beside baselines.
+    """Evaluate a model on a data set, with 95 % intervals and baselines.
+
+    MODEL is a name of the zoo or a saved model.
 
     \b
     vtx eval cross_attn_captioner --data emoji --split vendor
     vtx eval runs/mine.keras --data pictures.csv --out report
     """
-    with polite():
+    with reporting_errors():
         with quiet():
             from keras import ops
 
             from vtx_keras import zoo
             from vtx_keras.evaluate import BASELINES, run
 
-            ops.zeros(1)  # looks for a GPU
-        # What is quick to find wrong comes before what is slow to load.
-        place = _place(model, weights)
+            ops.zeros(1)  # initialises the devices, which logs
+        # Check what is fast to check before loading what is slow to load.
+        path = _place(model, weights)
         ds, about = _examples(name, split, folder, columns)
         train, missing = _training(name, about["split"], train_split, folder, columns) if baselines else (None, "")
         about |= {"missing": missing} if missing else {}
         network = zoo.named(model, weights)
-        about = {"command": _command(), **about, **_files(model, weights, place)}
+        about = {"command": _command(), **about, **_files(model, weights, path)}
         ds = ds if prompt is None else _prompted(network, ds, prompt)
         results = run(
             network, ds, train=train, baselines=BASELINES if baselines else (), limit=limit, folder=out, seed=seed,
@@ -88,32 +94,32 @@ def evaluate(
 
 
 def _command() -> str:
-    """The command as it was given, so that the figures can be had again."""
+    """Return the command line, so that the evaluation can be repeated."""
     context = click.get_current_context()
     words = ["vtx eval", str(context.params["model"])]
     for option in context.command.params[1:]:
         value = context.params[option.name]
         if context.get_parameter_source(option.name) is click.core.ParameterSource.COMMANDLINE:
             flag = option.opts[0] if value is not False else option.secondary_opts[0]
-            several = value if isinstance(value, tuple) else [value]
-            words += [flag] if isinstance(value, bool) else [f"{flag} {shlex.quote(str(one))}" for one in several]
+            values = value if isinstance(value, tuple) else [value]
+            words += [flag] if isinstance(value, bool) else [f"{flag} {shlex.quote(str(item))}" for item in values]
     return " ".join(words)
 
 
 def _examples(name: str, split: str | None, folder: Path | None, columns: str | None) -> tuple[Any, dict[str, Any]]:
-    """The examples to judge by, and what identifies them."""
+    """Return the examples and what identifies them."""
     from vtx_keras import data
     from vtx_keras._files import file_hash
 
     if split is None and data.has_splits(name, columns):
         split = data.held_out(name)
     ds, path = data.named(name, split, folder, columns), Path(name)
-    told = {"sha256": file_hash(path)} if path.is_file() else {} if path.is_dir() else _version(name, folder)
-    return ds, {"data": name, "split": split or "all", **told}
+    version = {"sha256": file_hash(path)} if path.is_file() else {} if path.is_dir() else _version(name, folder)
+    return ds, {"data": name, "split": split or "all", **version}
 
 
 def _prompted(network: Any, examples: Any, prompt: str) -> Any:
-    """The examples, each with the prompt."""
+    """Add the prompt to every example."""
     if not hasattr(network, "generate") or "question" in examples.fields:
         raise ValueError("--prompt is for captioners and captions: leave it out, questions are read as they are")
 
@@ -124,9 +130,9 @@ def _prompted(network: Any, examples: Any, prompt: str) -> Any:
 
 
 def _training(name: str, split: str, train_split: str, folder: Path | None, columns: str | None) -> tuple[Any, str]:
-    """The training split, or why there is none."""
+    """Return the training split, or a reason why there is none."""
     if train_split == split:
-        return None, f"no baselines: {split!r} is what is judged, so it cannot teach them"
+        return None, f"no baselines: {split!r} is the split that is evaluated"
     if split == "all":
         return None, "no baselines: the table has no splits"
     try:
@@ -136,20 +142,20 @@ def _training(name: str, split: str, train_split: str, folder: Path | None, colu
 
 
 def _version(name: str, folder: Path | None) -> dict[str, str]:
-    """Which version of a data set this is, as tfds says it; the sample's is its table."""
+    """Return the version of a data set, or the hash of a bundled sample's table."""
     from vtx_keras._files import file_hash
-    from vtx_keras.data import _load as reading
     from vtx_keras.data import sets
+    from vtx_keras.data._load import SAMPLE, SAMPLES
 
-    if name in reading.SAMPLES:
-        return {"sha256": file_hash(reading.SAMPLE / reading.SAMPLES[name])}
+    if name in SAMPLES:
+        return {"sha256": file_hash(SAMPLE / SAMPLES[name])}
     import tensorflow_datasets as tfds
 
     return {"version": tfds.builder(name, data_dir=str(sets.data_dir(folder))).info.full_name}
 
 
 def _place(model: str, weights: str) -> Path:
-    """Where the model was saved, or its released weights are."""
+    """Return the path of a saved model or of released weights."""
     from vtx_keras import zoo
     from vtx_keras.checkpoints._folder import find
 
@@ -157,7 +163,7 @@ def _place(model: str, weights: str) -> Path:
 
 
 def _files(model: str, weights: str, path: Path) -> dict[str, str]:
-    """The hash of the file at `path` that the weights came from."""
+    """Return a description and the hash of the weights at `path`."""
     from vtx_keras import zoo
     from vtx_keras._files import file_hash
     from vtx_keras.checkpoints._folder import WEIGHTS

@@ -1,4 +1,4 @@
-"""vtx export and vtx bench: files that run without us, each tried, and timed side by side."""
+"""The commands vtx export and vtx bench: write and verify exported files, and compare their speed."""
 
 from __future__ import annotations
 
@@ -10,7 +10,11 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from vtx_keras.cli._console import TOLD, polite, quiet, told
+from vtx_keras.cli._console import USER_ERRORS, message_of, quiet, reporting_errors
+
+if TYPE_CHECKING:
+    from vtx_keras.export import Report
+    from vtx_keras.models._base import VisionText
 
 FORMATS = ("savedmodel", "litert", "onnx")
 
@@ -18,23 +22,29 @@ FORMATS = ("savedmodel", "litert", "onnx")
 @click.command()
 @click.argument("model")
 @click.option(
-    "--to", "formats", default="savedmodel,litert,onnx", show_default=True, help="Which formats, with commas."
+    "--to", "formats", default="savedmodel,litert,onnx", show_default=True, help="Formats, separated by commas."
 )
-@click.option("--out", type=click.Path(path_type=Path), default=Path("exported"), show_default=True, help="A folder.")
+@click.option(
+    "--out", type=click.Path(path_type=Path), default=Path("exported"), show_default=True, help="Folder to write."
+)
 @click.option("--weights", default="default", show_default=True, help="A released tag, or a weights folder.")
 @click.option("--quant", "quantize", help="float16, int8 or (litert) int8_encoder [default: float32].")
 @click.option(
-    "--form", type=click.Choice(["one", "split"]), default="one", show_default=True, help="A captioner's form."
+    "--form",
+    type=click.Choice(["one", "split"]),
+    default="one",
+    show_default=True,
+    help="One file for a captioner, or encoder and decoder.",
 )
 @click.option("--beams", type=click.IntRange(1), default=1, show_default=True)
-@click.option("--max-length", type=click.IntRange(1), help="Most tokens to write.")
-@click.option("--prompt", help="How every caption begins (of form one).")
-@click.option("--verify-data", help="A data set (emoji) or a CSV to try the files on [default: the bundled sample].")
-@click.option("--columns", metavar="OURS=THEIRS,...", help="What that data calls them: image=photo,caption=title.")
-@click.option("--folder", type=click.Path(path_type=Path), help="Where data lives, as for vtx data.")
-@click.option("--verify-split", help="Of --verify-data [default: test, or all of a CSV].")
-@click.option("--share", type=click.FloatRange(0, 1), help="Of the results that must be identical.")
-@click.option("--json", "as_json", is_flag=True, help="The reports as one JSON list.")
+@click.option("--max-length", type=click.IntRange(1), help="Most tokens per caption.")
+@click.option("--prompt", help="Start of every caption (form one).")
+@click.option("--verify-data", help="Data set or CSV to verify the files on [default: the bundled sample].")
+@click.option("--columns", metavar="OURS=THEIRS,...", help="Column mapping: image=photo,caption=title.")
+@click.option("--folder", type=click.Path(path_type=Path), help="Folder of data sets, as for vtx data.")
+@click.option("--verify-split", help="Split of --verify-data [default: test; all rows of a CSV].")
+@click.option("--share", type=click.FloatRange(0, 1), help="Share of the results that must be identical.")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 def export(
     model: str,
     formats: str,
@@ -52,20 +62,21 @@ def export(
     share: float | None,
     as_json: bool,
 ) -> None:
-    """Write MODEL, a name of the zoo or a saved model, for servers, phones and everything else.
+    """Export a model to SavedModel, LiteRT and ONNX, and verify the files.
 
-    Each file is run in its own runtime, in a fresh process, and compared with the model; the figures are printed and
-    kept beside it. Exit codes: 0 all are equal, 1 some are not, 2 nothing could be done.
+    MODEL is a name of the zoo or a saved model. Each file is run by its own runtime in a new process and compared with
+    the model; the report is printed and written beside the file. Exit codes: 0 all files agree with the model, 1 some
+    do not, 2 error.
 
     \b
     vtx export cross_attn_captioner --to litert --quant int8 --out phone
     vtx export runs/mine.keras --to savedmodel,onnx --verify-data my.csv
     """
-    wanted = [name.strip() for name in formats.split(",")]
-    unknown = [name for name in wanted if name not in FORMATS]
+    names = [name.strip() for name in formats.split(",")]
+    unknown = [name for name in names if name not in FORMATS]
     if unknown:
-        _fail(f"--to {unknown[0]}: expected some of {', '.join(FORMATS)}, with commas")
-    with polite():
+        _fail(f"--to {unknown[0]}: expected some of {', '.join(FORMATS)}, separated by commas")
+    with reporting_errors():
         with quiet():
             from vtx_keras import data, zoo
             from vtx_keras.export import NotEqual
@@ -75,21 +86,23 @@ def export(
         network = zoo.named(model, weights)
         settings: dict[str, Any] = {"share": share}
         if verify_data is None and (columns or folder or verify_split):
-            raise ValueError("--columns, --folder and --verify-split say more of --verify-data: give that too")
+            raise ValueError(
+                "--columns, --folder and --verify-split describe --verify-data: --verify-data is required here"
+            )
         if verify_data is not None:
             split = verify_split or (None if Path(verify_data).exists() else data.held_out(verify_data))
             settings["verify_data"] = data.named(verify_data, split, folder, columns)
         settings |= {"beams": beams, "max_length": max_length, "prompt": prompt}
     reports, failed = [], False
-    for name in wanted:
+    for name in names:
         try:
             with quiet():
-                report = _one(name, network, out, form, quantize, settings)
+                report = _export_one(name, network, out, form, quantize, settings)
         except NotEqual as error:
             report, failed = error.report, True
             click.echo(f"vtx: {error}" if not as_json else f"vtx: {name} is not equal to its model", err=True)
-        except TOLD as error:
-            click.echo(f"vtx: {name}: {told(error)}", err=True)
+        except USER_ERRORS as error:
+            click.echo(f"vtx: {name}: {message_of(error)}", err=True)
             failed = True
             continue
         reports.append(report)
@@ -100,11 +113,11 @@ def export(
     sys.exit(0 if not failed else 1 if reports else 2)
 
 
-def _one(name: str, network: Any, out: Path, form: str, quantize: str | None, settings: dict) -> Any:
-    """One format's report."""
+def _export_one(name: str, network: Any, out: Path, form: str, quantize: str | None, settings: dict) -> Any:
+    """Export to one format and return its report."""
     from vtx_keras import export as exporters
 
-    if name == "savedmodel":  # a server has room: always float32, always whole; and it looks for a version's number
+    if name == "savedmodel":  # for servers: always float32 and one model, in a folder named by version
         return exporters.saved_model(network, out / "savedmodel" / "1", **settings)
     if name == "litert":
         return exporters.litert(network, out / "model.tflite", form=form, quantize=quantize, **settings)
@@ -116,11 +129,6 @@ def _fail(message: str) -> None:
     sys.exit(2)
 
 
-if TYPE_CHECKING:
-    from vtx_keras.export import Report
-    from vtx_keras.models._base import VisionText
-
-
 TIMED = ("keras", *FORMATS)
 PRECISIONS = ("float32", "float16", "int8")
 COLUMNS = ("file", "identical", "MB", "load s", "ms p50", "ms p95", "peak MB", "faster")
@@ -128,14 +136,22 @@ COLUMNS = ("file", "identical", "MB", "load s", "ms p50", "ms p95", "peak MB", "
 
 @click.command()
 @click.argument("model")
-@click.option("--to", "formats", default=",".join(TIMED), show_default=True, help="Which, with commas.")
-@click.option("--quant", "quantize", default="float32,int8", show_default=True, help="float16 too; of LiteRT and ONNX.")
+@click.option("--to", "formats", default=",".join(TIMED), show_default=True, help="Formats, separated by commas.")
+@click.option(
+    "--quant",
+    "quantize",
+    default="float32,int8",
+    show_default=True,
+    help="Precisions of LiteRT and ONNX: float32, float16, int8.",
+)
 @click.option("--weights", default="default", show_default=True, help="A released tag, or a weights folder.")
 @click.option("--beams", type=click.IntRange(1), default=1, show_default=True)
-@click.option("--max-length", type=click.IntRange(1), help="Most tokens to write.")
-@click.option("--pictures", type=click.IntRange(1), default=20, show_default=True, help="Of the bundled sample.")
-@click.option("--rounds", type=click.IntRange(1), default=3, show_default=True, help="How often each has its turn.")
-@click.option("--json", "as_json", is_flag=True, help="The reports as one JSON list.")
+@click.option("--max-length", type=click.IntRange(1), help="Most tokens per caption.")
+@click.option(
+    "--pictures", type=click.IntRange(1), default=20, show_default=True, help="How many pictures of the bundled sample."
+)
+@click.option("--rounds", type=click.IntRange(1), default=3, show_default=True, help="Runs per file, in turns.")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 def bench(
     model: str,
     formats: str,
@@ -147,34 +163,36 @@ def bench(
     rounds: int,
     as_json: bool,
 ) -> None:
-    """Measure MODEL, a name of the zoo or a saved model, in Keras and as files for servers, phones and the rest.
+    """Compare the speed of a model in Keras and of its exported files.
 
-    The files are written to a temporary folder; each runs in its own runtime, one picture at a time on one thread, and
-    all take turns. `faster` is the median's ratio to Keras. A SavedModel also decodes the picture and joins the words.
+    MODEL is a name of the zoo or a saved model. The files are written to a temporary folder; each is run by its own
+    runtime, one picture at a time on one thread, in turns. `faster` is the ratio of the medians to Keras. A SavedModel
+    also decodes the picture and joins the words.
 
     \b
     vtx bench cross_attn_captioner
     vtx bench runs/mine.keras --to keras,litert --quant float32,float16,int8 --beams 4
     """
-    with polite():
-        wanted, precisions = _some(formats, TIMED, "--to"), _some(quantize, PRECISIONS, "--quant")
+    with reporting_errors():
+        names, precisions = _choices(formats, TIMED, "--to"), _choices(quantize, PRECISIONS, "--quant")
         with quiet():
             from vtx_keras import zoo
         network = zoo.named(model, weights)
         settings: dict[str, Any] = {"beams": beams, "max_length": max_length}
         with quiet():
-            reports = side_by_side(network, wanted, precisions, pictures=pictures, rounds=rounds, **settings)
+            reports = side_by_side(network, names, precisions, pictures=pictures, rounds=rounds, **settings)
     if as_json:
         click.echo(json.dumps([asdict(report) for report in reports], indent=1, ensure_ascii=False))
     else:
         click.echo(table(reports))
 
 
-def _some(given: str, known: tuple[str, ...], option: str) -> list[str]:
-    names = [name.strip() for name in given.split(",")]
-    unknown = [name for name in names if name not in known]
+def _choices(value: str, choices: tuple[str, ...], option: str) -> list[str]:
+    """Split an option's value at commas and check each part."""
+    names = [name.strip() for name in value.split(",")]
+    unknown = [name for name in names if name not in choices]
     if unknown:
-        raise ValueError(f"{option} {unknown[0]}: expected some of {', '.join(known)}, with commas")
+        raise ValueError(f"{option} {unknown[0]}: expected some of {', '.join(choices)}, separated by commas")
     return names
 
 
@@ -188,7 +206,7 @@ def side_by_side(
     beams: int = 1,
     max_length: int | None = None,
 ) -> list[Report]:
-    """A report for every file, on pictures of the bundled sample, timed over `rounds` turns of all.
+    """Return a report per file, on images of the bundled sample, timed in `rounds` turns.
 
     reports = side_by_side(zoo.build("cross_attn_captioner"), ["keras", "litert"], ["float32", "int8"])
     print(table(reports))
@@ -205,14 +223,14 @@ def side_by_side(
     settings = {"beams": beams, "max_length": max_length}
     rows = verify.rows_of(model, None, pictures)
     with tempfile.TemporaryDirectory() as folder:
-        made = [
-            _made(model, rows, format, precision, Path(folder) / format / precision, settings)
+        exported = [
+            _export_and_verify(model, rows, format, precision, Path(folder) / format / precision, settings)
             for format in formats
             for precision in (precisions if format in ("litert", "onnx") else ["float32"])
         ]
-        turns = [[verify.run(*run) for _, run in made] for _ in range(rounds)]
+        turns = [[verify.run(*run) for _, run in exported] for _ in range(rounds)]
     reports = []
-    for (report, _), *costs in zip(made, *turns, strict=True):
+    for (report, _), *costs in zip(exported, *turns, strict=True):
         load_s, ms, peak = (np.stack([cost[name] for cost in costs]) for name in ("load_s", "ms", "peak_megabytes"))
         times = {"ms_p50": float(np.percentile(ms, 50)), "ms_p95": float(np.percentile(ms, 95))}
         cost = {"load_s": float(np.median(load_s)), "peak_megabytes": float(peak.max()), **times}
@@ -220,23 +238,23 @@ def side_by_side(
     return reports
 
 
-def _made(
+def _export_and_verify(
     model: VisionText, rows: list[dict], format: str, precision: str, folder: Path, settings: dict[str, Any]
 ) -> tuple[Report, tuple]:
-    """A file's report, and what `verify.run` is told to run it again."""
+    """Export one file; return its report and the arguments of `verify.run` that run it again."""
     from vtx_keras import export, zoo
     from vtx_keras.export import _saved_model as savedmodel
     from vtx_keras.export import _verify as verify
     from vtx_keras.models._captioner import Captioner
     from vtx_keras.models._readers import Retriever
 
-    tried = verify.examples(model, rows)
-    arrays = {"image": tried.images} | ({} if tried.tokens is None else {"tokens": tried.tokens})
-    common = {**settings, "verify_data": rows, "share": 0.0}  # what differs is told, not refused
+    samples = verify.load_examples(model, rows)
+    arrays = {"image": samples.images} | ({} if samples.tokens is None else {"tokens": samples.tokens})
+    common = {**settings, "verify_data": rows, "share": 0.0}  # differences are reported, not an error
     if format == "savedmodel":
         report = export.saved_model(model, folder / "1", **common)
         signatures = ["serving_default", *["text"] * isinstance(model, Retriever)]
-        return report, ("savedmodel", folder / "1", savedmodel.encoded(model, tried), *signatures)
+        return report, ("savedmodel", folder / "1", savedmodel.client_inputs(model, samples), *signatures)
     if format != "keras":
         path = folder / {"litert": "model.tflite", "onnx": "model.onnx"}[format]
         quantize = None if precision == "float32" else precision
@@ -246,13 +264,13 @@ def _made(
     zoo.save(model, folder / "model.keras")
     settings = settings if isinstance(model, Captioner) else {}
     run = ("keras", folder / "model.keras", arrays, str(Path(__file__).parents[2]), json.dumps(settings))
-    wanted, found = verify.expected(model, tried, **settings), verify.run(*run)
+    expected, outputs = verify.expected(model, samples, **settings), verify.run(*run)
     about: dict[str, Any] = {"format": "keras", "form": "one", "megabytes": verify.size_of(run[1]), "share": 0.0}
-    return verify.compare(model, tried, wanted, found, path=run[1], settings=settings, **about), run
+    return verify.compare(model, samples, expected, outputs, path=run[1], settings=settings, **about), run
 
 
 def table(reports: list[Report]) -> str:
-    """Reports side by side, a line for each.
+    """Format reports as a table, one line each.
 
     >>> table([])
     'file  identical  MB  load s  ms p50  ms p95  peak MB  faster'

@@ -1,17 +1,14 @@
-"""vtx predict and vtx explain: what a model says of pictures, and where it looked."""
+"""The commands vtx predict and vtx explain: run a model on images, and draw its attention maps."""
 
 from __future__ import annotations
 
 import csv
 import glob
-import http.client
 import io
 import json
 import os
 import re
 import sys
-import urllib.parse
-import urllib.request
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import chain, islice
 from pathlib import Path
@@ -19,14 +16,14 @@ from typing import Any, NamedTuple
 
 import click
 
-from vtx_keras.cli._console import polite, quiet
+from vtx_keras.cli._console import quiet, reporting_errors
 
-MOST_BYTES = 64_000_000  # of a picture that is fetched or piped
+MOST_BYTES = 64_000_000  # largest image that is fetched or piped
 SECONDS = 30  # to wait for a server
 
 
 class Source(NamedTuple):
-    """A picture's name and where it is: a path, its bytes, or None and what was wrong."""
+    """An image's name and its path or bytes, or None and an error."""
 
     name: str
     picture: Any
@@ -34,68 +31,73 @@ class Source(NamedTuple):
 
 
 def sources(given: Sequence[str], *, clips: bool = False) -> Iterator[Source]:
-    """What each of `given` means, one after another; an address is fetched when its turn comes.
+    """Yield the images that command-line arguments name; each address is fetched when its turn comes.
 
-    A folder means the pictures in it, or with `clips` one clip whose frames they are. A pattern is expanded where the
-    shell did not. "-" is one picture on standard input.
+    A folder stands for the images in it, or with `clips` for one clip with them as frames. A pattern is expanded if the
+    shell did not do it. "-" is one image on standard input.
 
     >>> [source.error for source in sources(["nowhere/*.png"])]
     ['the pattern matches nothing']
     """
-    for one in given:
-        if one == "-":
-            yield _held("-", _piped)
-        elif re.match(r"https?://", one):
-            yield _held(one, lambda one=one: _fetched(one))
-        elif Path(one).is_dir() and not clips:
-            yield from _in_folder(Path(one))
-        elif not Path(one).exists() and glob.has_magic(one):
-            found = sorted(glob.glob(one, recursive=True))
-            yield from (Source(path, Path(path)) for path in found if clips or not Path(path).is_dir())
-            if not found:
-                yield Source(one, None, "the pattern matches nothing")
+    for argument in given:
+        if argument == "-":
+            yield _read_source("-", _read_stdin)
+        elif re.match(r"https?://", argument):
+            yield _read_source(argument, lambda argument=argument: _download(argument))
+        elif Path(argument).is_dir() and not clips:
+            yield from _in_folder(Path(argument))
+        elif not Path(argument).exists() and glob.has_magic(argument):
+            paths = sorted(glob.glob(argument, recursive=True))
+            yield from (Source(path, Path(path)) for path in paths if clips or not Path(path).is_dir())
+            if not paths:
+                yield Source(argument, None, "the pattern matches nothing")
         else:
-            yield Source(one, Path(one))
+            yield Source(argument, Path(argument))
 
 
 def _in_folder(folder: Path) -> Iterator[Source]:
     from vtx_keras.inputs import media
 
     visible = (path for path in sorted(folder.iterdir()) if not path.name.startswith("."))
-    found = [path for path in visible if path.suffix.lower() in media.SUFFIXES]
-    yield from (Source(str(path), path) for path in found)
-    if not found:
+    paths = [path for path in visible if path.suffix.lower() in media.SUFFIXES]
+    yield from (Source(str(path), path) for path in paths)
+    if not paths:
         yield Source(str(folder), None, f"the folder holds no picture ({', '.join(media.SUFFIXES)})")
 
 
-def _held(name: str, read: Any) -> Source:
+def _read_source(name: str, read: Any) -> Source:
+    from http.client import HTTPException
+
     try:
         data = read()
-    except (OSError, ValueError, http.client.HTTPException) as error:  # no network, no such page, no such host
+    except (OSError, ValueError, HTTPException) as error:  # no network, host or page
         return Source(name, None, f"could not be fetched: {error}")
     if len(data) > MOST_BYTES:
         return Source(name, None, f"more than {MOST_BYTES // 1_000_000} MB: fetch it and make it smaller")
-    return Source(name, data) if data else Source(name, None, "nothing came")
+    return Source(name, data) if data else Source(name, None, "no data received")
 
 
-def _piped() -> bytes:
+def _read_stdin() -> bytes:
     if sys.stdin is None:
         raise OSError("standard input is closed")
     return sys.stdin.buffer.read(MOST_BYTES + 1)
 
 
-def _fetched(address: str) -> bytes:
-    address = urllib.parse.quote(address, safe="%/:=&?~#+!$,;'@()*[]")  # as people write them, with spaces and accents
+def _download(address: str) -> bytes:
+    import urllib.parse
+    import urllib.request  # slow to load
+
+    address = urllib.parse.quote(address, safe="%/:=&?~#+!$,;'@()*[]")  # spaces and accents are allowed
     request = urllib.request.Request(address, headers={"User-Agent": "vtx"})
     with urllib.request.urlopen(request, timeout=SECONDS) as answer:
         return answer.read(MOST_BYTES + 1)
 
 
-AT_ONCE = 32  # pictures in memory
+AT_ONCE = 32  # images in memory
 FORMS = (".html", ".json", ".csv", ".txt")
 
 
-def _form(context: click.Context, option: click.Parameter, path: Path | None) -> Path | None:
+def _check_suffix(context: click.Context, option: click.Parameter, path: Path | None) -> Path | None:
     if path is not None and path.suffix.lower() not in FORMS:
         raise click.BadParameter(f"{path}: expected a name that ends in {', '.join(FORMS)}")
     return path
@@ -105,14 +107,14 @@ def _form(context: click.Context, option: click.Parameter, path: Path | None) ->
 @click.argument("model")
 @click.argument("pictures", nargs=-1, required=True)
 @click.option("--weights", default="default", help="A released tag, or a weights folder.", show_default=True)
-@click.option("--text", "question", help="The question, label text or candidate text, for models that read one.")
-@click.option("--prompt", help="How the caption begins.")
+@click.option("--text", "question", help="Question or candidate text, for models that read one.")
+@click.option("--prompt", help="Start of the caption.")
 @click.option("--beams", type=click.IntRange(1), default=1, show_default=True)
-@click.option("--max-length", type=click.IntRange(1), help="Most tokens to write.")
-@click.option("--json", "as_json", is_flag=True, help="One JSON object per line.")
+@click.option("--max-length", type=click.IntRange(1), help="Most tokens per caption.")
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object per line.")
 @click.option(
-    "-o", "--out", type=click.Path(path_type=Path), callback=_form,
-    help="Write a contact sheet (.html), .json, .csv or .txt there instead.",
+    "-o", "--out", type=click.Path(path_type=Path), callback=_check_suffix,
+    help="Write a contact sheet (.html), .json, .csv or .txt instead.",
 )  # fmt: skip
 def predict(
     model: str,
@@ -125,37 +127,38 @@ def predict(
     as_json: bool,
     out: Path | None,
 ) -> None:
-    """Caption PICTURES (or answer --text about them) with MODEL, a name of the zoo or a saved model.
+    """Caption pictures, or answer a question about them (--text).
 
-    PICTURES are files, folders, patterns, http(s) addresses, or - for standard input. What cannot be read is reported,
-    and the others are done.
+    MODEL is a name of the zoo or a saved model. PICTURES are files, folders, patterns, http(s) addresses, or - for
+    standard input. Pictures that cannot be read are reported, and the others are processed.
 
     \b
     vtx predict cross_attn_captioner photo.png
     vtx predict runs/mine.keras holiday "*.jpg" --beams 4 --out holiday.html
     curl -s https://example.org/a.png | vtx predict cross_attn_captioner -
     """
-    with polite():
+    with reporting_errors():
         with quiet():
             from keras import ops
 
             from vtx_keras import zoo
-            from vtx_keras.models._base import FEW, soon_seen
+            from vtx_keras.models._base import EAGER_IMAGES, eager_is_faster
 
-            ops.zeros(1)  # looks for a GPU
+            ops.zeros(1)  # initialises the devices, which logs
         network = zoo.named(model, weights)
-        say = speaker(network, model, question, {"prompt": prompt, "beams": beams, "max_length": max_length})
-        found = sources(pictures, clips=len(network.image_shape) == 4)
-        first = list(islice(found, FEW + 1))
-        network.run_eagerly = soon_seen(len(first))
-        rows = said(say, chain(first, found))
+        settings = {"prompt": prompt, "beams": beams, "max_length": max_length}
+        run = runner(network, model, question, settings)
+        inputs = sources(pictures, clips=len(network.image_shape) == 4)
+        first = list(islice(inputs, EAGER_IMAGES + 1))
+        network.run_eagerly = eager_is_faster(len(first))
+        rows = predictions(run, chain(first, inputs))
         frames = network.image_shape[0] if len(network.image_shape) == 4 else 0
         failed = _write(rows, out, model, frames) if out else _print(rows, as_json)
     sys.exit(0 if not any(failed) else 2 if all(failed) else 1)
 
 
-def speaker(network: Any, name: str, question: str | None, settings: dict[str, Any]) -> Callable[[list], Iterable]:
-    """From pictures to what the model says of each."""
+def runner(network: Any, name: str, question: str | None, settings: dict[str, Any]) -> Callable[[list], Iterable]:
+    """Return a function from images to the model's result for each."""
     from vtx_keras.models._captioner import Captioner
     from vtx_keras.models._readers import Retriever
 
@@ -172,117 +175,130 @@ def speaker(network: Any, name: str, question: str | None, settings: dict[str, A
     return lambda pictures: (getattr(network, "answer", None) or network.match)(pictures, question)
 
 
-def said(say: Callable[[list], Iterable], found: Iterable[Any]) -> Iterator[dict[str, Any]]:
-    """A row for every picture: its name and `result`, or `error`. Some are in memory at a time."""
+def predictions(run: Callable[[list], Iterable], inputs: Iterable[Source]) -> Iterator[dict[str, Any]]:
+    """Yield a row for every image: its name, and `result` or `error`. AT_ONCE images are in memory at a time."""
     from vtx_keras.inputs.media import BadItems
 
-    found = iter(found)
-    while some := list(islice(found, AT_ONCE)):
-        good = [one for one in some if not one.error]
+    inputs = iter(inputs)
+    while chunk := list(islice(inputs, AT_ONCE)):
+        readable = [source for source in chunk if not source.error]
         results: Iterator[dict[str, Any]] = iter(())
-        if good:
+        if readable:
             try:
-                results = iter([{"result": _plain(one)} for one in say([one.picture for one in good])])
-            except BadItems as error:
-                told = enumerate(error.results)
                 results = iter(
-                    [{"error": error.errors[at]} if at in error.errors else {"result": _plain(one)} for at, one in told]
+                    [{"result": _as_json(source)} for source in run([source.picture for source in readable])]
                 )
-        for one in some:
-            name = os.fsencode(one.name).decode("utf-8", "replace")  # a file's name may be any bytes
-            yield {"picture": name, "source": one.picture, **({"error": one.error} if one.error else next(results))}
+            except BadItems as error:
+                pairs = enumerate(error.results)
+                results = iter([{"error": error.errors[at]} if at in error.errors else {"result": _as_json(source)}
+                                for at, source in pairs])  # fmt: skip
+        for source in chunk:
+            name = os.fsencode(source.name).decode("utf-8", "replace")  # a file name may contain any bytes
+            yield {
+                "picture": name,
+                "source": source.picture,
+                **({"error": source.error} if source.error else next(results)),
+            }
 
 
-def _plain(result: Any) -> Any:
-    """What JSON takes: a sentence, names, or a number."""
+def _as_json(result: Any) -> Any:
+    """Convert a result for JSON: a sentence, names or a number."""
     if isinstance(result, (str, list)):
         return result
     return float(result[0] if getattr(result, "shape", ()) else result)
 
 
-def _words(result: Any) -> str:
+def _as_words(result: Any) -> str:
+    """Format a result as text."""
     return ", ".join(result) if isinstance(result, list) else str(result)
 
 
-def _told(row: dict) -> dict:
-    """A row without the picture itself."""
+def _without_source(row: dict) -> dict:
+    """Return a row without the image."""
     return {key: value for key, value in row.items() if key != "source"}
 
 
 def _print(rows: Iterable[dict], as_json: bool) -> list[bool]:
-    """Each row as it comes, named where there are several; which of them failed."""
+    """Print each row at once, named if there are several; return which of them failed."""
     rows, failed = iter(rows), []
     first = list(islice(rows, 2))
     for row in chain(first, rows):
         failed.append("error" in row)
         if as_json:
-            click.echo(json.dumps(_told(row), ensure_ascii=False))
+            click.echo(json.dumps(_without_source(row), ensure_ascii=False))
         elif "error" in row:
             click.echo(f"vtx: {row['picture']}: {row['error']}", err=True)
         else:
-            click.echo(_words(row["result"]) if len(first) == 1 else f"{row['picture']}\t{_words(row['result'])}")
+            click.echo(_as_words(row["result"]) if len(first) == 1 else f"{row['picture']}\t{_as_words(row['result'])}")
     return failed
 
 
 def _write(rows: Iterable[dict], out: Path, model: str, frames: int = 0) -> list[bool]:
-    """All rows into one file, whole or not at all; which of them failed. A clip's `frames` stand side by side."""
+    """Write all rows to one file atomically, a clip as `frames` images; return which rows failed."""
     failed: list[bool] = []
 
     from vtx_keras._files import progress, whole
 
-    def told() -> Iterator[dict]:
-        with progress("pictures") as tell:
+    def reported() -> Iterator[dict]:
+        with progress("pictures") as update:
             for row in rows:
                 failed.append("error" in row)
                 if "error" in row:
                     click.echo(f"vtx: {row['picture']}: {row['error']}", err=True)
-                tell(len(failed))
+                update(len(failed))
                 yield row
 
     if out.suffix.lower() == ".html":
         from vtx_keras.evaluate import _report as pages
         from vtx_keras.inputs import media
 
-        def shown(row: dict) -> list:
+        def images_of(row: dict) -> list:
             if row["source"] is None:
                 return []
             return list(media.read_clip(row["source"], frames)) if frames and "result" in row else [row["source"]]
 
         cards = (
             pages.Card(
-                shown(row),
-                [(row["picture"], _words(row["result"]) if "result" in row else row["error"])],
+                images_of(row),
+                [(row["picture"], _as_words(row["result"]) if "result" in row else row["error"])],
             )
-            for row in told()
+            for row in reported()
         )
         pages.write_page(out, model, [("", cards)])
     else:
         with whole(out) as part:
-            part.write_text(_as_text([_told(row) for row in told()], out.suffix.lower()), encoding="utf-8")
+            part.write_text(
+                _as_text([_without_source(row) for row in reported()], out.suffix.lower()), encoding="utf-8"
+            )
     click.echo(str(out))
     return failed
 
 
 def _as_text(rows: list[dict], form: str) -> str:
+    """Format rows as JSON, CSV or plain text."""
     if form == ".json":
         return json.dumps(rows, indent=1, ensure_ascii=False) + "\n"
     if form == ".csv":
         file = io.StringIO()
         table = csv.writer(file)
         table.writerow(["picture", "result", "error"])
-        table.writerows([row["picture"], _words(row.get("result", "")), row.get("error", "")] for row in rows)
+        table.writerows([row["picture"], _as_words(row.get("result", "")), row.get("error", "")] for row in rows)
         return file.getvalue()
-    return "".join(f"{row['picture']}\t{_words(row['result'])}\n" for row in rows if "result" in row)
+    return "".join(f"{row['picture']}\t{_as_words(row['result'])}\n" for row in rows if "result" in row)
 
 
 @click.command()
 @click.argument("model")
 @click.argument("picture", type=click.Path(path_type=Path))
-@click.option("--text", help="The question or candidate text; for a captioner, a caption in place of its own.")
-@click.option("--word", "words", multiple=True, help="Draw this word only; may be given several times.")
-@click.option("--method", type=click.Choice(["attention", "gradcam"]), help="[default: attention where there is any]")
-@click.option("--block", help='One block of the fusion by number, or "rollout" [default: the mean of all].')
-@click.option("--target", help="Grad-CAM: the class to ask about [default: the likeliest].")
+@click.option("--text", help="Question or candidate text; for a captioner, a caption to explain instead of its own.")
+@click.option("--word", "words", multiple=True, help="Draw only this word; repeatable.")
+@click.option(
+    "--method",
+    type=click.Choice(["attention", "gradcam"]),
+    help="How to compute maps [default: attention, if the fusion has it].",
+)
+@click.option("--block", help='Number of a fusion block, or "rollout" [default: the mean of all blocks].')
+@click.option("--target", help="Class that Grad-CAM explains [default: the most likely].")
 @click.option("--weights", default="default", help="A released tag, or a weights folder.", show_default=True)
 @click.option("-o", "--out", type=click.Path(path_type=Path), default="maps.png", show_default=True)
 def explain(
@@ -296,7 +312,9 @@ def explain(
     weights: str,
     out: Path,
 ) -> None:
-    """Draw where MODEL, a name of the zoo or a saved model, looks in PICTURE: a heat map for each word.
+    """Draw attention or Grad-CAM maps of a picture, one per word.
+
+    MODEL is a name of the zoo or a saved model.
 
     \b
     vtx explain cross_attn_captioner photo.png --out maps.png
@@ -304,7 +322,7 @@ def explain(
     """
     if out.suffix.lower() != ".png":
         raise click.BadParameter(f"{out}: expected a name that ends in .png", param_hint="--out")
-    with polite():
+    with reporting_errors():
         with quiet():
             from keras import ops
 
@@ -312,13 +330,13 @@ def explain(
             from vtx_keras.explain._maps import attention
             from vtx_keras.inputs import media
 
-            ops.zeros(1)  # looks for a GPU
+            ops.zeros(1)  # initialises the devices, which logs
         network = zoo.named(model, weights)
-        which = int(block) if block is not None and block.lstrip("-").isdigit() else block
+        block_id = int(block) if block is not None and block.lstrip("-").isdigit() else block
         try:
-            seen = attention(network, picture, text, method=method, block=which, target=target)
+            maps = attention(network, picture, text, method=method, block=block_id, target=target)
         except media.BadItems as error:
             raise ValueError(f"{picture}: {error.errors[0]}") from error
-        assert not isinstance(seen, list)  # it was one picture
-        path = seen.save(out, list(words) or None)
-    click.echo(f"{seen.said}\n{path}")
+        assert not isinstance(maps, list)  # it was one picture
+        path = maps.save(out, list(words) or None)
+    click.echo(f"{maps.said}\n{path}")

@@ -1,4 +1,4 @@
-"""vtx train: a run from the command line. The same command again goes on where it was."""
+"""The command vtx train: train in a run folder. The same command again resumes the run."""
 
 from __future__ import annotations
 
@@ -10,72 +10,73 @@ from typing import Any
 
 import click
 
-from vtx_keras.cli._console import polite, quiet
+from vtx_keras.cli._console import quiet, reporting_errors
 
 STOPPED, DIVERGED = 75, 3
-FEW = 300  # updates, after which a captioner of a few hundred pictures has hardly learned that captions end
+FEW = 300  # updates, too few for a captioner of a few hundred images to learn where captions end
 
 
 @click.command()
 @click.argument("model")
 @click.option("--data", "name", required=True, help="A data set (sample, emoji, vqa_rad/official), a CSV or a folder.")
-@click.option("--columns", metavar="OURS=THEIRS,...", help="What the data calls them: image=photo,caption=title.")
-@click.option("--split", help="What to learn from [default: train; of a table without splits, all].")
-@click.option("--validation", help="A split of the same data, or a CSV; none for none [default: validation if there].")
-@click.option("--folder", type=click.Path(path_type=Path), help="Where data lives, as for vtx data.")
+@click.option("--columns", metavar="OURS=THEIRS,...", help="Column mapping: image=photo,caption=title.")
+@click.option("--split", help="Split to train on [default: train; all rows of data without splits].")
+@click.option("--validation", help="Split of the data, a CSV, or none [default: validation, if it exists].")
+@click.option("--folder", type=click.Path(path_type=Path), help="Folder of data sets, as for vtx data.")
 @click.option("--weights", default="none", show_default=True, help="none, default, encoders, a tag or a folder.")
-@click.option("--size", type=click.Choice(["tiny", "small", "base"]), help="Widths and depths that go together.")
-@click.option("--set", "settings", multiple=True, metavar="OPTION=VALUE", help="An option of the model: dim=256.")
-@click.option("--vocabulary", help="A file of pieces, or train: learn it from the texts.")
-@click.option("--freeze", multiple=True, type=click.Choice(["image", "text"]), help="An encoder that is not to learn.")
+@click.option("--size", type=click.Choice(["tiny", "small", "base"]), help="Preset of widths and depths.")
+@click.option("--set", "settings", multiple=True, metavar="OPTION=VALUE", help="Model option: dim=256; repeatable.")
+@click.option("--vocabulary", help="Vocabulary file, or train: learn it from the texts.")
+@click.option("--freeze", multiple=True, type=click.Choice(["image", "text"]), help="Encoder to freeze.")
 @click.option("--epochs", type=click.IntRange(1), default=10, show_default=True)
 @click.option("--batch-size", type=click.IntRange(1), default=32, show_default=True)
-@click.option("--augment/--no-augment", default=False, show_default=True, help="Crop, turn, colour, mirror pictures.")
-@click.option("--unknown", type=click.Choice(["error", "drop"]), default="error", help="Labels that are no class.")
+@click.option("--augment/--no-augment", default=False, show_default=True, help="Crop, rotate and recolour pictures.")
+@click.option("--unknown", type=click.Choice(["error", "drop"]), default="error", help="For labels that are no class.")
 @click.option("--learning-rate", type=float, default=3e-4, show_default=True)
 @click.option("--weight-decay", type=float, default=0.05, show_default=True)
 @click.option("--warmup", type=click.FloatRange(0, 1), default=0.05, show_default=True, help="Share of the steps.")
-@click.option("--clip", type=float, default=1.0, show_default=True, help="Most length of the gradient; 0 for none.")
-@click.option("--ema", type=float, help="Average the weights with this momentum, such as 0.999.")
+@click.option("--clip", type=float, default=1.0, show_default=True, help="Largest gradient norm; 0 for none.")
+@click.option("--ema", type=float, help="Momentum of averaged weights, such as 0.999.")
 @click.option("--accumulate", type=click.IntRange(1), default=1, show_default=True, help="Batches per update.")
-@click.option("--dtype", help="A Keras dtype policy: mixed_bfloat16, mixed_float16.")
-@click.option("--xla", is_flag=True, help="Compile with XLA, with static shapes throughout.")
+@click.option("--dtype", help="Keras dtype policy: mixed_bfloat16 or mixed_float16.")
+@click.option("--xla", is_flag=True, help="Compile with XLA and static shapes.")
 @click.option("--steps-per-execution", type=click.IntRange(1), default=1, show_default=True)
-@click.option("--parallel", type=click.Choice(["data", "model"]), help="Spread over this host's devices.")
-@click.option("--coordinator", help="address:port of process 0, for many hosts (JAX).")
-@click.option("--processes", type=click.IntRange(1), default=1, help="How many hosts.")
-@click.option("--process", type=click.IntRange(0), default=0, help="Which of them this is.")
-@click.option("--scores", type=click.IntRange(1), metavar="N", help="Each epoch, judge what is said of N examples.")
-@click.option("--monitor", help="What `best` goes by [default: val_loss].")
-@click.option("--patience", type=click.IntRange(1), help="Stop after so many epochs without a better one.")
+@click.option("--parallel", type=click.Choice(["data", "model"]), help="Spread over the devices of this host.")
+@click.option("--coordinator", help="address:port of process 0, for several hosts (JAX).")
+@click.option("--processes", type=click.IntRange(1), default=1, help="Number of hosts.")
+@click.option("--process", type=click.IntRange(0), default=0, help="Number of this host, from 0.")
+@click.option("--scores", type=click.IntRange(1), metavar="N", help="Score the model on N examples per epoch.")
+@click.option("--monitor", help="Metric that selects best [default: val_loss].")
+@click.option("--patience", type=click.IntRange(1), help="Stop after this many epochs without improvement.")
 @click.option("--save-every", type=click.IntRange(1), default=200, show_default=True, help="Steps between states.")
 @click.option("--seed", type=int, default=0, show_default=True)
-@click.option("--out", type=click.Path(path_type=Path), help="The run's folder [default: runs/MODEL, numbered].")
-@click.option("--new", is_flag=True, help="Begin anew, even if the same run is unfinished.")
-@click.option("--dry-run", is_flag=True, help="Say shapes, parameters, steps and memory; save once; train nothing.")
+@click.option("--out", type=click.Path(path_type=Path), help="Run folder [default: runs/MODEL, numbered].")
+@click.option("--new", is_flag=True, help="Start a new run even if the same one is unfinished.")
+@click.option("--dry-run", is_flag=True, help="Print shapes, steps and memory, and do not train.")
 @click.option("--tensorboard", is_flag=True, help="Also write TensorBoard logs.")
 def train(model: str, name: str, **options: Any) -> None:
-    """Train MODEL, a name of the zoo or a saved model, with fit.
+    """Train a model on a data set, a CSV or a folder.
 
-    The run's folder gets run.json, results.csv and .png, samples.html, and the weights folders best and last. A run
-    that was killed goes on when the same command is given again, and ends as if nothing had happened.
+    MODEL is a name of the zoo or a saved model. The run folder gets run.json, results.csv and .png, samples.html, and
+    the weights folders best and last. Run the same command again to resume an interrupted run; the result is the same
+    as without the interruption.
 
-    Exit codes: 0 done, 2 could not begin, 3 the loss became NaN or infinite, 75 stopped by a signal (give the command
-    again to go on).
+    Exit codes: 0 success, 2 error, 3 the loss became NaN or infinite, 75 stopped by a signal (run the command again to
+    resume).
 
     \b
     vtx train cross_attn_captioner --weights default --data sample --freeze image
     vtx train cross_attn_captioner --data sample --size tiny
     vtx train gated_vqa --data vqa_rad/official --set image_encoder=efficientnet_lite0 --weights encoders --freeze image
     """
-    with polite():
+    with reporting_errors():
         with quiet():
             import keras
             from keras import ops
 
             from vtx_keras.train._callbacks import Diverged, Stopped
 
-            ops.zeros(1)  # looks for a GPU
+            ops.zeros(1)  # initialises the devices, which logs
         try:
             if options["coordinator"]:
                 from vtx_keras.train import parallel
@@ -83,33 +84,34 @@ def train(model: str, name: str, **options: Any) -> None:
                 parallel.join(options["coordinator"], options["processes"], options["process"])
             keras.utils.set_random_seed(options["seed"])
             history = _run(model, name, options)
-        except (Stopped, Diverged) as ended:
-            click.echo(f"vtx: {ended}", err=True)
-            raise SystemExit(STOPPED if isinstance(ended, Stopped) else DIVERGED) from ended
+        except (Stopped, Diverged) as error:
+            click.echo(f"vtx: {error}", err=True)
+            raise SystemExit(STOPPED if isinstance(error, Stopped) else DIVERGED) from error
     if not options["dry_run"]:
-        shown = [path.name for path in sorted(history.folder.glob("results.*")) + sorted(history.folder.glob("*.html"))]
-        click.echo(f"{history.folder}: best and last weights, {', '.join(shown)}")
+        reports = sorted(history.folder.glob("results.*")) + sorted(history.folder.glob("*.html"))
+        click.echo(f"{history.folder}: best and last weights, {', '.join(path.name for path in reports)}")
         _warn_of_few(model, history, options)
         held_out = options["validation"] or "validation"
         if (history.folder / "samples.html").is_file() and not held_out.lower().endswith((".csv", ".tsv")):
-            same = [f"--{key}={options[key]}" for key in ("columns", "folder") if options[key]]
-            words = ["vtx", "eval", f"{history.folder}/best", "--data", name, *same, "--split", held_out]
-            click.echo(f"next: {shlex.join(words)}")
+            data_options = [f"--{key}={options[key]}" for key in ("columns", "folder") if options[key]]
+            command = ["vtx", "eval", f"{history.folder}/best", "--data", name, *data_options, "--split", held_out]
+            click.echo(f"next: {shlex.join(command)}")
 
 
 def _warn_of_few(model: str, history: Any, options: dict[str, Any]) -> None:
-    """Say it where what began from nothing was hardly taught."""
+    """Warn if new layers got too few updates."""
     from vtx_keras import zoo
     from vtx_keras.checkpoints._folder import released_tags
 
     updates = history.params["steps"] * len(history.epoch) // options["accumulate"]
     if options["weights"] not in ("none", "encoders") or zoo.is_saved(model) or updates >= FEW:
         return
-    ways = ["more --epochs", "a smaller --batch-size", "--learning-rate 1e-3", "--vocabulary train"]
+    advice = ["more --epochs", "a smaller --batch-size", "--learning-rate 1e-3", "--vocabulary train"]
     if released_tags(model):
-        ways.append("--weights default, to begin as what is released")
+        advice.append("--weights default, to start from the released weights")
     click.echo(
-        f"vtx: {updates} updates are few for layers that begin from nothing. If it has not learned: {', '.join(ways)}",
+        f"vtx: {updates} updates are few for layers that start from random weights. If the model has not learned: "
+        f"{', '.join(advice)}",
         err=True,
     )
 
@@ -119,47 +121,48 @@ def _run(model: str, name: str, options: dict[str, Any]) -> Any:
 
     from vtx_keras import data
     from vtx_keras.train import parallel
-    from vtx_keras.train._callbacks import falling
+    from vtx_keras.train._callbacks import lower_is_better
     from vtx_keras.train._run import run
 
     if options["split"] is None and data.has_splits(name, options["columns"]):
         options["split"] = "train"
     ds = data.named(name, options["split"], options["folder"], options["columns"])
     validation = _validation(name, options)
-    spread = parallel.over(options["parallel"]) if options["parallel"] else contextlib.nullcontext()
+    devices = parallel.over(options["parallel"]) if options["parallel"] else contextlib.nullcontext()
     out = options["out"]
-    if options["process"]:  # one host keeps the books; the others keep their states beside it
+    if options["process"]:  # host 0 writes the run folder; the others need folders of their own
         out = Path(f"{out or 'runs/' + Path(model).name}-host{options['process']}")
-    with spread:
+    with devices:
         network = _network(model, ds, options)
         callbacks = []
         monitor = options["monitor"] or ("val_loss" if validation is not None else "loss")
         if options["patience"]:
-            mode = "min" if falling(monitor) else "max"
+            mode = "min" if lower_is_better(monitor) else "max"
             callbacks.append(keras.callbacks.EarlyStopping(monitor, patience=options["patience"], mode=mode))
-        same = ("epochs", "batch_size", "augment", "unknown", "learning_rate", "weight_decay", "warmup", "clip", "ema",
-                "accumulate", "steps_per_execution", "scores", "save_every", "seed", "new", "dry_run",
-                "tensorboard")  # fmt: skip
+        passed_on = (
+            "epochs", "batch_size", "augment", "unknown", "learning_rate", "weight_decay", "warmup", "clip", "ema",
+            "accumulate", "steps_per_execution", "scores", "save_every", "seed", "new", "dry_run", "tensorboard",
+        )  # fmt: skip
         return run(
             network, ds, out, validation=validation, monitor=monitor, callbacks=callbacks,
             jit_compile=True if options["xla"] else "auto", about=_about(name, network, options),
-            **{key: options[key] for key in same},
+            **{key: options[key] for key in passed_on},
         )  # fmt: skip
 
 
 def _validation(name: str, options: dict[str, Any]) -> Any:
     from vtx_keras import data
 
-    wanted = options["validation"]
-    if wanted == "none":
+    validation = options["validation"]
+    if validation == "none":
         return None
-    if wanted and wanted.lower().endswith((".csv", ".tsv")):
-        return data.named(wanted, columns=options["columns"])
+    if validation and validation.lower().endswith((".csv", ".tsv")):
+        return data.named(validation, columns=options["columns"])
     try:
-        if wanted or data.has_splits(name, options["columns"]):
-            return data.named(name, wanted or "validation", options["folder"], options["columns"])
+        if validation or data.has_splits(name, options["columns"]):
+            return data.named(name, validation or "validation", options["folder"], options["columns"])
     except (ValueError, KeyError) as error:
-        if wanted or "split" not in str(error):
+        if validation or "split" not in str(error):
             raise
     click.echo(f"vtx: {name} has no split called validation: nothing is validated", err=True)
     return None
@@ -170,11 +173,11 @@ def _network(model: str, ds: Any, options: dict[str, Any]) -> Any:
     from vtx_keras.inputs import text
     from vtx_keras.models.options import lookup
 
-    given = dict(_setting(one) for one in options["settings"])
+    overrides = dict(_setting(setting) for setting in options["settings"])
     if options["size"]:
-        given["size"] = options["size"]
+        overrides["size"] = options["size"]
     if zoo.is_saved(model):
-        if given or options["dtype"] or options["vocabulary"] or options["weights"] != "none":
+        if overrides or options["dtype"] or options["vocabulary"] or options["weights"] != "none":
             raise ValueError(
                 f"{model} is a saved model: leave out --set, --size, --dtype, --vocabulary and --weights, or name the "
                 f"zoo's model and give --weights {model}"
@@ -183,16 +186,16 @@ def _network(model: str, ds: Any, options: dict[str, Any]) -> Any:
     else:
         weights = None if options["weights"] == "none" else options["weights"]
         entry = lookup(model)
-        if entry.task in ("vqa", "classifier") and "classes" not in given and weights in (None, "encoders"):
-            given["classes"] = _classes(ds)
-            click.echo(f"{len(given['classes'])} classes, as in {options['split'] or 'the table'}", err=True)
+        if entry.task in ("vqa", "classifier") and "classes" not in overrides and weights in (None, "encoders"):
+            overrides["classes"] = _classes(ds)
+            click.echo(f"{len(overrides['classes'])} classes, as in {options['split'] or 'the table'}", err=True)
         if options["vocabulary"]:
-            learned = options["vocabulary"] == "train"
-            given["vocabulary"] = text.learn(_texts(ds)) if learned else options["vocabulary"]
-        network = zoo.build(model, weights=weights, dtype=options["dtype"], **given)
+            train_vocabulary = options["vocabulary"] == "train"
+            overrides["vocabulary"] = text.learn(_texts(ds)) if train_vocabulary else options["vocabulary"]
+        network = zoo.build(model, weights=weights, dtype=options["dtype"], **overrides)
         for part in options["freeze"] if weights is None else ():
             raise ValueError(
-                f"--freeze {part}: this encoder is new and would never learn. Begin with --weights encoders and a "
+                f"--freeze {part}: this encoder is new and would never learn. Start with --weights encoders and a "
                 f"published one, such as --set {part}_encoder={'mobilenet_v2' if part == 'image' else 'minilm_l6'}"
             )
     if options["freeze"]:
@@ -200,10 +203,10 @@ def _network(model: str, ds: Any, options: dict[str, Any]) -> Any:
     return network
 
 
-def _setting(one: str) -> tuple[str, Any]:
-    name, equals, value = one.partition("=")
+def _setting(setting: str) -> tuple[str, Any]:
+    name, equals, value = setting.partition("=")
     if not equals:
-        raise ValueError(f"--set {one}: expected OPTION=VALUE, such as dim=256")
+        raise ValueError(f"--set {setting}: expected OPTION=VALUE, such as dim=256")
     try:
         return name, json.loads(value)
     except ValueError:
@@ -211,50 +214,50 @@ def _setting(one: str) -> tuple[str, Any]:
 
 
 def _classes(ds: Any) -> list[str]:
-    """The labels there are, the most frequent first; numbers without names are their own names, in their order."""
+    """Return the labels of the data, the most frequent first; class numbers become names in numerical order."""
     from collections import Counter
 
     import numpy as np
 
-    from vtx_keras.data._examples import LABELS, plain, several
+    from vtx_keras.data._examples import LABELS, as_numpy, as_texts
 
-    found: Counter = Counter()
-    most = -1  # of labels that are numbers
-    for example in plain(ds):
+    counts: Counter = Counter()
+    largest = -1  # label that is a number
+    for example in as_numpy(ds):
         label = next((key for key in LABELS if key in example), None)
         if label is None:
             raise ValueError(f"examples have {sorted(example)}: this task learns an answer or label")
-        found.update(several(example[label]))
+        counts.update(as_texts(example[label]))
         if np.asarray(example[label]).dtype.kind in "iu":
-            most = max(most, int(np.max(example[label])))
-    return [label for label, _ in found.most_common()] if most < 0 else list(map(str, range(most + 1)))
+            largest = max(largest, int(np.max(example[label])))
+    return [label for label, _ in counts.most_common()] if largest < 0 else list(map(str, range(largest + 1)))
 
 
 def _texts(ds: Any) -> list[str]:
-    """All that is read or written."""
+    """Return all texts that the model reads or writes."""
     import numpy as np
 
-    from vtx_keras.data._examples import LABELS, plain, several
+    from vtx_keras.data._examples import LABELS, as_numpy, as_texts
     from vtx_keras.inputs.text import TEXT_FIELDS
 
     return [
         text
-        for example in plain(ds)
+        for example in as_numpy(ds)
         for key in (*TEXT_FIELDS, "prompt", *LABELS)
         if key in example and np.asarray(example[key]).dtype.kind not in "iu"
-        for text in several(example[key])
+        for text in as_texts(example[key])
     ]
 
 
 def _about(name: str, network: Any, options: dict[str, Any]) -> dict[str, Any]:
-    """What run.json says beside what the run itself knows: data and licences."""
+    """Return fields of run.json that the run does not know: arguments and licences."""
     from vtx_keras.checkpoints._encoders import PUBLISHED
     from vtx_keras.data import sets
 
     licences = {}
-    known = sets.SETS.get(name.split("/")[0])
-    if known:
-        licences[name] = known.licence
+    data_set = sets.SETS.get(name.split("/")[0])
+    if data_set:
+        licences[name] = data_set.licence
     elif name.startswith("sample"):
         licences[name] = "see vtx_keras/sample/LICENCES.md"
     for option in ("image_encoder", "text_encoder"):

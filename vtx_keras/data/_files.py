@@ -46,7 +46,7 @@ def from_csv(
 ) -> Examples:
     """Read examples from a CSV with a header: an image path with a caption, a question and answer, or a text and label.
 
-    Columns are recognized by name (`image` or `path`; `caption` or `text`; `question`, `answer`, `label`, `split`);
+    Columns are recognised by name (`image` or `path`; `caption` or `text`; `question`, `answer`, `label`, `split`);
     others are ignored. `columns={"image": "photo"}` maps one of these names to another one. Paths are relative to
     `images`, or by default to the CSV's folder. With a `split` column, pass the `split` to read. An image may occur in
     several rows. It is an error if the share of bad rows exceeds `most_bad`.

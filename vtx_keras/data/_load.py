@@ -58,8 +58,8 @@ def load(
     except tfds.core.DatasetNotFoundError as error:
         names = [*SAMPLES, *sets.SETS, *ADAPTERS]
         raise ValueError(
-            f"there is no data set {name!r}{did_you_mean(name, names)}: ours are sample, {', '.join(sets.SETS)}; and "
-            f"any of tfds ({', '.join(ADAPTERS)} need no columns=)"
+            f"there is no data set {name!r}{did_you_mean(name, names)}: expected sample, {', '.join(sets.SETS)}, or "
+            f"any set of tfds ({', '.join(ADAPTERS)} need no columns=)"
         ) from error
     with contextlib.redirect_stdout(sys.stderr):  # standard output is for results, such as JSON
         builder.download_and_prepare()

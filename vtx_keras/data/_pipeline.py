@@ -65,11 +65,9 @@ def batches(
         ds, model, batch_size=batch_size, training=training, augment=augment, buckets=buckets, static=static,
         cache=cache, unknown=unknown, seed=seed,
     )  # fmt: skip
-    return (
-        result.batches
-        if result.steps is None
-        else result.batches.apply(tf.data.experimental.assert_cardinality(result.steps))
-    )
+    if result.steps is None:
+        return result.batches
+    return result.batches.apply(tf.data.experimental.assert_cardinality(result.steps))
 
 
 class Epochs(NamedTuple):
@@ -116,9 +114,8 @@ def epochs(
         source = mapped(source, _prompted)
     plan = plan_of(source.element_spec, model, how)
     kept, plain, fingerprint = survey(source, plan, unknown)
-    drop_last = static and (
-        isinstance(model, Retriever) or bool(model.options.get("contrastive"))
-    )  # rows of a batch are compared with each other
+    # Padding rows would take part in a contrastive loss.
+    drop_last = static and (isinstance(model, Retriever) or bool(model.options.get("contrastive")))
     count = kept // batch_size if drop_last else -(-kept // batch_size)
     if not count:
         raise BadData(f"{kept} rows make no batch of {batch_size}: choose a smaller batch_size")
@@ -147,9 +144,8 @@ def epochs(
         if not training:
             return rows.skip(done * batch_size)
         buffer = kept if "path" in rows.element_spec else min(kept, SHUFFLED)
-        return rows.shuffle(buffer, _epoch_seed(seed, number, 0), reshuffle_each_iteration=False).skip(
-            done * batch_size
-        )
+        shuffled = rows.shuffle(buffer, _epoch_seed(seed, number, 0), reshuffle_each_iteration=False)
+        return shuffled.skip(done * batch_size)
 
     def draws(number: tf.Tensor, use: int, done: tf.Tensor) -> tf.data.Dataset:
         return tf.data.Dataset.random(_epoch_seed(seed, number, use)).skip(done)
@@ -160,12 +156,10 @@ def epochs(
             order = mapped(tf.data.Dataset.zip(order, draws(number, 3, rows_done)), fit)
         order = mapped(tf.data.Dataset.zip(order, draws(number, 2, rows_done)), plan.choose)
         if buckets:
-            batches = tf.data.Dataset.zip(
-                _bucketed(order, plan, buckets, batch_size, drop_last), draws(number, 1, done)
-            )
-            return mapped(batches, lambda batch, draw: finish(*batch, draw))
-        batches = tf.data.Dataset.zip(order.batch(batch_size, drop_remainder=drop_last), draws(number, 1, done))
-        return mapped(batches, lambda batch, draw: finish(batch, plan.length, draw))
+            ready = tf.data.Dataset.zip(_bucketed(order, plan, buckets, batch_size, drop_last), draws(number, 1, done))
+            return mapped(ready, lambda batch, draw: finish(*batch, draw))
+        ready = tf.data.Dataset.zip(order.batch(batch_size, drop_remainder=drop_last), draws(number, 1, done))
+        return mapped(ready, lambda batch, draw: finish(batch, plan.length, draw))
 
     with tf.device("CPU"):
         position = tf.Variable([-1, 0], dtype=tf.int64)  # read when an epoch begins
@@ -192,8 +186,8 @@ def epochs(
     options = tf.data.Options()
     options.experimental_distribute.auto_shard_policy = tf.data.experimental.AutoShardPolicy.DATA
     random_epoch = tf.data.Dataset.random(seed=seed, rerandomize_each_iteration=True).take(1)
-    batches = random_epoch.flat_map(plainly(current)).prefetch(tf.data.AUTOTUNE).with_options(options)
-    return Epochs(batches, None if buckets else count, begin, rows_of, fingerprint)
+    ready = random_epoch.flat_map(plainly(current)).prefetch(tf.data.AUTOTUNE).with_options(options)
+    return Epochs(ready, None if buckets else count, begin, rows_of, fingerprint)
 
 
 def _names(row: dict) -> dict:
@@ -229,11 +223,11 @@ def augmentation(augment: bool | Mapping[str, Any]) -> dict[str, Any]:
     """
     if augment is False:
         return {}
-    wanted = {} if augment is True else dict(augment)
-    for name in wanted:
+    changes = {} if augment is True else dict(augment)
+    for name in changes:
         if name not in tensors.AUGMENT:
             raise ValueError(f"augment has no {name!r}{did_you_mean(name, tensors.AUGMENT)}: {sorted(tensors.AUGMENT)}")
-    return {**tensors.AUGMENT, **wanted}
+    return {**tensors.AUGMENT, **changes}
 
 
 def _full_text(row: dict) -> tf.Tensor:
@@ -243,18 +237,18 @@ def _full_text(row: dict) -> tf.Tensor:
 
 def _fitted(row: dict, plan: Plan, how: dict[str, Any], draw: tf.Tensor | None) -> tf.Tensor:
     """Return one row's image, or its random crop, as uint8 at the model's shape."""
-    picture = row["image"] if "image" in row else row["path"]
+    image = row["image"] if "image" in row else row["path"]
     window = None if draw is None or not how else tensors.windows(seed_for(draw, 0), 1, how["crop"])
-    if isinstance(picture, tf.RaggedTensor):  # frames of different sizes
+    if isinstance(image, tf.RaggedTensor):  # frames of different sizes
         frames, one = plan.shape[0], tf.TensorSpec(plan.shape[1:], tf.uint8)
-        picked = tf.gather(picture, media.frame_places(picture.nrows(tf.int32), frames))
+        picked = tf.gather(image, media.frame_places(image.nrows(tf.int32), frames))
 
         def frame(pixel_rows: tf.RaggedTensor) -> tf.Tensor:
-            whole = tf.ensure_shape(pixel_rows.to_tensor(), (None, None, 3))
-            return tensors.fitted(whole[None], plan.shape[1:], plan.fit, window)[0]
+            pixels = tf.ensure_shape(pixel_rows.to_tensor(), (None, None, 3))
+            return tensors.fitted(pixels[None], plan.shape[1:], plan.fit, window)[0]
 
         return tf.ensure_shape(tf.map_fn(frame, picked, fn_output_signature=one), plan.shape)
-    return tensors.fitted(picture[None], plan.shape, plan.fit, window, paths="image" not in row)[0]
+    return tensors.fitted(image[None], plan.shape, plan.fit, window, paths="image" not in row)[0]
 
 
 def _bucketed(
@@ -289,9 +283,9 @@ def _images(batch: dict, plan: Plan, how: dict[str, Any], draw: tf.Tensor) -> tf
     if "alpha" in batch:
         transparency = 255 - tensors.fitted(batch["alpha"], plan.shape, plan.fit, parts)
     texts = tensors.normalize(batch["text"])
-    names_direction = tf.strings.regex_full_match(texts, f".*{DIRECTIONS}.*")
+    mentions_side = tf.strings.regex_full_match(texts, f".*{DIRECTIONS}.*")
     image = tf.cast(image, tf.uint8)
-    return tensors.augment(image, seed_for(draw, 2), how, flip=tf.logical_not(names_direction), clear=transparency)
+    return tensors.augment(image, seed_for(draw, 2), how, flip=tf.logical_not(mentions_side), clear=transparency)
 
 
 def _finishing(plan: Plan, encode: Callable, how: dict, pad_to: int | None) -> Callable:
@@ -323,12 +317,10 @@ def _finishing(plan: Plan, encode: Callable, how: dict, pad_to: int | None) -> C
         if masked:
             labels = {"logits": labels, "words": words}
             weight = {"logits": weight, "words": tf.cast(hidden, tf.float32)}
-        batch_of = (inputs, labels, weight)
-        return (
-            batch_of
-            if pad_to is None
-            else tf.nest.map_structure(lambda x: _padded(x, pad_to * (1 + add_negatives)), batch_of)
-        )
+        result = (inputs, labels, weight)
+        if pad_to is None:
+            return result
+        return tf.nest.map_structure(lambda x: _padded(x, pad_to * (1 + add_negatives)), result)
 
     return finish
 

@@ -1,4 +1,4 @@
-"""What of an example a model reads, and whether a data set can be trained on: found out before the first step."""
+"""Plan which fields of an example a model reads, and check a data set before the first training step."""
 
 from __future__ import annotations
 
@@ -21,37 +21,37 @@ from vtx_keras.models.options import did_you_mean
 
 
 class BadData(ValueError):
-    """A data set that cannot be trained on, and why."""
+    """A data set cannot be trained on, with the reason."""
 
 
 class Plan(NamedTuple):
-    """What of an example the model reads, and how."""
+    """Which fields of an example the model reads, and how."""
 
     model: VisionText
     shape: tuple[int, ...]
     fit: str
     text: str
     label: str | None
-    length: int  # of ids, with start and end
-    room: int  # for pieces
-    cut: Callable  # normalised texts to pieces
+    length: int  # of the ids, including start and end
+    room: int  # largest number of word pieces
+    cut: Callable  # normalised texts to word pieces
     label_of: Callable[[dict], tf.Tensor] | None
     usable: Callable[[dict], tf.Tensor]
-    row: Callable[[dict], dict]  # what is kept of an example
-    choose: Callable[[dict, tf.Tensor], dict]  # a row with one text
+    row: Callable[[dict], dict]  # example to row: the fields that batches need
+    choose: Callable[[dict, tf.Tensor], dict]  # row and random draw to a row with one text
 
 
 def plan_of(spec: Any, model: VisionText, how: dict[str, Any]) -> Plan:
-    """What `model` reads of examples of this spec, where `how` says how they are augmented; or why it cannot."""
+    """Plan what `model` reads of examples with this spec, augmented as in `how`; raise `BadData` if it cannot."""
     if not isinstance(spec, dict) or not {"image", "path"} & set(spec):
         raise BadData(
             f'examples are {sorted(spec) if isinstance(spec, dict) else spec}: expected a dict with "image" and a text '
             '("caption", "question" or "text"). data.load(..., columns={"image": "your name"}) renames'
         )
-    found = [key for key in TEXT_FIELDS if key in spec]
-    if not found:
+    text_keys = [key for key in TEXT_FIELDS if key in spec]
+    if not text_keys:
         raise BadData(f"examples have no text: expected one of {', '.join(TEXT_FIELDS)} among {sorted(spec)}")
-    key = "question" if isinstance(model, Answerer) and "question" in found else found[0]
+    key = "question" if isinstance(model, Answerer) and "question" in text_keys else text_keys[0]
     label = next((name for name in LABEL_FIELDS if name in spec), None)
     label_of = None
     if isinstance(model, Answerer):
@@ -62,7 +62,7 @@ def plan_of(spec: Any, model: VisionText, how: dict[str, Any]) -> Plan:
         label_of = _fitting
     background = how.get("background", 0)
     if background and ("alpha" not in spec or spec["alpha"].dtype != tf.string or len(model.image_shape) == 4):
-        raise BadData('augment "background" needs pictures whose "alpha" is known, as those of data.load("emoji")')
+        raise BadData('augment "background" needs pictures with "alpha", such as those of data.load("emoji")')
     if model.image_shape[-1] != 3:  # model.behind_encoder()
         if "image" not in spec or tuple(spec["image"].shape) != model.image_shape:
             raise BadData(f"this model reads features {model.image_shape}: data.features(ds, model) makes them")
@@ -74,38 +74,38 @@ def plan_of(spec: Any, model: VisionText, how: dict[str, Any]) -> Plan:
     empty = model.options.get("allow_empty", False)
     synonyms = 0.0 if captioner or "keywords" not in spec else how.get("synonyms", 0.0)
 
-    def worded(texts: tf.Tensor) -> tf.Tensor:
+    def has_words(texts: tf.Tensor) -> tf.Tensor:
         return cut(tensors.normalize(tf.reshape(texts, [-1]))).row_lengths() > 0
 
     def usable(example: dict) -> tf.Tensor:
-        good = empty or tf.reduce_any(worded(example[key]))
+        good = empty or tf.reduce_any(has_words(example[key]))
         return good if label_of is None else tf.logical_and(good, tf.reduce_all(label_of(example) >= 0))
 
     def row(example: dict) -> dict:
-        wanted = (
+        fields = (
             {"image", "path", "row", "id"} | ({"prompt"} if captioner else set()) | ({"alpha"} if background else set())
         )
-        kept = {name: value for name, value in example.items() if name in wanted}
+        kept = {name: value for name, value in example.items() if name in fields}
         kept = without(kept, "path") if "image" in kept else kept
         kept["text"] = example[key]
         if synonyms:
             kept["keywords"] = example["keywords"]
         return kept if label_of is None else {**kept, "label": label_of(example)}
 
-    def one(texts: tf.Tensor, seed: tf.Tensor) -> tf.Tensor:
-        """The text; of several that have words, one at random."""
+    def draw_one(texts: tf.Tensor, seed: tf.Tensor) -> tf.Tensor:
+        """Return the text, or a random one of those with words."""
         if not texts.shape.rank:
             return texts
-        good = tf.boolean_mask(texts, worded(texts))
+        good = tf.boolean_mask(texts, has_words(texts))
         return good[tf.random.stateless_uniform([], seed, 0, tf.shape(good)[0], tf.int32)]
 
     def choose(row: dict, draw: tf.Tensor) -> dict:
-        said = one(row["text"], seed_for(draw, 0))
+        text = draw_one(row["text"], seed_for(draw, 0))
         if synonyms:
-            some = tf.random.stateless_uniform([], seed_for(draw, 1)) < synonyms
-            some = tf.logical_and(some, tf.reduce_any(worded(row["keywords"])))
-            said = tf.cond(some, lambda: one(row["keywords"], seed_for(draw, 2)), lambda: said)
-        return {**without(row, "keywords"), "text": said}
+            replace = tf.random.stateless_uniform([], seed_for(draw, 1)) < synonyms
+            replace = tf.logical_and(replace, tf.reduce_any(has_words(row["keywords"])))
+            text = tf.cond(replace, lambda: draw_one(row["keywords"], seed_for(draw, 2)), lambda: text)
+        return {**without(row, "keywords"), "text": text}
 
     return Plan(
         model, model.image_shape, model.options["resize"], key, label, length, length - 1 - captioner, cut, label_of,
@@ -114,23 +114,23 @@ def plan_of(spec: Any, model: VisionText, how: dict[str, Any]) -> Plan:
 
 
 def without(row: dict, name: str) -> dict:
-    """The row without one of its parts."""
+    """Return a row without one of its fields."""
     return {key: value for key, value in row.items() if key != name}
 
 
 def _labelling(model: Answerer, key: str, spec: tf.TensorSpec) -> Callable[[dict], tf.Tensor]:
-    """Class numbers of an example, -1 for what is none; a row of zeros and ones where there may be several.
+    """Return a function from an example to its class number, or to a multi-hot row; -1 stands for an unknown class.
 
-    Several may be given so too: as many numbers, or truths, as there are classes.
+    Multi-label examples may hold such rows already: one number or boolean per class.
     """
     names = model.class_names
     if model.options["multi_label"] and tuple(spec.shape) == (len(names),) and spec.dtype != tf.string:
 
-        def hot(example: dict) -> tf.Tensor:
+        def multi_hot(example: dict) -> tf.Tensor:
             value = tf.cast(example[key], tf.float32)
             return tf.where((value == 0) | (value == 1), value, -1.0)
 
-        return hot
+        return multi_hot
     table = tf.lookup.StaticHashTable(
         tf.lookup.KeyValueTensorInitializer(tf.constant(names), tf.range(len(names), dtype=tf.int64)), -1
     )
@@ -144,8 +144,10 @@ def _labelling(model: Answerer, key: str, spec: tf.TensorSpec) -> Callable[[dict
         if not model.options["multi_label"]:
             return tf.cast(value, tf.int32)
         value = tf.reshape(value, [-1])
-        hot = tf.reduce_max(tf.one_hot(value, len(names)), axis=0) if value.shape != (0,) else tf.zeros(len(names))
-        return tf.where(tf.reduce_any(value < 0), -1.0, tf.maximum(hot, 0.0))
+        multi_hot = (
+            tf.reduce_max(tf.one_hot(value, len(names)), axis=0) if value.shape != (0,) else tf.zeros(len(names))
+        )
+        return tf.where(tf.reduce_any(value < 0), -1.0, tf.maximum(multi_hot, 0.0))
 
     if not model.options["multi_label"] and spec.shape.rank:
         raise BadData(
@@ -160,57 +162,57 @@ def _fitting(example: dict) -> tf.Tensor:
 
 
 def survey(source: tf.data.Dataset, plan: Plan, unknown: str) -> tuple[int, bool, str]:
-    """How many rows remain, whether all texts are plain, and a hash of it all.
+    """Read all examples once: return the number of usable rows, whether all texts are plain, and a hash of the data.
 
-    Says what was left out, cut and mended, and refuses what cannot be trained on.
+    Warns of rows left out and of texts truncated or with invalid UTF-8; raises `BadData` if nothing can be trained on.
     """
     total, kept, hashed = 0, 0, hashlib.sha256()
-    told: Counter[str] = Counter()
-    labels: Counter[str] = Counter()
+    counts: Counter[str] = Counter()
+    unknown_counts: Counter[str] = Counter()
 
-    def look(example: dict) -> dict:
+    def inspect(example: dict) -> dict:
         texts = tf.reshape(example[plan.text], [-1])
-        mended = tf.strings.unicode_transcode(texts, "UTF-8", "UTF-8", replace_control_characters=False) != texts
+        invalid = tf.strings.unicode_transcode(texts, "UTF-8", "UTF-8", replace_control_characters=False) != texts
         lengths = plan.cut(tensors.normalize(texts)).row_lengths()
-        known = tf.reduce_all(plan.label_of(example) >= 0) if plan.label_of else tf.constant(True)
-        odd = tf.logical_not(tensors.is_plain(texts))
-        seen = {"empty": lengths == 0, "cut": lengths > plan.room, "mended": mended, "odd": odd}
+        label_known = tf.reduce_all(plan.label_of(example) >= 0) if plan.label_of else tf.constant(True)
+        special = tf.logical_not(tensors.is_plain(texts))
+        flags = {"empty": lengths == 0, "cut": lengths > plan.room, "invalid": invalid, "special": special}
         return {
-            **{key: tf.math.count_nonzero(value) for key, value in seen.items()},
+            **{key: tf.math.count_nonzero(value) for key, value in flags.items()},
             "usable": plan.usable(example),
             "hash": _hash_of(example, plan),
-            "known": known,
+            "known": label_known,
             "label": tf.strings.as_string(example[plan.label]) if plan.label_of else "",
         }
 
-    for row in mapped(source, look).as_numpy_iterator():
+    for row in mapped(source, inspect).as_numpy_iterator():
         total, kept = total + 1, kept + bool(row["usable"])
         hashed.update(row["hash"].tobytes())
-        told.update({key: int(row[key]) for key in ("empty", "cut", "mended", "odd")})
+        counts.update({key: int(row[key]) for key in ("empty", "cut", "invalid", "special")})
         if not row["known"]:
-            labels.update(label.decode() for label in np.atleast_1d(row["label"]))
-    if labels and unknown == "error":
+            unknown_counts.update(label.decode() for label in np.atleast_1d(row["label"]))
+    if unknown_counts and unknown == "error":
         names = getattr(plan.model, "class_names", ["0", "1"])
-        odd = {label: n for label, n in labels.items() if label not in names} or labels
-        common = ", ".join(f"{label!r} ({n} x)" for label, n in Counter(odd).most_common(5))
+        unlisted = {label: n for label, n in unknown_counts.items() if label not in names} or unknown_counts
+        examples = ", ".join(f"{label!r} ({n} x)" for label, n in Counter(unlisted).most_common(5))
         raise BadData(
-            f"{sum(odd.values())} labels of {total} rows are none of the model's {len(names)} classes: {common}"
-            f"{did_you_mean(next(iter(odd)), names)}. Build it with classes= that hold them, or pass "
+            f"{sum(unlisted.values())} labels of {total} rows are none of the model's {len(names)} classes: {examples}"
+            f"{did_you_mean(next(iter(unlisted)), names)}. Build it with classes= that hold them, or pass "
             'unknown="drop" to leave those rows out'
         )
-    counts = f"{told['empty']} texts without words, {sum(labels.values())} unknown labels"
+    reasons = f"{counts['empty']} texts without words, {sum(unknown_counts.values())} unknown labels"
     if not kept:
-        raise BadData(f"no example is left of {total}: {counts}")
-    said = []
+        raise BadData(f"no example is left of {total}: {reasons}")
+    notes = []
     if total - kept:
-        said.append(f"{total - kept} of {total} rows are left out ({counts})")
-    if told["cut"]:
-        said.append(f"{told['cut']} texts are cut to {plan.room} pieces (build the model with a greater max_length)")
-    if told["mended"]:
-        said.append(f"broken UTF-8 is mended in {told['mended']} texts")
-    if said:
-        warnings.warn("; ".join(said), stacklevel=4)
-    return kept, not told["odd"], hashed.hexdigest()
+        notes.append(f"{total - kept} of {total} rows are left out ({reasons})")
+    if counts["cut"]:
+        notes.append(f"{counts['cut']} texts are cut to {plan.room} pieces (build the model with a greater max_length)")
+    if counts["invalid"]:
+        notes.append(f"invalid UTF-8 is replaced in {counts['invalid']} texts")
+    if notes:
+        warnings.warn("; ".join(notes), stacklevel=4)
+    return kept, not counts["special"], hashed.hexdigest()
 
 
 def _hash_of(example: dict, plan: Plan) -> tf.Tensor:

@@ -1,6 +1,6 @@
-"""Examples of a data set as one object: what is stored, which fields there are, and how pictures are decoded.
+"""Examples of a data set as one object: the stored form, its fields, and when images are decoded.
 
-Functions over tf.data are traced as they stand: AutoGraph would rewrite each, and all that it calls, in search of `if`
+Functions over tf.data are traced without AutoGraph, which would rewrite each function and all its callees to find `if`
 and loops over tensors. Ours have none, and the rewriting takes longer than all of the tracing.
 """
 
@@ -25,7 +25,7 @@ from vtx_keras.models.options import did_you_mean
 
 
 def plainly(function: Callable) -> Callable:
-    """A function that tf.data traces as it stands, and all that it calls too.
+    """Mark a function to be traced without AutoGraph.
 
     >>> rows = tf.data.Dataset.range(3).filter(plainly(lambda number: number > 0))
     >>> [int(number) for number in rows]
@@ -35,7 +35,7 @@ def plainly(function: Callable) -> Callable:
 
 
 def mapped(ds: tf.data.Dataset, function: Callable) -> tf.data.Dataset:
-    """`ds.map`, several at once and in order.
+    """Map in parallel and in order, without AutoGraph.
 
     >>> [int(number) for number in mapped(tf.data.Dataset.range(3), lambda number: 2 * number)]
     [0, 2, 4]
@@ -44,11 +44,11 @@ def mapped(ds: tf.data.Dataset, function: Callable) -> tf.data.Dataset:
 
 
 class Examples:
-    """Examples `{"image": uint8 (h, w, 3), "caption": ..., ...}` whose pictures are decoded as late as possible.
+    """Examples `{"image": uint8 (h, w, 3), "caption": ..., ...}` whose images are decoded as late as possible.
 
-    `encoded` is the tf.data that is stored, with encoded bytes under "image" or a file's name under "path"; `batches`
-    decodes of it no more than it needs. `map`, `filter`, `take`, `skip`, `shuffle` and `concatenate` keep that form.
-    Iterating, and everything else that a tf.data can do, is done on `decode()`.
+    `encoded` is the underlying `tf.data.Dataset`, with encoded bytes under "image" or a file name under "path";
+    `batches` decodes only what it needs of it. `map`, `filter`, `take`, `skip`, `shuffle` and `concatenate` return
+    `Examples`. Iteration, and every other method of a `tf.data.Dataset`, applies to `decode()`.
 
     >>> examples = Examples(tf.data.Dataset.from_tensors({"image": b"...", "caption": "a cat"}))
     >>> examples.fields, sorted(examples.map(lambda row: {**row, "split": "train"}).fields)
@@ -60,42 +60,42 @@ class Examples:
 
     @property
     def fields(self) -> tuple[str, ...]:
-        """The names in an example as it is decoded."""
+        """The names of the fields in a decoded example."""
         return tuple(dict.fromkeys("image" if name == "path" else name for name in self.encoded.element_spec))
 
     def decode(self) -> tf.data.Dataset:
-        """A tf.data of the same examples with pixels."""
+        """Return a `tf.data.Dataset` of the same examples with decoded images."""
         return mapped(self.encoded, _with_pixels)
 
     def map(self, function: Callable[[dict], dict], num_parallel_calls: Any = tf.data.AUTOTUNE) -> Examples:
-        """The examples that `function` makes. Pictures that it passes on as they are stay encoded."""
+        """Apply `function` to each example. Images stay encoded if it passes them through unchanged."""
         if not _uses_pixels(function, self.decode().element_spec):
-            return Examples(self.encoded.map(_on_stored(function), num_parallel_calls))
+            return Examples(self.encoded.map(_keeping_path(function), num_parallel_calls))
         return Examples(self.decode().map(function, num_parallel_calls))
 
     def filter(self, predicate: Callable[[dict], tf.Tensor]) -> Examples:
-        """The examples for which `predicate` is true."""
+        """Keep the examples for which `predicate` is true."""
         if not _uses_pixels(predicate, self.decode().element_spec):
-            return Examples(self.encoded.filter(_seen_stored(predicate)))
+            return Examples(self.encoded.filter(_without_pixels(predicate)))
         return Examples(self.decode().filter(predicate))
 
     def take(self, count: int) -> Examples:
-        """The first `count` examples."""
+        """Return the first `count` examples."""
         return Examples(self.encoded.take(count))
 
     def skip(self, count: int) -> Examples:
-        """All but the first `count` examples."""
+        """Return all but the first `count` examples."""
         return Examples(self.encoded.skip(count))
 
     def shuffle(self, buffer_size: int, *args: Any, **kwargs: Any) -> Examples:
-        """The examples in another order, as `tf.data.Dataset.shuffle` has it."""
+        """Shuffle the examples, with the arguments of `tf.data.Dataset.shuffle`."""
         return Examples(self.encoded.shuffle(buffer_size, *args, **kwargs))
 
     def concatenate(self, other: Examples | tf.data.Dataset) -> Examples:
-        """These examples, then the others, which have the same fields."""
-        theirs = getattr(other, "encoded", other)
-        if self.encoded.element_spec == theirs.element_spec:
-            return Examples(self.encoded.concatenate(theirs))
+        """Append other examples, which must have the same fields."""
+        stored = getattr(other, "encoded", other)
+        if self.encoded.element_spec == stored.element_spec:
+            return Examples(self.encoded.concatenate(stored))
         return Examples(self.decode().concatenate(other.decode() if isinstance(other, Examples) else other))
 
     def __iter__(self) -> Iterator[dict]:
@@ -118,7 +118,7 @@ def adapted(
     columns: Mapping[str, str] | Callable[[dict], Any] | None = None,
     where: Callable[[dict], tf.Tensor] | None = None,
 ) -> Examples:
-    """A tf.data whose pictures are encoded as our examples; `columns` and `where` are those of `load`.
+    """Turn a tf.data with encoded images into `Examples`; `columns` and `where` are those of `load`.
 
     >>> import io
     >>> from PIL import Image
@@ -133,19 +133,21 @@ def adapted(
         encoded = encoded.filter(where)
     if columns is not None:
         adapter = columns if callable(columns) else plainly(_renaming(columns, encoded.element_spec))
-        found = encoded.map(adapter, tf.data.AUTOTUNE)
-        encoded = encoded.flat_map(adapter) if isinstance(found.element_spec, tf.data.DatasetSpec) else found
+        adapted_rows = encoded.map(adapter, tf.data.AUTOTUNE)
+        encoded = (
+            encoded.flat_map(adapter) if isinstance(adapted_rows.element_spec, tf.data.DatasetSpec) else adapted_rows
+        )
     return Examples(encoded)
 
 
 def named_classes(features: tfds.features.FeaturesDict) -> Callable[[dict], dict]:
-    """A function that gives the names of classes in place of their numbers."""
+    """Return a function that replaces class numbers in an example by class names."""
     names = {key: feature.names for key, feature in features.items() if isinstance(feature, tfds.features.ClassLabel)}
 
     def name(example: dict) -> dict:
-        # tfds says -1 where a label is not known: "" stands first.
-        found = {key: tf.gather(tf.constant(["", *names[key]]), example[key] + 1) for key in names}
-        return {**example, **found}
+        # tfds uses -1 for an unknown label, hence the "" in front.
+        replaced = {key: tf.gather(tf.constant(["", *names[key]]), example[key] + 1) for key in names}
+        return {**example, **replaced}
 
     return name
 
@@ -161,26 +163,26 @@ def _with_pixels(example: dict) -> dict:
 
 
 def _uses_pixels(function: Callable, spec: dict) -> bool:
-    """Whether a function of decoded examples reads pixels, or makes new ones, rather than passing them on."""
-    found = {}
+    """Return whether a function of decoded examples reads or replaces pixels rather than passing them through."""
+    trace = {}
 
-    def look(example: dict) -> Any:
+    def traced(example: dict) -> Any:
         before = {name: example[name] for name in ("image", "alpha") if name in example}
         result = function(dict(example))
         after = result if isinstance(result, dict) else {}
-        found["changed"] = any(after.get(name, value) is not value for name, value in before.items())
-        found["pixels"] = before.values()
+        trace["changed"] = any(after.get(name, value) is not value for name, value in before.items())
+        trace["pixels"] = before.values()
         return [tf.reshape(x, [-1])[:0] for x in tf.nest.flatten({k: v for k, v in after.items() if k not in before})]
 
     if not isinstance(spec, dict) or "image" not in spec:
         return True
-    graph = tf.function(look, input_signature=[spec], autograph=True).get_concrete_function().graph
-    parts = [part for value in found["pixels"] for part in tf.nest.flatten(value, expand_composites=True)]
-    return found["changed"] or any(part.graph is graph and part.consumers() for part in parts)
+    graph = tf.function(traced, input_signature=[spec], autograph=True).get_concrete_function().graph
+    pixel_tensors = [part for value in trace["pixels"] for part in tf.nest.flatten(value, expand_composites=True)]
+    return trace["changed"] or any(part.graph is graph and part.consumers() for part in pixel_tensors)
 
 
-def _seen_stored(function: Callable) -> Callable:
-    """A function of decoded examples that uses no pixels, on stored ones."""
+def _without_pixels(function: Callable) -> Callable:
+    """Adapt a function of decoded examples that uses no pixels to stored examples."""
 
     def on_stored(example: dict) -> Any:
         return function({**example, "image": example.get("image", example.get("path"))})
@@ -188,11 +190,11 @@ def _seen_stored(function: Callable) -> Callable:
     return on_stored
 
 
-def _on_stored(function: Callable) -> Callable:
-    """The same for a function that makes examples: a file's name is put back in its place."""
+def _keeping_path(function: Callable) -> Callable:
+    """Adapt a function that returns examples, as `_without_pixels` does, and keep the file name in its result."""
 
     def on_stored(example: dict) -> dict:
-        result = dict(_seen_stored(function)(example))
+        result = dict(_without_pixels(function)(example))
         if "image" not in example:
             result.pop("image", None)
             result.setdefault("path", example["path"])
@@ -202,18 +204,19 @@ def _on_stored(function: Callable) -> Callable:
 
 
 def _renaming(columns: Mapping[str, str], spec: dict) -> Callable[[dict], dict]:
-    for ours, theirs in columns.items():
-        if theirs not in spec:
+    """Return a function that renames fields by `columns`, and joins a list of texts."""
+    for name, feature in columns.items():
+        if feature not in spec:
             raise ValueError(
-                f"columns: {ours!r} is to be {theirs!r}: no such feature{did_you_mean(theirs, spec)} in {sorted(spec)}"
+                f"columns: {name!r} maps to {feature!r}: no such feature{did_you_mean(feature, spec)} in {sorted(spec)}"
             )
 
     def rename(example: dict) -> dict:
         chosen = {}
-        for ours, theirs in columns.items():
-            value = example[theirs]
-            joined = value.dtype == tf.string and value.shape.rank == 1 and ours in ("text", "caption", "question")
-            chosen[ours] = tf.strings.reduce_join(value, separator=", ") if joined else value
+        for name, feature in columns.items():
+            value = example[feature]
+            is_list = value.dtype == tf.string and value.shape.rank == 1 and name in ("text", "caption", "question")
+            chosen[name] = tf.strings.reduce_join(value, separator=", ") if is_list else value
         kept = {key: value for key, value in example.items() if key in ("id", "image", "path", "alpha", "keywords")}
         return {**kept, **chosen}
 
@@ -224,7 +227,7 @@ TILE, LINES, MARGIN = 144, 3, 8
 
 
 def preview(ds: Iterable, path: str | os.PathLike, model: VisionText | None = None, *, count: int = 24) -> Path:
-    """Draws the first examples of a data set, or with `model` the first rows of its batches, as a PNG at `path`.
+    """Draw the first examples of a data set, or the first rows of `model`'s batches, as a PNG at `path`.
 
     >>> import tempfile
     >>> import tensorflow as tf
@@ -259,34 +262,35 @@ def preview(ds: Iterable, path: str | os.PathLike, model: VisionText | None = No
 
 def _example(example: dict) -> tuple[np.ndarray, str]:
     picture = example["image"]
-    pixels = (picture[0] if hasattr(picture, "to_tensor") else picture).numpy()  # of ragged frames, the first
-    said = []
+    pixels = (picture[0] if hasattr(picture, "to_tensor") else picture).numpy()  # the first of ragged frames
+    texts = []
     for key in ("caption", "captions", "question", "answer", "text", "label"):
         if key in example:
-            said += [
+            texts += [
                 value.decode() if isinstance(value, bytes) else str(value)
                 for value in np.atleast_1d(example[key].numpy())
             ]
-    return _still(pixels), " / ".join(filter(None, said))
+    return _middle_frame(pixels), " / ".join(filter(None, texts))
 
 
 def _rows(batch: tuple, model: VisionText | None) -> list[tuple[np.ndarray, str]]:
     inputs, labels, *_ = batch
     ids = inputs["tokens"].numpy()
-    said = model.vocabulary.decode(ids) if model else ["" for _ in ids]
+    texts = model.vocabulary.decode(ids) if model else ["" for _ in ids]
     names: Any = getattr(model, "class_names", None)
     if names and labels.shape.rank == 1:
-        said = [f"{words} / {names[int(label)]}" for words, label in zip(said, labels.numpy(), strict=True)]
-    return [(_still(pixels), words) for pixels, words in zip(inputs["image"].numpy(), said, strict=True)]
+        texts = [f"{words} / {names[int(label)]}" for words, label in zip(texts, labels.numpy(), strict=True)]
+    return [(_middle_frame(pixels), words) for pixels, words in zip(inputs["image"].numpy(), texts, strict=True)]
 
 
-def _still(pixels: np.ndarray) -> np.ndarray:
-    """The middle frame of a clip; a picture as it is."""
+def _middle_frame(pixels: np.ndarray) -> np.ndarray:
+    """Return the middle frame of a clip, or an image itself, as uint8."""
     pixels = pixels[len(pixels) // 2] if pixels.ndim == 4 else pixels
     return np.rint(pixels).astype("uint8")
 
 
 def _wrapped(words: str, font: Any) -> str:
+    """Wrap a text to LINES lines as wide as a tile."""
     lines = [""]
     for word in words.split():
         longer = f"{lines[-1]} {word}".strip()

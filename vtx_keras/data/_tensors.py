@@ -1,4 +1,4 @@
-"""Pictures and texts inside tf.data: pixels by the rules of `inputs.media`, ids by those of `inputs.text`."""
+"""Decode, resize and augment images and tokenize texts inside tf.data, by the rules of `inputs`."""
 
 from __future__ import annotations
 
@@ -13,18 +13,18 @@ from vtx_keras._compat import warp
 from vtx_keras.inputs import media, text
 
 AUGMENT = {
-    "crop": 0.3,  # at most this share of the area is cut away
-    "flip": False,  # half of the pictures mirrored, but none whose text says left or right
-    "rotation": 8.0,  # degrees, at most, either way
-    "colour": 0.2,  # change of brightness, contrast and saturation, at most
-    "background": 0.0,  # share of the pictures with transparency ("alpha") that are laid on a random colour
-    "words": 0.0,  # share of the input words hidden behind [MASK]
+    "crop": 0.3,  # largest share of the area that is cropped away
+    "flip": False,  # mirror half of the images, except where the text says left or right
+    "rotation": 8.0,  # largest angle in degrees, in either direction
+    "colour": 0.2,  # largest change of brightness, contrast and saturation
+    "background": 0.0,  # share of the images with transparency ("alpha") that get a random background colour
+    "words": 0.0,  # share of the input words replaced by [MASK]
     "synonyms": 0.0,  # share of the texts replaced by one of the example's "keywords"; not for captioners
 }
 
 
 def read(data: tf.Tensor) -> tf.Tensor:
-    """Encoded bytes to uint8 (h, w, 3).
+    """Decode an image to uint8 (h, w, 3).
 
     >>> import io
     >>> from PIL import Image
@@ -39,9 +39,9 @@ def read(data: tf.Tensor) -> tf.Tensor:
 def fitted(
     pictures: tf.Tensor, shape: Sequence[int], fit: str, windows: tf.Tensor | None = None, *, paths: bool = False
 ) -> tf.Tensor:
-    """A batch of encoded pictures or clips (or of their `paths`), or of pixels, as uint8 (batch, *shape).
+    """Resize a batch of encoded images or clips (with `paths`, of file names), or of pixels, to uint8 (batch, *shape).
 
-    `windows` (batch, 4) takes a part of each: see `media.resize`. A clip is cut alike in all its frames.
+    `windows` (batch, 4) crops each one, as in `media.resize`; all frames of a clip are cropped alike.
 
     >>> fitted(tf.zeros((1, 20, 40, 3), tf.uint8), (4, 4, 3), "pad").numpy()[0, :, 0, 0].tolist()
     [255, 0, 0, 255]
@@ -66,24 +66,24 @@ def fitted_rows(
     *,
     paths: bool = False,
 ) -> np.ndarray:
-    """What `fitted` calls: pictures or clips in NumPy's terms, each by `media`.
+    """Resize images or clips with `media`, as `fitted` does, on NumPy values.
 
     >>> fitted_rows([np.zeros((20, 40, 3), "uint8")], (4, 4, 3), "pad").shape
     (1, 4, 4, 3)
     """
-    whole = np.empty((len(rows), *shape), "uint8")
-    for index, one in enumerate(rows):
-        part = parts[index] if len(parts) else None
-        one = _plain(one).decode() if paths else _plain(one)
+    batch = np.empty((len(rows), *shape), "uint8")
+    for index, row in enumerate(rows):
+        window = parts[index] if len(parts) else None
+        row = _plain(row).decode() if paths else _plain(row)
         if len(shape) == 3:
-            whole[index] = media.resize(one, shape[:2], fit, part)
+            batch[index] = media.resize(row, shape[:2], fit, window)
         else:
-            whole[index] = [media.resize(frame, shape[1:3], fit, part) for frame in media.read_clip(one, shape[0])]
-    return whole
+            batch[index] = [media.resize(frame, shape[1:3], fit, window) for frame in media.read_clip(row, shape[0])]
+    return batch
 
 
 def _plain(one: Any) -> Any:
-    """What tf.numpy_function gives, as `media` takes it: bytes come inside an array outside a graph."""
+    """Unwrap a value from tf.numpy_function for `media`: in eager mode, bytes come inside an array."""
     if isinstance(one, np.ndarray) and one.dtype == object:
         return one.item() if one.ndim == 0 else list(one)
     return one
@@ -94,7 +94,7 @@ def _by_python(function: Callable, inputs: Sequence[tf.Tensor]) -> tf.Tensor:
 
 
 def windows(seed: tf.Tensor, count: tf.Tensor, most: float) -> tf.Tensor:
-    """(count, 4): random parts (y, x, h, w) as shares of the sides, which leave out at most the share `most`.
+    """Draw random windows (count, 4), as shares (y, x, h, w) of the sides; each crops at most the share `most`.
 
     >>> parts = windows(tf.constant([1, 2]), 100, 0.3).numpy()
     >>> bool((parts[:, 2] * parts[:, 3]).min() > 0.69), bool((parts[:, :2] + parts[:, 2:]).max() <= 1)
@@ -102,7 +102,7 @@ def windows(seed: tf.Tensor, count: tf.Tensor, most: float) -> tf.Tensor:
     """
     area, aspect, y, x = tf.unstack(tf.random.stateless_uniform((4, count), seed))
     kept = 1 - area * most
-    # A part as wide as the whole is the least square that a stretch by `aspect` leaves.
+    # `aspect` stretches a window at most until it is as wide or as high as the image.
     height = tf.clip_by_value(tf.sqrt(kept) * tf.exp((aspect - 0.5) * most), kept, 1)
     sides = tf.stack([height, kept / height], axis=1)
     return tf.concat([(1 - sides) * tf.stack([y, x], axis=1), sides], axis=1)
@@ -111,10 +111,10 @@ def windows(seed: tf.Tensor, count: tf.Tensor, most: float) -> tf.Tensor:
 def augment(
     pictures: tf.Tensor, seed: tf.Tensor, how: dict[str, Any], *, flip: tf.Tensor, clear: tf.Tensor | None = None
 ) -> tf.Tensor:
-    """A batch of pictures or clips of uint8 changed at random, as float32 of whole numbers; `how` as in AUGMENT.
+    """Augment a batch of uint8 images or clips, with the settings `how` (AUGMENT); return float32 of whole numbers.
 
-    A clip's frames all change alike. `flip` (batch,) says whether mirroring is allowed. `clear` is how transparent each
-    pixel was before it was laid on white (255: wholly); with it the ground may be another colour.
+    All frames of a clip change alike. `flip` (batch,) says which rows may be mirrored. `clear` is the transparency of
+    each pixel before it was drawn on white (255: fully transparent), needed for another background colour.
     """
     shape, count = pictures.shape[1:], tf.shape(pictures)[0]
     draws = tf.random.stateless_uniform((count, 9), seed)
@@ -122,12 +122,12 @@ def augment(
     x = x if clear is None else tf.concat([x, tf.cast(clear, tf.float32)], axis=-1)
     if how["rotation"] or how["flip"]:
         mirrored = (draws[:, 1] < 0.5) & flip if how["flip"] else tf.zeros(count, tf.bool)
-        x = _turned(x, (draws[:, 2] * 2 - 1) * how["rotation"] * np.pi / 180, mirrored)
-    each = (-1, *(1 for _ in shape[:-1]))  # one value for each picture, whatever its rank
+        x = _rotated(x, (draws[:, 2] * 2 - 1) * how["rotation"] * np.pi / 180, mirrored)
+    each = (-1, *(1 for _ in shape[:-1]))  # shape that broadcasts one value per image, for images and clips
     if clear is not None:
-        # On white it is p = a·c + (1 - a)·255, so another ground only changes the second part.
-        ground = tf.where(draws[:, :1] < how["background"], draws[:, 6:9] * 255, 255.0)
-        x = x[..., :3] + (tf.reshape(ground, (*each, 3)) - 255) * x[..., 3:] / 255
+        # On white p = a·c + (1 - a)·255, so another background changes only the second term.
+        background = tf.where(draws[:, :1] < how["background"], draws[:, 6:9] * 255, 255.0)
+        x = x[..., :3] + (tf.reshape(background, (*each, 3)) - 255) * x[..., 3:] / 255
     if how["colour"]:
         light, contrast, saturation = (
             tf.reshape(1 + (draws[:, i] * 2 - 1) * how["colour"], (*each, 1)) for i in (3, 4, 5)
@@ -139,23 +139,23 @@ def augment(
     return tf.ensure_shape(tf.round(tf.clip_by_value(x, 0, 255)), pictures.shape)
 
 
-def _turned(x: tf.Tensor, angle: tf.Tensor, mirrored: tf.Tensor) -> tf.Tensor:
-    """Each rotated about its centre and perhaps mirrored, on white."""
+def _rotated(x: tf.Tensor, angle: tf.Tensor, mirrored: tf.Tensor) -> tf.Tensor:
+    """Rotate each image about its centre, and mirror some, on white."""
     frames = x.shape[1] if x.shape.rank == 5 else 1
     *_, height, width, channels = x.shape
     cos, sin, side = tf.cos(angle), tf.sin(angle), tf.where(mirrored, -1.0, 1.0)
     a, b, d, e = cos * side, -sin, sin * side, cos
     to_x = (width - 1) * (1 - a) / 2 - (height - 1) * b / 2
     to_y = (height - 1) * (1 - e) / 2 - (width - 1) * d / 2
-    none = tf.zeros_like(a)
+    zeros = tf.zeros_like(a)
     images = tf.reshape(x, (-1, height, width, channels))
-    transforms = tf.repeat(tf.stack([a, b, to_x, d, e, to_y, none, none], axis=1), frames, axis=0)
+    transforms = tf.repeat(tf.stack([a, b, to_x, d, e, to_y, zeros, zeros], axis=1), frames, axis=0)
     turned = warp(images, transforms, (height, width), fill=255.0)
     return tf.reshape(turned, tf.shape(x))
 
 
 def normalize(texts: tf.Tensor) -> tf.Tensor:
-    """`text.normalize` as a graph: the sequence is written down above `text.GAPS`.
+    """`text.normalize` in a TensorFlow graph; the steps are listed above `text.GAPS`.
 
     >>> normalize(tf.constant(["  A  CAT\\u2028sits "])).numpy().tolist()
     [b'a cat sits']
@@ -164,7 +164,7 @@ def normalize(texts: tf.Tensor) -> tf.Tensor:
 
 
 def is_plain(texts: tf.Tensor) -> tf.Tensor:
-    """Which texts are ASCII words with single spaces between: most are, and only their case can change.
+    """Return which texts are ASCII words with single spaces: most are, and normalizing changes only their case.
 
     >>> is_plain(tf.constant(["A cat.", "a  cat", "caf\u00e9"])).numpy().tolist()
     [True, False, False]
@@ -180,7 +180,7 @@ def _normalized(texts: tf.Tensor) -> tf.Tensor:
 
 
 def pieces(vocabulary: Sequence[str]) -> Callable[[tf.Tensor], tf.RaggedTensor]:
-    """A function from normalised texts (n,) to ragged ids (n, pieces).
+    """Return a function from normalised texts (n,) to ragged ids (n, pieces).
 
     >>> pieces(text.vocabulary(["cat", "##s"]))(tf.constant(["cats cat"])).to_list()
     [[5, 6, 5]]
@@ -194,24 +194,23 @@ def pieces(vocabulary: Sequence[str]) -> Callable[[tf.Tensor], tf.RaggedTensor]:
 def encoder(
     vocabulary: Sequence[str], *, start: bool = False, end: bool = False, plain: bool = False
 ) -> Callable[[tf.Tensor, int | tf.Tensor], tf.Tensor]:
-    """A function from texts (n,) and a length to int32 ids (n, length), as `text.encode` makes them.
+    """Return a function from texts (n,) and a length to int32 ids (n, length), equal to those of `text.encode`.
 
-    `plain` promises that all texts are (see `is_plain`), which saves half of the time.
+    `plain` promises that `is_plain` is true of all texts, which halves the time.
 
     >>> ids = encoder(text.vocabulary(["cat", "##s"]), start=True, end=True)(tf.constant(["Cats"]), 6)
     >>> ids.numpy().tolist()
     [[2, 5, 6, 3, 0, 0]]
     """
-    cut = pieces(vocabulary)
+    tokenize = pieces(vocabulary)
 
     def encode(texts: tf.Tensor, length: int | tf.Tensor) -> tf.Tensor:
-        found, width = cut(tf.strings.lower(texts) if plain else normalize(texts)), length - start
-        shape = (
-            (None, width) if isinstance(width, int) else tf.stack([-1, width])
-        )  # a bucket's is known when it is full
-        ids = found.to_tensor(text.PAD, shape=shape)
+        ragged_ids, width = tokenize(tf.strings.lower(texts) if plain else normalize(texts)), length - start
+        # The width of a bucket is a tensor.
+        shape = (None, width) if isinstance(width, int) else tf.stack([-1, width])
+        ids = ragged_ids.to_tensor(text.PAD, shape=shape)
         if end:
-            last = tf.minimum(found.row_lengths(), tf.cast(width, tf.int64) - 1)
+            last = tf.minimum(ragged_ids.row_lengths(), tf.cast(width, tf.int64) - 1)
             ids = tf.where(tf.range(tf.cast(width, tf.int64)) == last[:, None], text.END, ids)
         if start:
             ids = tf.pad(ids, [[0, 0], [1, 0]], constant_values=text.START)

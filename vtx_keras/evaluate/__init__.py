@@ -1,4 +1,4 @@
-"""How good a model is, beside what needs no model: figures with intervals, cases to look at, files that keep them.
+"""Evaluate a model beside baselines that need no model: metrics with intervals, sample cases and result files.
 
 results = evaluate.run(model, data.load("emoji", "vendor"), train=data.load("emoji", "train"), folder="out")
 print(results.table())

@@ -1,9 +1,10 @@
-"""Captions against references: BLEU, ROUGE-L and CIDEr as the COCO papers compute them, METEOR and SPICE, exact words.
+"""Score captions against references: BLEU, ROUGE-L and CIDEr as in the COCO papers, METEOR, SPICE and exact words.
 
-The first three are computed here: pycocoevalcap, whose numbers they equal, forbids commercial use in its BLEU file, and
-is needed only for METEOR, SPICE and the Penn tokenizer (the extra `coco`). Every text becomes a list of tokens first:
-nothing in a caption (a line break, U+2028, a NUL, nothing at all) can shift another one to the wrong image. Two
-tokenizers: `tokens`, plain Python, and `penn`, that of the COCO papers, which needs Java. They agree on plain English.
+The first three are computed here and equal those of pycocoevalcap, whose BLEU file forbids commercial use; the package
+(the extra `coco`) is needed only for METEOR, SPICE and the Penn tokenizer. Every text becomes a list of tokens first,
+so that no content of a caption (a line break, U+2028, a NUL, an empty text) can shift scores to another image. There
+are two tokenizers: `tokens`, in Python, and `penn`, that of the COCO papers, which needs Java. They agree on plain
+English.
 """
 
 from __future__ import annotations
@@ -24,8 +25,8 @@ from vtx_keras.evaluate._measures import Measure, mean
 from vtx_keras.inputs.text import normalize, tokens
 
 ORDERS = 4  # n-grams of one to four words
-BETA = 1.2  # how much recall weighs in ROUGE-L
-SIGMA = 6.0  # of CIDEr-D's penalty on a difference in length
+BETA = 1.2  # weight of recall in ROUGE-L
+SIGMA = 6.0  # of CIDEr-D's length penalty
 Captions = Sequence[Sequence[str]]  # tokens by row
 References = Sequence[Sequence[Sequence[str]]]  # tokens of each reference by row
 
@@ -33,7 +34,7 @@ SCORERS = ("bleu", "rouge_l", "cider", "meteor", "spice")
 
 
 def penn(texts: Iterable[str | bytes]) -> list[list[str]]:
-    """Tokenize texts by the Penn Treebank tokenizer that comes with pycocoevalcap; it needs Java.
+    """Tokenize texts with the Penn Treebank tokenizer of pycocoevalcap, which needs Java.
 
     penn(["A man's hat."])    # [['a', 'man', "'s", 'hat']]
     """
@@ -56,7 +57,7 @@ def penn(texts: Iterable[str | bytes]) -> list[list[str]]:
 
 
 def check_scorers(names: Sequence[str]) -> None:
-    """Refuses names that no scorer has.
+    """Raise `ValueError` for an unknown scorer.
 
     >>> check_scorers(["blew"])
     Traceback (most recent call last):
@@ -74,11 +75,11 @@ def caption_scores(
     scorers: Sequence[str] = SCORERS[:3],
     tokenizer: str = "plain",
 ) -> dict[str, Measure]:
-    """BLEU-1 to 4, ROUGE-L and CIDEr of captions, each against its references; "meteor" and "spice" on request.
+    """Compute BLEU-1 to 4, ROUGE-L and CIDEr of captions against their references; "meteor" and "spice" on request.
 
     The numbers equal pycocoevalcap's. `tokenizer` is "plain" (`tokens`) or "penn" (Java, as in the COCO papers). A
-    caption without words scores 0. CIDEr weighs words by how rare they are among all references given: a row's score
-    depends on the other rows, and for one row alone it is 0. METEOR gets no interval.
+    caption without words scores 0. CIDEr weights words by their rarity among all references, so a row's score depends
+    on the other rows, and is 0 for a single row. METEOR has no interval.
 
     >>> measures = caption_scores(["A man is speaking."], [["a man speaks", "someone is speaking"]])
     >>> round(measures["rouge_l"].value, 3)
@@ -110,7 +111,7 @@ def caption_scores(
 
 
 def exact(said: str, references: Sequence[str]) -> float:
-    """1 where the text is one of the references but for case, spaces and Unicode form (`text.normalize`), else 0.
+    """Return 1 if the text equals a reference up to case, spaces and Unicode form (`text.normalize`), else 0.
 
     >>> exact("A Cat ", ["a cat", "a dog"])
     1.0
@@ -119,14 +120,14 @@ def exact(said: str, references: Sequence[str]) -> float:
 
 
 def word_f1(said: str, references: Sequence[str]) -> float:
-    r"""How much the words overlap (F1 of the two bags of `\w+`), at the reference where that is most.
+    r"""Return the word overlap (F1 of the two bags of `\w+`) with the reference where it is highest.
 
     >>> round(word_f1("a red cat", ["a cat"]), 2)
     0.8
     """
-    ours = _bag(said)
-    theirs = [_bag(reference) for reference in references]
-    return max(2 * (ours & bag).total() / max(ours.total() + bag.total(), 1) for bag in theirs)
+    words = _bag(said)
+    bags = [_bag(reference) for reference in references]
+    return max(2 * (words & bag).total() / max(words.total() + bag.total(), 1) for bag in bags)
 
 
 def _bag(text: str) -> Counter:
@@ -134,7 +135,7 @@ def _bag(text: str) -> Counter:
 
 
 def package(module: str, what: str) -> Any:
-    """A module of pycocoevalcap, or an error that names the extra it comes with."""
+    """Import a module of pycocoevalcap, or raise an error that names the extra to install."""
     try:
         return importlib.import_module(f"pycocoevalcap.{module}")
     except ModuleNotFoundError as error:
@@ -145,13 +146,13 @@ def package(module: str, what: str) -> Any:
 
 
 def java(what: str) -> None:
-    """Complains where there is no Java."""
+    """Raise `RuntimeError` if there is no Java."""
     if shutil.which("java") is None:
         raise RuntimeError(f"{what} needs Java, and there is none on the PATH: install a Java runtime, or leave it out")
 
 
 def ngrams(words: Sequence[str]) -> Counter[tuple[str, ...]]:
-    """How often each run of one to ORDERS words occurs.
+    """Count the n-grams of one to ORDERS words.
 
     >>> ngrams(["a", "cat", "a"])[("a",)]
     2
@@ -160,9 +161,9 @@ def ngrams(words: Sequence[str]) -> Counter[tuple[str, ...]]:
 
 
 def _bleu(references: References, captions: Captions) -> dict[str, Measure]:
-    """Corpus BLEU (Papineni et al., 2002) against the closest length. It is no mean over rows, but follows from counts.
+    """Corpus BLEU (Papineni et al., 2002) with the closest reference length, from counts over all rows.
 
-    The two small numbers are those of the COCO papers' scorer, so that figures agree to the last digit.
+    The two small constants are those of the COCO papers' scorer, so that figures agree to the last digit.
     """
     counts = np.zeros((len(captions), 2 * ORDERS + 2))  # per row: matches and n-grams by order, both lengths
     for row, (words, sentences) in enumerate(zip(captions, references, strict=True)):
@@ -187,7 +188,7 @@ def _bleu(references: References, captions: Captions) -> dict[str, Measure]:
 
 
 def _rouge(references: References, captions: Captions) -> dict[str, Measure]:
-    """ROUGE-L (Lin, 2004): the longest common subsequence, best precision with best recall."""
+    """ROUGE-L (Lin, 2004): longest common subsequence, with the best precision and the best recall over references."""
 
     def common(first: Sequence[str], second: Sequence[str]) -> int:
         before = [0] * (len(second) + 1)
@@ -221,13 +222,15 @@ def _cider(references: References, captions: Captions) -> dict[str, Measure]:
         return parts, [math.sqrt(sum(value**2 for value in part.values())) for part in parts]
 
     def score(words: Sequence[str], sentences: Sequence[Sequence[str]]) -> float:
-        (ours, sizes), total = vectors(words), 0.0
+        (grams, sizes), total = vectors(words), 0.0
         for sentence in sentences:
-            theirs, others = vectors(sentence)
-            # The scorer of the COCO papers compares numbers of bigrams as lengths.
+            other_grams, other_sizes = vectors(sentence)
+            # The scorer of the COCO papers takes the number of bigrams as the length.
             gap = max(0, len(words) - 1) - max(0, len(sentence) - 1)
-            for one, other, size, length in zip(ours, theirs, sizes, others, strict=True):
-                shared = sum(min(value, other[gram]) * other[gram] for gram, value in one.items() if gram in other)
+            for gram_weights, other, size, length in zip(grams, other_grams, sizes, other_sizes, strict=True):
+                shared = sum(
+                    min(value, other[gram]) * other[gram] for gram, value in gram_weights.items() if gram in other
+                )
                 total += math.exp(-(gap**2) / (2 * SIGMA**2)) * (shared / (size * length) if size * length else shared)
         return 10 * total / ORDERS / len(sentences)
 
@@ -235,7 +238,7 @@ def _cider(references: References, captions: Captions) -> dict[str, Measure]:
 
 
 def _lines(references: References, captions: Captions) -> tuple[dict[int, list[str]], dict[int, list[str]]]:
-    """Rows as pycocoevalcap takes them: lines of tokens. Its Java programs read "|||" as a separator."""
+    """Convert rows to the lines of tokens that pycocoevalcap takes. Its Java programs read "|||" as a separator."""
 
     def line(words: Sequence[str]) -> str:
         return " ".join(words).replace("|||", " ")
@@ -249,7 +252,7 @@ def _meteor(references: References, captions: Captions) -> dict[str, Measure]:
     java("METEOR")
     scorer = package("meteor.meteor", "METEOR").Meteor()
     total, rows = scorer.compute_score(*_lines(references, captions))
-    # The corpus score is no mean of the rows', and only the Java program can compute it for a resampled set.
+    # The corpus score is no mean over rows, and only the Java program can compute it for a resampled set.
     return {"meteor": Measure(lambda weights: float("nan"), np.array(rows), float(total))}
 
 

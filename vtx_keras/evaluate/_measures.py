@@ -1,4 +1,4 @@
-"""Figures over many rows: values with intervals, of labels, answers and search."""
+"""Measures over many rows, with bootstrap intervals: of labels, answers and retrieval."""
 
 from __future__ import annotations
 
@@ -13,9 +13,10 @@ Name = TypeVar("Name", bound=Hashable)
 
 
 class Measure(NamedTuple):
-    """A figure over many rows. `of(weights)` is its value when row i counts weights[i] times.
+    """A measure over many rows. `of(weights)` is its value when row i counts weights[i] times.
 
-    `rows` holds each row's own score, NaN where a row has none. `whole` is the value where nobody knows it by weights.
+    `rows` are the scores of single rows, NaN if a row has none. `whole` is the value of a measure that `of` cannot
+    compute.
 
     >>> mean([0.0, 1.0]).value, mean([0.0, 1.0]).of(np.array([1, 3]))
     (0.5, 0.75)
@@ -31,7 +32,7 @@ class Measure(NamedTuple):
 
 
 def mean(rows: Any, sizes: Any = None) -> Measure:
-    """The measure that is the mean of its rows' scores; NaN rows are left out. `sizes` says how much a row counts.
+    """Return the measure that is the mean of the rows' scores, weighted by `sizes`; NaN rows are left out.
 
     >>> mean([1.0, np.nan, 0.0]).value, mean([1.0, 0.0], sizes=[3, 1]).value
     (0.5, 0.75)
@@ -43,9 +44,9 @@ def mean(rows: Any, sizes: Any = None) -> Measure:
 
 
 def draws(groups: Sequence[Hashable], count: int = 1000, seed: int = 0) -> Iterator[np.ndarray]:
-    """Bootstrap weights, one array at a time: whole groups are drawn with replacement, and their rows with them.
+    """Yield bootstrap weights: groups are drawn with replacement, and all rows of a group with it.
 
-    Several questions about one picture are no independent observations, so the rows of a picture are drawn together.
+    Several questions about one image are not independent observations, so the rows of an image are drawn together.
 
     >>> [weights.tolist() for weights in draws(["a", "a", "b"], 2, seed=1)]
     [[1.0, 1.0, 1.0], [0.0, 0.0, 2.0]]
@@ -60,7 +61,7 @@ def draws(groups: Sequence[Hashable], count: int = 1000, seed: int = 0) -> Itera
 def intervals(
     measures: Mapping[Name, Measure], groups: Sequence[Hashable], *, count: int = 1000, seed: int = 0
 ) -> dict[Name, tuple[float, float, float]]:
-    """Value, lower and upper end of the 95 % bootstrap interval, by name. One group alone has no interval: NaN.
+    """Return the value and the ends of the 95 % bootstrap interval by name; the ends are NaN for a single group.
 
     >>> value, low, high = intervals({"exact": mean([0, 1] * 50)}, range(100))["exact"]
     >>> value, 0.35 < low < 0.45, 0.55 < high < 0.65
@@ -71,27 +72,27 @@ def intervals(
         for weights in draws(groups, count, seed):
             for name, measure in measures.items():
                 values[name].append(measure.of(weights))
-    found = {}
+    result = {}
     for name, measure in measures.items():
-        known = np.array(values[name], float)
-        known = known[np.isfinite(known)]
-        ends = np.quantile(known, (0.025, 0.975)) if known.size else (np.nan, np.nan)
-        found[name] = (float(measure.value), float(ends[0]), float(ends[1]))
-    return found
+        samples = np.array(values[name], float)
+        samples = samples[np.isfinite(samples)]
+        ends = np.quantile(samples, (0.025, 0.975)) if samples.size else (np.nan, np.nan)
+        result[name] = (float(measure.value), float(ends[0]), float(ends[1]))
+    return result
 
 
-def _share(part: float, whole: float) -> float:
-    return part / whole if whole else float("nan")
+def _share(part: float, total: float) -> float:
+    return part / total if total else float("nan")
 
 
 def one_label(said: Any, truth: Any) -> dict[str, Measure]:
-    """Accuracy, and precision, recall and F1 meaned over classes ("macro"), of one label per row: numbers or names.
+    """Measure one label per row (numbers or names): accuracy, and macro-averaged precision, recall and F1.
 
-    Macro figures mean over the classes that occur, in the truth or in what was said; a class never said has
-    precision 0. (Over rows, "micro", precision, recall and F1 are all the accuracy.)
+    Macro averages run over the classes that occur in the truth or in the predictions; a class never predicted has
+    precision 0. (Micro-averaged precision, recall and F1 all equal the accuracy.)
 
-    >>> found = one_label(["cat", "dog", "cat"], ["cat", "cat", "cat"])
-    >>> {name: round(measure.value, 3) for name, measure in found.items()}
+    >>> measures = one_label(["cat", "dog", "cat"], ["cat", "cat", "cat"])
+    >>> {name: round(measure.value, 3) for name, measure in measures.items()}
     {'accuracy': 0.667, 'precision_macro': 0.5, 'recall_macro': 0.333, 'f1_macro': 0.4}
     """
     said, truth = np.asarray(said), np.asarray(truth)
@@ -108,61 +109,68 @@ def one_label(said: Any, truth: Any) -> dict[str, Measure]:
 
 
 def many_labels(scores: Any, truth: Any, threshold: float = 0.0) -> dict[str, Measure]:
-    """Of several labels per row: exact sets, precision, recall and F1 both ways, and mean average precision.
+    """Measure several labels per row: exact sets, precision, recall and F1 (micro and macro), mean average precision.
 
-    `scores` (rows, classes) are logits, a label being said above `threshold`; `truth` holds zeros and ones. "micro"
-    counts all labels alike, "macro" means over the classes that occur; so does `map`, over those that are ever true.
+    `scores` (rows, classes) are logits, and a label is predicted above `threshold`; `truth` holds zeros and ones. Micro
+    averages run over all labels, macro averages over the classes that occur, and `map` over the classes that are ever
+    true.
 
-    >>> found = many_labels([[1.0, -1.0], [0.5, 2.0]], [[1, 0], [0, 1]])
-    >>> found["exact"].value, round(found["f1_micro"].value, 3), found["map"].value
+    >>> measures = many_labels([[1.0, -1.0], [0.5, 2.0]], [[1, 0], [0, 1]])
+    >>> measures["exact"].value, round(measures["f1_micro"].value, 3), measures["map"].value
     (0.5, 0.8, 1.0)
     """
     scores, truth = np.asarray(scores, float), np.asarray(truth) > 0.5
     said = scores > threshold
-    right, ours, theirs = ((said & truth).astype(float), said.astype(float), truth.astype(float))
+    hits, predicted, true = ((said & truth).astype(float), said.astype(float), truth.astype(float))
 
     def counts(weights: np.ndarray) -> tuple:
-        return weights @ right, weights @ ours, weights @ theirs
+        return weights @ hits, weights @ predicted, weights @ true
 
-    both = right.sum(axis=1)
-    rows = 2 * both / np.maximum(ours.sum(axis=1) + theirs.sum(axis=1), 1)
-    rows[~(said | truth).any(axis=1)] = 1.0  # nothing to say, and nothing said
+    row_hits = hits.sum(axis=1)
+    rows = 2 * row_hits / np.maximum(predicted.sum(axis=1) + true.sum(axis=1), 1)
+    rows[~(said | truth).any(axis=1)] = 1.0  # no true label, and none predicted
     return {
         "exact": mean((said == truth).all(axis=1)),
         **_averaged(counts, rows, ("micro", "macro")),
-        "map": Measure(_mean_average_precision(scores, theirs), rows),
+        "map": Measure(_mean_average_precision(scores, true), rows),
     }
 
 
 def yes_or_no(scores: Any, truth: Any) -> dict[str, Measure]:
-    """Accuracy, precision, recall and F1 of "yes", and average precision: `scores` are logits or log odds.
+    """Measure accuracy, precision, recall and F1 of "yes", and average precision; `scores` are logits or log odds.
 
-    >>> found = yes_or_no([2.0, 1.0, -1.0], [1, 0, 0])
-    >>> {name: round(measure.value, 3) for name, measure in found.items()}
+    >>> measures = yes_or_no([2.0, 1.0, -1.0], [1, 0, 0])
+    >>> {name: round(measure.value, 3) for name, measure in measures.items()}
     {'accuracy': 0.667, 'precision': 0.5, 'recall': 1.0, 'f1': 0.667, 'average_precision': 1.0}
     """
     scores, truth = np.asarray(scores, float).reshape(-1, 1), np.asarray(truth, float).reshape(-1, 1)
-    found = many_labels(scores, truth)
+    measures = many_labels(scores, truth)
     names = {"exact": "accuracy", "precision_micro": "precision", "recall_micro": "recall", "f1_micro": "f1"}
-    hit = found["exact"].rows
-    renamed = {ours: Measure(found[theirs].of, hit) for theirs, ours in names.items()}
-    return {**renamed, "average_precision": Measure(found["map"].of, hit)}
+    hit = measures["exact"].rows
+    renamed = {name: Measure(measures[label_name].of, hit) for label_name, name in names.items()}
+    return {**renamed, "average_precision": Measure(measures["map"].of, hit)}
 
 
-def _averaged(counts: Callable, rows: np.ndarray, ways: tuple[str, ...]) -> dict[str, Measure]:
-    def figure(what: str, way: str) -> Callable[[np.ndarray], float]:
+def _averaged(counts: Callable, rows: np.ndarray, averages: tuple[str, ...]) -> dict[str, Measure]:
+    """Return averaged precision, recall and F1; `counts(weights)` are hits, predictions and true labels per class."""
+
+    def figure(kind: str, average: str) -> Callable[[np.ndarray], float]:
         def of(weights: np.ndarray) -> float:
-            right, said, true = counts(weights)
-            if way == "micro":
-                right, said, true = (part.sum(keepdims=True) for part in (right, said, true))
-            occurs = (said + true) > 0
-            below = {"precision": said, "recall": true, "f1": (said + true) / 2}[what]
-            shares = right / np.where(below > 0, below, 1.0)
+            right, predicted, true = counts(weights)
+            if average == "micro":
+                right, predicted, true = (part.sum(keepdims=True) for part in (right, predicted, true))
+            occurs = (predicted + true) > 0
+            denominator = {"precision": predicted, "recall": true, "f1": (predicted + true) / 2}[kind]
+            shares = right / np.where(denominator > 0, denominator, 1.0)
             return float(shares[occurs].mean()) if occurs.any() else float("nan")
 
         return of
 
-    return {f"{what}_{way}": Measure(figure(what, way), rows) for way in ways for what in ("precision", "recall", "f1")}
+    return {
+        f"{kind}_{average}": Measure(figure(kind, average), rows)
+        for average in averages
+        for kind in ("precision", "recall", "f1")
+    }
 
 
 def _mean_average_precision(scores: np.ndarray, truth: np.ndarray) -> Callable[[np.ndarray], float]:
@@ -172,27 +180,27 @@ def _mean_average_precision(scores: np.ndarray, truth: np.ndarray) -> Callable[[
 
     def of(weights: np.ndarray) -> float:
         weighted = weights[order]
-        hits, seen = np.cumsum(weighted * true, axis=0), np.cumsum(weighted, axis=0)
-        found = []
+        hits, ranked_above = np.cumsum(weighted * true, axis=0), np.cumsum(weighted, axis=0)
+        precisions = []
         for column in range(ranked.shape[1]):
-            at = last[:, column]
-            right, all_ = hits[at, column], seen[at, column]
-            if right[-1]:
-                gain = np.diff(right, prepend=0.0)
-                found.append(float((gain * right / np.maximum(all_, 1e-12)).sum() / right[-1]))
-        return float(np.mean(found)) if found else float("nan")
+            steps = last[:, column]
+            relevant, retrieved = hits[steps, column], ranked_above[steps, column]
+            if relevant[-1]:
+                recall_gain = np.diff(relevant, prepend=0.0)
+                precisions.append(float((recall_gain * relevant / np.maximum(retrieved, 1e-12)).sum() / relevant[-1]))
+        return float(np.mean(precisions)) if precisions else float("nan")
 
     return of
 
 
-PLACES = (1, 5, 10)
+CUTOFFS = (1, 5, 10)
 
 
 def ranks(scores: Any, right: Any) -> np.ndarray:
-    """Per row of `scores` (queries, candidates), the rank of the best candidate that `right` (a mask) marks, from 1.
+    """Rank, for each row of `scores` (queries, candidates), the best candidate in the mask `right`, starting at 1.
 
-    A wrong candidate with the same score stands before a right one, so that a model that says the same of all has no
-    luck. A row without a right candidate has rank infinity; a score that is no number is the lowest.
+    A wrong candidate with the same score ranks before a right one, so that constant scores get no credit. A row without
+    a right candidate has rank infinity; NaN is the lowest score.
 
     >>> ranks([[0.1, 0.9, 0.5], [0.5, 0.5, 0.5]], [[True, False, True], [True, False, False]]).tolist()
     [2.0, 3.0]
@@ -207,41 +215,41 @@ def ranks(scores: Any, right: Any) -> np.ndarray:
 
 
 def retrieval(images: Any, texts: Any, text_of: Any, image_of: Any, *, block: int = 1024) -> dict[str, Measure]:
-    """Recall@1, 5, 10 and median rank, picture to text and text to picture, of embeddings (n, dim).
+    """Measure recall@1, 5, 10 and median rank of embeddings (n, dim), image to text and text to image.
 
-    `image_of[i]` and `text_of[i]` are rows of `images` and `texts` that belong together: a picture may have several
-    texts, and a text several pictures (of which the best counts). The measures' rows are the pictures, then the texts.
+    `image_of[i]` and `text_of[i]` are rows of `images` and `texts` that belong together. An image may have several
+    texts and a text several images, of which the best ranked counts. The measures' rows are the images, then the texts.
 
-    >>> found = retrieval(np.eye(3), np.eye(3)[[0, 2, 1]], text_of=[0, 2, 1], image_of=[0, 1, 2])
-    >>> found["image_to_text_recall_1"].value, found["text_to_image_median_rank"].value
+    >>> measures = retrieval(np.eye(3), np.eye(3)[[0, 2, 1]], text_of=[0, 2, 1], image_of=[0, 1, 2])
+    >>> measures["image_to_text_recall_1"].value, measures["text_to_image_median_rank"].value
     (1.0, 1.0)
     """
     images, texts = np.asarray(images), np.asarray(texts)
-    ways = {
+    directions = {
         "image_to_text": (images, texts, np.asarray(image_of), np.asarray(text_of)),
         "text_to_image": (texts, images, np.asarray(text_of), np.asarray(image_of)),
     }
     measures, total = {}, len(images) + len(texts)
-    for way, (queries, candidates, asked, wanted) in ways.items():
-        found = []
+    for direction, (queries, candidates, query_of, candidate_of) in directions.items():
+        block_ranks = []
         for start in range(0, len(queries), block):
             rows = queries[start : start + block]
-            inside = (asked >= start) & (asked < start + len(rows))
+            inside = (query_of >= start) & (query_of < start + len(rows))
             right = np.zeros((len(rows), len(candidates)), bool)
-            right[asked[inside] - start, wanted[inside]] = True
-            found.append(ranks(rows @ candidates.T, right))
+            right[query_of[inside] - start, candidate_of[inside]] = True
+            block_ranks.append(ranks(rows @ candidates.T, right))
         rank = np.full(total, np.nan)
-        at = 0 if way == "image_to_text" else len(images)
-        rank[at : at + len(queries)] = np.concatenate(found)
-        for place in PLACES:
-            hit = np.where(np.isnan(rank), np.nan, rank <= place)
-            measures[f"{way}_recall_{place}"] = mean(hit)
-        measures[f"{way}_median_rank"] = median(rank)
+        first = 0 if direction == "image_to_text" else len(images)
+        rank[first : first + len(queries)] = np.concatenate(block_ranks)
+        for cutoff in CUTOFFS:
+            hit = np.where(np.isnan(rank), np.nan, rank <= cutoff)
+            measures[f"{direction}_recall_{cutoff}"] = mean(hit)
+        measures[f"{direction}_median_rank"] = median(rank)
     return measures
 
 
 def median(rows: Any) -> Measure:
-    """The measure that is the median of its rows' scores; NaN rows are left out, and infinity is a score.
+    """Return the measure that is the median of the rows' scores; NaN rows are left out, and infinity is a score.
 
     >>> median([1, 5, 2, np.nan]).value, median([1, 5, 2, np.nan]).of(np.array([1, 3, 1, 1]))
     (2.0, 5.0)
@@ -260,25 +268,24 @@ def median(rows: Any) -> Measure:
 
 
 def chance(candidates: int, right: Mapping[int, int]) -> dict[str, float]:
-    """Expected recall@1, 5, 10 of a blind guess: `right` counts queries by how many candidates are right for them.
+    """Return the expected recall@1, 5, 10 of a random ranking; `right` maps a number of right candidates to queries.
 
     >>> chance(10, {1: 4})
     {'recall_1': 0.1, 'recall_5': 0.5, 'recall_10': 1.0}
     """
-    found = {}
-    for place in PLACES:
-        seen = min(place, candidates)
-        missed = sum(count * comb(candidates - n, seen) / comb(candidates, seen) for n, count in right.items())
-        found[f"recall_{place}"] = round(1 - missed / sum(right.values()), 12)
-    return found
+    recalls = {}
+    for cutoff in CUTOFFS:
+        top = min(cutoff, candidates)
+        missed = sum(count * comb(candidates - n, top) / comb(candidates, top) for n, count in right.items())
+        recalls[f"recall_{cutoff}"] = round(1 - missed / sum(right.values()), 12)
+    return recalls
 
 
-MARKS = ';/[]"{}()=+\\_-><@`,?!'
+PUNCTUATION = ';/[]"{}()=+\\_-><@`,?!'
 ARTICLES = ("a", "an", "the")
 NUMBERS = "zero one two three four five six seven eight nine ten"
 DIGITS = {"none": "0", **{word: str(digit) for digit, word in enumerate(NUMBERS.split())}}
-# Words in which people leave out the apostrophe. "its", "were", "well", "ill" and the like are words of their own and
-# not here.
+# Words that are often written without the apostrophe; not "its", "were", "well" and "ill", which are words themselves.
 APOSTROPHES = """
     ain't aren't can't could've couldn't couldn't've didn't doesn't don't hadn't hadn't've hasn't haven't he'd he'd've
     he's how'd how'll how's isn't it'd it'd've it'll let's ma'am mightn't mightn't've might've mustn't must've needn't
@@ -292,30 +299,30 @@ CONTRACTIONS = {word.replace("'", ""): word for word in APOSTROPHES.split()}
 
 
 def vqa_normalize(answer: str) -> str:
-    """An answer as the VQA challenge compares it: lower case, digits for number words, no articles, few marks.
+    """Normalise an answer as the VQA challenge does: lower case, digits for number words, no articles or punctuation.
 
-    A mark that touches a space goes, another one becomes a space; a point stays between digits.
+    Punctuation beside a space is removed, other punctuation becomes a space; a point before a digit stays.
 
     >>> vqa_normalize("The two-story house."), vqa_normalize("Dont know!"), vqa_normalize("2.5, or none")
     ('2 story house', "don't know", '2.5 or 0')
     """
     answer = " ".join(answer.split())
-    numbers = re.search(r"\d,\d", answer)  # "1,000" becomes "1000", and then every mark goes, as the challenge does
-    for mark in MARKS:
+    thousands = re.search(r"\d,\d", answer)  # as in the challenge, "1,000" also removes all other punctuation
+    for mark in PUNCTUATION:
         if mark in answer:
-            touches = f"{mark} " in answer or f" {mark}" in answer
-            answer = answer.replace(mark, "" if touches or numbers else " ")
+            beside_space = f"{mark} " in answer or f" {mark}" in answer
+            answer = answer.replace(mark, "" if beside_space or thousands else " ")
     answer = re.sub(r"\.(?!\d)", "", answer).lower()
     words = [DIGITS.get(word, word) for word in answer.split() if word not in ARTICLES]
     return " ".join(CONTRACTIONS.get(word, word) for word in words)
 
 
 def vqa_accuracy(said: str, answers: Sequence[str]) -> float:
-    """The VQA challenge's accuracy of an answer, given the answers of (ten) people.
+    """Return the accuracy of an answer as the VQA challenge defines it, given the answers of (ten) people.
 
-    Each person is left out in turn; the answer scores min(1, n / 3), where n of the others gave it; the mean of that
-    counts. As in the challenge, texts are normalised only where people differ. With three people or fewer this says
-    little: use `exact` for a single reference.
+    Each person is left out in turn: the answer scores min(1, n / 3) if n of the others gave it, and the result is the
+    mean. As in the challenge, texts are normalised only if people differ. With three people or fewer this says little:
+    use `exact` for a single reference.
 
     >>> round(vqa_accuracy("yes", ["yes"] * 3 + ["no"] * 7), 2), vqa_accuracy("A cat", ["cat"] * 9 + ["kitten"])
     (0.9, 1.0)
@@ -326,6 +333,6 @@ def vqa_accuracy(said: str, answers: Sequence[str]) -> float:
     if len(set(answers)) > 1:
         said, answers = vqa_normalize(said), [vqa_normalize(answer) for answer in answers]
     same = answers.count(said)
-    # A person who gave the answer leaves same - 1 others who did.
+    # Leaving out a person who gave the answer leaves same - 1 others who did.
     left_out = [min(1, (same - (answer == said)) / 3) for answer in answers]
     return sum(left_out) / len(left_out)

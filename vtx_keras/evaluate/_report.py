@@ -1,4 +1,4 @@
-"""Results as a table, a JSON file and a page of cases; pages of images and texts that need nothing else."""
+"""Present results as a table, a JSON file and a page of cases; write self-contained HTML pages of images and texts."""
 
 from __future__ import annotations
 
@@ -23,17 +23,11 @@ from vtx_keras.evaluate._measures import Measure
 from vtx_keras.evaluate._outcomes import Outcome
 from vtx_keras.inputs import media
 
-SHOWN = 12  # cases in each part of the page
-
-
-# By which the best and the worst cases are chosen: the first that there is, then the next where rows are equal.
-TELLING = ("cider", "vqa_accuracy", "word_f1", "image_to_text_median_rank", "f1_micro", "accuracy")
-
-
+CASES = 12  # per section of the page
+# Measures that rank the cases: the first one available, then the next where rows are equal.
+RANKING = ("cider", "vqa_accuracy", "word_f1", "image_to_text_median_rank", "f1_micro", "accuracy")
 LOWER_IS_BETTER = ("median_rank",)
-
-
-PLAIN = {
+KINDS = {
     "captions": "captions",
     "answers": "written answers",
     "label": "answers or labels",
@@ -45,13 +39,13 @@ PLAIN = {
 
 @dataclass(frozen=True)
 class Results:
-    """What an evaluation found. A figure is {"value", "low", "high"}: the 95 % interval, None where there is none."""
+    """The results of an evaluation. A figure is {"value", "low", "high"}, with the 95 % interval or None."""
 
     model: str
     kind: str
     rows: int
-    groups: int  # concepts or pictures, which are what is resampled
-    left_out: dict[str, str]  # rows that could not be judged, by their place, and why
+    groups: int  # concepts or images that intervals resample
+    left_out: dict[str, str]  # reason by place of the rows that could not be evaluated
     metrics: dict[str, dict[str, float | None]]
     baselines: dict[str, dict[str, dict[str, float | None]]]
     differences: dict[str, dict[str, dict[str, float]]] = field(default_factory=dict)  # model minus baseline
@@ -63,22 +57,22 @@ class Results:
     seconds: float = 0.0
 
     def as_dict(self) -> dict:
-        """All of it as JSON takes it: what is no number, or not finite, is None."""
-        return _plain(asdict(self))
+        """Return all fields as JSON values; numbers that are not finite become None."""
+        return _as_json(asdict(self))
 
     def grid(self) -> tuple[list[str], list[list[str]]]:
-        """Header and rows of a table: a metric per row, the model beside its baselines."""
+        """Return header and rows of a table: a metric per row, the model beside its baselines."""
         header = ["", self.model, "95 % interval", *(name.replace("_", " ") for name in self.baselines)]
         rows = []
         for name, figure in self.metrics.items():
-            others = [_shown(found.get(name, {}).get("value")) for found in self.baselines.values()]
-            ends = [_shown(figure[end]) for end in ("low", "high")]
-            between = "" if "–" in ends else f"{ends[0]} to {ends[1]}"
-            rows.append([name.replace("_", " "), _shown(figure["value"]), between, *others])
+            baselines = [_format(figures.get(name, {}).get("value")) for figures in self.baselines.values()]
+            ends = [_format(figure[end]) for end in ("low", "high")]
+            interval = "" if "–" in ends else f"{ends[0]} to {ends[1]}"
+            rows.append([name.replace("_", " "), _format(figure["value"]), interval, *baselines])
         return header, rows
 
     def table(self) -> str:
-        """The table as plain text.
+        """Return the table as plain text.
 
         >>> figure = {"value": 0.5, "low": 0.4, "high": 0.6}
         >>> print(Results("toy", "label", 9, 9, {}, {"accuracy": figure}, {"most_frequent": {}}).table())
@@ -95,20 +89,20 @@ class Results:
         return "\n".join(lines)
 
     def summary(self) -> list[str]:
-        """What a reader must know beside the figures."""
-        lines = [f"{self.rows:,d} rows ({PLAIN[self.kind]}), resampled by {self.groups:,d} pictures or concepts"]
+        """Return what a reader must know beside the figures, line by line."""
+        lines = [f"{self.rows:,d} rows ({KINDS[self.kind]}), resampled by {self.groups:,d} pictures or concepts"]
         if self.left_out:
             first = ", ".join(f"row {place}: {why}" for place, why in list(self.left_out.items())[:3])
             lines.append(f"{len(self.left_out):,d} rows were left out: {first}")
-        telling = next((name for name in TELLING if name in self.metrics), None)
-        if telling is not None:
-            for baseline, found in self.differences.items():
-                lines += _compared(telling, baseline.replace("_", " "), found.get(telling))
+        metric = next((name for name in RANKING if name in self.metrics), None)
+        if metric is not None:
+            for baseline, differences in self.differences.items():
+                lines += _compared(metric, baseline.replace("_", " "), differences.get(metric))
         return lines + list(self.notes)
 
 
 def keep(results: Results, folder: Path, cases: Sequence[tuple[str, Sequence[Card]]]) -> None:
-    """Writes `results.json` and `results.html`, each whole or not at all.
+    """Write `results.json` and `results.html`, each atomically.
 
     >>> import tempfile
     >>> folder = Path(tempfile.mkdtemp())
@@ -117,8 +111,8 @@ def keep(results: Results, folder: Path, cases: Sequence[tuple[str, Sequence[Car
     9
     """
     write(folder / "results.json", json.dumps(results.as_dict(), indent=1, ensure_ascii=False) + "\n")
-    told = [*results.summary(), *(f"{key}: {value}" for key, value in results.about.items())]
-    write_page(folder / "results.html", f"{results.model}: what it says", cases, told, table=results.grid())
+    notes = [*results.summary(), *(f"{key}: {value}" for key, value in results.about.items())]
+    write_page(folder / "results.html", f"{results.model}: evaluation", cases, notes, table=results.grid())
 
 
 def cases_of(
@@ -129,44 +123,44 @@ def cases_of(
     image_shape: Sequence[int],
     seed: int = 0,
 ) -> list[tuple[str, list[Card]]]:
-    """Random, best and worst cases as sections of a page; only their pictures are read again."""
+    """Return random, best and worst cases as sections of a page; only their images are read again."""
     rows = [number for number, row in enumerate(outcome.rows) if row.expected]
-    scores = [(name, measures[name].rows) for name in TELLING if name in measures]
+    scores = [(name, measures[name].rows) for name in RANKING if name in measures]
     random = np.random.default_rng(seed)
-    mixed = [rows[number] for number in random.permutation(len(rows))]
+    shuffled = [rows[number] for number in random.permutation(len(rows))]
 
     def goodness(number: int) -> tuple:
         return tuple(-value[number] if name.endswith(LOWER_IS_BETTER) else value[number] for name, value in scores)
 
-    ranked = sorted(mixed, key=goodness)
-    share = min(SHOWN, max(1, len(ranked) // 2))
-    parts = {
-        "Random cases": mixed[:SHOWN],
+    ranked = sorted(shuffled, key=goodness)
+    share = min(CASES, max(1, len(ranked) // 2))
+    sections = {
+        "Random cases": shuffled[:CASES],
         f"Best cases, by {scores[0][0].replace('_', ' ')}": ranked[::-1][:share],
         f"Worst cases, by {scores[0][0].replace('_', ' ')}": ranked[:share],
     }
-    wanted = {outcome.rows[number].place for numbers in parts.values() for number in numbers}
-    pictures = {place: _frames(example, image_shape) for place, example in enumerate(stream()) if place in wanted}
+    places = {outcome.rows[number].place for numbers in sections.values() for number in numbers}
+    images = {place: _frames(example, image_shape) for place, example in enumerate(stream()) if place in places}
 
     def card(number: int) -> Card:
         row = outcome.rows[number]
-        lines = [("id", row.id), *([("read", row.read)] if row.read else []), ("said", row.said or "(nothing)")]
+        lines = [("id", row.id), *([("input", row.read)] if row.read else []), ("predicted", row.said or "(nothing)")]
         lines += [("expected", " | ".join(row.expected))]
         lines += [(name.replace("_", " "), other.rows[number].said) for name, other in others.items()]
-        lines += [(name.replace("_", " "), _shown(value[number])) for name, value in scores[:2]]
-        return Card(pictures[row.place], lines)
+        lines += [(name.replace("_", " "), _format(value[number])) for name, value in scores[:2]]
+        return Card(images[row.place], lines)
 
-    return [(name, [card(number) for number in numbers]) for name, numbers in parts.items()]
+    return [(name, [card(number) for number in numbers]) for name, numbers in sections.items()]
 
 
 def _frames(example: Mapping, image_shape: Sequence[int]) -> list:
-    """The picture, or a few frames of the clip, as they can be shown."""
-    picture = examples.picture(example)
-    return media.read_clip(picture, min(4, image_shape[0])) if len(image_shape) == 4 else [picture]
+    """Return the image, or a few frames of the clip, to show."""
+    image = examples.image_of(example)
+    return media.read_clip(image, min(4, image_shape[0])) if len(image_shape) == 4 else [image]
 
 
 def _compared(name: str, baseline: str, figure: Mapping[str, float] | None) -> list[str]:
-    """Whether the model is better, in words; nothing where there is no interval to tell by.
+    """Say in words whether the model beats a baseline; return [] without an interval.
 
     >>> _compared("word_f1", "nearest neighbour", {"value": -0.1, "low": -0.2, "high": 0.1})
     ['word f1: not clearly different from nearest neighbour (difference -0.100, -0.200 to 0.100)']
@@ -174,33 +168,32 @@ def _compared(name: str, baseline: str, figure: Mapping[str, float] | None) -> l
     if figure is None or not all(map(math.isfinite, figure.values())):
         return []
     clear = "better than" if figure["low"] > 0 else "worse than" if figure["high"] < 0 else "not clearly different from"
-    value, low, high = (_shown(figure[end]) for end in ("value", "low", "high"))
+    value, low, high = (_format(figure[end]) for end in ("value", "low", "high"))
     return [f"{name.replace('_', ' ')}: {clear} {baseline} (difference {value}, {low} to {high})"]
 
 
-def _shown(value: float | None) -> str:
+def _format(value: float | None) -> str:
     if value is None or not math.isfinite(value):
         return "–" if value is None or math.isnan(value) else "∞"
     return f"{value:.3f}" if abs(value) < 100 else f"{value:,.1f}"
 
 
-def _plain(value: Any) -> Any:
+def _as_json(value: Any) -> Any:
     if isinstance(value, Mapping):
-        return {str(key): _plain(one) for key, one in value.items()}
+        return {str(key): _as_json(one) for key, one in value.items()}
     if isinstance(value, (list, tuple)):
-        return [_plain(one) for one in value]
+        return [_as_json(one) for one in value]
     if isinstance(value, (float, np.floating)):
         return float(value) if math.isfinite(value) else None
     return value if isinstance(value, (int, str, bool, type(None))) else str(value)
 
 
-SIDE = 224  # most pixels of a thumbnail's side
+# --- pages
 
+SIDE = 224  # largest width and height of a thumbnail in pixels
+LONGEST = 2_000  # most characters of a text on a page: megabytes of text stall a browser
 
-LONGEST = 2_000  # characters of one text: nobody reads more on a page, and a browser chokes on megabytes
-
-
-# No script, no font, no picture from elsewhere: the first meta line forbids them, whatever a caption may hold.
+# The content security policy forbids scripts, fonts and external images, whatever a caption contains.
 HEAD = """<!doctype html>
 <html lang="en">
 <head>
@@ -233,7 +226,7 @@ dd {{ margin: 0 0 .3rem; overflow-wrap: anywhere }}
 
 
 class Card(NamedTuple):
-    """Pictures (several are a clip's frames, or a picture and its overlays) and lines of (label, text) below them."""
+    """Images (or a clip's frames, or an image and its overlays), and lines of (label, text) below them."""
 
     pictures: Sequence[Any]
     lines: Sequence[tuple[str, str]]
@@ -247,11 +240,11 @@ def write_page(
     *,
     table: tuple[Sequence[str], Iterable[Sequence[Any]]] | None = None,
 ) -> Path:
-    """Writes one HTML file: a title, notes, a table `(header, rows)`, and cards in named sections.
+    """Write one HTML file: a title, notes, a table `(header, rows)`, and cards in named sections.
 
-    Pictures are whatever `media.read` takes, shown as thumbnails inside the file; one that cannot be read says so.
-    Texts are shown as they are, never run: what looks like HTML stays text. A generator of cards is taken one by one,
-    so that a page may hold more pictures than memory does. The file appears when it is whole.
+    Images are anything that `media.read` takes, embedded as thumbnails; one that cannot be read is replaced by the
+    error. Texts are escaped. Generators of cards are consumed one card at a time, so that a page may hold more images
+    than fit in memory. The file is written atomically.
 
     >>> import tempfile
     >>> path = write_page(f"{tempfile.mkdtemp()}/a.html", "<b>", [], table=(["model", "score"], [["ours", 0.5]]))
@@ -264,7 +257,7 @@ def write_page(
 
 
 def thumbnail(picture: Any) -> str:
-    """A picture as an `img` element that holds its own data.
+    """Return an image as an `img` element with embedded data.
 
     >>> thumbnail(np.zeros((448, 896, 3), "uint8"))[:23], thumbnail(b"no picture")[:3]
     ('<img width="224" height', '<p ')
@@ -272,40 +265,41 @@ def thumbnail(picture: Any) -> str:
     try:
         pixels = media.read(picture)
     except (media.BadPicture, OSError) as error:
-        return f'<p class="note">no picture: {_text(error)}</p>'
+        return f'<p class="note">no picture: {_escape(error)}</p>'
     image = Image.fromarray(np.rint(pixels).astype("uint8"))
     image.thumbnail((SIDE, SIDE))
-    held = io.BytesIO()
-    image.save(held, "JPEG", quality=85, subsampling=0)
-    data = base64.b64encode(held.getvalue()).decode()
+    buffer = io.BytesIO()
+    image.save(buffer, "JPEG", quality=85, subsampling=0)
+    data = base64.b64encode(buffer.getvalue()).decode()
     return f'<img width="{image.width}" height="{image.height}" alt="" src="data:image/jpeg;base64,{data}">'
 
 
 def _page_parts(title: str, sections: Iterable, notes: Sequence[str], table: Any) -> Iterator[str]:
-    yield HEAD.format(title=_text(title))
-    yield f"<h1>{_text(title)}</h1>\n"
+    """Yield the HTML of a page, card by card."""
+    yield HEAD.format(title=_escape(title))
+    yield f"<h1>{_escape(title)}</h1>\n"
     for note in notes:
-        yield f'<p class="note" dir="auto">{_text(note)}</p>\n'
+        yield f'<p class="note" dir="auto">{_escape(note)}</p>\n'
     if table is not None:
         header, rows = table
-        yield f'<div class="wide"><table>\n<tr>{"".join(f"<th>{_text(name)}</th>" for name in header)}</tr>\n'
+        yield f'<div class="wide"><table>\n<tr>{"".join(f"<th>{_escape(name)}</th>" for name in header)}</tr>\n'
         for row in rows:
-            yield f"<tr>{''.join(f'<td>{_text(cell)}</td>' for cell in row)}</tr>\n"
+            yield f"<tr>{''.join(f'<td>{_escape(cell)}</td>' for cell in row)}</tr>\n"
         yield "</table></div>\n"
     for name, cards in sections:
-        yield f'<h2>{_text(name)}</h2>\n<div class="cards">\n'
+        yield f'<h2>{_escape(name)}</h2>\n<div class="cards">\n'
         for pictures, lines in cards:
             strip = "".join(map(thumbnail, pictures))
-            said = "".join(f'<dt>{_text(label)}</dt><dd dir="auto">{_text(words)}</dd>' for label, words in lines)
-            yield f'<div class="card"><div class="strip">{strip}</div><dl>{said}</dl></div>\n'
+            items = "".join(f'<dt>{_escape(label)}</dt><dd dir="auto">{_escape(text)}</dd>' for label, text in lines)
+            yield f'<div class="card"><div class="strip">{strip}</div><dl>{items}</dl></div>\n'
         yield "</div>\n"
     yield "</body>\n</html>\n"
 
 
-def _text(value: Any) -> str:
-    """What stands between tags: escaped, of bounded length, and without characters that no page may hold."""
-    words = value if isinstance(value, str) else str(value)
-    if len(words) > LONGEST:
-        words = f"{words[:LONGEST]} … ({len(words):,d} characters)"
-    words = words.encode("utf-8", "replace").decode()  # half a surrogate pair
-    return html.escape(re.sub(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f]", "\ufffd", words))
+def _escape(value: Any) -> str:
+    """Escape a text for HTML, shorten it to LONGEST characters and replace characters that HTML forbids."""
+    text = value if isinstance(value, str) else str(value)
+    if len(text) > LONGEST:
+        text = f"{text[:LONGEST]} … ({len(text):,d} characters)"
+    text = text.encode("utf-8", "replace").decode()  # half a surrogate pair
+    return html.escape(re.sub(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f]", "\ufffd", text))

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from vtx_keras.explain._methods import ROLLOUT, attended, looking_blocks, ran, shown, spoken_for
+from vtx_keras.explain._methods import ROLLOUT, attended, attention_blocks, ran, shown, gradcam_maps
 from vtx_keras.explain._pictures import Explanation
 from vtx_keras.inputs import media, text
 from vtx_keras.models._base import VisionText
@@ -44,7 +44,7 @@ def attention(
     `method` "gradcam" (all models; the default where there is no attention, as in concat_mlp, gated, retriever) asks
     which places speak for a target: each word a captioner wrote, the answer or label (the likeliest, or the class named
     by `target`), the match, the similarity. It follows the target's gradient at the vision tokens while the picture
-    comes up out of a white one; `methods.spoken_for` says how.
+    comes up out of a white one; `methods.gradcam_maps` says how.
 
     >>> from vtx_keras import zoo
     >>> model = zoo.build("cross_attn_vqa", weights=None, dim=32, image_shape=(32, 32, 3), classes=["no", "yes"])
@@ -67,7 +67,7 @@ def attention(
         if how == "attention":
             maps = attended(model, pixels, tokens, written, block, batch_size)
         else:
-            maps = spoken_for(model, pixels, tokens, written, scores, target)
+            maps = gradcam_maps(model, pixels, tokens, written, scores, target)
         about, told = _about(model, how, block), _said(model, written, scores)
         for row, (words, heat) in enumerate(maps):
             seen, fit = np.rint(pixels[row]).astype("uint8"), model.options["resize"]
@@ -89,7 +89,7 @@ def _check_model(model: Any) -> None:
 
 
 def _checked_method(model: VisionText, method: str | None, block: int | str | None) -> str:
-    blocks = looking_blocks(model)
+    blocks = attention_blocks(model)
     if method is None:
         method = "attention" if blocks else "gradcam"
     if method not in METHODS:
@@ -175,7 +175,7 @@ def _about(model: VisionText, how: str, block: int | str | None) -> str:
     name = model.spec["name"]
     if how == "gradcam":
         return f"{name}: Grad-CAM"
-    blocks = len(looking_blocks(model))
+    blocks = len(attention_blocks(model))
     which = "rollout" if block == ROLLOUT else f"block {block}" if block is not None else f"mean of {blocks} blocks"
     return f"{name}: attention, {which if blocks > 1 or block is not None else 'one block'}"
 

@@ -16,7 +16,7 @@ import numpy as np
 from keras import ops
 
 from vtx_keras.inputs import text
-from vtx_keras.models._base import VisionText, soon_seen
+from vtx_keras.models._base import VisionText, eager_is_faster
 from vtx_keras.models._captioner import Captioner
 from vtx_keras.models._readers import Matcher, PairModel, Retriever
 from vtx_keras.models.layers import Block, graph
@@ -46,8 +46,8 @@ def ran(
     model: VisionText, what: Any, make: Callable[[], Callable[[dict], Any]], inputs: dict[str, np.ndarray], batch: int
 ) -> Any:
     """What the function that `make` gives has to say of the inputs; it is made once per `what` it tells."""
-    eager = model.run_eagerly or soon_seen(len(next(iter(inputs.values()))))
-    run = model.kept(("explain", what, eager), lambda: Run(model, make(), eager))
+    eager = model.run_eagerly or eager_is_faster(len(next(iter(inputs.values()))))
+    run = model.cached(("explain", what, eager), lambda: Run(model, make(), eager))
     return model.in_batches(run, inputs, batch)
 
 
@@ -71,11 +71,11 @@ def words_of(ids: np.ndarray, vocabulary: Sequence[str]) -> list[tuple[str, list
     return [(so_far[-1][word], pieces) for word, pieces in places.items()] if so_far and so_far[-1] else []
 
 
-def looking_blocks(model: VisionText) -> list[Block]:
+def attention_blocks(model: VisionText) -> list[Block]:
     """The blocks whose words attend to the image; none where the fusion pools it.
 
     >>> from vtx_keras import zoo
-    >>> looking_blocks(zoo.build("gated_vqa", weights=None, dim=32, image_shape=(32, 32, 3)))
+    >>> attention_blocks(zoo.build("gated_vqa", weights=None, dim=32, image_shape=(32, 32, 3)))
     []
     """
     return [layer for layer in model.layers if hasattr(layer, "attention_weights")]
@@ -106,7 +106,7 @@ def attended(
 
 def _weights(model: VisionText, block: int | str | None) -> Callable[[dict], Any]:
     """A function from a batch to weights (batch, text tokens, vision tokens), heads and blocks brought together."""
-    blocks = looking_blocks(model)
+    blocks = attention_blocks(model)
     reach = graph(model.input, {each.name: each.input for each in blocks}, "block_inputs")
 
     def weights(inputs: dict) -> Any:
@@ -128,7 +128,7 @@ def _weights(model: VisionText, block: int | str | None) -> Callable[[dict], Any
     return weights
 
 
-def spoken_for(
+def gradcam_maps(
     model: VisionText,
     pixels: np.ndarray,
     tokens: np.ndarray,
@@ -231,8 +231,8 @@ def _halves(model: VisionText) -> tuple[keras.Model, Callable[[Any, Any], Any]]:
     """The model cut at its vision tokens: from pictures to them, and from them and words to what is asked about."""
     last = "logits" if isinstance(model, Captioner) else "image_embedding" if isinstance(model, Retriever) else "head"
     vision = model.get_layer("vision").output
-    see = model.kept("explain.see", lambda: graph({"image": model.input["image"]}, vision, "see"))
+    see = model.cached("explain.see", lambda: graph({"image": model.input["image"]}, vision, "see"))
     inputs = [vision] if isinstance(model, Retriever) else [vision, model.input["tokens"]]
     # Not a `keras.Model`, which would add nodes to the graph that it cuts: this one could not be saved any more.
-    rest = model.kept("explain.rest", lambda: keras.Function(inputs, model.get_layer(last).output))
+    rest = model.cached("explain.rest", lambda: keras.Function(inputs, model.get_layer(last).output))
     return see, lambda x, words: ops.cast(rest([x, words][: len(inputs)]), "float32")

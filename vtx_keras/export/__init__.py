@@ -1,18 +1,18 @@
-"""A model as a file that runs without us: `saved_model` for servers, `litert` for phones, `onnx` for the rest.
+"""Export a model to a file that runs without this package: `saved_model` for servers, `litert` for phones, or `onnx`.
 
     report = export.saved_model(model, "out/serving")
     report = export.litert(model, "out/model.tflite", quantize="int8")
     report = export.onnx(model, "out/model.onnx")
 
-Each has run what it wrote in that format's own runtime, in a fresh process, and compared it with the model: see
-`verify`. What does not agree does not get its name, and raises `NotEqual`.
+Each function runs the file that it wrote in that format's own runtime, in a fresh process, and compares its results
+with the model's. A file that disagrees does not get its name, and `NotEqual` is raised.
 """
 
 import importlib
 import os
 from typing import Any
 
-# Read when onnxruntime is imported, here or in a process of ours: it would keep a number of the device in the home.
+# onnxruntime reads this when it is imported, here or in a child process; it would store a device id in the home folder.
 os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
 
 _MODULE_OF = {

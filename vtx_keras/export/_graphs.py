@@ -75,8 +75,8 @@ def graphs(
         def caption(image: Any) -> dict:
             rows = ops.shape(image)[0]
             cache = [block.empty_cache(rows, length, beams) for block in model.blocks]
-            start = model.beginnings(rows, length, prompt_ids)
-            step = model.stepper(decoder_states(model, image))
+            start = model.padded_prompt(rows, length, prompt_ids)
+            step = model.make_step(decoder_states(model, image))
             ids, score = search(step, cache, start, length=length, beams=beams)
             return {"ids": ids, "score": score}
 
@@ -163,7 +163,7 @@ def split_graphs(model: Captioner, image: tf.TensorSpec, length: int) -> dict[st
         cache = list(zip(values[0 : len(empty) : 2], values[1 : len(empty) : 2], strict=True))
         flat_states = iter(values[len(empty) :])
         states = tf.nest.map_structure(lambda part: None if part is None else next(flat_states), layout)
-        logits, next_cache = model.stepper(states)(token, index, cache, now, visible)
+        logits, next_cache = model.make_step(states)(token, index, cache, now, visible)
         logits = ops.where(np.isin(np.arange(logits.shape[-1]), UNWRITABLE), NEVER, logits)
         return {"logits": logits[:, 0], **{f"next_cache_{i}": part for i, part in enumerate(_tensors(next_cache))}}
 
@@ -172,7 +172,7 @@ def split_graphs(model: Captioner, image: tf.TensorSpec, length: int) -> dict[st
 
 def decoder_states(model: Captioner, image: Any) -> list:
     """Return what every decoder block needs of uint8 images, or of the image encoder's features."""
-    return model.begun(
+    return model.image_states(
         model.get_layer("image_encoder")(ops.cast(image, "float32")) if image.dtype == tf.uint8 else image
     )
 

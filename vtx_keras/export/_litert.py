@@ -125,9 +125,7 @@ def convert_graphs(parts: Mapping[str, _graphs.Graph], quantize: str | None) -> 
     return deduplicate_tables(with_float_convolutions(file, run_converter(parts, None)))
 
 
-def run_converter(
-    parts: Mapping[str, _graphs.Graph], quantize: str | None, images: np.ndarray | None = None
-) -> bytes:
+def run_converter(parts: Mapping[str, _graphs.Graph], quantize: str | None, images: np.ndarray | None = None) -> bytes:
     """Return graphs as a LiteRT file with a signature for each, as TensorFlow's converter makes it."""
     with tempfile.TemporaryDirectory() as folder:
         module = tf.Module()

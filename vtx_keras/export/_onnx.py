@@ -109,6 +109,21 @@ def onnx(
 
 def convert_graph(graph: _graphs.Graph, quantize: str | None, opset: int) -> bytes:
     """Return a graph as the bytes of an ONNX file."""
+    model = run_converter(graph, opset)
+    hoist_loop_invariants(model.graph)
+    if quantize == "int8":
+        model = quantize_int8(model)
+    else:
+        deduplicate_tables(model)
+    if quantize == "float16":
+        store_float16(model, lambda node: True)
+    if model.ByteSize() >= MAX_BYTES:
+        raise ValueError(f"the weights are {model.ByteSize() / 1e9:.1f} GB, and an .onnx file holds 2: quantize='int8'")
+    return model.SerializeToString()
+
+
+def run_converter(graph: _graphs.Graph, opset: int) -> Any:
+    """Return a graph as an ONNX model, as tf2onnx converts it, with the graph's names of inputs and outputs."""
     import tf2onnx
 
     tensors = [*graph.function.inputs, *graph.function.outputs]
@@ -124,16 +139,7 @@ def convert_graph(graph: _graphs.Graph, quantize: str | None, opset: int) -> byt
         for axis, size in enumerate(tensor.type.tensor_type.shape.dim):
             if not size.dim_value:
                 size.dim_param = "length" if axis else "batch"
-    hoist_loop_invariants(model.graph)
-    if quantize == "int8":
-        model = quantize_int8(model)
-    else:
-        deduplicate_tables(model)
-    if quantize == "float16":
-        store_float16(model, lambda node: True)
-    if model.ByteSize() >= MAX_BYTES:
-        raise ValueError(f"the weights are {model.ByteSize() / 1e9:.1f} GB, and an .onnx file holds 2: quantize='int8'")
-    return model.SerializeToString()
+    return model
 
 
 def check_companions(companions: Mapping[str, str], path: Path) -> None:
@@ -288,9 +294,14 @@ def quantize_int8(model: Any) -> Any:
             extra_options={"EnableSubgraph": True},
         )
         model = load_model(after)
+    store_convolutions(model)
+    return model
+
+
+def store_convolutions(model: Any) -> None:
+    """Store the weights of convolutions in 8 bits, those of depthwise and small ones in 16."""
     store_int8(model, lambda node: node.op_type == "Conv" and _groups(node) == 1)
     store_float16(model, lambda node: node.op_type == "Conv")
-    return model
 
 
 def _groups(convolution: Any) -> int:

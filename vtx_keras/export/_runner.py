@@ -1,13 +1,14 @@
-"""Runs an exported file on the examples of one .npz, and writes what comes out, and what it cost, to another.
+"""Run an exported file on the examples of one .npz, and write its outputs and costs to another.
 
     python -P _runner.py savedmodel FOLDER       INPUTS.npz OUTPUTS.npz SIGNATURE ...
     python -P _runner.py litert     MODEL.tflite INPUTS.npz OUTPUTS.npz
     python -P _runner.py onnx       MODEL.onnx   INPUTS.npz OUTPUTS.npz
     python -P _runner.py keras      MODEL.keras  INPUTS.npz OUTPUTS.npz FOLDER_OF_THE_PACKAGE SETTINGS
 
-A program of its own: it needs NumPy and the runtime of the format, nothing of vtx_keras (but for `keras`, the model
-itself, with which the others are compared; SETTINGS is a JSON object with those of the exporters). Examples run one by
-one on one thread; the first runs twice, for a first run is slower. Of the form `split` it goes word by word.
+This is a program of its own: it needs NumPy and the runtime of the format, and nothing of vtx_keras except for `keras`,
+which runs the model that the others are compared with (SETTINGS are the exporter's, as a JSON object). Examples run one
+at a time on one thread; the first runs twice, because a first run is slower. Files of form `split` are decoded here,
+word by word.
 """
 
 from __future__ import annotations
@@ -27,28 +28,32 @@ START, END = 2, 3
 Run = Callable[[dict], dict]  # an example as a batch of one to outputs by name
 
 
-def main(format: str, artifact: str, given: str, made: str, *options: str) -> None:
+def main(format: str, artifact: str, inputs_file: str, outputs_file: str, *options: str) -> None:
     """Run `artifact` and write its outputs with `load_s`, `ms` (per example) and `peak_megabytes`."""
-    inputs = examples(dict(np.load(given)))
-    load_s, runs = {"savedmodel": savedmodel, "litert": litert, "onnx": onnx, "keras": keras}[format](
-        artifact, *options
-    )
+    rows = examples(dict(np.load(inputs_file)))
+    load = {"savedmodel": savedmodel, "litert": litert, "onnx": onnx, "keras": keras}[format]
+    load_s, runs = load(artifact, *options)
     outputs: dict = {}
     times = []
     for name, run in runs.items():
-        found, ms = measured(run, inputs)
-        outputs |= {f"{name}.{key}" if name else key: value for key, value in found.items()}
-        times.append(ms)  # of several signatures, the first counts
-    np.savez(made, **outputs, load_s=load_s, ms=times[0], peak_megabytes=peak_megabytes())
+        results, ms = measured(run, rows)
+        outputs |= {f"{name}.{key}" if name else key: value for key, value in results.items()}
+        times.append(ms)
+    # Of several signatures, the first one's times are reported.
+    np.savez(outputs_file, **outputs, load_s=load_s, ms=times[0], peak_megabytes=peak_megabytes())
 
 
 def examples(stored: dict) -> list[dict]:
-    """Examples one by one as batches of one. Strings lie end to end in `name.bytes`, a clip's pictures in a row."""
+    """Return the examples as batches of one.
+
+    Strings are stored end to end in `name.bytes` and divided by `name.ends`; with `frames`, each clip is that many of
+    them.
+    """
     inputs = {name: array for name, array in stored.items() if not name.endswith((".bytes", ".ends")) and array.ndim}
     for key in [key.removesuffix(".ends") for key in stored if key.endswith(".ends")]:
         data, ends = stored[f"{key}.bytes"].tobytes(), stored[f"{key}.ends"]
         parts = [data[start:end] for start, end in zip([0, *ends[:-1]], ends, strict=True)]
-        inputs[key] = np.array([*parts, None], object)[:-1]  # NumPy's own strings would lose zeros at their ends
+        inputs[key] = np.array([*parts, None], object)[:-1]  # NumPy's byte strings would lose zeros at the end
     if "frames" in stored:
         inputs["image_bytes"] = inputs["image_bytes"].reshape(-1, int(stored["frames"]))
     count = max(map(len, inputs.values()))
@@ -56,23 +61,23 @@ def examples(stored: dict) -> list[dict]:
 
 
 def measured(run: Run, rows: list[dict]) -> tuple[dict, np.ndarray]:
-    """Outputs of all rows by name, and milliseconds for each."""
+    """Return the outputs of all rows by name, and the milliseconds of each row."""
     results, ms = [], []
     for row in [rows[0], *rows]:
-        begin = time.perf_counter()
+        start = time.perf_counter()
         results.append(run(row))
-        ms.append(1000 * (time.perf_counter() - begin))
+        ms.append(1000 * (time.perf_counter() - start))
     outputs = {name: np.concatenate([result[name] for result in results[1:]]) for name in results[0]}
     return {name: _storable(value) for name, value in outputs.items()}, np.array(ms[1:])
 
 
 def _storable(array: np.ndarray) -> np.ndarray:
-    """Strings as NumPy can store them."""
-    return np.array([one.decode() for one in array], str) if array.dtype == object else array
+    """Return an array of byte objects as strings, which NumPy can store."""
+    return np.array([item.decode() for item in array], str) if array.dtype == object else array
 
 
 def peak_megabytes() -> float:
-    """Of this process. `getrusage` would count its parent's too, on Linux."""
+    """Return the peak memory of this process. On Linux, `getrusage` would include the parent's."""
     if sys.platform == "linux":
         with open("/proc/self/status") as status:
             return next(int(line.split()[1]) / 1e3 for line in status if line.startswith("VmHWM"))
@@ -82,7 +87,7 @@ def peak_megabytes() -> float:
 
 
 def greedy(step: Callable[..., dict], states: dict, caches: dict) -> dict:
-    """Greedy decoding by hand: ids, and the mean log-probability of what was written, the end included."""
+    """Decode greedily, a step at a time: ids, and the mean log-probability of the tokens, the end token included."""
     length = caches["cache_0"].shape[3]
     ids, score, count, newest = np.zeros((1, length), "int32"), 0.0, 0, START
     for index in range(length):
@@ -98,23 +103,24 @@ def greedy(step: Callable[..., dict], states: dict, caches: dict) -> dict:
 
 
 def savedmodel(folder: str, *signatures: str) -> tuple[float, dict[str, Run]]:
-    """Needs TensorFlow, nothing else, not even Keras. Outputs are named `signature.output`."""
-    os.environ["TF_USE_LEGACY_KERAS"] = "1"  # few have the old Keras: then TensorFlow starts without any, and sooner
+    """Load a SavedModel with TensorFlow alone, without Keras. Outputs are named `signature.output`."""
+    # tf-keras is rarely installed: TensorFlow then loads no Keras at all, and starts faster.
+    os.environ["TF_USE_LEGACY_KERAS"] = "1"
     tf = one_thread()
-    begin = time.perf_counter()
+    start = time.perf_counter()
     loaded = tf.saved_model.load(folder)
-    load_s = time.perf_counter() - begin
+    load_s = time.perf_counter() - start
     foreign = {"vtx_keras", "keras", "keras_hub", "tensorflow_text"} & set(sys.modules)
     if foreign:
         raise RuntimeError(f"{', '.join(foreign)} was imported: expected TensorFlow alone")
 
     def runner(name: str) -> Run:
         signature = loaded.signatures[name]
-        wanted = signature.structured_input_signature[1]
+        inputs = signature.structured_input_signature[1]
 
         def run(row: dict) -> dict:
-            result = signature(**{key: tf.constant(row[key]) for key in wanted})
-            return {key: value.numpy() for key, value in result.items()}
+            outputs = signature(**{key: tf.constant(row[key]) for key in inputs})
+            return {key: value.numpy() for key, value in outputs.items()}
 
         return run
 
@@ -122,14 +128,14 @@ def savedmodel(folder: str, *signatures: str) -> tuple[float, dict[str, Run]]:
 
 
 def litert(model: str) -> tuple[float, dict[str, Run]]:
-    """Needs ai-edge-litert."""
+    """Load a `.tflite` file with ai-edge-litert."""
     from ai_edge_litert.interpreter import Interpreter
 
-    begin = time.perf_counter()
+    start = time.perf_counter()
     interpreter = Interpreter(model_path=model, num_threads=1)
     interpreter.allocate_tensors()
     signatures = {name: interpreter.get_signature_runner(name) for name in interpreter.get_signature_list()}
-    load_s = time.perf_counter() - begin
+    load_s = time.perf_counter() - start
 
     def copied(outputs: dict) -> dict:
         return {name: np.array(value) for name, value in outputs.items()}
@@ -150,19 +156,19 @@ def litert(model: str) -> tuple[float, dict[str, Run]]:
 
 
 def onnx(model: str) -> tuple[float, dict[str, Run]]:
-    """Needs onnxruntime. A model in two files is found by the name that both begin with."""
+    """Load an `.onnx` file, or the two files of a model in two parts beside its name, with onnxruntime."""
     import onnxruntime
 
     path = Path(model)
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = options.inter_op_num_threads = 1
     files = {"": path} if path.is_file() else {one.stem.split(".")[-1]: one for one in path.parent.glob("*.onnx")}
-    begin = time.perf_counter()
+    start = time.perf_counter()
     sessions = {
         name: onnxruntime.InferenceSession(str(file), options, providers=["CPUExecutionProvider"])
         for name, file in files.items()
     }
-    load_s = time.perf_counter() - begin
+    load_s = time.perf_counter() - start
 
     def named(name: str, inputs: dict) -> dict:
         outputs = sessions[name].run(None, inputs)
@@ -183,25 +189,25 @@ def onnx(model: str) -> tuple[float, dict[str, Run]]:
 
 
 def keras(model: str, package: str, settings: str) -> tuple[float, dict[str, Run]]:
-    """The model itself, by the package in that folder."""
+    """Load the model itself with the package in the folder `package`."""
     one_thread()
     sys.path.insert(0, package)
     from vtx_keras.checkpoints import load
-    from vtx_keras.export import _verify as verify
+    from vtx_keras.export import _verify
 
-    begin = time.perf_counter()
+    start = time.perf_counter()
     network = load(model)
-    load_s = time.perf_counter() - begin
+    load_s = time.perf_counter() - start
 
     def run(row: dict) -> dict:
-        one = verify.Examples([], row["image"], None, row.get("tokens"), None)
-        return verify.expected(network, one, **json.loads(settings))
+        example = _verify.Examples([], row["image"], None, row.get("tokens"), None)
+        return _verify.expected(network, example, **json.loads(settings))
 
     return load_s, {"": run}
 
 
 def one_thread() -> Any:
-    """TensorFlow, on one thread."""
+    """Import TensorFlow and limit it to one thread."""
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     import tensorflow as tf
 

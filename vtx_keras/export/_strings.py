@@ -1,9 +1,9 @@
-"""Strings inside a TensorFlow graph: the ids of `text.encode` and the sentences of `text.decode`, by core operations.
+"""Tokenize and join texts inside a TensorFlow graph: `text.encode` and `text.decode` by core operations.
 
-TensorFlow has no normal form of Unicode among its core operations (it is in tensorflow-text, which a server does not
-have), so it is written out here: characters to their compatibility parts in lower case, accents in their order, and
-then, as far as a pair has a character of its own, together again. That is `text.normalize` for every text that has no
-more than `LONGEST` bytes and no more than `HEAP` characters on one base; `tokens` tells of others that they are not ok.
+Unicode normalization is not among TensorFlow's core operations (tensorflow-text has it, but a server does not have
+that), so it is written out here: characters are decomposed and lowercased, their accents sorted, and pairs that form
+one character composed again. The result equals `text.normalize` for every text of at most `MAX_BYTES` bytes and at
+most `MAX_HEAP` characters on one base; `tokens` marks others as not ok.
 """
 
 from __future__ import annotations
@@ -18,34 +18,36 @@ import tensorflow as tf
 
 from vtx_keras.inputs import text
 
-LONGEST = 10_000  # bytes of a text, spaces counted once: so that nobody's question makes others wait
-HEAP = 64  # characters on one base; languages stay below 10
-LONGEST_WORD = 100  # bytes; WordPiece takes what is longer for unknown
-HANGUL, LEADS, VOWELS, TAILS = 0xAC00, 19, 21, 28  # syllables are counted, not listed
+MAX_BYTES = 10_000  # of a text, runs of spaces counted once: a longer one would delay the rest of its batch
+MAX_HEAP = 64  # characters on one base; languages need fewer than 10
+MAX_WORD = 100  # bytes; WordPiece maps longer words to [UNK]
+HANGUL, LEADS, VOWELS, TAILS = 0xAC00, 19, 21, 28  # syllables are computed, not listed
 
 
 def tokens(texts: tf.Tensor, vocabulary: Sequence[str], length: int, *, allow_empty: bool = False) -> tuple[Any, Any]:
-    """`text.encode(texts, ..., start=True)`: int32 ids (n, length), and which texts are ok, with words and not endless.
+    """Apply `text.encode(texts, ..., start=True)`: int32 ids (n, length), and which texts are ok.
+
+    A text is ok if it has words (or `allow_empty`) and is within MAX_BYTES and MAX_HEAP.
 
     >>> ids, ok = tokens(tf.constant(["Cats\\u2028CAT", " "]), text.vocabulary(["cat", "##s"]), 5)
     >>> ids.numpy().tolist(), ok.numpy().tolist()
     ([[2, 5, 6, 5, 0], [2, 0, 0, 0, 0]], [True, False])
     """
     normal, ok = normalize(texts)
-    found = pieces(normal, vocabulary, length - 1)
+    ids = pieces(normal, vocabulary, length - 1)
     if not allow_empty:
-        ok = ok & (found.row_lengths() > 0)
-    return tf.pad(found.to_tensor(text.PAD, shape=(None, length - 1)), [[0, 0], [1, 0]], constant_values=text.START), ok
+        ok = ok & (ids.row_lengths() > 0)
+    return tf.pad(ids.to_tensor(text.PAD, shape=(None, length - 1)), [[0, 0], [1, 0]], constant_values=text.START), ok
 
 
 def sentences(ids: tf.Tensor, vocabulary: Sequence[str]) -> tf.Tensor:
-    """`text.decode` of what `generate_ids` writes: words, then zeros.
+    """Apply `text.decode` to the ids of `generate_ids`, which end in zeros.
 
     >>> sentences(tf.constant([[5, 6, 7, 0]]), text.vocabulary(["a", "cat", "##s"])).numpy().tolist()
     [b'a cats']
     """
-    words = tf.ragged.boolean_mask(ids, ids >= len(text.SPECIALS))
-    joined = tf.strings.reduce_join(tf.gather(tf.constant(list(vocabulary)), words), axis=-1, separator=" ")
+    ordinary = tf.ragged.boolean_mask(ids, ids >= len(text.SPECIALS))
+    joined = tf.strings.reduce_join(tf.gather(tf.constant(list(vocabulary)), ordinary), axis=-1, separator=" ")
     for pattern, rewrite in text.JOIN_RULES:
         joined = tf.strings.regex_replace(joined, pattern, rewrite)
     return joined
@@ -55,23 +57,25 @@ def sentences(ids: tf.Tensor, vocabulary: Sequence[str]) -> tf.Tensor:
 
 
 def pieces(texts: tf.Tensor, vocabulary: Sequence[str], most: int) -> tf.RaggedTensor:
-    """At most `most` ids of each normalised text.
+    """Return at most `most` ids of each normalized text.
 
     >>> pieces(tf.constant(["cats cat", ""]), text.vocabulary(["cat", "##s"]), 9).to_list()
     [[5, 6, 5], []]
     """
-    alone, gaps = _parting()
-    texts = tf.strings.regex_replace(tf.strings.regex_replace(texts, alone, r" \0 "), gaps, " ")
+    isolated, gaps = _word_boundaries()
+    texts = tf.strings.regex_replace(tf.strings.regex_replace(texts, isolated, r" \0 "), gaps, " ")
     words = tf.strings.split(texts)[:, :most]  # each gives a piece or more
-    found = _word_pieces(words.values, vocabulary)
-    spread = tf.RaggedTensor.from_row_splits(found, words.row_splits)
-    return spread.merge_dims(1, 2)[:, :most]
+    ids = tf.RaggedTensor.from_row_splits(_word_pieces(words.values, vocabulary), words.row_splits)
+    return ids.merge_dims(1, 2)[:, :most]
 
 
 @functools.lru_cache(maxsize=1)
-def _parting() -> tuple[str, str]:
-    """What stands alone and what goes, as KerasHub's WordPiece parts words. A server's Unicode may be older."""
-    import regex  # KerasHub's own
+def _word_boundaries() -> tuple[str, str]:
+    """Return patterns of the characters that are isolated and of those that are dropped, as in KerasHub's WordPiece.
+
+    They list code points, because a server's Unicode classes may be older.
+    """
+    import regex  # which KerasHub uses
 
     every = "".join(chr(point) for point in range(0x110000) if not 0xD800 <= point < 0xE000)
     ideographs = (
@@ -82,53 +86,52 @@ def _parting() -> tuple[str, str]:
         runs = regex.findall(f"(?:{pattern})+", every)
         return "".join(rf"\x{{{ord(run[0]):x}}}-\x{{{ord(run[-1]):x}}}" for run in runs)
 
-    alone, gaps = ranges(r"[!-/:-@\[-`{-~" + ideographs + r"]|\p{P}"), ranges(r"\p{Cf}|\p{Cc}| ")
-    return f"[{alone}]", f"[{gaps}]+"
+    isolated, gaps = ranges(r"[!-/:-@\[-`{-~" + ideographs + r"]|\p{P}"), ranges(r"\p{Cf}|\p{Cc}| ")
+    return f"[{isolated}]", f"[{gaps}]+"
 
 
 def _word_pieces(words: tf.Tensor, vocabulary: Sequence[str]) -> tf.RaggedTensor:
-    """The ids of each word: its longest beginning that is a piece, then the longest of the rest, and so on."""
-    most = max(len(piece) for piece in vocabulary)
-    short = tf.strings.length(words) <= LONGEST_WORD
+    """Return the ids of each word: its longest prefix that is a piece, then the longest of the rest, and so on."""
+    longest_piece = max(len(piece) for piece in vocabulary)
+    short = tf.strings.length(words) <= MAX_WORD
 
     def unfinished(rest: tf.Tensor, *_: Any) -> tf.Tensor:
         return tf.reduce_any(rest != "")
 
-    def longest(rest: tf.Tensor, ids: tf.Tensor, known: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
+    def match(rest: tf.Tensor, ids: tf.Tensor, known: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
         left = tf.strings.length(rest, unit="UTF8_CHAR")
-        size = tf.minimum(tf.range(1, tf.minimum(most, tf.reduce_max(left)) + 1), left[:, None])
-        begun = tf.strings.substr(
-            tf.broadcast_to(rest[:, None], tf.shape(size)), tf.zeros_like(size), size, "UTF8_CHAR"
-        )
-        found = _ids(tf.strings.join([tf.where(tf.shape(ids)[1] > 0, "##", ""), begun]), vocabulary)
-        at = tf.reduce_max(tf.where(found >= 0, size, 0), axis=1)
-        new = tf.gather(found, tf.maximum(at - 1, 0), axis=1, batch_dims=1)  # -1 where there is none
-        rest = tf.where(at > 0, tf.strings.substr(rest, at, left - at, "UTF8_CHAR"), "")
-        return rest, tf.concat([ids, new[:, None]], axis=1), known & ((at > 0) | (left == 0))
+        sizes = tf.minimum(tf.range(1, tf.minimum(longest_piece, tf.reduce_max(left)) + 1), left[:, None])
+        repeated = tf.broadcast_to(rest[:, None], tf.shape(sizes))
+        prefixes = tf.strings.substr(repeated, tf.zeros_like(sizes), sizes, "UTF8_CHAR")
+        candidates = _ids(tf.strings.join([tf.where(tf.shape(ids)[1] > 0, "##", ""), prefixes]), vocabulary)
+        size = tf.reduce_max(tf.where(candidates >= 0, sizes, 0), axis=1)
+        new = tf.gather(candidates, tf.maximum(size - 1, 0), axis=1, batch_dims=1)  # -1 where none matches
+        rest = tf.where(size > 0, tf.strings.substr(rest, size, left - size, "UTF8_CHAR"), "")
+        return rest, tf.concat([ids, new[:, None]], axis=1), known & ((size > 0) | (left == 0))
 
     start = (tf.where(short, words, ""), tf.zeros((tf.size(words), 0), tf.int32), short)
     shapes = (tf.TensorShape([None]), tf.TensorShape([None, None]), tf.TensorShape([None]))
-    _, ids, known = tf.while_loop(unfinished, longest, start, shape_invariants=shapes)
+    _, ids, known = tf.while_loop(unfinished, match, start, shape_invariants=shapes)
     ids = tf.concat([tf.where(known, -1, text.UNK)[:, None], tf.where(known[:, None], ids, -1)], axis=1)
     return tf.ragged.boolean_mask(ids, ids >= 0)
 
 
-def _ids(found: tf.Tensor, vocabulary: Sequence[str]) -> tf.Tensor:
-    """The id of each string, -1 where it is no piece. Found by hashes: a table would have to be filled at loading."""
+def _ids(strings: tf.Tensor, vocabulary: Sequence[str]) -> tf.Tensor:
+    """Return the id of each string, -1 where it is no piece. By hashes: a lookup table must be filled at loading."""
     number = functools.partial(tf.strings.to_hash_bucket_fast, num_buckets=1 << 62)
     with tf.init_scope():
         hashes = number(tf.constant(list(vocabulary))).numpy()
     order = np.argsort(hashes)
-    at, _ = _found(number(found), hashes[order])
+    at, _ = _search(number(strings), hashes[order])
     ids = tf.gather(order.astype("int32"), at)
-    return tf.where(tf.gather(tf.constant(list(vocabulary)), ids) == found, ids, -1)
+    return tf.where(tf.gather(tf.constant(list(vocabulary)), ids) == strings, ids, -1)
 
 
-# --- the normal form
+# --- Unicode normalization
 
 
 def normalize(texts: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-    """`text.normalize`, and which texts are ok: neither longer nor higher than they may be. Others become empty.
+    """Apply `text.normalize`, and return which texts are ok: within MAX_BYTES and MAX_HEAP. Others become empty.
 
     >>> normal, ok = normalize(tf.constant(["  A\\u2028Man's \\uff34ea\\n", "H\\u0331 \\u1e9e"]))
     >>> [one.decode() for one in normal.numpy()]
@@ -136,32 +139,33 @@ def normalize(texts: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
     """
     texts = tf.strings.unicode_transcode(texts, "UTF-8", "UTF-8", errors="replace", replace_control_characters=False)
     texts = tf.strings.regex_replace(tf.strings.regex_replace(texts, text.UNSEEN, ""), text.GAPS, " ")
-    ok = tf.strings.length(texts) <= LONGEST
-    parts = _in_order(_taken_apart(tf.strings.unicode_decode(tf.where(ok, texts, ""), "UTF-8")))
-    low = tf.strings.lower(tf.strings.unicode_encode(parts, "UTF-8"), encoding="utf-8")  # a last sigma, by its place
-    composed, low_enough = _composed(tf.strings.unicode_decode(low, "UTF-8"))
+    ok = tf.strings.length(texts) <= MAX_BYTES
+    parts = _sort_accents(_decompose(tf.strings.unicode_decode(tf.where(ok, texts, ""), "UTF-8")))
+    lower = tf.strings.lower(tf.strings.unicode_encode(parts, "UTF-8"), encoding="utf-8")  # a final sigma too
+    composed, within = _compose(tf.strings.unicode_decode(lower, "UTF-8"))
     texts = tf.strings.regex_replace(tf.strings.unicode_encode(composed, "UTF-8"), text.GAPS, " ")
-    return tf.strings.strip(texts), ok & low_enough
+    return tf.strings.strip(texts), ok & within
 
 
 @functools.lru_cache(maxsize=1)
 def _tables() -> dict[str, np.ndarray]:
-    """What Unicode says, as this Python knows it: parts, classes of accents, and pairs that are one character."""
+    """Return this Python's Unicode data: decompositions, combining classes of accents, and pairs that compose."""
     parts, classes, pairs = {}, {}, {}
     for point in range(0x110000):
         if 0xD800 <= point < 0xE000 or HANGUL <= point < HANGUL + LEADS * VOWELS * TAILS:
             continue
-        one = chr(point)
-        apart = unicodedata.normalize("NFKD", one)
-        apart = apart if "\u03a3" in apart else unicodedata.normalize("NFKD", apart.lower())
-        if apart != one:
-            parts[point] = [ord(each) for each in apart]
-        if unicodedata.combining(one):
-            classes[point] = unicodedata.combining(one)
-        pair = unicodedata.decomposition(one).split()
-        if len(pair) == 2 and unicodedata.normalize("NFC", one) == one and not pair[0].startswith("<"):
+        character = chr(point)
+        decomposed = unicodedata.normalize("NFKD", character)
+        if "\u03a3" not in decomposed:  # a sigma's lower case depends on its place in the word
+            decomposed = unicodedata.normalize("NFKD", decomposed.lower())
+        if decomposed != character:
+            parts[point] = [ord(each) for each in decomposed]
+        if unicodedata.combining(character):
+            classes[point] = unicodedata.combining(character)
+        pair = unicodedata.decomposition(character).split()
+        if len(pair) == 2 and unicodedata.normalize("NFC", character) == character and not pair[0].startswith("<"):
             pairs[int(pair[0], 16) << 21 | int(pair[1], 16)] = point
-    joining = sorted({key & 0x1FFFFF for key in pairs})  # what may join the character before it
+    joining = sorted({key & 0x1FFFFF for key in pairs})  # characters that may join the one before them
     pairs = dict(sorted(pairs.items()))
     return {
         "of": np.array(list(parts), "int32"),
@@ -175,33 +179,34 @@ def _tables() -> dict[str, np.ndarray]:
     }
 
 
-def _found(points: tf.Tensor, among: np.ndarray) -> tuple[tf.Tensor, tf.Tensor]:
-    """Where each lies among sorted numbers, and whether it does."""
+def _search(points: tf.Tensor, among: np.ndarray) -> tuple[tf.Tensor, tf.Tensor]:
+    """Return the position of each point among sorted numbers, and whether it is one of them."""
     at = tf.reshape(tf.searchsorted(among, tf.reshape(points, [-1])), tf.shape(points))
     at = tf.minimum(at, len(among) - 1)
     return at, tf.gather(among, at) == points
 
 
 def _class(points: tf.Tensor) -> tf.Tensor:
-    at, known = _found(points, _tables()["accents"])
-    return tf.where(known, tf.gather(_tables()["classes"], at), 0)
+    at, accent = _search(points, _tables()["accents"])
+    return tf.where(accent, tf.gather(_tables()["classes"], at), 0)
 
 
-def _taken_apart(points: tf.RaggedTensor) -> tf.RaggedTensor:
-    """Each character by its compatibility parts in lower case."""
+def _decompose(points: tf.RaggedTensor) -> tf.RaggedTensor:
+    """Replace each character by its compatibility decomposition in lower case."""
     tables = _tables()
-    at, known = _found(points.values, tables["of"])
+    at, has_parts = _search(points.values, tables["of"])
     ends = tf.gather(tables["ends"], at)
     starts = tf.where(at > 0, tf.gather(tables["ends"], tf.maximum(at - 1, 0)), 0)
-    many = tf.concat([tables["parts"], points.values], axis=0)  # a character without parts is its own
+    # Behind the parts of all characters are those of this text, which stand for themselves where they have no parts.
+    pool = tf.concat([tables["parts"], points.values], axis=0)
     own = len(tables["parts"]) + tf.range(tf.size(points.values))
-    which = tf.ragged.range(tf.where(known, starts, own), tf.where(known, ends, own + 1))
-    parts = tf.RaggedTensor.from_row_splits(tf.gather(many, which), points.row_splits)
+    which = tf.ragged.range(tf.where(has_parts, starts, own), tf.where(has_parts, ends, own + 1))
+    parts = tf.RaggedTensor.from_row_splits(tf.gather(pool, which), points.row_splits)
     return parts.merge_dims(1, 2)
 
 
-def _in_order(points: tf.RaggedTensor) -> tf.RaggedTensor:
-    """Accents on one base in the order of their classes."""
+def _sort_accents(points: tf.RaggedTensor) -> tf.RaggedTensor:
+    """Sort the accents on each base by their classes."""
     classes = _class(points.values)
     base = tf.cumsum(tf.cast((classes == 0) | _at_start(points), tf.int32))
     order = tf.argsort(tf.cast(base, tf.int64) * 256 + tf.cast(classes, tf.int64), stable=True)
@@ -209,65 +214,66 @@ def _in_order(points: tf.RaggedTensor) -> tf.RaggedTensor:
 
 
 def _at_start(points: tf.RaggedTensor) -> tf.Tensor:
-    """Which values begin a row."""
+    """Return which values begin a row."""
     rows = tf.cast(points.value_rowids(), tf.int32)
     return tf.concat([tf.ones_like(rows[:1]), rows[1:] - rows[:-1]], axis=0) > 0
 
 
-def _composed(points: tf.RaggedTensor) -> tuple[tf.RaggedTensor, tf.Tensor]:
-    """Pairs that have a character of their own become it, from left to right; and which rows are low enough.
+def _compose(points: tf.RaggedTensor) -> tuple[tf.RaggedTensor, tf.Tensor]:
+    """Compose pairs that form one character, from left to right; and return which rows are within MAX_HEAP.
 
-    The text is cut into heaps, where nothing joins what is before it; all heaps go on at once, a character at a time.
+    The text is cut into heaps: a base and all characters after it that may join it. All heaps are composed at once, a
+    character at a time.
     """
     tables = _tables()
     values = points.values
-    joins = _found(values, tables["joining"])[1] | (_class(values) > 0) | _hangul_part(values)
+    joins = _search(values, tables["joining"])[1] | (_class(values) > 0) | _hangul_part(values)
     begins = ~joins | _at_start(points)
     heap_of = tf.cumsum(tf.cast(begins, tf.int32)) - 1
     heaps = tf.RaggedTensor.from_value_rowids(values, heap_of)
     row_of = tf.boolean_mask(points.value_rowids(), begins)
     rows = tf.cast(points.nrows(), tf.int32)
     highest = tf.math.unsorted_segment_max(heaps.row_lengths(), tf.cast(row_of, tf.int32), rows)
-    heaps = heaps[:, :HEAP].to_tensor(-1)
+    heaps = heaps[:, :MAX_HEAP].to_tensor(-1)
 
     def unfinished(at: tf.Tensor, *_: Any) -> tf.Tensor:
         return at < tf.shape(heaps)[1]
 
     def join(at: tf.Tensor, heaps: tf.Tensor, base: tf.Tensor, last: tf.Tensor) -> tuple:
-        """`base` is where the newest base lies, `last` the class of what stayed between it and this character."""
-        one = heaps[:, at]
+        """`base` is the position of the newest base, `last` the class of what remains between it and this character."""
+        current = heaps[:, at]
         before = tf.gather(heaps, base, axis=1, batch_dims=1)
-        kind = _class(one)
-        both = _together(before, one)
-        both = tf.where((one >= 0) & ((last == 0) | (last < kind)), both, -1)
+        kind = _class(current)
+        both = _composed_pair(before, current)
+        both = tf.where((current >= 0) & ((last == 0) | (last < kind)), both, -1)
         places = tf.range(tf.shape(heaps)[1])
         heaps = tf.where((both >= 0)[:, None] & (places == base[:, None]), both[:, None], heaps)
         heaps = tf.where((both >= 0)[:, None] & (places == at), -1, heaps)
-        stays = (one >= 0) & (both < 0)
+        stays = (current >= 0) & (both < 0)
         base = tf.where(stays & (kind == 0), at, base)
         return at + 1, heaps, base, tf.where(stays, kind, last)
 
-    nothing = tf.zeros(tf.shape(heaps)[:1], tf.int32)
-    heaps = tf.while_loop(unfinished, join, (tf.constant(1), heaps, nothing, nothing))[1]
+    zeros = tf.zeros(tf.shape(heaps)[:1], tf.int32)
+    heaps = tf.while_loop(unfinished, join, (tf.constant(1), heaps, zeros, zeros))[1]
     kept = tf.ragged.boolean_mask(heaps, heaps >= 0)
-    rejoined = tf.RaggedTensor.from_value_rowids(kept, row_of, nrows=points.nrows()).merge_dims(1, 2)
-    return rejoined, highest <= HEAP
+    texts = tf.RaggedTensor.from_value_rowids(kept, row_of, nrows=points.nrows()).merge_dims(1, 2)
+    return texts, highest <= MAX_HEAP
 
 
 def _hangul_part(points: tf.Tensor) -> tf.Tensor:
-    """Vowels and tails of Korean syllables."""
+    """Return which characters are vowels or tails of Korean syllables."""
     return ((points >= 0x1161) & (points < 0x1161 + VOWELS)) | ((points > 0x11A7) & (points < 0x11A7 + TAILS))
 
 
-def _together(first: tf.Tensor, second: tf.Tensor) -> tf.Tensor:
-    """The character that two make, or -1."""
+def _composed_pair(first: tf.Tensor, second: tf.Tensor) -> tf.Tensor:
+    """Return the character that two compose to, or -1."""
     tables = _tables()
     key = tf.bitwise.left_shift(tf.cast(first, tf.int64), tf.constant(21, tf.int64)) + tf.cast(second, tf.int64)
-    at, known = _found(key, tables["pairs"])
+    at, listed = _search(key, tables["pairs"])
     lead, vowel, tail = first - 0x1100, second - 0x1161, second - 0x11A7
     syllable = (lead >= 0) & (lead < LEADS) & (vowel >= 0) & (vowel < VOWELS)
-    open_one = (first >= HANGUL) & (first < HANGUL + LEADS * VOWELS * TAILS) & ((first - HANGUL) % TAILS == 0)
-    closed = open_one & (tail > 0) & (tail < TAILS)
-    made = tf.where(known, tf.gather(tables["composed"], at), -1)
-    made = tf.where(syllable, HANGUL + (lead * VOWELS + vowel) * TAILS, made)
-    return tf.where(closed, first + tail, made)
+    without_tail = (first >= HANGUL) & (first < HANGUL + LEADS * VOWELS * TAILS) & ((first - HANGUL) % TAILS == 0)
+    with_tail = without_tail & (tail > 0) & (tail < TAILS)
+    composed = tf.where(listed, tf.gather(tables["composed"], at), -1)
+    composed = tf.where(syllable, HANGUL + (lead * VOWELS + vowel) * TAILS, composed)
+    return tf.where(with_tail, first + tail, composed)

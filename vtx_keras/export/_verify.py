@@ -1,7 +1,7 @@
-"""An exported file is believed once it has run: in its own runtime, in a fresh process, on real pictures.
+"""Run each exported file in its own runtime, in a fresh process, on real images, before it gets its name.
 
-`settle` has an artifact written in a temporary place, runs it there, compares what it says with what the model says,
-and gives it its name only if they agree. The `Report` tells the figures and is kept beside the artifact.
+`write_verified` writes an artifact to a temporary folder, runs it there, compares its results with the model's, and
+moves it to its path only if they agree. A `Report` with the figures is stored beside it.
 """
 
 from __future__ import annotations
@@ -23,24 +23,24 @@ import numpy as np
 
 from vtx_keras.evaluate._captions import word_f1
 from vtx_keras.inputs import text
-from vtx_keras.models._base import VisionText, in_pieces
+from vtx_keras.models._base import VisionText, run_in_batches
 from vtx_keras.models._captioner import Captioner
 from vtx_keras.models._readers import Answerer, Matcher, Retriever
 
 
 class NotEqual(ValueError):
-    """An artifact that does not say what its model says; `report` has the figures."""
+    """An artifact gives other results than its model; `report` has the figures."""
 
     def __init__(self, report: Report):
         super().__init__(report)
         self.report = report
 
     def __str__(self) -> str:
-        about = self.report
-        cure = 'try quantize="float16", or None' if about.quantize else "please report it with this table"
+        report = self.report
+        advice = 'try quantize="float16", or None' if report.quantize else "please report it with this table"
         return (
-            f"{about.path} does not say what the model says, so it was kept as {Path(about.path).name}.failed: {cure}; "
-            f"or accept fewer identical results with share=, which is {about.share:g}.\n{about}"
+            f"{report.path} gives other results than the model, so it was kept as {Path(report.path).name}.failed: "
+            f"{advice}; or accept fewer identical results with share=, which is {report.share:g}.\n{report}"
         )
 
 
@@ -49,7 +49,7 @@ class Report:
     """How an artifact compares with its model, and what it costs; `print` shows a table.
 
     `identical` counts the results (captions, answers, decisions, nearest texts) that are the same. `difference` is the
-    greatest between numbers, which are named by `difference_of`. `ok` says whether the limits were kept.
+    greatest absolute difference of the outputs named by `difference_of`. `ok` says whether the limits were met.
     """
 
     path: str
@@ -59,16 +59,16 @@ class Report:
     quantize: str | None
     n: int
     identical: int
-    share: float  # that had to be identical
+    share: float  # required to be identical
     difference: float
     difference_of: str
     metric: str | None
     metric_model: float | None
     metric_artifact: float | None
     megabytes: float
-    weights_megabytes: float  # of the model's own, in float32
+    weights_megabytes: float  # of the model, in float32
     load_s: float
-    ms_p50: float  # per picture
+    ms_p50: float  # per image
     ms_p95: float
     peak_megabytes: float  # of the whole process
     ok: bool
@@ -97,34 +97,36 @@ class Report:
         return "\n".join(f"{name:{width}s}  {value}" for name, value in rows)
 
     def to_json(self) -> str:
-        """All fields, as JSON."""
+        """Return all fields as JSON."""
         return json.dumps(asdict(self), indent=1, ensure_ascii=False)
 
 
 RUNNER = Path(__file__).with_name("_runner.py")
 SHARE = {True: 1.0, False: 0.95}  # of results that must be identical, by whether the file is exact (float32)
-METRIC_LOSS = 0.01  # of the metric's value, which a smaller file may lose where fewer are identical
+METRIC_LOSS = 0.01  # relative loss of the metric that a quantized file may have where fewer results are identical
 
 
 class Examples(NamedTuple):
-    """What an artifact is tried on. `truth` is None where the examples have none that fits the model."""
+    """The examples that an artifact is verified on. `truth` is None where they have none that fits the model."""
 
-    sources: list[Any]  # pictures as they came: paths, encoded bytes or arrays
+    sources: list[Any]  # images as they were given: paths, encoded bytes or arrays
     images: np.ndarray  # uint8, at the model's size
     texts: list[str] | None
     tokens: np.ndarray | None
     truth: list[Any] | None
 
 
-def examples(model: VisionText, verify_data: Iterable[Mapping[str, Any]] | None = None, limit: int = 300) -> Examples:
-    """At most `limit` examples for `model`: of `verify_data` ({"image" or "path", "caption", ...}), or the sample.
+def load_examples(
+    model: VisionText, verify_data: Iterable[Mapping[str, Any]] | None = None, limit: int = 300
+) -> Examples:
+    """Return at most `limit` examples for `model`, from `verify_data` or the bundled sample.
 
-    Examples are what `data.load` and `data.from_csv` give, or a list of dicts.
+    `verify_data` is what `data.load` and `data.from_csv` return, or dicts: {"image" or "path", "caption", ...}.
 
     >>> from vtx_keras import zoo
     >>> model = zoo.build("gated_vqa", weights=None, dim=32, depth=1, image_shape=(32, 32, 3))
-    >>> found = examples(model, limit=3)
-    >>> found.images.shape, found.images.dtype, len(found.texts)
+    >>> examples = load_examples(model, limit=3)
+    >>> examples.images.shape, examples.images.dtype, len(examples.texts)
     ((3, 32, 32, 3), dtype('uint8'), 3)
     """
     rows = rows_of(model, verify_data, limit)
@@ -139,37 +141,38 @@ def examples(model: VisionText, verify_data: Iterable[Mapping[str, Any]] | None 
     images = np.rint(pixels).astype("uint8")
     if isinstance(model, Captioner):
         captions: list[Any] = [row.get("captions", row.get("caption", row.get("text"))) for row in rows]
-        truth = None if any(said is None for said in captions) else [np.atleast_1d(said).tolist() for said in captions]
+        missing = any(references is None for references in captions)
+        truth = None if missing else [np.atleast_1d(references).tolist() for references in captions]
         return Examples(sources, images, None, None, truth)
     texts = [next((row[key] for key in ("question", "text", "caption", "captions") if key in row), "") for row in rows]
-    texts = [str(np.atleast_1d(one)[0]) for one in texts]
+    texts = [str(np.atleast_1d(words)[0]) for words in texts]
     truth = None
-    if isinstance(model, Matcher):  # every other picture with a text of its neighbour
-        shown = [texts[(i + 1) % len(texts)] if i % 2 else texts[i] for i in range(len(texts))]
-        texts, truth = shown, [said == own for said, own in zip(shown, texts, strict=True)]
+    if isinstance(model, Matcher):  # every other image gets its neighbour's text
+        pairs = [(texts[(i + 1) % len(texts)] if i % 2 else texts[i], texts[i]) for i in range(len(texts))]
+        texts, truth = [given for given, _ in pairs], [given == own for given, own in pairs]
     elif isinstance(model, Answerer) and not model.options["multi_label"]:
         answers = [str(row.get("answer", row.get("label", ""))) for row in rows]
         truth = answers if set(answers) <= set(model.class_names) else None
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # that texts are cut: they are cut alike on both sides
+        warnings.simplefilter("ignore")  # about truncated texts: both sides truncate them alike
         tokens = model.tokens_of(texts, allow_empty=True)
-    if isinstance(model, Retriever):  # texts of the same ids are one text: which is nearest is for rounding to say
+    if isinstance(model, Retriever):  # texts of the same ids count as one: rounding would decide which is nearest
         ids = [row.tobytes() for row in tokens]
-        truth = texts = [texts[ids.index(one)] for one in ids]
+        truth = texts = [texts[ids.index(row)] for row in ids]
     return Examples(sources, images, texts, tokens, truth)
 
 
 def rows_of(model: VisionText, verify_data: Iterable[Mapping[str, Any]] | None, limit: int) -> list[dict]:
-    """Examples as dicts of Python strings, paths, bytes and arrays; of the sample, evenly chosen ones."""
+    """Return examples as dicts of Python strings, paths, bytes and arrays; of the sample, evenly spaced ones."""
     if verify_data is None:
         from vtx_keras import data
         from vtx_keras.data._load import SAMPLE
 
         name = "questions" if isinstance(model, Answerer) else "captions"
         with open(SAMPLE / f"{name}.csv", encoding="utf-8", newline="") as file:
-            found = list(csv.DictReader(file))
-        found = [found[i * len(found) // limit] for i in range(limit)] if len(found) > limit else found
-        return [{**row, "path": str(data.sample(row["image"]))} for row in found]
+            rows = list(csv.DictReader(file))
+        rows = [rows[i * len(rows) // limit] for i in range(limit)] if len(rows) > limit else rows
+        return [{**row, "path": str(data.sample(row["image"]))} for row in rows]
     verify_data = getattr(verify_data, "encoded", verify_data)
     verify_data = verify_data.as_numpy_iterator() if hasattr(verify_data, "as_numpy_iterator") else verify_data
     return [{key: _plain(value, key) for key, value in row.items()} for row in islice(verify_data, limit)]
@@ -181,41 +184,41 @@ def _plain(value: Any, key: str) -> Any:
     if isinstance(value, bytes):
         return value.decode("utf-8", "replace")
     if isinstance(value, (np.ndarray, list, tuple)):
-        return [_plain(one, key) for one in value]
+        return [_plain(item, key) for item in value]
     return value
 
 
-def expected(model: VisionText, found: Examples, **settings: Any) -> dict[str, np.ndarray]:
-    """What the model itself makes of the examples, with the names that artifacts use.
+def expected(model: VisionText, examples: Examples, **settings: Any) -> dict[str, np.ndarray]:
+    """Return the model's own outputs for the examples, under the names that artifacts use.
 
     A captioner gives `ids` and `score`, a retriever `image_embedding` and `text_embedding`, the others `logits`.
     `settings` are those of the exporters: beams, max_length, prompt.
     """
-    pictures = found.images.astype("float32")
+    images = examples.images.astype("float32")
     if isinstance(model, Captioner):
         import tensorflow as tf
 
-        from vtx_keras.export._graphs import decoding
+        from vtx_keras.export._graphs import decoding_options
 
-        how = decoding(model, **settings)
-        generate = model.kept(  # traced once for all formats
+        options = decoding_options(model, **settings)
+        generate = model.cached(  # traced once for all formats
             ("export", *sorted(settings.items())),
-            lambda: tf.function(lambda image: model.generate_ids(image, **how), autograph=False),
+            lambda: tf.function(lambda image: model.generate_ids(image, **options), autograph=False),
         )
-        ids, score = in_pieces(lambda images: generate(tf.constant(images)), pictures, 16)
+        ids, score = run_in_batches(lambda batch: generate(tf.constant(batch)), images, 16)
         return {"ids": ids, "score": score}
-    assert found.tokens is not None  # all but a captioner read texts
+    assert examples.tokens is not None  # only a captioner's examples have none
     if isinstance(model, Retriever):
         return {
-            "image_embedding": model.in_batches(model.tower("image"), {"image": pictures}, 16),
-            "text_embedding": model.in_batches(model.tower("text"), {"tokens": found.tokens}, 16),
+            "image_embedding": model.in_batches(model.tower("image"), {"image": images}, 16),
+            "text_embedding": model.in_batches(model.tower("text"), {"tokens": examples.tokens}, 16),
         }
-    outputs = model.in_batches(model, {"image": pictures, "tokens": found.tokens}, 16)
+    outputs = model.in_batches(model, {"image": images, "tokens": examples.tokens}, 16)
     return {"logits": outputs["logits"] if isinstance(outputs, dict) else outputs}
 
 
-def said(model: VisionText, outputs: Mapping[str, np.ndarray], texts: Sequence[str] | None = None) -> list[Any]:
-    """The results a user would see, row by row: captions, answers, decisions, or the nearest of `texts`."""
+def results_of(model: VisionText, outputs: Mapping[str, np.ndarray], texts: Sequence[str] | None = None) -> list[Any]:
+    """Return the result that a user sees for each row: a caption, an answer, a decision, or the nearest of `texts`."""
     if isinstance(model, Captioner):
         captions = outputs.get("caption")
         return text.decode(outputs["ids"], model.vocabulary) if captions is None else [str(one) for one in captions]
@@ -224,7 +227,7 @@ def said(model: VisionText, outputs: Mapping[str, np.ndarray], texts: Sequence[s
         nearest = np.argmax(outputs["image_embedding"] @ outputs["text_embedding"].T, axis=1)
         return [texts[i] for i in nearest]
     if "answer" in outputs:
-        return [str(one) for one in outputs["answer"]]
+        return [str(answer) for answer in outputs["answer"]]
     if isinstance(model, Matcher):
         return [bool(row[0] > 0) for row in outputs["logits"]]
     if model.options["multi_label"]:
@@ -233,20 +236,21 @@ def said(model: VisionText, outputs: Mapping[str, np.ndarray], texts: Sequence[s
 
 
 def metric(model: VisionText, results: Sequence[Any], truth: Sequence[Any] | None) -> tuple[str | None, float | None]:
-    """The task's metric, by name and value: word F1 of captions, accuracy, recall@1; or None without truth."""
+    """Return the task's metric by name and value: word F1 of captions, accuracy, recall@1; or None without truth."""
     if truth is None:
         return None, None
     if isinstance(model, Captioner):
-        return "word F1", float(np.mean([word_f1(result, many) for result, many in zip(results, truth, strict=True)]))
+        scores = [word_f1(result, references) for result, references in zip(results, truth, strict=True)]
+        return "word F1", float(np.mean(scores))
     name = "recall@1" if isinstance(model, Retriever) else "accuracy"
-    return name, float(np.mean([result == one for result, one in zip(results, truth, strict=True)]))
+    return name, float(np.mean([result == wanted for result, wanted in zip(results, truth, strict=True)]))
 
 
 def run(format: str, artifact: Path, inputs: Mapping[str, Any], *options: str) -> dict[str, np.ndarray]:
-    """Run an artifact in a fresh process by `_runner.py`: what came out, by name, and what it cost.
+    """Run an artifact in a fresh process by `_runner.py`, and return its outputs and costs by name.
 
-    A runner reads the inputs from one .npz and writes outputs to another, with `load_s`, `ms` (per example) and
-    `peak_megabytes`. Encoded pictures and texts (lists of bytes or str) travel as `name.bytes` and `name.ends`.
+    The runner reads the inputs from one .npz and writes the outputs to another, with `load_s`, `ms` (per example) and
+    `peak_megabytes`. Encoded images and texts (lists of bytes or str) are passed as `name.bytes` and `name.ends`.
     """
     packed: dict[str, Any] = {}
     for name, value in inputs.items():
@@ -257,100 +261,105 @@ def run(format: str, artifact: Path, inputs: Mapping[str, Any], *options: str) -
         else:
             packed[name] = value
     with tempfile.TemporaryDirectory() as folder:
-        given, made = Path(folder) / "inputs.npz", Path(folder) / "outputs.npz"
-        np.savez(given, **packed)
-        command = [sys.executable, "-P", str(RUNNER), format, str(artifact), str(given), str(made), *options]
-        # Not this process's module path: an artifact must run where there is no vtx_keras.
+        inputs_file, outputs_file = Path(folder) / "inputs.npz", Path(folder) / "outputs.npz"
+        np.savez(inputs_file, **packed)
+        files = [str(artifact), str(inputs_file), str(outputs_file)]
+        # Without this process's module path: an artifact must run where there is no vtx_keras.
         environment = {key: value for key, value in os.environ.items() if key != "PYTHONPATH"}
-        done = subprocess.run(command, capture_output=True, text=True, env=environment)
-        if done.returncode or not made.is_file():
-            end = "\n".join(done.stderr.strip().splitlines()[-12:])
+        process = subprocess.run(
+            [sys.executable, "-P", str(RUNNER), format, *files, *options],
+            capture_output=True,
+            text=True,
+            env=environment,
+        )
+        if process.returncode or not outputs_file.is_file():
+            end = "\n".join(process.stderr.strip().splitlines()[-12:])
             raise RuntimeError(
-                f"{artifact.name} does not run (in {format}, which ended with {done.returncode}):\n{end}"
+                f"{artifact.name} does not run (in {format}, which ended with {process.returncode}):\n{end}"
             )
-        with np.load(made) as stored:
-            return {name: stored[name] for name in stored.files}
+        with np.load(outputs_file) as outputs:
+            return {name: outputs[name] for name in outputs.files}
 
 
 def compare(
     model: VisionText,
-    tried: Examples,
+    examples: Examples,
     wanted: Mapping[str, np.ndarray],
-    found: Mapping[str, np.ndarray],
+    outputs: Mapping[str, np.ndarray],
     *,
     path: Path,
     share: float | None = None,
     quantize: str | None = None,
-    **about: Any,
+    **fields: Any,
 ) -> Report:
-    """The report on `found`, the outputs of an artifact, where the model itself gave `wanted`."""
+    """Report how an artifact's `outputs` compare with `wanted`, the model's. `fields` are its other fields."""
     share = SHARE[quantize is None] if share is None else share
-    ours, theirs = said(model, wanted, tried.texts), said(model, found, tried.texts)
-    identical = sum(one == other for one, other in zip(ours, theirs, strict=True))
-    numbers = [name for name in wanted if name in found and wanted[name].dtype.kind == "f"]
-    differences = [float(np.max(np.abs(wanted[name] - found[name].reshape(wanted[name].shape)))) for name in numbers]
+    of_model, of_artifact = (results_of(model, each, examples.texts) for each in (wanted, outputs))
+    identical = sum(one == other for one, other in zip(of_model, of_artifact, strict=True))
+    numbers = [name for name in wanted if name in outputs and wanted[name].dtype.kind == "f"]
+    differences = [float(np.max(np.abs(wanted[name] - outputs[name].reshape(wanted[name].shape)))) for name in numbers]
     difference = max(differences) if differences else 0.0
-    name, of_model = metric(model, ours, tried.truth)
-    _, of_artifact = metric(model, theirs, tried.truth)
-    enough = identical >= share * len(ours)
-    if quantize and not enough and of_model and of_artifact is not None:
-        enough = of_artifact >= (1 - METRIC_LOSS) * of_model
+    name, metric_model = metric(model, of_model, examples.truth)
+    _, metric_artifact = metric(model, of_artifact, examples.truth)
+    enough = identical >= share * len(of_model)
+    if quantize and not enough and metric_model and metric_artifact is not None:
+        enough = metric_artifact >= (1 - METRIC_LOSS) * metric_model
     if quantize:
-        held = (
+        limits = (
             f"{quantize} rounds the weights, so {share:.0%} identical, or a metric within {METRIC_LOSS:.0%}, is enough"
         )
-        about["notes"] = (*about.get("notes", ()), held)
+        fields["notes"] = (*fields.get("notes", ()), limits)
     return Report(
         path=str(path),
         model=model.spec["name"],
         quantize=quantize,
-        n=len(ours),
+        n=len(of_model),
         identical=identical,
         share=share,
         difference=difference,
         difference_of=" and ".join(name.replace("_", " ") for name in numbers) or "nothing",
         metric=name,
-        metric_model=of_model,
-        metric_artifact=of_artifact,
+        metric_model=metric_model,
+        metric_artifact=metric_artifact,
         weights_megabytes=sum(4 * int(np.prod(weight.shape)) for weight in model.weights) / 1e6,
-        load_s=float(found["load_s"]),
-        ms_p50=float(np.percentile(found["ms"], 50)),
-        ms_p95=float(np.percentile(found["ms"], 95)),
-        peak_megabytes=float(found["peak_megabytes"]),
+        load_s=float(outputs["load_s"]),
+        ms_p50=float(np.percentile(outputs["ms"], 50)),
+        ms_p95=float(np.percentile(outputs["ms"], 95)),
+        peak_megabytes=float(outputs["peak_megabytes"]),
         ok=bool(enough and np.isfinite(difference)),
-        **about,
+        **fields,
     )
 
 
-def settle(path: str | os.PathLike, write: Callable[[Path], None], judge: Callable[[Path], Report]) -> Report:
-    """Write, judge, and only then give the name.
+def write_verified(path: str | os.PathLike, write: Callable[[Path], None], compare: Callable[[Path], Report]) -> Report:
+    """Write an artifact, run and compare it, and give it its name only if the report is `ok`.
 
-    `write(target)` makes the artifact (a file, several of one stem, or a folder) at `target`, in an empty folder where
-    it may put companions too; `judge(target)` runs it and reports, with `path` as its path. The report is stored as
-    `<path>.report.json`. Where it is not `ok`, the artifact is kept as `<path>.failed` and `NotEqual` is raised.
+    `write(target)` writes it (a file, several of one stem, or a folder) at `target`, in an empty folder that may hold
+    companion files too; `compare(target)` runs it and returns the report, with `path` as its path. The report is
+    stored as `<path>.report.json`. If it is not `ok`, the artifact is kept as `<path>.failed` and `NotEqual` is raised.
     """
     path = Path(path)
-    check_place(path)
+    check_destination(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=f".{path.name}.", dir=path.parent) as folder:
         target = Path(folder) / "new" / path.name
         target.parent.mkdir()
         write(target)
-        report = judge(target)
-        for made in sorted(target.parent.iterdir()):
-            artifact = made.name.startswith(path.stem) and made.suffix == path.suffix
+        report = compare(target)
+        for file in sorted(target.parent.iterdir()):
+            artifact = file.name.startswith(path.stem) and file.suffix == path.suffix
             if report.ok or artifact:
-                _rename(made, path.parent / (made.name if report.ok else f"{made.name}.failed"), Path(folder) / "old")
-        told = target.parent / "report.json"
-        told.write_text(report.to_json() + "\n", encoding="utf-8")
-        os.replace(told, path.with_name(f"{path.name}{'' if report.ok else '.failed'}.report.json"))
+                _move(file, path.parent / (file.name if report.ok else f"{file.name}.failed"), Path(folder) / "old")
+        report_file = target.parent / "report.json"
+        report_file.write_text(report.to_json() + "\n", encoding="utf-8")
+        os.replace(report_file, path.with_name(f"{path.name}{'' if report.ok else '.failed'}.report.json"))
     if not report.ok:
         raise NotEqual(report)
     return report
 
 
-def check_place(path: Path) -> None:
-    """Refuse a path whose replacement would lose something else than an earlier export."""
+def check_destination(path: Path) -> None:
+    """Refuse a path where writing would replace something other than an earlier export."""
     if not path.name:
         raise ValueError(f"{str(path)!r} names no file: expected, for example, out/model.tflite")
     if path.is_dir() and any(path.iterdir()) and not (path / "saved_model.pb").is_file():
@@ -359,13 +368,14 @@ def check_place(path: Path) -> None:
         raise NotADirectoryError(f"{path.parent} is a file, so nothing can be written in it: choose another place")
 
 
-def _rename(made: Path, final: Path, aside: Path) -> None:
-    if final.is_dir():  # a folder cannot take the place of a full one
-        final.rename(aside)
-    os.replace(made, final)
+def _move(source: Path, final: Path, old: Path) -> None:
+    """Move a file or folder to its name; a folder that has the name is moved to `old` first."""
+    if final.is_dir():  # `os.replace` cannot replace a folder with content
+        final.rename(old)
+    os.replace(source, final)
 
 
 def size_of(path: Path) -> float:
-    """Megabytes of a file, or of all files in a folder."""
+    """Return the megabytes of a file, or of all files in a folder."""
     files = [path] if path.is_file() else [file for file in path.rglob("*") if file.is_file()]
     return sum(file.stat().st_size for file in files) / 1e6

@@ -1,3 +1,3 @@
-"""What enters a model: pictures and clips (`media`), strings (`text`)."""
+"""Inputs of models: images and clips (`media`), texts (`text`)."""
 
 __all__ = ["media", "text"]

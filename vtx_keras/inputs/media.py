@@ -1,10 +1,10 @@
-"""Pictures and clips in: one rule for orientation, channels, size limits and frames, wherever one enters.
+"""Reading of images and clips: one rule for orientation, channels, size limits and frames.
 
 A picture is a path, encoded bytes, a PIL image, or an array of 0-255: (h, w, 3), (h, w, 1), (h, w) or (h, w, 4).
-A clip is an animated file, a folder of pictures, a list of pictures, an array (t, h, w, c), or one picture.
+A clip is an animated file, a folder of pictures, a list of pictures, an array (frames, h, w, c), or one picture.
 
-The rule: a header is checked before anything is decoded; EXIF orientation is applied and transparency laid on white;
-grey, palette, CMYK, 16-bit and 1-bit become 8-bit RGB; of an animation, a picture is the first frame.
+The rule: the header is checked before anything is decoded; EXIF orientation is applied, and transparency is composited
+on white; grey, palette, CMYK, 16-bit and 1-bit become 8-bit RGB; an animation read as a picture is its first frame.
 """
 
 import contextlib
@@ -19,24 +19,28 @@ from typing import Any
 import numpy as np
 from PIL import Image, ImageOps
 
-PIXEL_LIMIT = 50_000_000  # set media.PIXEL_LIMIT to change it wherever pictures enter
-CLIP_LIMIT = 20  # times the pixel limit, for a whole animation: to show a late frame, all before it are decoded
-# Pillow opens many more, but some start other programs or hide a large picture behind a small header.
+__all__ = [
+    "PIXEL_LIMIT", "SUFFIXES", "BadItems", "BadPicture", "batch", "frame_places", "prepare", "read", "read_clip",
+    "resize", "settle",
+]  # fmt: skip
+PIXEL_LIMIT = 50_000_000  # assign media.PIXEL_LIMIT to change it everywhere
+CLIP_LIMIT = 20  # pixel limits for a whole animation: to read a late frame, all frames before it are decoded
+# Pillow opens many more formats, but some start other programs or hide a large image behind a small header.
 FORMATS = ("JPEG", "PNG", "GIF", "WEBP", "AVIF", "BMP", "TIFF", "PPM")
-ANIMATED = ("GIF", "PNG", "WEBP", "AVIF")  # further pictures in a JPEG or TIFF are no frames
+ANIMATED = ("GIF", "PNG", "WEBP", "AVIF")  # further images in a JPEG or TIFF are not frames
 SUFFIXES = (".jpg", ".jpeg", ".png", ".gif", ".webp", ".avif", ".bmp", ".tif", ".tiff", ".ppm", ".pgm")
-# By EXIF orientation, 2 to 8: mirror, half turn, flip, transpose, turn right, transverse, turn left.
+# By EXIF orientation, 2 to 8: mirror, rotate by 180°, flip, transpose, rotate right, transverse, rotate left.
 UPRIGHT = dict(zip(range(2, 9), map(Image.Transpose, (0, 3, 1, 5, 4, 6, 2)), strict=True))
 PATH, FILE = (str, os.PathLike), (str, os.PathLike, bytes, bytearray, Image.Image)
 EXPECTED = "a path, encoded bytes, a PIL image or an array of numbers 0-255: (h, w, 3), (h, w, 1), (h, w), (h, w, 4)"
 
 
 class BadPicture(ValueError):
-    """A picture or clip that cannot be used, and why."""
+    """Raised for a picture or clip that cannot be used, with the reason."""
 
 
 class BadItems(ValueError):
-    """Some items were bad: `errors` says why, by index; `results` has the others' results, and None for the bad."""
+    """Raised if some items are bad: `errors` holds the reasons by index, `results` the results, None for bad items."""
 
     def __init__(self, errors: dict[int, str], results: list):
         super().__init__(errors, results)
@@ -50,7 +54,7 @@ class BadItems(ValueError):
 
 
 def read(picture: Any, *, pixel_limit: int | None = None) -> np.ndarray:
-    """A picture as uint8 (h, w, 3), yours to change; an array of floats stays float32.
+    """Return a picture as a new uint8 array (h, w, 3); an array of floats becomes float32.
 
     >>> read(np.full((2, 3, 3), 7))[0, 0].tolist()
     [7, 7, 7]
@@ -59,9 +63,9 @@ def read(picture: Any, *, pixel_limit: int | None = None) -> np.ndarray:
 
 
 def read_clip(clip: Any, frames: int, *, pixel_limit: int | None = None) -> list[np.ndarray]:
-    """`frames` pictures, picked evenly: the i-th is frame floor((i + 0.5) * t / frames) of t; a short clip repeats.
+    """Return `frames` evenly picked frames: the i-th is frame floor((i + 0.5) * t / frames) of t; a short clip repeats.
 
-    A folder is sorted by name as text: number its files 09, 10 and not 9, 10.
+    The files of a folder are sorted by name as text: number them 09, 10 and not 9, 10.
 
     >>> clip = [np.full((4, 4, 3), t) for t in range(8)]
     >>> [int(frame[0, 0, 0]) for frame in read_clip(clip, 4)]
@@ -73,7 +77,7 @@ def read_clip(clip: Any, frames: int, *, pixel_limit: int | None = None) -> list
 
 
 def frame_places(total: Any, frames: int) -> Any:
-    """Which frames of `total` (a number, or an int32 tensor) a clip of `frames` shows: the rule of `read_clip`.
+    """Return which frames of `total` (a number, or an int32 tensor) `read_clip` picks.
 
     >>> frame_places(8, 4).tolist()
     [1, 3, 5, 7]
@@ -82,11 +86,11 @@ def frame_places(total: Any, frames: int) -> Any:
 
 
 def resize(picture: Any, size: Sequence[int], fit: str = "pad", window: Sequence[float] | None = None) -> np.ndarray:
-    """A picture as uint8 at `size` (height, width): antialiased bilinear, half-pixel centres, rounded.
+    """Return a picture as uint8 at `size` (height, width): antialiased bilinear, half-pixel centres, rounded.
 
-    `fit` is "pad" (keep the aspect, white borders, centred), "crop" (fill, then cut the centre) or "stretch". `window`
-    takes only a part: (y, x, height, width) as shares of the sides. It is meant for training: of a large JPEG, only as
-    much detail is decoded as the part needs, so its pixels differ a little from those of the whole.
+    `fit` is "pad" (keep the aspect, white borders, centred), "crop" (fill, then crop the centre) or "stretch".
+    `window` crops first: (y, x, height, width) as fractions of the sides. It is meant for training: a large JPEG is
+    decoded only in as much detail as the crop needs, so pixels differ slightly from a crop of the whole image.
 
     >>> resize(np.zeros((20, 40, 3)), (4, 4))[:, 0, 0].tolist()
     [255, 0, 0, 255]
@@ -100,9 +104,9 @@ def resize(picture: Any, size: Sequence[int], fit: str = "pad", window: Sequence
 
 
 def prepare(picture: Any, shape: Sequence[int], fit: str = "pad") -> np.ndarray:
-    """A picture as float32 (h, w, 3), or a clip as (frames, h, w, 3): `shape` decides which it is.
+    """Return a picture as float32 (h, w, 3), or a clip as (frames, h, w, 3), at `shape`.
 
-    What is already at the wanted size passes as it is, so that exact floats reach a model.
+    Pictures that already have that size are not resized, so that exact floats reach the model.
 
     >>> prepare(np.full((2, 2, 3), 100.25), (2, 2, 3))[0, 0].tolist()
     [100.25, 100.25, 100.25]
@@ -114,10 +118,10 @@ def prepare(picture: Any, shape: Sequence[int], fit: str = "pad") -> np.ndarray:
 
 
 def batch(items: Any, shape: Sequence[int], fit: str = "pad") -> tuple[np.ndarray, list[int], dict[int, str]]:
-    """One item or many, prepared: float32 `(good items, *shape)`, the good ones' indices, the others' errors.
+    """Prepare one item or many: return float32 `(good items, *shape)`, the indices of good items, errors by index.
 
-    A path, bytes or a PIL image is one item; so is an array of rank len(shape) or less. An array with an axis more is
-    many, and so is a list (a tuple, a column of paths): for a video model, each of its members is a clip.
+    A path, bytes or a PIL image is one item, and so is an array of rank len(shape) or less. An array with one more axis
+    is many items, and so is a list (a tuple, a column of paths); for a video model, each of its members is a clip.
 
     >>> pixels, good, errors = batch([np.zeros((4, 4, 3)), b"<html>"], (8, 8, 3))
     >>> pixels.shape, good, list(errors)
@@ -139,23 +143,24 @@ def batch(items: Any, shape: Sequence[int], fit: str = "pad") -> tuple[np.ndarra
 
 
 def settle(results: Sequence, good: Sequence[int], errors: dict[int, str], total: int, on_error: str) -> list:
-    """The good items' results at their places among `total`, None at the others.
+    """Return a list of length `total` with the results of good items at their indices, and None elsewhere.
 
-    If there are errors, `on_error` "raise" raises `BadItems`; "none" returns the list all the same.
+    If there are errors, `on_error="raise"` raises `BadItems`, and "none" returns the list.
 
     >>> settle(["a cat"], [1], {0: "empty"}, 2, "none")
     [None, 'a cat']
     """
     if on_error not in ("raise", "none"):
         raise ValueError(f'on_error={on_error!r}: expected "raise" or "none"')
-    found = dict(zip(good, results, strict=True))
-    placed = [found.get(index) for index in range(total)]
+    by_index = dict(zip(good, results, strict=True))
+    placed = [by_index.get(index) for index in range(total)]
     if errors and on_error == "raise":
         raise BadItems(errors, placed)
     return placed
 
 
 def _checked(shape: Sequence[int], fit: str) -> tuple[int, ...]:
+    """Return `shape` as a tuple, after checking it and `fit`."""
     if fit not in ("pad", "crop", "stretch"):
         raise ValueError(f'fit={fit!r}: expected "pad", "crop" or "stretch"')
     if len(shape) not in (3, 4) or shape[-1] != 3 or not all(isinstance(n, int) and n > 0 for n in shape):
@@ -171,8 +176,7 @@ def _check_size(width: int, height: int, limit: int, frames: int = 1) -> None:
 
 
 def _many(items: Any, rank: int) -> Sequence:
-    """The members of a list, of what can be gone through once, of a table's column, or of an array of more axes than
-    `rank`; else the one item."""
+    """Return the members of a list, an iterator, a table's column or an array of rank above `rank`; else [items]."""
     axes, kind = len(getattr(items, "shape", ())), getattr(getattr(items, "dtype", None), "kind", "")
     if isinstance(items, (list, tuple, Iterator)) or (axes == 1 and kind in ("O", "U")):
         return list(items)
@@ -180,26 +184,26 @@ def _many(items: Any, rank: int) -> Sequence:
 
 
 def _load(picture: Any, pixel_limit: int) -> Image.Image | np.ndarray:
-    """Any picture as an RGB image, but one of floats as a float32 array (h, w, 3)."""
+    """Return a picture as an RGB image; an array of floats as a float32 array (h, w, 3)."""
     if isinstance(picture, FILE):
         with _opened(picture) as image:
             return _from_image(image, pixel_limit)
     try:
         array = np.asarray(picture)
-    except Exception as error:  # a tensor's own complaint, or lists of unequal lengths
+    except Exception as error:  # from a tensor, or for lists of unequal lengths
         raise BadPicture(f"{type(picture).__name__} ({error}): expected {EXPECTED}") from error
-    found = f"{type(picture).__name__} of shape {array.shape} and type {array.dtype}"
+    description = f"{type(picture).__name__} of shape {array.shape} and type {array.dtype}"
     array = array[..., None] if array.ndim == 2 else array
     if array.dtype.kind not in "uif" or array.ndim != 3 or array.shape[-1] not in (1, 3, 4):
-        raise BadPicture(f"{found}: expected {EXPECTED}")
+        raise BadPicture(f"{description}: expected {EXPECTED}")
     _check_size(array.shape[1], array.shape[0], pixel_limit)
     low, high = (0, 255) if array.dtype == "uint8" else (array.min(), array.max())
     if not (low >= 0 and high <= 255):  # NaN fails both
         raise BadPicture(
-            f"{found} with values from {low:g} to {high:g}: expected finite numbers, 0 to 255. Scale it so"
+            f"{description} with values from {low:g} to {high:g}: expected finite numbers, 0 to 255. Scale it so"
         )
     exact = array.dtype.kind == "f"
-    # These texts hold no numbers, so that Python says each once and not for every picture.
+    # The warnings contain no numbers, so that Python shows each once and not for every picture.
     if exact and 0 < high <= 1:
         warnings.warn("a float picture of 0-1 at most: it looks scaled, but 0-255 is expected", stacklevel=2)
     if array.shape[-1] == 1:
@@ -213,13 +217,13 @@ def _load(picture: Any, pixel_limit: int) -> Image.Image | np.ndarray:
 
 
 def _part(picture: Any, height: int, width: int, window: Sequence[float]) -> Image.Image:
-    """A part of a picture, no smaller than wanted if it was not so before."""
+    """Return the `window` of a picture, decoded with enough detail for (height, width)."""
     y, x, h, w = window
     if isinstance(picture, FILE):
         with _opened(picture) as image:
             _check_size(image.width, image.height, PIXEL_LIMIT)
-            # Decodes at 1/2, 1/4 or 1/8, which libjpeg does for a fraction of the time. A turned one would need its
-            # sides swapped: its shorter side has to do for both.
+            # `draft` decodes at 1/2, 1/4 or 1/8, in a fraction of the time. EXIF may swap the sides, so with EXIF both
+            # sides use the larger scale.
             least = max(height / h, width / w) if image.format == "JPEG" and "exif" in image.info else 0
             image.draft(None, (math.ceil(least or width / w), math.ceil(least or height / h)))
             whole = _from_image(image, PIXEL_LIMIT)
@@ -246,7 +250,7 @@ def _sized(picture: Image.Image | np.ndarray, height: int, width: int, fit: str)
 
 
 def _frames(clip: Any, frames: int, pixel_limit: int) -> Iterator[Image.Image | np.ndarray]:
-    """The picked frames one by one, so that a long clip is never in memory as a whole."""
+    """Yield the picked frames one by one, so that a long clip is never in memory as a whole."""
     if isinstance(clip, PATH) and os.path.isdir(clip):
         names = [name for name in os.listdir(clip) if name.lower().endswith(SUFFIXES) and name[0] != "."]
         clip = [os.path.join(clip, name) for name in sorted(names)]
@@ -256,19 +260,19 @@ def _frames(clip: Any, frames: int, pixel_limit: int) -> Iterator[Image.Image | 
             yield from [_load(members[index], pixel_limit)] * times
         return
     with _opened(clip) as image:
-        moves = image.format in ANIMATED and getattr(image, "is_animated", False)
-        cover = moves and bool(image.info.get("default_image"))  # what a PNG shows where nothing moves
-        total, shown = getattr(image, "n_frames", 1) - cover if moves else 1, image.tell()
+        animated = image.format in ANIMATED and getattr(image, "is_animated", False)
+        cover = animated and bool(image.info.get("default_image"))  # a still that viewers without animation show
+        total, shown = getattr(image, "n_frames", 1) - cover if animated else 1, image.tell()
         _check_size(image.width, image.height, pixel_limit, total)
         for index, times in _picks(total, frames):
-            if moves:
+            if animated:
                 image.seek(index + cover)
             yield from [_from_image(image, pixel_limit)] * times
-        image.seek(shown)  # it may be the caller's
+        image.seek(shown)  # the image may belong to the caller
 
 
 def _picks(total: int, frames: int) -> list[tuple[int, int]]:
-    """Which frames of `total`, and how many times each."""
+    """Return pairs of a frame of `total` and how many times it is used."""
     if not total:
         raise BadPicture("a clip without pictures: expected at least one")
     return list(Counter(map(int, frame_places(total, frames))).items())
@@ -276,14 +280,14 @@ def _picks(total: int, frames: int) -> list[tuple[int, int]]:
 
 @contextlib.contextmanager
 def _opened(source: Any) -> Iterator[Image.Image]:
-    """A path, bytes or PIL image as an open PIL image; whatever fails meanwhile is told as a `BadPicture`."""
+    """Open a path, bytes or PIL image as a PIL image; raise any failure inside the block as `BadPicture`."""
     name = repr(os.fspath(source)) if isinstance(source, PATH) else type(source).__name__
     try:
         if isinstance(source, Image.Image):
             yield source
         elif not isinstance(source, PATH):
             yield _identified(io.BytesIO(source))
-        elif os.path.isfile(source):  # a pipe, say, would make `open` wait
+        elif os.path.isfile(source):  # `open` would block on a pipe
             with open(source, "rb") as file:
                 yield _identified(file)
         else:
@@ -291,31 +295,32 @@ def _opened(source: Any) -> Iterator[Image.Image]:
     except BadPicture as error:
         raise BadPicture(f"{name}: {error}") from error
     except Exception as error:
-        told = f"cut off or damaged ({type(error).__name__}: {error})"
-        raise BadPicture(f"{name}: {told}: expected a whole picture. Save or fetch it anew") from error
+        reason = f"cut off or damaged ({type(error).__name__}: {error})"
+        raise BadPicture(f"{name}: {reason}: expected a whole picture. Save or fetch it anew") from error
 
 
 def _identified(file: Any) -> Image.Image:
-    """The header read, no more. `Image.open` would warn or refuse by a limit of its own, the whole process's."""
+    """Read only the header. `Image.open` would also apply Pillow's pixel limit, which holds for the whole process."""
     Image.init()
     head = file.read(32)
     for factory, accepts in filter(None, map(Image.OPEN.get, FORMATS)):
         if head and accepts and accepts(head) is True:
             file.seek(0)
             return factory(file, "")
-    found = f"begins with {head!r}" if head else "empty"
-    raise BadPicture(f"{found}: expected {', '.join(FORMATS)}. Convert it, or fetch it anew")
+    content = f"begins with {head!r}" if head else "empty"
+    raise BadPicture(f"{content}: expected {', '.join(FORMATS)}. Convert it, or fetch it anew")
 
 
 def _from_image(image: Image.Image, pixel_limit: int) -> Image.Image:
+    """Decode a PIL image: upright, on white, 8-bit RGB."""
     _check_size(image.width, image.height, pixel_limit)
     image.load()
     turn = None
-    with contextlib.suppress(Exception):  # broken notes about a picture are no reason to refuse it
+    with contextlib.suppress(Exception):  # broken EXIF data is ignored
         turn = UPRIGHT.get(image.getexif().get(0x0112, 1))
     if image.mode.startswith("I;16") or (image.mode == "I" and image.format in ("PNG", "PPM")):
         deep = np.asarray(image).astype("uint32")
-        grey = ((deep + 128) // 257).astype("uint8")  # Pillow would clip
+        grey = ((deep + 128) // 257).astype("uint8")  # Pillow would clip to 255
         grey[deep == image.info.get("transparency", -1)] = 255
         image = Image.fromarray(grey)
     elif image.mode in ("I", "F"):

@@ -1,7 +1,7 @@
-"""Strings in and out: one normalisation, one WordPiece vocabulary, ids and back.
+"""Texts to token ids and back: one normalization, one WordPiece vocabulary.
 
-A text goes through `normalize` and `encode` to ids, and ids come back through `decode`. All of it takes and
-gives plain Python and NumPy values. A vocabulary is a tuple of pieces; the index of a piece is its id.
+`normalize` and `encode` turn texts into ids, `decode` turns ids into texts, all with plain Python and NumPy values.
+A vocabulary is a tuple of pieces; the index of a piece is its id.
 """
 
 from __future__ import annotations
@@ -18,10 +18,15 @@ from typing import Any, ClassVar
 
 import numpy as np
 
+__all__ = [
+    "END", "GAPS", "IDEOGRAPHS", "JOIN_RULES", "KANA", "LABEL_FIELDS", "MASK", "PAD", "SPECIALS", "START",
+    "TEXT_FIELDS", "UNK", "UNSEEN", "Vocabulary", "decode", "encode", "learn", "normalize", "tokenizer", "tokens",
+    "vocabulary",
+]  # fmt: skip
 SPECIALS = ("[PAD]", "[UNK]", "[START]", "[END]", "[MASK]")
 PAD, UNK, START, END, MASK = range(5)
-TEXT_FIELDS = ("captions", "caption", "question", "text")  # what examples call a text; the first there is counts
-LABEL_FIELDS = ("answer", "label")  # and what is to be learned beside it
+TEXT_FIELDS = ("captions", "caption", "question", "text")  # the fields of an example that hold its text; first wins
+LABEL_FIELDS = ("answer", "label")  # the fields that hold its label
 
 # Both classes mean the same to Python's `re` and to RE2 (tf.strings.regex_replace), so a TensorFlow graph can
 # repeat `normalize`: UNSEEN to "", GAPS to " ", tf_text.normalize_utf8 "NFKC", tf.strings.lower "utf-8" (not
@@ -31,36 +36,36 @@ UNSEEN = (  # soft hyphens, marks of direction and byte order, joiners (ZWJ), va
     "[\u00ad\u034f\u061c\u180b-\u180f\u200c-\u200f\u202a-\u202e\u2060-\u206f\ufe00-\ufe0f\ufeff\U000e0000-\U000e0fff]"
 )
 
-# Chinese and Japanese write no spaces. An ideograph is a word of its own to the tokenizer, a run of kana one word.
+# Chinese and Japanese have no spaces. The tokenizer takes each ideograph as a word, and each run of kana as one word.
 IDEOGRAPHS = "\u3400-\u4dbf\u4e00-\u9fff"
-KANA = "\u3001-\u30ff"  # with the punctuation that stands among them
+KANA = "\u3001-\u30ff"  # with the punctuation in that range
 
-# What turns pieces joined with spaces into a sentence, rule by rule; plain enough for RE2 and for a phone.
-# "a man's t-shirt (red, 50% off)!", "black/white" and 'says "stop"' come back as they were. Pieces forget
-# where spaces stood beside punctuation, so "dogs' bowls" becomes "dogs'bowls", "a - b" "a-b", "1.5" "1. 5".
+# These rules turn pieces joined with spaces into a sentence, in this order; RE2 and phones can run them.
+# "a man's t-shirt (red, 50% off)!", "black/white" and 'says "stop"' are restored. Pieces do not record spaces beside
+# punctuation, so "dogs' bowls" becomes "dogs'bowls", "a - b" "a-b", "1.5" "1. 5".
 JOIN_RULES = (
-    (r"(^| )##", ""),  # a continued word
+    (r"(^| )##", ""),  # a word goes on
     (" ([.,!?;:)%\\]\u201d])", r"\1"),  # no space before these
     ("([(\\[\u201c\u2018$#]) ", r"\1"),  # no space after these
-    (" ?(['\u2019/-]) ?", r"\1"),  # glued on both sides
-    (r'" ([^"]*) "', r'"\1"'),  # a pair of straight quotes holds its words
-    (f"([{KANA}{IDEOGRAPHS}]) ([{KANA}{IDEOGRAPHS}])", r"\1\2"),  # no space between these:
-    (f"([{KANA}{IDEOGRAPHS}]) ([{KANA}{IDEOGRAPHS}])", r"\1\2"),  # every second one is left by the rule above
+    (" ?(['\u2019/-]) ?", r"\1"),  # no space on either side
+    (r'" ([^"]*) "', r'"\1"'),  # no space inside a pair of straight quotes
+    (f"([{KANA}{IDEOGRAPHS}]) ([{KANA}{IDEOGRAPHS}])", r"\1\2"),  # no space between these; matches cannot overlap,
+    (f"([{KANA}{IDEOGRAPHS}]) ([{KANA}{IDEOGRAPHS}])", r"\1\2"),  # so the rule above misses every second space
 )
 
 # A number with its points and commas, or a word with the hyphens, slashes and apostrophes inside it.
 TOKEN = re.compile(r"\d+(?:[.,:]\d+)+|\w+(?:[-/.']\w+)*|[^\w\s]")
 CLITIC = re.compile(r"(?<=\w)(n't|'(?:s|m|d|re|ve|ll))$")
-# What pycocoevalcap leaves out, and typographic forms that its tokenizer turns into those.
+# The tokens that pycocoevalcap drops, and typographic forms that its tokenizer turns into them.
 SILENT = frozenset([*"'\"`.?!,:;-–—…‘’“”()[]{}", "''", "``", "--", "..."])
 
 
 def normalize(text: str | bytes) -> str:
-    """The one form that every text takes before it is cut into pieces; a second time changes nothing.
+    """Return the form in which a text is cut into pieces; normalizing again changes nothing.
 
-    UTF-8 is decoded and broken bytes replaced. Characters take their compatibility form (NFKC) in lower
-    case, any run of spaces, line breaks and control characters becomes one space, and what shows nothing of
-    its own (ZWJ, variation selectors, soft hyphens) goes. Emoji stay; a vocabulary without them makes [UNK].
+    UTF-8 is decoded, with invalid bytes replaced. Characters take their compatibility form (NFKC) in lower case, a run
+    of spaces, line breaks and control characters becomes one space, and invisible characters (ZWJ, variation selectors,
+    soft hyphens) are removed. Emoji stay, and are [UNK] unless the vocabulary has them.
 
     >>> normalize("  A\\u2028Man's \\uff34ea\\n")
     "a man's tea"
@@ -69,20 +74,20 @@ def normalize(text: str | bytes) -> str:
         text = text.decode("utf-8", "replace")
     elif not isinstance(text, str):
         raise TypeError(f"A text must be str or bytes, but this is {type(text).__name__}: {text!r:.80}")
-    # UTF-16 joins the two halves of a surrogate pair and replaces a half that stands alone.
+    # UTF-16 joins surrogate pairs and replaces lone surrogates.
     text = text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
     text = re.sub(GAPS, " ", re.sub(UNSEEN, "", text))
-    # NFKC on both sides: it makes capitals ("™" gives "TM"), and small letters may compose where capitals do
-    # not ("H\u0331" gives "\u1e96").
+    # NFKC before and after `lower`: it makes capitals ("™" gives "TM"), and small letters may compose where capitals
+    # do not ("H\u0331" gives "\u1e96").
     text = unicodedata.normalize("NFKC", unicodedata.normalize("NFKC", text).lower())
     return re.sub(GAPS, " ", text).strip(" ")
 
 
 def tokens(text: str | bytes) -> list[str]:
-    """The words of a text, in lower case and without punctuation: much as the COCO papers' Java tokenizer has them.
+    """Return the words of a text in lower case, without punctuation: much like the Java tokenizer of the COCO papers.
 
-    A clitic stands alone ("man 's", "do n't"), "t-shirt" and "black/white" are one word, and so is "1.5". It differs
-    from `penn` where that knows abbreviations ("u.s." keeps its last point there).
+    Clitics are separate words ("man 's", "do n't"); "t-shirt", "black/white" and "1.5" are one word each. `penn`
+    differs for abbreviations ("u.s." keeps its last point there).
 
     >>> tokens("A man's t-shirt (red, 1.5 m) isn't\\u2028new!")
     ['a', 'man', "'s", 't-shirt', 'red', '1.5', 'm', 'is', "n't", 'new']
@@ -95,11 +100,11 @@ def tokens(text: str | bytes) -> list[str]:
 
 
 def vocabulary(source: str | os.PathLike | Sequence[str] | None = None, size: int = 8000) -> tuple[str, ...]:
-    """The pieces to use: the bundled English ones, or those of a file, of a list, or learned from texts.
+    """Return the pieces of a vocabulary: bundled English ones, from a file or list, or learned from texts.
 
-    None is the bundle. A path names a UTF-8 file whose lines are entries; a list or tuple holds entries. When
-    any entry contains whitespace they are texts, and `learn` makes at most `size` pieces of them. Otherwise
-    they are the pieces themselves, and SPECIALS go in front when missing.
+    None means the bundled ones. A path names a UTF-8 file whose lines are entries; a list or tuple holds entries. If
+    any entry contains whitespace, the entries are texts, and `learn` makes at most `size` pieces of them. Otherwise
+    they are pieces, and SPECIALS are put in front if they are missing.
 
     >>> vocabulary(["a", "cat", "##s"])
     ('[PAD]', '[UNK]', '[START]', '[END]', '[MASK]', 'a', 'cat', '##s')
@@ -111,7 +116,7 @@ def vocabulary(source: str | os.PathLike | Sequence[str] | None = None, size: in
     if isinstance(source, (str, os.PathLike)):
         if not Path(source).is_file():
             raise FileNotFoundError(f"No vocabulary file at {str(source)!r}. Pass pieces or texts as a list.")
-        # Not splitlines(), which also breaks a text at U+2028 and its like.
+        # Not splitlines(), which also splits at U+2028 and similar characters.
         source = Path(source).read_text(encoding="utf-8-sig", errors="replace").rstrip("\n").split("\n")
     if not isinstance(source, (list, tuple)):
         raise TypeError(f"A vocabulary is None, a path, or a list or tuple, not {type(source).__name__}.")
@@ -126,7 +131,7 @@ def vocabulary(source: str | os.PathLike | Sequence[str] | None = None, size: in
     if "" in entries:
         raise ValueError(f"Piece {entries.index('')} is empty. Remove it (in a file: the blank line).")
     for piece in entries:
-        if piece != piece.encode("utf-8", "replace").decode():  # half a surrogate pair, which no file can keep
+        if piece != piece.encode("utf-8", "replace").decode():  # a lone surrogate, which UTF-8 files cannot hold
             raise ValueError(f"Piece {piece!a} is not valid Unicode. Remove it.")
     if not set(SPECIALS) & set(entries):
         entries = SPECIALS + entries
@@ -140,10 +145,10 @@ def vocabulary(source: str | os.PathLike | Sequence[str] | None = None, size: in
 
 
 def learn(texts: Iterable[str | bytes], size: int = 8000) -> tuple[str, ...]:
-    """At most `size` WordPiece pieces learned from texts, even from five captions.
+    """Learn at most `size` WordPiece pieces from texts, even from five captions.
 
-    The same texts give the same pieces. Learning needs TensorFlow Text, for the KerasHub trainer; the use of
-    pieces does not.
+    The same texts give the same pieces. Learning needs TensorFlow Text, which KerasHub's trainer uses; encoding does
+    not.
 
     >>> pieces = learn(["A cat on a mat.", "Two cats"], size=60)
     >>> pieces[0], "cat" in pieces, "mat" in pieces
@@ -156,39 +161,39 @@ def learn(texts: Iterable[str | bytes], size: int = 8000) -> tuple[str, ...]:
     if not alphabet:
         raise ValueError("There is nothing to learn from: no text has a word. Pass at least one that does.")
     ideographs = sorted(letter for letter in alphabet if re.match(f"[{IDEOGRAPHS}]", letter))
-    spelled = len(alphabet) - len(ideographs)
-    kept = spelled if ideographs else min(spelled, 1000)  # the trainer keeps no more characters, but see below
+    count = len(alphabet) - len(ideographs)
+    kept = count if ideographs else min(count, 1000)  # the trainer keeps at most 1000 characters; see `letters` below
     least = len(SPECIALS) + len(ideographs) + 2 * kept
     if size < least:
         raise ValueError(
-            f"size={size} is too small: each of {spelled} different characters takes one piece to start a word and "
+            f"size={size} is too small: each of {count} different characters takes one piece to start a word and "
             f"one to go on, and each of {len(ideographs)} ideographs takes one. Use {least} or more."
         )
     from keras_hub.tokenizers import compute_word_piece_vocabulary
 
     with tempfile.TemporaryDirectory() as folder:
         paths = []
-        for at in range(0, len(lines), 20_000):  # the trainer holds the words of a whole file in memory
-            paths.append(os.path.join(folder, f"{at}.txt"))
-            Path(paths[-1]).write_text("\n".join(lines[at : at + 20_000]), encoding="utf-8")
-        # The trainer passes over what it counts fewer than ten times: in a small corpus, every word. Reading
-        # the corpus ten times lifts that limit and changes no proportion.
+        for start in range(0, len(lines), 20_000):  # the trainer holds the words of a whole file in memory
+            paths.append(os.path.join(folder, f"{start}.txt"))
+            Path(paths[-1]).write_text("\n".join(lines[start : start + 20_000]), encoding="utf-8")
+        # The trainer ignores words that occur fewer than ten times: in a small corpus, all of them. Reading the corpus
+        # ten times avoids that and keeps the proportions.
         copies = 10 if sum(map(len, lines)) < 10_000_000 else 1
         pieces = compute_word_piece_vocabulary(paths * copies, size, reserved_tokens=list(SPECIALS))
-    # It cuts to size from the end, where the rare characters are. With those in front, every word spelled in
-    # this alphabet stays within reach.
+    # The trainer drops pieces from the end, where rare characters are. With all characters in front, every word of
+    # this alphabet can be spelled.
     letters = [piece for piece in pieces if len(piece) == 1 and piece not in ideographs]
-    letters += sorted(alphabet.difference(letters, ideographs)) if ideographs else []  # whose places those took
-    begun = [*SPECIALS, *letters, *("##" + letter for letter in letters), *ideographs]
+    letters += sorted(alphabet.difference(letters, ideographs)) if ideographs else []  # those that ideographs displaced
+    first = [*SPECIALS, *letters, *("##" + letter for letter in letters), *ideographs]
     learned = (piece for piece in pieces if piece.removeprefix("##") not in ideographs)
-    return tuple(dict.fromkeys([*begun, *learned]))[:size]
+    return tuple(dict.fromkeys([*first, *learned]))[:size]
 
 
 @functools.lru_cache(maxsize=8)
 def tokenizer(vocabulary: tuple[str, ...]) -> Any:
-    """The KerasHub WordPieceTokenizer of these pieces, for texts that went through `normalize`.
+    """Return the KerasHub WordPieceTokenizer of these pieces, for texts from `normalize`.
 
-    A special piece spelled out in a text is ordinary characters to it.
+    It takes a special piece that is spelled out in a text as ordinary characters.
 
     >>> list(map(int, tokenizer(vocabulary(["cat", "##s"]))("cats")))
     [5, 6]
@@ -207,10 +212,10 @@ def encode(
     end: bool = False,
     allow_empty: bool = False,
 ) -> np.ndarray:
-    """Texts to int32 ids of shape (texts, length), filled up with PAD.
+    """Return texts as int32 ids (texts, length), padded with PAD.
 
-    `start` puts START in front, `end` puts END after the last piece. What does not fit is cut, ahead of END,
-    with one warning for all texts.
+    `start` puts START in front, `end` puts END after the last piece. Texts that are too long are cut (END stays), with
+    one warning for all of them.
 
     >>> encode(["Cats!", "a cat"], vocabulary(["a", "cat", "##s", "!"]), 5, end=True)
     array([[6, 7, 8, 3, 0],
@@ -241,14 +246,14 @@ def encode(
             stacklevel=2,
         )
     ids = np.full((len(rows), length), PAD, np.int32)
-    for line, row in zip(ids, rows, strict=True):
+    for padded, row in zip(ids, rows, strict=True):
         row = [START] * start + list(row[:room]) + [END] * end
-        line[: len(row)] = row
+        padded[: len(row)] = row
     return ids
 
 
 def decode(ids: np.ndarray | Sequence[Sequence[int] | np.ndarray], vocabulary: Sequence[str]) -> list[str]:
-    """Ids of shape (texts, length) to texts: up to the first END or PAD, specials left out, then JOIN_RULES.
+    """Return the texts of ids (texts, length): up to the first END or PAD, without specials, joined by JOIN_RULES.
 
     >>> decode([[2, 6, 7, 8, 3, 0]], vocabulary(["a", "cat", "##s", "!"]))
     ['cats!']
@@ -263,8 +268,8 @@ def decode(ids: np.ndarray | Sequence[Sequence[int] | np.ndarray], vocabulary: S
         )
     texts = []
     for row in ids.tolist():
-        stop = next((at for at, one in enumerate(row) if one in (END, PAD)), len(row))
-        text = " ".join(vocabulary[one] for one in row[:stop] if one >= len(SPECIALS))
+        stop = next((index for index, token in enumerate(row) if token in (END, PAD)), len(row))
+        text = " ".join(vocabulary[token] for token in row[:stop] if token >= len(SPECIALS))
         for pattern, rewrite in JOIN_RULES:
             text = re.sub(pattern, rewrite, text)
         texts.append(text)
@@ -272,32 +277,32 @@ def decode(ids: np.ndarray | Sequence[Sequence[int] | np.ndarray], vocabulary: S
 
 
 class Vocabulary(tuple):
-    """The pieces of a model's texts; the index of a piece is its id. A tuple that encodes, decodes and moves tables.
+    """The pieces of a model's texts as a tuple, with `encode`, `decode`, and the transfer of weights indexed by piece.
 
     >>> pieces = Vocabulary.of(["a", "cat", "##s"])
     >>> pieces.encode(["cats"], 3).tolist(), pieces.decode([[6, 7, 0]])
     ([[6, 7, 0]], ['cats'])
     """
 
-    # Which axis of a weight counts pieces, by the end of its path. Sizes cannot tell: a model may be as wide as its
-    # vocabulary is long.
+    # The axis of a weight that is indexed by piece, by the end of its path. Sizes are ambiguous: a model's width may
+    # equal the size of its vocabulary.
     AXES: ClassVar[dict[str, int]] = {"words/embeddings": 0, "words_head/kernel": 1, "words_head/bias": 0}
 
     @classmethod
     def of(cls, source: str | os.PathLike | Sequence[str] | None = None, size: int = 8000) -> Vocabulary:
-        """The pieces that `vocabulary(source, size)` gives."""
+        """Return the pieces of `vocabulary(source, size)`."""
         return source if isinstance(source, cls) else cls(vocabulary(source, size))
 
     def encode(self, texts: Iterable[str | bytes], length: int, **how: bool) -> np.ndarray:
-        """`encode` with these pieces: texts to int32 ids (texts, length)."""
+        """Return texts as int32 ids (texts, length), by `encode`."""
         return encode(texts, self, length, **how)
 
     def decode(self, ids: np.ndarray | Sequence[Sequence[int] | np.ndarray]) -> list[str]:
-        """`decode` with these pieces: ids (texts, length) to texts."""
+        """Return the texts of ids (texts, length), by `decode`."""
         return decode(ids, self)
 
     def axis_of(self, path: str) -> int | None:
-        """Which axis of the weight at `path` counts pieces, None if it has none.
+        """Return the axis of the weight at `path` that is indexed by piece, or None.
 
         >>> Vocabulary.of(["a"]).axis_of("fusion_0/words_head/kernel"), Vocabulary.of(["a"]).axis_of("head/kernel")
         (1, None)
@@ -305,10 +310,10 @@ class Vocabulary(tuple):
         return self.AXES.get("/".join(path.split("/")[-2:]))
 
     def moved(self, path: str, stored: np.ndarray, new: np.ndarray, before: Vocabulary) -> tuple[np.ndarray, int]:
-        """The weight `new` with the rows of pieces that `before` has too, taken from `stored`; and how many those are.
+        """Return the weight `new` with the rows of pieces that `before` shares taken from `stored`, and their number.
 
-        >>> ours, theirs = Vocabulary(["a", "b"]), Vocabulary(["b", "c"])
-        >>> theirs.moved("words/embeddings", np.array([[1.0], [2.0]]), np.zeros((2, 1)), ours)
+        >>> old, new = Vocabulary(["a", "b"]), Vocabulary(["b", "c"])
+        >>> new.moved("words/embeddings", np.array([[1.0], [2.0]]), np.zeros((2, 1)), old)
         (array([[2.],
                [0.]]), 1)
         """

@@ -1,3 +1,3 @@
-"""What a model is: names and options, layers, fusions, encoders, decoding, and the five tasks."""
+"""Models: names and options, layers, fusions, encoders, decoding, and the five tasks."""
 
 __all__ = ["decode", "encoders", "fusion", "layers", "objectives", "options", "tasks"]

@@ -1,6 +1,6 @@
-"""What all models of the zoo have in common: what they were built from, freezing, low-rank additions, helpers.
+"""The base class of all models: what a model was built from, freezing, LoRA, compiled helpers.
 
-The class adds methods and nothing else, so `summary`, `fit`, `save` and `.keras` are Keras' own.
+The class adds only methods to `keras.Model`: `summary`, `fit`, `save` and `.keras` work as in Keras.
 """
 
 from __future__ import annotations
@@ -17,16 +17,16 @@ from vtx_keras.inputs import media
 from vtx_keras.inputs.text import Vocabulary
 from vtx_keras.models.layers import Block, Composite, cut
 
-MOST_KEPT = 16  # helpers of a model
-FEW = 16  # pictures
+MAX_CACHED = 16  # helper models kept per model
+EAGER_IMAGES = 16  # up to so many images, TensorFlow runs a helper faster than it traces it
 
 
 class VisionText(keras.Model):
-    """The common part: what the model was built from, its compiled functions, freezing."""
+    """A model of the zoo: what it was built from, how it is compiled and frozen, and its helper models."""
 
     @property
     def spec(self) -> dict:
-        """Name, options and vocabulary, as built."""
+        """Name, options and vocabulary that the model was built from."""
         return self.get_layer("spec").spec
 
     @property
@@ -50,37 +50,34 @@ class VisionText(keras.Model):
         auto_scale_loss: bool = True,
         **kwargs: Any,
     ) -> None:
-        """Keras' own. Helpers are traced anew, and gradients of mixed_float16 are scaled.
+        """Compile as Keras does, drop the cached helpers, and scale the loss under mixed_float16.
 
-        Keras would ask the container's policy whether to scale, which is always float32 (see `layers.graph`).
+        Keras decides about scaling by the container's policy, which is always float32 (see `layers.graph`).
         """
-        self.__dict__.pop("_kept", None)
+        self.__dict__.pop("_helpers", None)
         optimizer, scaled = keras.optimizers.get(optimizer), keras.optimizers.LossScaleOptimizer
-        small = self.spec["dtype"] == "mixed_float16" and optimizer is not None
-        if auto_scale_loss and small and not isinstance(optimizer, scaled):
+        needs_scaling = self.spec["dtype"] == "mixed_float16" and optimizer is not None
+        if auto_scale_loss and needs_scaling and not isinstance(optimizer, scaled):
             optimizer = scaled(optimizer)
         super().compile(optimizer, *args, jit_compile=jit_compile, auto_scale_loss=auto_scale_loss, **kwargs)
-        self._jit_asked = jit_compile
+        self._requested_jit = jit_compile
 
     def get_compile_config(self) -> dict:
-        """Keras' own, with "auto" where it was asked: Keras keeps what that was worth on the machine that saved.
+        """Return Keras' config with the requested `jit_compile`, not the one resolved on this machine.
 
-        A file from a CPU would train without XLA on a GPU, and one from TensorFlow step by step on JAX.
+        Otherwise a file from a CPU would train without XLA on a GPU, and one from TensorFlow uncompiled on JAX.
         """
         config = super().get_compile_config()
-        return {**config, "jit_compile": self._jit_asked} if config else config
+        return {**config, "jit_compile": self._requested_jit} if config else config
 
     def compile_from_config(self, config: dict) -> None:
-        """Keras' own, which a class with a `compile` of its own must say again."""
+        """Compile from a saved config; Keras requires this method of a class that overrides `compile`."""
         self.compile(**keras.saving.deserialize_keras_object(config))
         if self.optimizer is not None and self.built:
             self.optimizer.build(self.trainable_variables)
 
     def make_train_function(self, force: bool = False) -> Any:
-        """Keras' own, once the optimizer has its variables.
-
-        TensorFlow would trace a first step to make them and then another, twice the time until `fit` begins.
-        """
+        """Build the optimizer first: otherwise TensorFlow traces one step to build it, and then another to train."""
         if self.optimizer is not None and not self.optimizer.built:
             self.optimizer.build(self.trainable_variables)
         return super().make_train_function(force)
@@ -88,8 +85,8 @@ class VisionText(keras.Model):
     def freeze(self, *parts: str, frozen: bool = True, but_last: int = 0) -> None:
         """Stop (or with `frozen=False` resume) training the "image" or the "text" encoder, and compile again.
 
-        `but_last` layers at its end go on learning: freeze all, train, freeze all but the last few, train slower. A
-        transformer block is one layer.
+        The last `but_last` layers stay trainable: freeze all, train, freeze all but the last few, train at a lower
+        rate. A transformer block counts as one layer.
 
         >>> from vtx_keras import zoo
         >>> model = zoo.build("gated_vqa", weights=None, dim=32, image_shape=(32, 32, 3))
@@ -99,31 +96,30 @@ class VisionText(keras.Model):
         """
         for part in parts:
             if part not in ("image", "text") or not self.has_layer(f"{part}_encoder"):
-                have = [known for known in ("image", "text") if self.has_layer(f"{known}_encoder")]
-                raise ValueError(f"freeze({part!r}): this model's encoders are {', '.join(map(repr, have))}")
+                names = [name for name in ("image", "text") if self.has_layer(f"{name}_encoder")]
+                raise ValueError(f"freeze({part!r}): this model's encoders are {', '.join(map(repr, names))}")
             encoder = self.get_layer(f"{part}_encoder")
             encoder.trainable = not frozen or but_last > 0
-            layers = [layer for layer in leaves(encoder, whole=Composite) if layer.weights]
-            for place, layer in enumerate(layers):
-                layer.trainable = not frozen or place >= len(layers) - but_last
+            layers = [layer for layer in leaves(encoder, stop_at=Composite) if layer.weights]
+            for index, layer in enumerate(layers):
+                layer.trainable = not frozen or index >= len(layers) - but_last
             for layer in leaves(encoder):
                 if getattr(layer, "lora_enabled", False):
-                    freeze_kernel(layer)  # its additions learn, whatever becomes of the layer
+                    freeze_kernel(layer)  # its low-rank matrices stay trainable in any case
         self.compile_again()
 
     def compile_again(self) -> None:
-        """Compile as before, so that what changed about the layers takes effect."""
+        """Compile with the same arguments, so that changes to the layers take effect."""
         if self.compiled:
             try:
                 self.compile_from_config(self.get_compile_config())
-            except (TypeError, ValueError):  # Keras cannot repeat a compile with functions it does not know
+            except (TypeError, ValueError):  # Keras cannot serialize unregistered functions
                 warnings.warn("compile the model again, so that the change takes effect", stacklevel=3)
 
     def enable_lora(self, rank: int = 8) -> None:
-        """Learn low-rank additions to the matrices of the fusion and text blocks in place of the matrices (LoRA).
+        """Train low-rank additions to the matrices of the fusion and text blocks, not the matrices themselves (LoRA).
 
-        Both encoders' own weights and the rest stay as `freeze` left them. `merged()` gives a model without additions;
-        saving merges by itself.
+        All other weights stay as `freeze` left them. `merged()` returns a model without additions; saving merges them.
 
         >>> from vtx_keras import zoo
         >>> model = zoo.build("cross_attn_vqa", weights=None, dim=32, image_shape=(32, 32, 3))
@@ -142,7 +138,7 @@ class VisionText(keras.Model):
         self.compile_again()
 
     def merged(self) -> VisionText:
-        """A copy whose matrices hold what LoRA added to them.
+        """Return a copy whose matrices include the LoRA additions.
 
         >>> from vtx_keras import zoo
         >>> model = zoo.build("cross_attn_vqa", weights=None, dim=32, image_shape=(32, 32, 3))
@@ -151,22 +147,22 @@ class VisionText(keras.Model):
         True
         """
         copy = type(self).from_config(self.get_config())
-        for ours, theirs in zip(leaves(self), leaves(copy), strict=True):
-            if getattr(ours, "lora_enabled", False):
-                theirs.kernel.assign(ours.kernel)  # the sum
-                if ours.bias is not None:
-                    theirs.bias.assign(ours.bias)
+        for source, target in zip(leaves(self), leaves(copy), strict=True):
+            if getattr(source, "lora_enabled", False):
+                target.kernel.assign(source.kernel)  # matrix plus additions
+                if source.bias is not None:
+                    target.bias.assign(source.bias)
             else:
-                for one, other in zip(ours.weights, theirs.weights, strict=True):
-                    other.assign(one)
+                for weight, copied in zip(source.weights, target.weights, strict=True):
+                    copied.assign(weight)
         if self.compiled:
             copy.compile_from_config(self.get_compile_config())
         return copy
 
     def behind_encoder(self) -> VisionText:
-        """The same layers without the image encoder, compiled alike; it reads features where this model reads pictures.
+        """Return a model of the same layers without the image encoder, compiled alike; its "image" is features.
 
-        What it learns this model knows, for the layers are shared. `data.features` makes the features once.
+        The layers are shared, so training it trains this model. `data.features` computes the features once.
 
         >>> from vtx_keras import zoo
         >>> model = zoo.build("gated_vqa", weights=None, dim=32, image_shape=(32, 32, 3))
@@ -180,65 +176,65 @@ class VisionText(keras.Model):
         return behind
 
     def save(self, filepath: Any, *args: Any, **kwargs: Any) -> Any:
-        """Keras' own, of a whole model."""
+        """Save as Keras does; refuse a model without its image encoder."""
         self.check_whole()
         return super().save(filepath, *args, **kwargs)
 
     def check_whole(self) -> None:
-        """Refuses what lies behind an encoder, which nobody could load."""
+        """Raise ValueError for the result of `behind_encoder`, which could not be loaded."""
         if not self.has_layer("image_encoder"):
             raise ValueError(
-                "this is the part behind the image encoder: save the model that it was cut from, which has learned the "
-                "same, or with save_weights the weights alone"
+                "this model has no image encoder: save the model that behind_encoder() was called on, which shares "
+                "these weights, or save only the weights with save_weights"
             )
 
     def quantize(self, *args: Any, **kwargs: Any) -> None:
-        """Not in place: files are made smaller when they are exported."""
-        raise ValueError('a model here stays as precise as it was trained: export.litert(model, path, quantize="int8")')
+        """Raise ValueError: models are quantized at export, not in place."""
+        raise ValueError('a model is quantized at export, not in place: export.litert(model, path, quantize="int8")')
 
     def has_layer(self, name: str) -> bool:
         return any(layer.name == name for layer in self.layers)
 
     def prepare(self, images: Any) -> tuple[np.ndarray, list[int], dict[int, str]]:
-        """Pictures or clips to a batch at the model's size; which items are in it, and what ails the others."""
+        """Turn images or clips into a batch at the model's size; return it, the indices in it, and errors by index."""
         return media.batch(images, self.image_shape, self.options["resize"])
 
     def tokens_of(self, texts: str | bytes | Sequence[str | bytes], **kwargs: Any) -> np.ndarray:
-        """Texts as ids: a start token, then the pieces."""
+        """Return texts as ids: a start token, then the pieces."""
         texts = [texts] if isinstance(texts, (str, bytes)) else list(texts)
         if not texts:
             raise ValueError("there are no texts: expected at least one")
         return self.vocabulary.encode(texts, self.options["max_length"], start=True, **kwargs)
 
     def in_batches(self, run: keras.Model, inputs: dict[str, np.ndarray], batch_size: int) -> Any:
-        """`run.predict_on_batch` of the inputs, `batch_size` rows at a time."""
+        """Return `run.predict_on_batch` of the inputs, computed `batch_size` rows at a time."""
         if batch_size < 1:
             raise ValueError(f"batch_size={batch_size}: expected at least 1")
-        return in_pieces(run.predict_on_batch, inputs, batch_size)
+        return run_in_batches(run.predict_on_batch, inputs, batch_size)
 
-    def kept(self, key: Any, make: Callable[[], keras.Model]) -> keras.Model:
-        """A helper model made once per `key`, out of Keras' sight: it holds this model and must not be saved in it.
+    def cached(self, key: Any, make: Callable[[], keras.Model]) -> keras.Model:
+        """Return the helper model of `key`, made once. Keras does not see it: it contains this model, not the reverse.
 
-        Of many keys, such as lengths that a server is asked for, the latest are kept.
+        Only the latest keys are kept, for instance of the lengths that a server is asked for.
         """
-        keep = self.__dict__.setdefault("_kept", _Kept()).models
-        found = keep.get(key)
-        if found is None:
-            found = keep.setdefault(key, make())
-            for old in list(keep)[:-MOST_KEPT]:
-                keep.pop(old, None)
-        return found
+        models = self.__dict__.setdefault("_helpers", _Helpers()).models
+        helper = models.get(key)
+        if helper is None:
+            helper = models.setdefault(key, make())
+            for old in list(models)[:-MAX_CACHED]:
+                models.pop(old, None)
+        return helper
 
 
-def soon_seen(count: int) -> bool:
-    """Whether so few pictures are looked at before TensorFlow would have traced how; JAX compiles in any case."""
-    return count <= FEW and keras.backend.backend() == "tensorflow"
+def eager_is_faster(count: int) -> bool:
+    """Return whether `count` images run faster than TensorFlow traces a function for them; JAX always compiles."""
+    return count <= EAGER_IMAGES and keras.backend.backend() == "tensorflow"
 
 
-def in_pieces(run: Callable[[Any], Any], inputs: Any, size: int) -> Any:
-    """What `run` says of arrays, in pieces of one shape, so that it is traced once: a short last piece is filled up.
+def run_in_batches(run: Callable[[Any], Any], inputs: Any, size: int) -> Any:
+    """Run a function on arrays, `size` rows at a time. A short last batch is filled up, so only one shape is traced.
 
-    >>> in_pieces(lambda x: {"sum": x.sum(axis=1)}, np.ones((5, 3)), 2)
+    >>> run_in_batches(lambda x: {"sum": x.sum(axis=1)}, np.ones((5, 3)), 2)
     {'sum': array([3., 3., 3., 3., 3.])}
     """
     total = len(keras.tree.flatten(inputs)[0])
@@ -249,19 +245,21 @@ def in_pieces(run: Callable[[Any], Any], inputs: Any, size: int) -> Any:
     return keras.tree.map_structure(lambda *parts: np.concatenate(parts)[:total], *results)
 
 
-def leaves(layer: Any, whole: Any = ()) -> list:
-    """All layers inside that hold no others, in order; those of the kind `whole` are not looked into.
+def leaves(layer: Any, stop_at: Any = ()) -> list:
+    """Return the layers inside that contain no others, in order; layers of the class `stop_at` count as leaves.
 
     >>> pair = keras.Sequential([keras.layers.Dense(1, name="a"), keras.layers.ReLU(name="b")])
     >>> [layer.name for layer in leaves(pair)]
     ['a', 'b']
     """
     inner = sublayers(layer)
-    return [leaf for one in inner for leaf in leaves(one, whole)] if inner and not isinstance(layer, whole) else [layer]
+    if not inner or isinstance(layer, stop_at):
+        return [layer]
+    return [leaf for child in inner for leaf in leaves(child, stop_at)]
 
 
-class _Kept:
-    """A box that Keras neither tracks nor saves."""
+class _Helpers:
+    """A container that Keras neither tracks nor saves."""
 
     def __init__(self) -> None:
         self.models: dict = {}

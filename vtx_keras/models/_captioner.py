@@ -1,4 +1,4 @@
-"""Captions: a left-to-right decoder over a picture or clip."""
+"""The captioner: its `generate` methods, and its graph as a step of one token over a key-value cache."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from vtx_keras.models.layers import Block, register
 
 @register
 class Captioner(VisionText):
-    """A left-to-right decoder over an image."""
+    """A left-to-right decoder over an image or clip."""
 
     def generate(
         self,
@@ -36,11 +36,11 @@ class Captioner(VisionText):
         batch_size: int = 32,
         on_error: str = "raise",
     ) -> list[str]:
-        """Captions: a list of strings, one per picture (or clip), beginning with `prompt` where one is given.
+        """Return captions: a list of strings, one per image (or clip), each beginning with `prompt` if one is given.
 
-        `images` is a path, bytes, a PIL image or an array (0–255), or many of them. `beams` above 1 searches;
-        `sampler` "random", "top_k" or "top_p" draws instead, repeatably when `seed` is given. An unreadable picture
-        does not lose the others: see `media.BadItems`, or pass `on_error="none"`.
+        `images` is a path, bytes, a PIL image or an array (0–255), or a list of these. `beams` above 1 searches;
+        `sampler` "random", "top_k" or "top_p" samples instead, reproducibly when `seed` is given. If an image cannot be
+        read, the error holds the results of the others (`media.BadItems`); `on_error="none"` returns None for it.
 
         >>> from vtx_keras import zoo
         >>> model = zoo.build("cross_attn_captioner", weights=None, dim=32, image_shape=(32, 32, 3))
@@ -55,14 +55,14 @@ class Captioner(VisionText):
         if sampler != "greedy":
             seed = random.SystemRandom().randrange(2**32) if seed is None else seed
             inputs["noise"] = np.random.default_rng(seed).random((total, length), "float32")[good]
-            # Numbers of any value: as inputs they need no function of their own.
-            told = {"top_p": sampling["top_p"], "temperature": sampling["temperature"]}
-            inputs |= {name: np.full((len(good), 1, 1), value, "float32") for name, value in told.items() if value}
+            # As inputs, not constants, so that other values need no other compiled function.
+            options = {"top_p": sampling["top_p"], "temperature": sampling["temperature"]}
+            inputs |= {name: np.full((len(good), 1, 1), value, "float32") for name, value in options.items() if value}
         if not good:
             return media.settle([], good, errors, total, on_error)
         settings = {"beams": int(beams), "length": length, "top_k": sampling["top_k"]}
         key = ("generate", self.run_eagerly, *settings.items(), *inputs)
-        run = self.kept(key, lambda: _Generate(self, settings))
+        run = self.cached(key, lambda: _Generate(self, settings))
         ids, _ = self.in_batches(run, inputs, batch_size)
         return media.settle(text.decode(ids, self.vocabulary), good, errors, total, on_error)
 
@@ -81,12 +81,12 @@ class Captioner(VisionText):
         seed: int | None = None,
         noise: Any = None,
     ) -> tuple[Any, Any]:
-        """(ids, scores): the words' ids (batch, max_length), 0-padded, and their length-normalised log-probability.
+        """Return (ids, scores): token ids (batch, max_length), 0-padded, and their length-normalized log-probability.
 
         Pure `keras.ops`: it compiles in `tf.function(jit_compile=True)` and `jax.jit`, and converts to LiteRT and
-        ONNX. `images` is a float batch of 0–255 at the model's size, `prompt_ids` (batch, n) is 0-padded; one row
-        is for all pictures. A sampler draws by `noise` (batch, max_length) in [0, 1), or makes it from `seed` with the
-        backend's own generator (so its draws are not those of `generate`); inside `jax.jit` give one of the two.
+        ONNX. `images` is a float batch of 0–255 at the model's size, `prompt_ids` (batch, n) is 0-padded; a single row
+        serves all images. Sampling uses `noise` (batch, max_length) in [0, 1), or draws it from `seed` with the
+        backend's own generator (so samples differ from those of `generate`); inside `jax.jit` pass one of the two.
         """
         sampling = _sampling(sampler, beams, top_k, top_p, temperature, seed)
         length = self.check_length(max_length)
@@ -95,51 +95,52 @@ class Captioner(VisionText):
         if sampler != "greedy":
             if noise is None:
                 noise = keras.random.uniform((ops.shape(images)[0], length), seed=seed)
-            draw = decode.drawing(noise, **{name: sampling[name] for name in ("top_k", "top_p", "temperature")})
-        return self.written(images, prompt_ids, draw, length=length, beams=int(beams), length_penalty=length_penalty)
+            draw = decode.make_draw(noise, **{name: sampling[name] for name in ("top_k", "top_p", "temperature")})
+        return self.search(images, prompt_ids, draw, length=length, beams=int(beams), length_penalty=length_penalty)
 
-    def written(
+    def search(
         self, images: Any, prompt_ids: Any, draw: Any, *, length: int, beams: int, length_penalty: float = 1.0
     ) -> tuple[Any, Any]:
-        """`generate_ids` once all is checked; `draw` is what `decode.drawing` gives, or None."""
-        begin = self.beginnings(ops.shape(images)[0], length, prompt_ids)
+        """Run `generate_ids` with checked arguments; `draw` comes from `decode.make_draw`, or is None."""
+        prompt = self.padded_prompt(ops.shape(images)[0], length, prompt_ids)
         step, cache = self.decoder(images, length, beams)
-        return decode.search(step, cache, begin, length=length, beams=beams, length_penalty=length_penalty, draw=draw)
+        return decode.search(step, cache, prompt, length=length, beams=beams, length_penalty=length_penalty, draw=draw)
 
     def decoder(self, images: Any, length: int, beams: int) -> tuple[Callable, Any]:
-        """The step form of the graph for these images, and an empty cache for it."""
+        """Return the step form of the graph for these images, and its empty cache."""
         cache = [block.empty_cache(ops.shape(images)[0], length, beams) for block in self.blocks]
-        return self.stepper(self.begun(self.get_layer("image_encoder")(images))), cache
+        return self.make_step(self.image_states(self.get_layer("image_encoder")(images))), cache
 
     @property
     def blocks(self) -> list[Block]:
-        """The decoder's blocks, in order."""
+        """The blocks of the decoder, in order."""
         return [layer for layer in self.layers if isinstance(layer, Block)]
 
-    def begun(self, features: Any) -> list:
-        """What every block's step needs of the image encoder's features: once per picture."""
+    def image_states(self, features: Any) -> list:
+        """Return what the step of each block needs of the image, from the image encoder's features."""
         vision, states = self.get_layer("vision")(features), []
         for block in self.blocks:
             state, vision = block.begin(vision)
             states.append(state)
         return states
 
-    def stepper(self, states: list) -> Callable:
-        """The function for `decode.search` that takes these states one token further."""
+    def make_step(self, states: list) -> Callable:
+        """Return the `step` for `decode.search`, given the `image_states`."""
         words, positions, norm = (self.get_layer(name) for name in ("words", "positions", "norm"))
-        # The output head is the word table; turned once here, not in every step.
-        head = ops.transpose(ops.cast(words.embeddings, "float32"))
+        # The output head is the transposed word table; computed once here, not in every step.
+        head = ops.transpose(ops.cast(words.embeddings, "float32"))  # (dim, vocabulary)
 
         def step(tokens: Any, index: Any, cache: list, now: Any, visible: Any) -> tuple[Any, list]:
-            x, after = positions.step(words(tokens), index), []
+            x, next_cache = positions.step(words(tokens), index), []  # (batch, beams, dim)
             for block, block_cache, state in zip(self.blocks, cache, states, strict=True):
                 x, block_cache = block.step(x, block_cache, now, visible, state)
-                after.append(block_cache)
-            return ops.matmul(ops.cast(norm(x), "float32"), head), after
+                next_cache.append(block_cache)
+            return ops.matmul(ops.cast(norm(x), "float32"), head), next_cache  # (batch, beams, vocabulary)
 
         return step
 
     def check_length(self, max_length: int | None) -> int:
+        """Return `max_length` if the model can write so many tokens; by default, as many as it can."""
         most = self.options["max_length"]
         if max_length is None:
             return most
@@ -150,18 +151,18 @@ class Captioner(VisionText):
             )
         return int(max_length)
 
-    def beginnings(self, rows: Any, length: int, prompt_ids: Any = None) -> Any:
-        """Prompts as (rows, length), 0-padded; `rows` may be a tensor."""
-        nothing = ops.zeros((rows, length), "int32")
+    def padded_prompt(self, rows: Any, length: int, prompt_ids: Any = None) -> Any:
+        """Return the prompts as (rows, length), 0-padded; `rows` may be a tensor."""
+        empty = ops.zeros((rows, length), "int32")
         if prompt_ids is None:
-            return nothing
+            return empty
         prompt_ids = ops.cast(prompt_ids, "int32")[:, :length]
         if isinstance(rows, int) and prompt_ids.shape[0] not in (None, 1, rows):
             raise ValueError(f"{prompt_ids.shape[0]} rows of prompt_ids for {rows} pictures: give one, or one for each")
-        return nothing + ops.pad(prompt_ids, [[0, 0], [0, length - prompt_ids.shape[1]]])
+        return empty + ops.pad(prompt_ids, [[0, 0], [0, length - prompt_ids.shape[1]]])
 
     def prompts(self, prompt: str | Sequence[str] | None, total: int, length: int) -> np.ndarray:
-        """Prompts as ids (total, length), 0-padded: one for all, or one for each."""
+        """Return prompts as ids (total, length), 0-padded, from one prompt for all images or one for each."""
         if prompt is None:
             return np.zeros((total, length), "int32")
         prompts = [prompt] * total if isinstance(prompt, (str, bytes)) else list(prompt)
@@ -170,13 +171,14 @@ class Captioner(VisionText):
         ids = text.encode(prompts, self.vocabulary, length, allow_empty=True)
         if (ids == text.UNK).any():
             row = int((ids == text.UNK).any(axis=1).argmax())
-            warnings.warn(f"prompt {prompts[row]!r} has words the model does not know: left out", stacklevel=3)
+            warnings.warn(f"prompt {prompts[row]!r} has words outside the vocabulary: they are left out", stacklevel=3)
         return ids
 
 
 def _sampling(
     sampler: str, beams: int, top_k: int | None, top_p: float | None, temperature: float | None, seed: int | None
 ) -> dict:
+    """Check the options of sampling, and fill in the defaults."""
     decode.check_sampling(sampler, beams, top_k, top_p, temperature, seed)
     if sampler == "top_k":
         top_k = top_k or 50
@@ -186,7 +188,7 @@ def _sampling(
 
 
 class _Generate(keras.Model):
-    """`generate_ids` behind `predict_on_batch`: Keras compiles it for the backend at hand, so this file names none."""
+    """`generate_ids` as a model, so that `predict_on_batch` compiles it on every backend."""
 
     def __init__(self, captioner: Captioner, settings: dict):
         super().__init__(name="generate", dtype="float32")
@@ -194,10 +196,10 @@ class _Generate(keras.Model):
         self.compile(run_eagerly=captioner.run_eagerly)
 
     def call(self, inputs: dict) -> tuple[Any, Any]:
-        draw, how = None, dict(self.settings)
-        top_k = how.pop("top_k")
+        draw, settings = None, dict(self.settings)
+        top_k = settings.pop("top_k")
         if "noise" in inputs:
-            draw = decode.drawing(
+            draw = decode.make_draw(
                 inputs["noise"], top_k=top_k, top_p=inputs.get("top_p"), temperature=inputs.get("temperature")
             )
-        return self.captioner.written(inputs["image"], inputs["prompt"], draw, **how)
+        return self.captioner.search(inputs["image"], inputs["prompt"], draw, **settings)

@@ -1,4 +1,4 @@
-"""Models that read a text beside the picture: answers and labels, matches, similarities."""
+"""Models that take an image and a text: answers and labels, matches, similarities."""
 
 from __future__ import annotations
 
@@ -14,12 +14,15 @@ from vtx_keras.models.layers import graph, register
 
 
 class PairModel(VisionText):
-    """A model that reads a picture and a text together and gives logits for the pair."""
+    """A model from pairs of image and text to logits."""
 
     def logits(
         self, images: Any, texts: Any, batch_size: int, *, allow_empty: bool = False
     ) -> tuple[np.ndarray, list[int], dict[int, str], int]:
-        """Logits of each pair whose picture is good; one picture may meet many texts, and one text many pictures."""
+        """Return logits of the pairs with a valid image, their indices, errors by index, and the number of pairs.
+
+        One image may be paired with many texts, and one text with many images.
+        """
         pixels, good, errors = self.prepare(images)
         tokens = self.tokens_of(texts, allow_empty=allow_empty)
         pictures = len(good) + len(errors)
@@ -38,7 +41,7 @@ class PairModel(VisionText):
 
 @register
 class Answerer(PairModel):
-    """Classes from a picture and a text: answers to questions, or labels."""
+    """Classifies an image and a text together: answers to questions, or labels."""
 
     @property
     def class_names(self) -> list[str]:
@@ -48,19 +51,18 @@ class Answerer(PairModel):
     def answer(
         self, images: Any, questions: str | Sequence[str], *, batch_size: int = 32, on_error: str = "raise"
     ) -> list[str] | list[list[str]]:
-        """The likeliest class per picture and question, by name; a list of names each where the model is multi-label.
+        """Return the name of the likeliest class per image and question; a list of names if the model is multi-label.
 
         >>> from vtx_keras import zoo
         >>> model = zoo.build("gated_vqa", weights=None, dim=32, image_shape=(32, 32, 3), classes=["no", "yes"])
         >>> model.answer(np.zeros((1, 32, 32, 3)), ["is it a cat?"])[0] in ("no", "yes")
         True
         """
-        multi = self.options["multi_label"]
         logits, good, errors, total = self.logits(
             images, questions, batch_size, allow_empty=self.options["allow_empty"]
         )
         names = self.class_names
-        if multi:
+        if self.options["multi_label"]:
             results = [[names[i] for i in np.flatnonzero(row > 0)] for row in logits]
         else:
             results = [names[i] for i in logits.argmax(axis=-1)]
@@ -69,12 +71,12 @@ class Answerer(PairModel):
 
 @register
 class Matcher(PairModel):
-    """Does this text fit this picture?"""
+    """Predicts whether a text fits an image."""
 
     def match(
         self, images: Any, texts: str | Sequence[str], *, batch_size: int = 32, on_error: str = "raise"
     ) -> list[float]:
-        """The probability, per pair, that the text fits the picture.
+        """Return, per pair, the probability that the text fits the image.
 
         >>> from vtx_keras import zoo
         >>> model = zoo.build("co_attn_matcher", weights=None, dim=32, image_shape=(32, 32, 3))
@@ -88,12 +90,12 @@ class Matcher(PairModel):
 
 @register
 class Retriever(VisionText):
-    """Two towers whose embeddings of matching pictures and texts lie close."""
+    """Two towers that embed images and texts, so that matching pairs lie close."""
 
     def similarity(
         self, images: Any, texts: str | Sequence[str], *, batch_size: int = 32, on_error: str = "raise"
     ) -> np.ndarray:
-        """Cosine similarities (pictures, texts). With `on_error="none"` the row of an unreadable picture is NaN.
+        """Return cosine similarities (images, texts). With `on_error="none"` the row of an unreadable image is NaN.
 
         >>> from vtx_keras import zoo
         >>> model = zoo.build("retriever", weights=None, dim=32, image_shape=(32, 32, 3))
@@ -110,13 +112,13 @@ class Retriever(VisionText):
         return matrix
 
     def tower(self, modality: str) -> keras.Model:
-        """The "image" or "text" half alone, to unit-length embeddings (batch, dim)."""
+        """Return the "image" or "text" half as a model, with unit-length embeddings (batch, dim)."""
         name = {"image": "image", "text": "tokens"}[modality]
 
-        def half() -> keras.Model:
+        def make() -> keras.Model:
             output = self.get_layer(f"{modality}_embedding").output
             tower = graph({name: self.input[name]}, output, modality)
             tower.run_eagerly = self.run_eagerly
             return tower
 
-        return self.kept((modality, self.run_eagerly), half)
+        return self.cached((modality, self.run_eagerly), make)

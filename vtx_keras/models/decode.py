@@ -44,7 +44,7 @@ def check_sampling(
     >>> check_sampling("greedy", 4, None, None, None, None)
     >>> check_sampling("greedy", 1, None, 0.9, None, None)
     Traceback (most recent call last):
-    ValueError: top_p=0.9 has no effect with sampler="greedy": say sampler="top_p"
+    ValueError: top_p=0.9 has no effect with sampler="greedy": pass sampler="top_p"
     """
     if sampler not in SAMPLERS:
         raise ValueError(f"sampler={sampler!r} is not one of {', '.join(SAMPLERS)}")
@@ -57,7 +57,7 @@ def check_sampling(
     for option, value in given.items():
         if value is not None and sampler not in uses[option]:
             wanted = option if option in SAMPLERS else "top_p"
-            raise ValueError(f'{option}={value} has no effect with sampler="{sampler}": say sampler="{wanted}"')
+            raise ValueError(f'{option}={value} has no effect with sampler="{sampler}": pass sampler="{wanted}"')
     if top_k is not None and (not whole_number(top_k) or top_k < 1):
         raise ValueError(f"top_k={top_k!r}: expected a whole number of at least 1")
     if top_p is not None and not 0 < top_p <= 1:
@@ -114,10 +114,10 @@ def search(
         past = (positions <= state["index"])[:, None]  # (length, 1)
         visible = ops.logical_and(ops.expand_dims(history, -1) == beam, past)  # (batch, beams, length, beams)
         visible = ops.reshape(visible, (-1, beams, length * beams))
-        logits, cache = step(
-            state["newest"], state["index"], state["cache"], now, visible
+        logits, cache = step(state["newest"], state["index"], state["cache"], now, visible)
+        logits = ops.where(
+            np.isin(np.arange(logits.shape[-1]), UNWRITABLE), NEVER, logits
         )  # (batch, beams, vocabulary)
-        logits = ops.where(np.isin(np.arange(logits.shape[-1]), UNWRITABLE), NEVER, logits)
 
         # Each beam proposes its likeliest next tokens; the best of all proposals become the new beams.
         if draw is None:

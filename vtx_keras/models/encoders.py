@@ -1,8 +1,8 @@
-"""Pictures, clips and texts to features: from scratch, or by a published backbone.
+"""Encoders from images, clips and texts to features: from scratch, or published backbones.
 
 An encoder is a `keras.Model` of its own inside the task's graph, so it can be frozen, swapped or cached by name.
-Scaling is in the graph: callers pass 0–255. Weights come from elsewhere: a `Loader` gives a published network with its
-own, and without one the network is new.
+Scaling is in the graph: callers pass 0–255. A `Loader` returns a published network with its weights; without one the
+network is new.
 
     >>> image("vit", image_shape=(32, 32, 3), dim=8, heads=1, depth=1, patch=16).output_shape
     (None, 2, 2, 8)
@@ -23,11 +23,16 @@ from keras import layers, ops
 from vtx_keras.inputs.text import END, PAD
 from vtx_keras.models.layers import Block, Positions, graph, layer_norm, masked_mean, register
 
+__all__ = [
+    "BACKBONES", "IMAGE", "IMAGES", "KERAS_APPLICATIONS", "NAMES", "SCALING", "SCRATCH", "TEXT", "TEXTS", "Backbone",
+    "Loader", "PerFrame", "architecture", "backbone", "backbone_of", "exact_gelu", "features_of", "image",
+    "image_preset", "minilm", "text", "text_preset", "vit",
+]  # fmt: skip
 Loader = Callable[..., keras.Model]  # (name, image_shape=) or (name, vocabulary=): a published encoder with its weights
 
 
 class Backbone(NamedTuple):
-    """A published network: its modality, its native side in pixels (or longest text in tokens), whose layers it has."""
+    """A published network: modality, native side in pixels (or longest text in tokens), whose architecture it has."""
 
     modality: str
     size: int
@@ -46,7 +51,7 @@ BACKBONES = {
 IMAGES = tuple(name for name, entry in BACKBONES.items() if entry.modality == "image")
 TEXTS = tuple(name for name, entry in BACKBONES.items() if entry.modality == "text")
 
-# How keras.applications wants its pixels; those not named here scale inside their own graph.
+# The scaling that keras.applications expects; networks not named here scale inside their own graph.
 PLUS_MINUS_ONE = {"scale": 1 / 127.5, "offset": -1.0}
 IMAGENET = {
     "scale": tuple(1 / (255 * std) for std in (0.229, 0.224, 0.225)),
@@ -72,11 +77,11 @@ def image(
     dropout: float = 0.0,
     load: Loader | None = None,
 ) -> keras.Model:
-    """Pictures (h, w, 3) to features (rows, columns, width) or (tokens, width); clips frame by frame.
+    """Build an encoder from images (h, w, 3) to features (rows, columns, width) or (tokens, width); clips by frame.
 
     `encoder` is "vit" (patches, from scratch), a published one ("efficientnet_lite0", "mobilenet_v2" ...: see
-    `BACKBONES`), a name of `keras.applications` ("MobileNetV3Small"), a keras-hub image preset, or a
-    model of yours from pictures to features (used as it is, not copied).
+    `BACKBONES`), a name of `keras.applications` ("MobileNetV3Small"), a keras-hub image preset, or your own model from
+    images to features (used as it is, not copied).
     """
     *frames, height, width, channels = image_shape
     if encoder == "vit":
@@ -98,7 +103,7 @@ def image(
 
 
 def vit(shape: tuple, *, dim: int, heads: int, depth: int, patch: int, dropout: float) -> keras.Model:
-    """A vision transformer from scratch: patches, positions, blocks."""
+    """Build a vision transformer from scratch: patches, positions, blocks."""
     height, width, _ = shape
     if height % patch or width % patch:
         raise ValueError(
@@ -106,10 +111,10 @@ def vit(shape: tuple, *, dim: int, heads: int, depth: int, patch: int, dropout: 
             f"choose sides that are multiples of {patch}, or another patch"
         )
     rows, columns = height // patch, width // patch
-    pixels = keras.Input(shape, name="image")
+    pixels = keras.Input(shape, name="image")  # (batch, height, width, 3)
     x = keras.layers.Rescaling(1 / 127.5, offset=-1.0, name="rescale")(pixels)
-    x = keras.layers.Conv2D(dim, patch, strides=patch, name="patches")(x)
-    x = keras.layers.Reshape((rows * columns, dim), name="flatten")(x)
+    x = keras.layers.Conv2D(dim, patch, strides=patch, name="patches")(x)  # (batch, rows, columns, dim)
+    x = keras.layers.Reshape((rows * columns, dim), name="flatten")(x)  # (batch, rows * columns, dim)
     x = Positions((rows, columns), name="positions")(x)
     for i in range(depth):
         x = Block(dim, heads, dropout=dropout, name=f"block_{i}")(x)
@@ -117,7 +122,7 @@ def vit(shape: tuple, *, dim: int, heads: int, depth: int, patch: int, dropout: 
 
 
 def backbone(encoder: str | keras.Model, frame_shape: tuple, load: Loader | None) -> keras.Model:
-    """A published backbone with its own scaling in front, from 0–255 pixels to features."""
+    """Build a backbone from 0–255 pixels to features, with the scaling that it expects."""
     if isinstance(encoder, keras.Model):
         return encoder
     if encoder in IMAGES:
@@ -136,7 +141,7 @@ def backbone(encoder: str | keras.Model, frame_shape: tuple, load: Loader | None
 
 
 def image_preset(name: str, frame_shape: tuple, pretrained: bool) -> keras.Model:
-    """A keras-hub image backbone with its own scaling in front."""
+    """Build a keras-hub image backbone, with the scaling that it expects."""
     network, converter = _preset(name, "image_encoder", pretrained)
     pixels = keras.Input(frame_shape, name="image")
     scaling = keras.layers.Rescaling(converter.scale or 1.0, offset=converter.offset or 0.0, name="rescale")
@@ -144,17 +149,17 @@ def image_preset(name: str, frame_shape: tuple, pretrained: bool) -> keras.Model
 
 
 def text_preset(name: str, pretrained: bool) -> keras.Model:
-    """A keras-hub text backbone, new: its published weights belong to words that are not the model's."""
+    """Build a new keras-hub text backbone: its published weights belong to another vocabulary."""
     if pretrained:
         raise ValueError(
-            f"text_encoder={name!r} has weights for its own vocabulary, whose ids differ from the zoo's: they would "
-            'meet the wrong words. Use weights=None, or text_encoder="transformer"'
+            f"text_encoder={name!r} has weights for its own vocabulary, whose ids differ from the zoo's: "
+            'use weights=None, or text_encoder="transformer"'
         )
     return _preset(name, "text_encoder", pretrained)[0]
 
 
 def _preset(name: str, option: str, pretrained: bool) -> tuple[keras.Model, Any]:
-    """A keras-hub backbone by preset name, URL or folder, and the scaling of its pictures."""
+    """Return a keras-hub backbone by preset name, URL or folder, and the converter that scales its images."""
     import keras_hub  # slow to load
 
     try:
@@ -163,22 +168,22 @@ def _preset(name: str, option: str, pretrained: bool) -> tuple[keras.Model, Any]
         return network, keras_hub.layers.ImageConverter.from_preset(name) if image else None
     except Exception as error:
         raise ValueError(
-            f"{option}={name!r} is not one of ours ({', '.join(IMAGE if option == 'image_encoder' else TEXT)}), nor a "
+            f"{option}={name!r} is none of {', '.join(IMAGE if option == 'image_encoder' else TEXT)}, nor a "
             f"name of keras.applications, and keras-hub could not open it as a preset: {error}"
         ) from error
 
 
 @register
 class PerFrame(keras.layers.Wrapper):
-    """Applies an image model to every frame of a clip: (batch, frames, h, w, 3) to `(batch, frames, *features)`."""
+    """Applies an image model to every frame of a clip (batch, frames, h, w, 3)."""
 
     def compute_output_shape(self, shape: tuple) -> tuple:
         return (*shape[:2], *self.layer.output_shape[1:])
 
     def call(self, clip: Any) -> Any:
         frames, *frame_shape = clip.shape[1:]
-        features = self.layer(ops.reshape(clip, (-1, *frame_shape)))
-        return ops.reshape(features, (-1, frames, *features.shape[1:]))
+        features = self.layer(ops.reshape(clip, (-1, *frame_shape)))  # (batch * frames, rows, columns, width)
+        return ops.reshape(features, (-1, frames, *features.shape[1:]))  # (batch, frames, rows, columns, width)
 
 
 def text(
@@ -192,10 +197,10 @@ def text(
     dropout: float = 0.0,
     load: Loader | None = None,
 ) -> keras.Model:
-    """Token ids (0 = padding) to (batch, tokens, dim).
+    """Build an encoder from token ids (batch, words), 0 = padding, to (batch, words, width).
 
     `encoder` is "transformer", "lstm" or "gru" (from scratch; the recurrent ones are for small devices), a published
-    one ("minilm_l6"), a keras-hub text preset, or a model of yours. Padding never changes a token before it.
+    one ("minilm_l6"), a keras-hub text preset, or your own model. Padding never changes a token before it.
 
     >>> text("gru", vocabulary=["[PAD]", "a", "cat"], max_length=8, dim=16, heads=1, depth=1).output_shape
     (None, None, 16)
@@ -203,32 +208,32 @@ def text(
     tokens = keras.Input((None,), dtype="int32", name="tokens")
     mask = ops.not_equal(tokens, PAD)
     if encoder in SCRATCH:
-        x = keras.layers.Embedding(len(vocabulary), dim, name="words")(tokens)
+        x = keras.layers.Embedding(len(vocabulary), dim, name="words")(tokens)  # (batch, words, dim)
         if encoder == "transformer":
             x = Positions((max_length,), name="positions")(x)
         for i in range(depth):
             if encoder == "transformer":
                 x = Block(dim, heads, dropout=dropout, name=f"block_{i}")(x, mask)
-            else:  # forward in time, so that padding, which comes last, is never seen
+            else:  # left to right, so padding, which comes last, affects no word
                 recurrent = {"lstm": keras.layers.LSTM, "gru": keras.layers.GRU}[encoder]
                 x = recurrent(dim, return_sequences=True, name=f"{encoder}_{i}")(x)
         return graph(tokens, layer_norm("norm")(x), name="text_encoder")
     if encoder in TEXTS:
-        # It learned from texts that end in a special piece: one is put behind the last, and its place left out again.
+        # It was trained on texts that end in END: END is appended to the words, and its position is cut off again.
         network = load(encoder, vocabulary=vocabulary) if load else features_of(minilm(encoder, len(vocabulary)))
-        longer = ops.pad(tokens, [[0, 0], [0, 1]])
-        after_a_piece = ops.pad(ops.cast(mask, "int32"), [[0, 0], [1, 0]]) > 0
-        x = network(ops.where(ops.logical_and(after_a_piece, ops.equal(longer, PAD)), END, longer))
-        return graph(tokens, x[:, :-1], name="text_encoder")
+        longer = ops.pad(tokens, [[0, 0], [0, 1]])  # (batch, words + 1)
+        after_a_word = ops.pad(ops.cast(mask, "int32"), [[0, 0], [1, 0]]) > 0  # (batch, words + 1)
+        x = network(ops.where(ops.logical_and(after_a_word, ops.equal(longer, PAD)), END, longer))
+        return graph(tokens, x[:, :-1], name="text_encoder")  # (batch, words, 384)
     network = encoder if isinstance(encoder, keras.Model) else text_preset(encoder, load is not None)
     inputs = network.input
     if isinstance(inputs, dict):
         padding_mask = ops.cast(mask, "int32")
-        known = {"token_ids": tokens, "padding_mask": padding_mask, "segment_ids": ops.zeros_like(tokens)}
-        missing = sorted(set(inputs) - set(known))
+        available = {"token_ids": tokens, "padding_mask": padding_mask, "segment_ids": ops.zeros_like(tokens)}
+        missing = sorted(set(inputs) - set(available))
         if missing:
-            raise ValueError(f"text_encoder asks for {missing}: expected inputs among {sorted(known)}")
-        x = network({name: known[name] for name in inputs})
+            raise ValueError(f"text_encoder has inputs {missing}: expected inputs among {sorted(available)}")
+        x = network({name: available[name] for name in inputs})
     else:
         x = network(tokens)
     if isinstance(x, dict):
@@ -248,7 +253,7 @@ STRIDES = (1, 2, 2, 2, 1, 2, 1)
 MOBILENET_V2 = {"widths": (16, 24, 32, 64, 96, 160, 320), "depths": (1, 2, 3, 4, 3, 3, 1), "kernels": (3,) * 7}
 LITE = {"widths": (16, 24, 40, 80, 112, 192, 320), "depths": (1, 2, 2, 3, 3, 4, 1), "kernels": (3, 3, 5, 3, 5, 5, 3)}
 LITE_GROWTH = {"efficientnet_lite0": (1.0, 1.0), "efficientnet_lite1": (1.0, 1.1), "efficientnet_lite2": (1.1, 1.2)}
-# Pixels to what each network was trained on: x * scale + offset, per channel.
+# The scaling that each network was trained with: x * scale + offset, per channel.
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 SCALING: dict[str, Mapping[str, float | list[float]]] = {
     **{name: {"scale": 1 / 128, "offset": -127 / 128} for name in LITE_GROWTH},
@@ -256,15 +261,15 @@ SCALING: dict[str, Mapping[str, float | list[float]]] = {
         "scale": [1 / (255 * std) for std in IMAGENET_STD],
         "offset": [-mean / std for mean, std in zip(IMAGENET_MEAN, IMAGENET_STD, strict=True)],
     },
-    # Red first: the first kernel, which was trained on blue first, is turned when it is converted.
+    # RGB: the first kernel, trained on BGR, is reversed when it is converted.
     "resnet50": {"scale": 1.0, "offset": [-123.68, -116.779, -103.939]},
 }
 
 
 def architecture(name: str, image_shape: tuple[int, ...] | None = None) -> keras.Model:
-    """The whole network of an encoder, new: its layer "features" gives the features, its output is the head's.
+    """Build the whole network of an encoder, without weights: layer "features", then the head.
 
-    One that was trained here has no head; its output is the mean of the features.
+    Encoders trained in this repository have no head; their output is the mean of the features.
 
     >>> architecture("resnet50", (64, 64, 3)).output_shape
     (None, 1000)
@@ -281,27 +286,27 @@ def architecture(name: str, image_shape: tuple[int, ...] | None = None) -> keras
         network = keras.applications.ResNet50(include_top=False, weights=None, input_tensor=x)
         for layer in network.layers:
             if isinstance(layer, layers.BatchNormalization):
-                layer.epsilon = 1e-3  # as in the source; Keras has since changed its own to 1.001e-5
+                layer.epsilon = 1e-3  # as in the published network; Keras has since changed it to 1.001e-5
         x = network.output
     elif kind == "mobilenet_v2":
         x = _inverted_residuals(x, **MOBILENET_V2, epsilon=1e-5, symmetric=True)
     else:
-        x = _inverted_residuals(x, **_grown(*LITE_GROWTH[kind]), epsilon=1e-3, symmetric=False)
+        x = _inverted_residuals(x, **_scaled(*LITE_GROWTH[kind]), epsilon=1e-3, symmetric=False)
     x = layers.Identity(name="features")(x)
     x = layers.GlobalAveragePooling2D(name="pool")(x)
     return graph(pixels, x if BACKBONES[name].like else layers.Dense(1000, name="logits")(x), name=name)
 
 
-def _grown(width: float, depth: float) -> dict[str, Sequence[int]]:
-    """EfficientNet-Lite's stages at a larger size; the first and the last keep their depth."""
-    widths = [int(wide * width + 4) // 8 * 8 for wide in LITE["widths"]]
+def _scaled(width: float, depth: float) -> dict[str, Sequence[int]]:
+    """Scale the stages of EfficientNet-Lite by width and depth; the first and last stage keep their depth."""
+    widths = [int(old * width + 4) // 8 * 8 for old in LITE["widths"]]
     widths = [new + 8 * (new < 0.9 * old * width) for new, old in zip(widths, LITE["widths"], strict=True)]
     first, *middle, last = LITE["depths"]
-    return {**LITE, "widths": widths, "depths": (first, *(math.ceil(deep * depth) for deep in middle), last)}
+    return {**LITE, "widths": widths, "depths": (first, *(math.ceil(old * depth) for old in middle), last)}
 
 
 def _inverted_residuals(x: Any, widths: Any, depths: Any, kernels: Any, epsilon: float, symmetric: bool) -> Any:
-    """MobileNetV2's figure. Strided kernels of PyTorch pad all sides alike; TensorFlow's pad what the size needs."""
+    """Build MobileNetV2's blocks. With stride 2, PyTorch pads all sides (`symmetric`), TensorFlow only where needed."""
 
     def conv(x: Any, kind: Callable, name: str, *size: int, stride: int = 1, relu: bool = True) -> Any:
         padding = "same"
@@ -330,7 +335,7 @@ def _inverted_residuals(x: Any, widths: Any, depths: Any, kernels: Any, epsilon:
 
 @register
 def exact_gelu(x: Any) -> Any:
-    """GELU by the error function, as BERT was trained: the tanh form, which keras-hub's BERT has, is 5e-4 off.
+    """Return GELU by the error function, as BERT was trained: the tanh form of keras-hub's BERT differs by 5e-4.
 
     >>> round(float(exact_gelu(ops.ones(()))), 4)
     0.8413
@@ -339,7 +344,7 @@ def exact_gelu(x: Any) -> Any:
 
 
 def minilm(name: str, pieces: int) -> keras.Model:
-    """BERT with 6 layers; its output is the sentence: the mean of its tokens, of unit length."""
+    """Build BERT with 6 layers; its output is the sentence embedding, the mean of its tokens at unit length."""
     from keras_hub.layers import PositionEmbedding, TransformerEncoder  # slow to load
 
     tokens = keras.Input((None,), dtype="int32", name="tokens")
@@ -347,17 +352,17 @@ def minilm(name: str, pieces: int) -> keras.Model:
     words = layers.Embedding(pieces, 384, name="words")(tokens)
     segments = layers.Embedding(2, 384, name="segments")(ops.zeros_like(tokens))
     x = layers.Add(name="add")([words, PositionEmbedding(BACKBONES[name].size, name="positions")(words), segments])
-    x = layers.LayerNormalization(epsilon=1e-12, name="norm")(x)
+    x = layers.LayerNormalization(epsilon=1e-12, name="norm")(x)  # (batch, words, 384)
     for i in range(6):
         block = TransformerEncoder(1536, 12, activation=exact_gelu, layer_norm_epsilon=1e-12, name=f"block_{i}")
         x = block(x, padding_mask=mask)
     x = layers.Identity(name="features")(x)
-    sentence = ops.squeeze(masked_mean(x, mask), axis=1)
+    sentence = ops.squeeze(masked_mean(x, mask), axis=1)  # (batch, 384)
     return graph(tokens, layers.UnitNormalization(name="unit")(sentence), name=name)
 
 
 def features_of(model: keras.Model) -> keras.Model:
-    """An architecture without its head.
+    """Return an architecture without its head.
 
     >>> features_of(architecture("mobilenet_v2", (64, 64, 3))).output_shape
     (None, 2, 2, 1280)
@@ -366,7 +371,7 @@ def features_of(model: keras.Model) -> keras.Model:
 
 
 def backbone_of(name: str) -> Backbone:
-    """What is known of a published network by name.
+    """Return the entry of a published network, or raise an error that suggests a name.
 
     >>> backbone_of("mobilenet_v2_emoji").like
     'mobilenet_v2'

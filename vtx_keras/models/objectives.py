@@ -1,4 +1,4 @@
-"""What a model is compiled with: losses, metrics, and Adam with a rate of its own for each part.
+"""Losses, metrics and optimizers of models; Adam with its own learning rate for each layer.
 
 tuning.pace(model, "image", rate=0.1, decay=0.9)
 model.compile(tuning.PacedAdamW(3e-4), loss=model.loss, weighted_metrics=...)
@@ -23,16 +23,16 @@ __all__ = [
     "SSIM", "Adam", "Contrastive", "PacedAdam", "PacedAdamW", "Perplexity", "WordAccuracy", "WordLoss", "clipping",
     "pace", "ssim",
 ]  # fmt: skip
-WINDOW, SIGMA = 11, 1.5  # of SSIM, as published (Wang and others, 2004)
+WINDOW, SIGMA = 11, 1.5  # of SSIM, as published (Wang et al., 2004)
 
 
 @register
 class Contrastive(keras.layers.Layer):
-    """Pulls the embeddings of a pair together and those of other pairs in the batch apart, through `add_loss`.
+    """Adds a contrastive loss that pulls the embeddings of a pair together and those of other pairs in the batch apart.
 
-    `form` is "softmax" (CLIP: a row's own partner against the batch, both ways) or "sigmoid" (SigLIP: every pair by
-    itself). The loss is added here, so the output stays one row per example: the two unit vectors (batch, 2, dim), or
-    `output` if one is given.
+    `form` is "softmax" (CLIP: each row's partner against the batch, both ways) or "sigmoid" (SigLIP: every pair by
+    itself). The layer calls `add_loss` and returns one row per example: `output` if given, else both unit vectors as
+    (batch, 2, dim).
     """
 
     def __init__(self, form: str = "softmax", weight: float = 1.0, **kwargs: Any):
@@ -55,7 +55,7 @@ class Contrastive(keras.layers.Layer):
 
     def loss(self, image: Any, text: Any) -> Any:
         scale = ops.exp(ops.minimum(ops.cast(self.log_scale, "float32"), math.log(100.0)))
-        logits = ops.matmul(image, ops.transpose(text)) * scale
+        logits = ops.matmul(image, ops.transpose(text)) * scale  # (batch of images, batch of texts)
         rows = ops.arange(ops.shape(logits)[0])
         pairs = ops.cast(rows[:, None] == rows[None, :], "float32")
         if self.form == "sigmoid":
@@ -70,7 +70,7 @@ class Contrastive(keras.layers.Layer):
 
 @register
 class WordLoss(keras.losses.SparseCategoricalCrossentropy):
-    """Cross-entropy per word; padding (label 0) does not count, neither above nor below the line."""
+    """Mean cross-entropy per word; padding (label 0) counts in neither the sum nor the number of words."""
 
     def __init__(self, name: str = "word_loss"):
         super().__init__(from_logits=True, ignore_class=PAD, reduction="mean_with_sample_weight", name=name)
@@ -81,22 +81,22 @@ class WordLoss(keras.losses.SparseCategoricalCrossentropy):
 
 @register
 class WordAccuracy(keras.metrics.SparseCategoricalAccuracy):
-    """Share of words right, padding left out."""
+    """Share of words predicted correctly, without padding."""
 
     def __init__(self, name: str = "accuracy", **kwargs: Any):
         super().__init__(name=name, **kwargs)
 
     def update_state(self, y_true: Any, y_pred: Any, sample_weight: Any = None) -> Any:
-        words = ops.cast(ops.not_equal(y_true, PAD), "float32")
+        words = ops.cast(ops.not_equal(y_true, PAD), "float32")  # (batch, words)
         weight = words if sample_weight is None else words * ops.cast(sample_weight, "float32")
         return super().update_state(y_true, y_pred, weight)
 
 
 @register
 class Perplexity(keras.metrics.Mean):
-    """exp of the mean cross-entropy per word, by the words' weights; padding (label 0) does not count.
+    """Perplexity: exp of the weighted mean cross-entropy per word; padding (label 0) does not count.
 
-    `model.compile(..., weighted_metrics=[metrics.Perplexity()])`. It takes logits (rows, words, vocabulary).
+    `model.compile(..., weighted_metrics=[metrics.Perplexity()])`. Predictions are logits (batch, words, vocabulary).
 
     >>> metric = Perplexity()
     >>> metric.update_state(np.array([[5, 0]]), np.zeros((1, 2, 8), "float32"))
@@ -115,7 +115,7 @@ class Perplexity(keras.metrics.Mean):
             weight = ops.cast(sample_weight, "float32")
             words = words * (weight[:, None] if len(weight.shape) < len(words.shape) else weight)
         losses = ops.sparse_categorical_crossentropy(y_true, y_pred, from_logits=True)
-        # A word without weight may have any logits, infinite ones too.
+        # Logits of words without weight may be anything, even infinite.
         super().update_state(ops.where(words > 0, losses, 0.0), words)
 
     def result(self) -> Any:
@@ -124,7 +124,7 @@ class Perplexity(keras.metrics.Mean):
 
 @register
 class SSIM(keras.metrics.Mean):
-    """Mean structural similarity of pictures 0-255 (batch, h, w, channels), both sides at least 11 px.
+    """Mean structural similarity of images 0-255 (batch, h, w, channels), both sides at least 11 px.
 
     >>> metric = SSIM()
     >>> metric.update_state(np.ones((1, 16, 16, 3)), np.ones((1, 16, 16, 3)))
@@ -141,9 +141,9 @@ class SSIM(keras.metrics.Mean):
 
 
 def ssim(first: Any, second: Any, top: float = 255.0) -> Any:
-    """Structural similarity per pair of pictures (batch, h, w, channels) with values from 0 to `top`; 1 is the same.
+    """Return the structural similarity of each pair of images (batch, h, w, channels), values 0 to `top`; 1 is equal.
 
-    Gaussian window of 11 px (sigma 1.5), k1 0.01, k2 0.03, whole windows only, mean over channels.
+    Gaussian window of 11 px (sigma 1.5), k1 0.01, k2 0.03, only windows inside the image, mean over channels.
 
     >>> float(ssim(np.zeros((1, 16, 16, 1)), np.full((1, 16, 16, 1), 255.0))[0]) < 0.001
     True
@@ -155,22 +155,22 @@ def ssim(first: Any, second: Any, top: float = 255.0) -> Any:
     bell = np.exp(-((np.arange(WINDOW) - WINDOW // 2) ** 2) / (2 * SIGMA**2))
     kernel = ops.convert_to_tensor((np.outer(bell, bell) / bell.sum() ** 2)[:, :, None, None], "float32")
 
-    def blurred(x: Any) -> Any:  # each channel alone, as a batch of grey pictures
+    def blurred(x: Any) -> Any:  # channel by channel, each as a batch of grey images
         parts = [ops.conv(x[..., c : c + 1], kernel, padding="valid") for c in range(x.shape[-1])]
         return ops.concatenate(parts, axis=-1)
 
     a, b = blurred(first), blurred(second)
-    light = (2 * a * b + 0.01**2) / (a * a + b * b + 0.01**2)
-    spread = blurred(first * first + second * second) - (a * a + b * b)
-    shared = 2 * (blurred(first * second) - a * b)
-    return ops.mean(light * (shared + 0.03**2) / (spread + 0.03**2), axis=(1, 2, 3))
+    luminance = (2 * a * b + 0.01**2) / (a * a + b * b + 0.01**2)
+    variances = blurred(first * first + second * second) - (a * a + b * b)
+    covariance = 2 * (blurred(first * second) - a * b)
+    return ops.mean(luminance * (covariance + 0.03**2) / (variances + 0.03**2), axis=(1, 2, 3))  # (batch,)
 
 
 def pace(model: VisionText, part: str = "image", *, rate: float = 0.1, decay: float = 1.0) -> None:
-    """The last layer of the "image" or "text" encoder learns at `rate` times the optimizer's rate, the others slower.
+    """Train the last layer of the "image" or "text" encoder at `rate` times the learning rate, earlier layers slower.
 
-    Each layer learns at `decay` times the rate of the next. `Adam` and `PacedAdamW` of this room heed it, Keras' own do
-    not; a loaded model is told anew.
+    Each layer trains at `decay` times the rate of the next. Only `PacedAdam` and `PacedAdamW` apply it, and it is not
+    saved: call it again on a loaded model.
 
     >>> from vtx_keras import zoo
     >>> model = zoo.build("gated_vqa", weights=None, dim=32, image_shape=(32, 32, 3))
@@ -189,7 +189,7 @@ def pace(model: VisionText, part: str = "image", *, rate: float = 0.1, decay: fl
 
 
 def clipping(variables: Sequence[Any], norm: float) -> dict[str, float]:
-    """How an optimizer limits gradients: all together, or one by one where their types differ and cannot be summed.
+    """Return how an optimizer clips gradients: by their global norm, or one by one where dtypes differ.
 
     >>> clipping(keras.layers.Dense(1).trainable_variables, 1.0)
     {'global_clipnorm': 1.0}
@@ -199,12 +199,12 @@ def clipping(variables: Sequence[Any], norm: float) -> dict[str, float]:
 
 @registered_as("Adam")
 class PacedAdam(FusedUpdate):
-    """Adam that heeds `pace`; on TensorFlow one kernel per variable, so that `fit` begins sooner (docs/speed.md)."""
+    """Adam that applies `pace`; on TensorFlow one kernel per variable, so that `fit` begins sooner (docs/speed.md)."""
 
 
-Adam = PacedAdam  # the name it had
+Adam = PacedAdam  # its former name
 
 
 @register
 class PacedAdamW(PacedAdam, keras.optimizers.AdamW):
-    """AdamW that heeds `pace`. Its weight decay is not slowed."""
+    """AdamW that applies `pace` to the step, not to the weight decay."""

@@ -1,4 +1,4 @@
-"""What can be built: the names of the zoo, and the options of each task with their defaults and checks. No Keras.
+"""The names of the zoo, and the options of each task with their defaults and checks. Imports no Keras.
 
 >>> lookup("gated_vqa").fusion
 'gated'
@@ -13,30 +13,34 @@ from dataclasses import dataclass
 from numbers import Integral
 from typing import Any
 
+__all__ = [
+    "ABOUT", "CO_ATTN_NEEDS_THE_WHOLE_TEXT", "FRAMES", "HEAD_WIDTH", "MODELS", "OPTIONS", "SIZES", "TASKS", "Entry",
+    "Option", "did_you_mean", "lookup", "options_of", "resolve",
+]  # fmt: skip
 ABOUT = {
-    "captioner": "writes a sentence about a picture or clip",
-    "vqa": "answers a question about a picture or clip with one of its classes",
-    "classifier": "labels a picture and a text together, with one class or several",
-    "retriever": "measures how close pictures and texts are, for search",
-    "matcher": "says whether a text fits a picture",
+    "captioner": "writes a sentence about an image or clip",
+    "vqa": "answers a question about an image or clip with one of its classes",
+    "classifier": "labels an image and a text together, with one class or several",
+    "retriever": "measures how close images and texts are, for search",
+    "matcher": "predicts whether a text fits an image",
 }
 TASKS = tuple(ABOUT)
-# `base` is the shape in which peers are measured: ViT-S/16 at 224 px under six blocks of width 384.
+# `base` is the size at which others report results: ViT-S/16 at 224 px, then six blocks of width 384.
 SIZES = {
     "tiny": {"dim": 192, "depth": 3, "vision_depth": 6, "text_depth": 2, "image_shape": (128, 128, 3)},
     "small": {"dim": 384, "depth": 4, "vision_depth": 8, "text_depth": 2, "image_shape": (160, 160, 3)},
     "base": {"dim": 384, "depth": 6, "vision_depth": 12, "text_depth": 4, "image_shape": (224, 224, 3)},
 }
-FRAMES = 8
+FRAMES = 8  # of a clip, by default
 CO_ATTN_NEEDS_THE_WHOLE_TEXT = (
     "co_attn cannot write captions: it re-expresses the image by the whole text and reads that back, so in a "
     "left-to-right captioner text would see its own future. Use cross_attn, gated, concat_mlp or merged_attn."
 )
-HEAD_WIDTH = 64
+HEAD_WIDTH = 64  # of attention heads, by default
 
 
 def did_you_mean(name: str, known: Iterable[str]) -> str:
-    """ " (did you mean …?)", or nothing where nothing is close.
+    """Return " (did you mean …?)", or "" if no name is close.
 
     >>> did_you_mean("dept", ["dim", "depth"])
     ' (did you mean depth?)'
@@ -47,7 +51,7 @@ def did_you_mean(name: str, known: Iterable[str]) -> str:
 
 @dataclass(frozen=True)
 class Option:
-    """One option: what it is for, its default (None: see the size), which values it takes, which tasks have it."""
+    """One option: its purpose, its default (None: see `SIZES`), its values in words, a check, and its tasks."""
 
     about: str
     default: Any
@@ -56,7 +60,7 @@ class Option:
     tasks: tuple[str, ...] = TASKS
 
 
-def _whole(least: int) -> Callable[[Any], bool]:
+def _whole_number(least: int) -> Callable[[Any], bool]:
     return lambda value: isinstance(value, Integral) and not isinstance(value, bool) and int(value) >= least
 
 
@@ -68,7 +72,7 @@ def _shape(value: Any) -> bool:
     return (
         isinstance(value, (tuple, list))
         and len(value) in (3, 4)
-        and all(_whole(1)(side) for side in value)
+        and all(_whole_number(1)(side) for side in value)
         and value[-1] == 3
     )
 
@@ -76,11 +80,11 @@ def _shape(value: Any) -> bool:
 def _classes(value: Any) -> bool:
     if isinstance(value, (tuple, list)):
         return len(value) >= 2 and all(isinstance(n, str) and n for n in value) and len(set(value)) == len(value)
-    return _whole(2)(value)
+    return _whole_number(2)(value)
 
 
 def _encoder(value: Any) -> bool:
-    """A name; or a `keras.Model`, or the config it was saved as."""
+    """Accept a name, a `keras.Model`, or the config of a saved one."""
     return bool(value) and (isinstance(value, (str, dict)) or hasattr(value, "get_config"))
 
 
@@ -93,29 +97,27 @@ OPTIONS = {
     "image_shape": Option(
         "(h, w, 3), or (frames, h, w, 3) for video", None, "(h, w, 3) or (frames, h, w, 3), whole numbers", _shape
     ),
-    "dim": Option("width of the tokens", None, WHOLE, _whole(1)),
-    "depth": Option("number of blocks in which text meets vision", None, WHOLE, _whole(1), ("captioner", *FUSED)),
-    "heads": Option(f"attention heads; by default one per {HEAD_WIDTH} of dim", None, WHOLE, _whole(1)),
+    "dim": Option("width of the tokens", None, WHOLE, _whole_number(1)),
+    "depth": Option("number of fusion blocks", None, WHOLE, _whole_number(1), ("captioner", *FUSED)),
+    "heads": Option(f"attention heads; by default one per {HEAD_WIDTH} of dim", None, WHOLE, _whole_number(1)),
     "image_encoder": Option(
-        "how pictures are read",
+        "encoder of images",
         "vit",
         "vit, a published one (efficientnet_lite0), a keras.applications name, a keras-hub preset or a keras.Model",
         _encoder,
     ),
-    "vision_depth": Option("blocks of the vit", None, WHOLE, _whole(1)),
-    "patch": Option("side of a patch of the vit, in pixels", 16, WHOLE, _whole(1)),
-    "temporal": Option(
-        "how the frames of a clip are told apart", "positions", "positions or gru", _one_of("positions", "gru")
-    ),
+    "vision_depth": Option("blocks of the vit", None, WHOLE, _whole_number(1)),
+    "patch": Option("side of a patch of the vit, in pixels", 16, WHOLE, _whole_number(1)),
+    "temporal": Option("encoding of time in clips", "positions", "positions or gru", _one_of("positions", "gru")),
     "text_encoder": Option(
-        "how texts are read",
+        "encoder of texts",
         "transformer",
         "transformer, lstm, gru, minilm_l6, a keras-hub preset or a keras.Model",
         _encoder,
         READERS,
     ),
-    "text_depth": Option("layers of the text encoder", None, WHOLE, _whole(1), READERS),
-    "max_length": Option("most tokens of a text", 32, "a whole number of at least 2", _whole(2)),
+    "text_depth": Option("layers of the text encoder", None, WHOLE, _whole_number(1), READERS),
+    "max_length": Option("greatest number of tokens of a text", 32, "a whole number of at least 2", _whole_number(2)),
     "dropout": Option(
         "share of activations dropped in training",
         0.1,
@@ -123,7 +125,7 @@ OPTIONS = {
         lambda value: isinstance(value, (int, float)) and not isinstance(value, bool) and 0 <= value < 1,
     ),
     "resize": Option(
-        "how a picture of another shape is fitted", "pad", "pad, crop or stretch", _one_of("pad", "crop", "stretch")
+        "how an image of another shape is fitted", "pad", "pad, crop or stretch", _one_of("pad", "crop", "stretch")
     ),
     "classes": Option(
         "the answers or labels", 2, "a number of at least 2, or a list of distinct names", _classes, LABELLERS
@@ -147,12 +149,12 @@ OPTIONS = {
 
 
 def options_of(task: str) -> dict[str, Option]:
-    """The options a task has."""
+    """Return the options of a task, by name."""
     return {name: option for name, option in OPTIONS.items() if task in option.tasks}
 
 
 def resolve(task: str, video: bool, given: dict[str, Any]) -> dict[str, Any]:
-    """All options of a task: those given, checked, and the defaults for the rest.
+    """Return all options of a task: those given, checked, and the defaults of the rest.
 
     >>> resolve("captioner", False, {"dim": 128})["heads"]
     2
@@ -160,18 +162,18 @@ def resolve(task: str, video: bool, given: dict[str, Any]) -> dict[str, Any]:
     Traceback (most recent call last):
     ValueError: captioner has no option 'dept' (did you mean depth?)
     """
-    known = options_of(task)
+    available = options_of(task)
     for name, value in given.items():
-        if name not in known:
+        if name not in available:
             elsewhere = f"; it belongs to {', '.join(OPTIONS[name].tasks)}" if name in OPTIONS else ""
-            hint = "" if elsewhere else did_you_mean(name, (*known, "vocabulary", "dtype", "weights"))
+            hint = "" if elsewhere else did_you_mean(name, (*available, "vocabulary", "dtype", "weights"))
             raise ValueError(f"{task} has no option {name!r}{elsewhere}{hint}")
-        if not known[name].accepts(value):
-            hint = did_you_mean(value, re.split(r", | or ", known[name].takes)) if isinstance(value, str) else ""
-            raise ValueError(f"{name}={value!r}: expected {known[name].takes}{hint}")
+        if not available[name].accepts(value):
+            hint = did_you_mean(value, re.split(r", | or ", available[name].takes)) if isinstance(value, str) else ""
+            raise ValueError(f"{name}={value!r}: expected {available[name].takes}{hint}")
     size = SIZES[given.get("size", OPTIONS["size"].default)]
-    options = {name: given.get(name, size.get(name, option.default)) for name, option in known.items()}
-    options = {  # whole numbers may come as NumPy's, which JSON does not know
+    options = {name: given.get(name, size.get(name, option.default)) for name, option in available.items()}
+    options = {  # NumPy integers become Python's, as JSON needs
         name: int(value) if isinstance(value, Integral) and not isinstance(value, bool) else value
         for name, value in options.items()
     }
@@ -184,8 +186,8 @@ def resolve(task: str, video: bool, given: dict[str, Any]) -> dict[str, Any]:
             )
         options["image_shape"] = (FRAMES, *options["image_shape"])
     if options["heads"] is None:
-        most = max(1, options["dim"] // HEAD_WIDTH)
-        options["heads"] = next(heads for heads in range(most, 0, -1) if options["dim"] % heads == 0)
+        limit = max(1, options["dim"] // HEAD_WIDTH)
+        options["heads"] = next(heads for heads in range(limit, 0, -1) if options["dim"] % heads == 0)
     if options["dim"] % options["heads"]:
         raise ValueError(f"dim={options['dim']} does not divide by heads={options['heads']}")
     return options
@@ -193,7 +195,7 @@ def resolve(task: str, video: bool, given: dict[str, Any]) -> dict[str, Any]:
 
 @dataclass(frozen=True)
 class Entry:
-    """A name of the zoo: its task, its fusion, whether it sees video, and the released tag that is its default."""
+    """A name of the zoo: its task, its fusion, whether it takes video, and the tag of its default weights."""
 
     task: str
     fusion: str | None
@@ -236,7 +238,7 @@ MODELS = {
 
 
 def lookup(name: str) -> Entry:
-    """The table's row, or an error that names what is close."""
+    """Return the entry of a name, or raise an error that suggests a close one."""
     if name not in MODELS:
         if name in ("co_attn_captioner", "co_attn_video_captioner"):
             raise ValueError(f"there is no {name!r}: {CO_ATTN_NEEDS_THE_WHOLE_TEXT}")

@@ -1,6 +1,6 @@
-"""Five tasks, each a function from options to a compiled `keras.Model`; the body is the diagram.
+"""Five tasks, each a function from options to a compiled `keras.Model`, to be read like the figure of a paper.
 
-`o` holds the options of `options.py` as attributes, and `spec`: what the model saves of itself.
+`o` holds the options of `options.py` as attributes, and `spec`, the description that is saved inside the model.
 """
 
 from __future__ import annotations
@@ -24,13 +24,18 @@ from vtx_keras.models.layers import Block, Pool, Positions, RowDense, Spec, grap
 from vtx_keras.models.objectives import Contrastive, PacedAdam, WordAccuracy, WordLoss, clipping
 from vtx_keras.models.options import lookup, resolve
 
+__all__ = [
+    "ENCODERS", "TASKS", "captioner", "classifier", "compiled", "construct", "dtype_policy", "embedding",
+    "fused_block", "fused_logits", "image_tokens", "labeller", "matcher", "retriever", "text_tokens", "token_input",
+    "vqa", "with_word_head",
+]  # fmt: skip
 ENCODERS = ("image_encoder", "text_encoder")
 
 
 def captioner(fusion: str, o: SimpleNamespace) -> Captioner:
-    """A left-to-right decoder: causal self-attention, the fusion, an MLP; logits of the next word at every position."""
+    """Build a left-to-right decoder: causal self-attention, fusion, MLP; logits of the next word at every position."""
     inputs = {"image": keras.Input(o.image_shape, name="image"), "tokens": token_input()}
-    vision = image_tokens(inputs["image"], o)
+    vision = image_tokens(inputs["image"], o)  # (batch, image tokens, dim)
     words = keras.layers.ReversibleEmbedding(
         o.vocabulary_size,
         o.dim,
@@ -38,8 +43,8 @@ def captioner(fusion: str, o: SimpleNamespace) -> Captioner:
         embeddings_initializer=keras.initializers.RandomNormal(stddev=0.02),
         name="words",
     )
-    tokens = Spec(o.spec, name="spec")(inputs["tokens"])
-    x = Positions((o.max_length,), name="positions")(words(tokens))
+    tokens = Spec(o.spec, name="spec")(inputs["tokens"])  # (batch, words)
+    x = Positions((o.max_length,), name="positions")(words(tokens))  # (batch, words, dim)
     if o.contrastive:
         x = Block(o.dim, o.heads, causal=True, dropout=o.dropout, name="text_block")(x)
         text_alone, vision_alone = x, vision
@@ -47,10 +52,10 @@ def captioner(fusion: str, o: SimpleNamespace) -> Captioner:
         x, vision = fused_block(fusion, o, f"fusion_{i}", causal=True)(x, vision)
     logits = keras.layers.Activation("linear", dtype="float32", name="logits")(
         words(layer_norm("norm")(x), reverse=True)
-    )
+    )  # (batch, words, vocabulary)
     if o.contrastive:
-        text_embedding = embedding(text_alone, o, "text", mask=ops.not_equal(tokens, PAD))
-        image_embedding = embedding(vision_alone, o, "image")
+        text_embedding = embedding(text_alone, o, "text", mask=ops.not_equal(tokens, PAD))  # (batch, dim)
+        image_embedding = embedding(vision_alone, o, "image")  # (batch, dim)
         logits = Contrastive(weight=o.contrastive, dtype="float32", name="contrastive")(
             image_embedding, text_embedding, logits
         )
@@ -58,17 +63,17 @@ def captioner(fusion: str, o: SimpleNamespace) -> Captioner:
 
 
 def vqa(fusion: str, o: SimpleNamespace) -> Answerer:
-    """A question about a picture; answers are classes."""
+    """Build a model that answers questions about images; the answers are classes."""
     return labeller(fusion, o, "vqa")
 
 
 def classifier(fusion: str, o: SimpleNamespace) -> Answerer:
-    """Labels from a picture and a text together; one, or several at once."""
+    """Build a model that labels an image and a text together, with one class or several."""
     return labeller(fusion, o, "classifier")
 
 
 def labeller(fusion: str, o: SimpleNamespace, name: str) -> Answerer:
-    """Classes from a picture and a text: what vqa and classifier share."""
+    """Build a model from an image and a text to classes: `vqa` and `classifier`."""
     classes = o.classes if isinstance(o.classes, int) else len(o.classes)
     inputs, fused, logits = fused_logits(fusion, o, classes)
     if o.multi_label:
@@ -81,7 +86,7 @@ def labeller(fusion: str, o: SimpleNamespace, name: str) -> Answerer:
 
 
 def matcher(fusion: str, o: SimpleNamespace) -> Matcher:
-    """Does this text fit this picture? One logit; the pairs that do not fit come from the data pipeline."""
+    """Build a model with one logit: whether the text fits the image. The data pipeline makes the pairs that do not."""
     inputs, fused, logits = fused_logits(fusion, o, 1)
     loss = keras.losses.BinaryCrossentropy(from_logits=True, reduction="mean_with_sample_weight")
     metrics = [keras.metrics.BinaryAccuracy(threshold=0.0, name="accuracy")]
@@ -89,41 +94,44 @@ def matcher(fusion: str, o: SimpleNamespace) -> Matcher:
 
 
 def retriever(fusion: None, o: SimpleNamespace) -> Retriever:
-    """Two towers; the vectors of a picture and its text are pulled together."""
+    """Build two towers, trained so that the embeddings of an image and its text lie close."""
     inputs = {"image": keras.Input(o.image_shape, name="image"), "tokens": token_input()}
     tokens = Spec(o.spec, name="spec")(inputs["tokens"])
-    image_embedding = embedding(image_tokens(inputs["image"], o), o, "image")
-    text_embedding = embedding(text_tokens(tokens, o), o, "text", mask=ops.not_equal(tokens, PAD))
+    image_embedding = embedding(image_tokens(inputs["image"], o), o, "image")  # (batch, dim)
+    text_embedding = embedding(text_tokens(tokens, o), o, "text", mask=ops.not_equal(tokens, PAD))  # (batch, dim)
     pairs = Contrastive(o.loss, dtype="float32", name="contrastive")(image_embedding, text_embedding)
     return compiled(graph(inputs, pairs, "retriever", Retriever), None, [])
 
 
 def fused_logits(fusion: str, o: SimpleNamespace, classes: int) -> tuple[dict, Any, Any]:
-    """Text and vision through the fusion, and a head on the text's mean: vqa, classifier, matcher."""
+    """Apply the fusion blocks to text and vision, and a head to the mean of the text.
+
+    Return the inputs, the fused text (batch, words, dim) and the logits (batch, classes).
+    """
     inputs = {"image": keras.Input(o.image_shape, name="image"), "tokens": token_input()}
     tokens = Spec(o.spec, name="spec")(inputs["tokens"])
-    mask = ops.not_equal(tokens, PAD)
-    vision, x = image_tokens(inputs["image"], o), text_tokens(tokens, o)
+    mask = ops.not_equal(tokens, PAD)  # (batch, words)
+    vision, x = image_tokens(inputs["image"], o), text_tokens(tokens, o)  # (batch, image tokens or words, dim)
     for i in range(o.depth):
         x, vision = fused_block(fusion, o, f"fusion_{i}")(x, vision, mask)
     x = layer_norm("norm")(x)
-    pooled = keras.layers.Dropout(o.dropout, name="dropout")(Pool(name="pool")(x, mask))
+    pooled = keras.layers.Dropout(o.dropout, name="dropout")(Pool(name="pool")(x, mask))  # (batch, dim)
     return inputs, x, keras.layers.Dense(classes, dtype="float32", name="head")(pooled)
 
 
 def with_word_head(
     kind: type, inputs: dict, fused: Any, logits: Any, o: SimpleNamespace, name: str, loss: Any, metrics: list
 ) -> Any:
-    """The finished model; with `mlm` also a head that restores masked words from the fused text (BERT)."""
+    """Build and compile the model; with `mlm`, add a head that predicts masked words from the fused text (BERT)."""
     if not o.mlm:
         return compiled(graph(inputs, logits, name, kind), loss, metrics)
-    words = RowDense(o.vocabulary_size, dtype="float32", name="words_head")(fused)
+    words = RowDense(o.vocabulary_size, dtype="float32", name="words_head")(fused)  # (batch, words, vocabulary)
     model = graph(inputs, {"logits": logits, "words": words}, name, kind)
     return compiled(model, {"logits": loss, "words": WordLoss()}, {"logits": metrics, "words": [WordAccuracy()]})
 
 
 def image_tokens(image: Any, o: SimpleNamespace) -> Any:
-    """The picture or clip through its encoder, as tokens of the model's width."""
+    """Encode an image or clip as tokens (batch, image tokens, dim)."""
     encoder = encoders.image(
         o.image_encoder,
         image_shape=o.image_shape,
@@ -138,7 +146,7 @@ def image_tokens(image: Any, o: SimpleNamespace) -> Any:
 
 
 def text_tokens(tokens: Any, o: SimpleNamespace) -> Any:
-    """The text through its encoder, as tokens of the model's width."""
+    """Encode a text as tokens (batch, words, dim)."""
     x = encoders.text(
         o.text_encoder,
         vocabulary=o.spec["vocabulary"],
@@ -153,24 +161,24 @@ def text_tokens(tokens: Any, o: SimpleNamespace) -> Any:
 
 
 def token_input() -> Any:
-    """Ids of a text of any length, 0 = padding."""
+    """Create the input for token ids (batch, words) of any length, 0 = padding."""
     return keras.Input((None,), dtype="int32", name="tokens")
 
 
 def fused_block(fusion: str, o: SimpleNamespace, name: str, causal: bool = False) -> Block:
-    """One block in which text and vision meet."""
+    """Create one block of the named fusion."""
     return FUSIONS[fusion](o.dim, o.heads, causal=causal, dropout=o.dropout, name=name)
 
 
 def embedding(x: Any, o: SimpleNamespace, modality: str, mask: Any = None) -> Any:
-    """One unit vector for a sequence of tokens."""
-    pooled = Pool(name=f"{modality}_pool")(layer_norm(f"{modality}_norm")(x), mask)
+    """Embed a sequence of tokens (batch, tokens, dim) as one unit vector (batch, dim)."""
+    pooled = Pool(name=f"{modality}_pool")(layer_norm(f"{modality}_norm")(x), mask)  # (batch, dim)
     projected = keras.layers.Dense(o.dim, use_bias=False, dtype="float32", name=f"{modality}_projection")(pooled)
     return keras.layers.UnitNormalization(dtype="float32", name=f"{modality}_embedding")(projected)
 
 
 def compiled(model: keras.Model, loss: Any, metrics: Any) -> Any:
-    """The task's own loss and metrics, so that `fit` works at once. `compile` again to change them."""
+    """Compile with the loss and metrics of the task, so that `fit` works at once. `compile` again to change them."""
     optimizer = PacedAdam(3e-4, **clipping(model.trainable_variables, 1.0))
     model.compile(optimizer, loss=loss, weighted_metrics=metrics or None)
     return model
@@ -193,14 +201,14 @@ def construct(
     *,
     load: Mapping[str, encoders.Loader] = {},
 ) -> VisionText:
-    """Build a model with these options; `load` loads published weights for the encoders that it names."""
+    """Build a model with these options; `load` maps encoder options to loaders of pretrained encoders."""
     entry = lookup(name)
     options = resolve(entry.task, entry.video, overrides)
     with dtype_policy(dtype):
-        _open_encoders(options, vocabulary, load)
+        _resolve_encoders(options, vocabulary, load)
         spec = {
             "name": name,
-            "overrides": {key: _plain(value) for key, value in options.items()},
+            "overrides": {key: _as_json(value) for key, value in options.items()},
             "dtype": keras.config.dtype_policy().name,
             "vocabulary": list(vocabulary),
         }
@@ -208,26 +216,26 @@ def construct(
         return TASKS[entry.task](entry.fusion, o)
 
 
-def _open_encoders(options: dict, vocabulary: tuple[str, ...], load: Mapping[str, encoders.Loader]) -> None:
-    """Presets and saved configs to models, in place: from here on they travel with the model, whole."""
+def _resolve_encoders(options: dict, vocabulary: tuple[str, ...], load: Mapping[str, encoders.Loader]) -> None:
+    """Replace presets and saved configs of encoders by models, in place: their configs are saved with the model."""
     for option in ENCODERS:
         value = options.get(option)
-        if isinstance(value, dict):  # a copy, for Keras empties what it reads
+        if isinstance(value, dict):  # copied, because Keras empties the config it reads
             options[option] = keras.saving.deserialize_keras_object(copy.deepcopy(value))
         elif isinstance(value, str) and value not in encoders.NAMES:
             if option == "image_encoder":
                 options[option] = encoders.image_preset(value, options["image_shape"][-3:], option in load)
             else:
                 options[option] = encoders.text_preset(value, option in load)
-    words = options.get("text_encoder")
-    for limit, needed in (("vocabulary_size", len(vocabulary)), ("max_sequence_length", options["max_length"])):
-        most = getattr(words, limit, None)
-        if isinstance(most, int) and most < needed:
-            raise ValueError(f"text_encoder has a {limit} of {most}: expected at least {needed}")
+    text_encoder = options.get("text_encoder")
+    for attribute, needed in (("vocabulary_size", len(vocabulary)), ("max_sequence_length", options["max_length"])):
+        limit = getattr(text_encoder, attribute, None)
+        if isinstance(limit, int) and limit < needed:
+            raise ValueError(f"text_encoder has a {attribute} of {limit}: expected at least {needed}")
 
 
-def _plain(value: Any) -> Any:
-    """An option as JSON keeps it."""
+def _as_json(value: Any) -> Any:
+    """Return an option as JSON stores it."""
     if isinstance(value, keras.Model):
         return keras.saving.serialize_keras_object(value)
     return list(value) if isinstance(value, tuple) else value
@@ -235,7 +243,7 @@ def _plain(value: Any) -> Any:
 
 @contextlib.contextmanager
 def dtype_policy(dtype: str | None) -> Iterator[None]:
-    """Layers made inside follow this dtype policy."""
+    """Set Keras' dtype policy for layers created inside the `with` block."""
     before = keras.config.dtype_policy()
     if dtype is not None:
         try:

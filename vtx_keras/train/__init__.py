@@ -1,4 +1,4 @@
-"""A run: `fit` that can be killed and goes on, in a folder that says what was done.
+"""Train with `fit` in a run folder: resumable after interruption, with a record of settings and results.
 
 history = train.run(model, data.load("emoji", "train"), "runs/mine", validation=data.load("emoji", "validation"))
 """
@@ -20,6 +20,6 @@ __all__ = sorted(_MODULE_OF)
 
 def __getattr__(name: str) -> Any:
     if name in _MODULE_OF:
-        room = importlib.import_module(f"vtx_keras.train.{_MODULE_OF[name]}")
-        return room if name == _MODULE_OF[name] else getattr(room, name)
+        module = importlib.import_module(f"vtx_keras.train.{_MODULE_OF[name]}")
+        return module if name == _MODULE_OF[name] else getattr(module, name)
     raise AttributeError(f"module 'vtx_keras.train' has no attribute {name!r}")

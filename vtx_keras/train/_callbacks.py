@@ -1,4 +1,4 @@
-"""The callback that keeps a run: its state every so often, its books every epoch, and an eye on the loss."""
+"""Callbacks of a run: save its state and weights, write its reports, stop on signals and on a loss that diverges."""
 
 from __future__ import annotations
 
@@ -22,33 +22,33 @@ from vtx_keras.checkpoints import save
 from vtx_keras.models._base import VisionText
 from vtx_keras.models.options import did_you_mean
 from vtx_keras.train import _folder as run_folder
-from vtx_keras.train import _report as books
+from vtx_keras.train import _report as report
 from vtx_keras.train._folder import STATES
 
-DRAW_EVERY = 20  # seconds, at least, between two pages of samples: an epoch may be shorter than its page
+SAMPLES_EVERY = 20  # least seconds between two pages of samples, which may take longer than an epoch
 
 
 class Diverged(ArithmeticError):
-    """The loss, or a weight, became NaN or infinite."""
+    """The loss or a weight became NaN or infinite."""
 
 
 class Stopped(RuntimeError):
-    """The run was asked to stop, and did; the same command goes on with it."""
+    """A signal stopped the run after saving its state; the same command resumes it."""
 
 
-def falling(monitor: str) -> bool:
-    """Whether less of this figure is better.
+def lower_is_better(monitor: str) -> bool:
+    """Return whether lower values of this metric are better.
 
-    >>> falling("val_loss"), falling("val_cider")
+    >>> lower_is_better("val_loss"), lower_is_better("val_cider")
     (True, False)
     """
     return monitor.endswith(("loss", "perplexity", "rank"))
 
 
-class Averaged(keras.callbacks.Callback):
-    """Validation, and all callbacks at an epoch's end, see the averaged weights (EMA) where the optimizer keeps them.
+class AveragedWeights(keras.callbacks.Callback):
+    """Swap in the averaged weights (EMA), if the optimizer has them, for validation and callbacks at an epoch's end.
 
-    It must be the first callback, and `Keeper`, which puts the trained weights back, the last.
+    It must be the first callback, and `Checkpointer`, which restores the trained weights, the last.
     """
 
     def __init__(self) -> None:
@@ -56,6 +56,7 @@ class Averaged(keras.callbacks.Callback):
         self.inside = False
 
     def swap(self, inside: bool) -> None:
+        """Put the averaged weights into the model, or the trained ones back."""
         pairs = averages_of(self.model.optimizer)
         if self.inside == inside or not pairs:
             return
@@ -74,15 +75,15 @@ class Averaged(keras.callbacks.Callback):
         self.swap(inside=True)
 
 
-class Keeper(keras.callbacks.Callback):
-    """Saves, restores, stops, complains. The last callback of a run."""
+class Checkpointer(keras.callbacks.Callback):
+    """Save and restore the run, write its reports, and end it on signals and NaN. Must be the last callback."""
 
     def __init__(
         self,
         folder: Path,
         whole: VisionText,
         source: Any,
-        averaged: Averaged,
+        averaged: AveragedWeights,
         *,
         epochs: int,
         save_every: int,
@@ -92,7 +93,7 @@ class Keeper(keras.callbacks.Callback):
         values: list,
         held_out: Any,
         samples: Callable[[Path], None] | None,
-        progress: books.Progress,
+        progress: report.Progress,
     ):
         super().__init__()
         self.folder, self.whole, self.source, self.averaged = folder, whole, source, averaged
@@ -100,9 +101,9 @@ class Keeper(keras.callbacks.Callback):
         self.held_out, self.samples, self.progress, self.values = held_out, samples, progress, values
         self.epoch, self.done = position.get("epoch", 0), position.get("done", 0)
         self.rows, self.best = position.get("rows", []), position.get("best")
-        self.kept_callbacks = position.get("callbacks", [])
-        self.ended = False  # all epochs done, or a callback such as EarlyStopping said stop
-        self.drawn = -math.inf  # when the page of samples was
+        self.callback_states = position.get("callbacks", [])
+        self.ended = False  # all epochs are done, or a callback such as EarlyStopping stopped training
+        self.samples_time = -math.inf  # when the page of samples was written
         self.seconds, self.since = position.get("seconds", 0.0), time.monotonic()
         self.stop_signal: int | None = None
 
@@ -113,28 +114,28 @@ class Keeper(keras.callbacks.Callback):
     def on_train_begin(self, logs: dict | None = None) -> None:
         if self.values:
             run_folder.restore(self.model, self.values)
-            for callback, kept in zip(self.others, self.kept_callbacks, strict=True):
-                vars(callback).update(kept)
+            for callback, state in zip(self.others, self.callback_states, strict=True):
+                vars(callback).update(state)
             if self.best and not (self.folder / "best").is_dir():
-                self.progress.say(f"{self.folder / 'best'} is gone: the next epoch is the best again")
+                self.progress.say(f"{self.folder / 'best'} is missing: the next epoch counts as the best again")
                 self.best = None
         self.since = time.monotonic()
-        if not self.values:  # a model that cannot be saved fails now, not after training
+        if not self.values:  # fail now, not after training, if the model cannot be saved
             self.save_weights("last")
             self.save(must=True)
 
     def on_test_begin(self, logs: dict | None = None) -> None:
         if self.held_out:
-            self.held_out.begin(0, 0)  # the same draws (of several captions, say) every time
+            self.held_out.begin(0, 0)  # the same random draws every time, such as one of several captions
 
     def on_epoch_begin(self, epoch: int, logs: dict | None = None) -> None:
-        if epoch != self.epoch:  # the first epoch of a fit may be one that was begun
+        if epoch != self.epoch:  # the first epoch may have been started by an earlier process
             self.epoch, self.done = epoch, 0
         self.source.begin(self.epoch, self.done)
-        if self.done and self.values:  # Keras has just reset the metrics: they go on counting
-            own = {id(variable) for variable in self.model.metrics_variables}
+        if self.done and self.values:  # Keras has just reset the metrics: restore them
+            metrics = {id(variable) for variable in self.model.metrics_variables}
             for variable, value in zip(run_folder.variables(self.model), self.values, strict=True):
-                if id(variable) in own:
+                if id(variable) in metrics:
                     variable.assign(value)
         self.values, self.first = [], self.done
         self.progress.begin(self.epoch, self.done)
@@ -146,14 +147,14 @@ class Keeper(keras.callbacks.Callback):
         if not math.isfinite(loss):
             self.diverged(f"the loss is {loss}", before)
         self.progress.step(self.done, logs or {})
-        passed = self.step // self.save_every > (self.step - self.done + before) // self.save_every
-        if self.done == self.source.steps:  # the epoch's end saves, and heeds signals, by itself
+        due = self.step // self.save_every > (self.step - self.done + before) // self.save_every
+        if self.done == self.source.steps:  # `on_epoch_end` saves and handles signals
             if self.first:
-                # Keras expects a whole epoch. Asking tf.data for one batch more would draw seeds before it failed;
-                # this is how an input that ran out ends an epoch.
+                # Keras expects a whole epoch. Asking tf.data for another batch would draw seeds before it fails;
+                # raising StopIteration ends the epoch as an exhausted input does.
                 raise StopIteration
             return
-        if not (passed or self.stop_signal):
+        if not (due or self.stop_signal):
             return
         sync_jax(self.model)
         with self.finite(before):
@@ -161,22 +162,22 @@ class Keeper(keras.callbacks.Callback):
         if self.stop_signal:
             raise Stopped(
                 f"stopped by {signal.Signals(self.stop_signal).name} in epoch {self.epoch + 1} after {self.done} of "
-                f"{self.source.steps} batches. The same command goes on from there"
+                f"{self.source.steps} batches. The same command resumes from there"
             )
 
     def on_epoch_end(self, epoch: int, logs: dict | None = None) -> None:
         logs = {name: float(value) for name, value in (logs or {}).items()}
         self.rows = [*self.rows[:epoch], {"epoch": epoch + 1, **logs}]
         with self.finite(0), self.tolerant("the epoch's files"):
-            books.write_rows(self.folder, self.rows)
+            report.write_rows(self.folder, self.rows)
             self.save_weights("last")
-            if self.better(logs):
+            if self.is_best(logs):
                 self.save_weights("best")
                 self.best = {"epoch": epoch + 1, self.monitor: logs.get(self.monitor)}
             last = epoch + 1 == self.epochs or self.model.stop_training
-            if self.samples and (last or time.monotonic() - self.drawn > DRAW_EVERY):
+            if self.samples and (last or time.monotonic() - self.samples_time > SAMPLES_EVERY):
                 self.samples(self.folder / "samples.html")
-                self.drawn = time.monotonic()
+                self.samples_time = time.monotonic()
         self.averaged.swap(inside=False)
         self.epoch, self.done = epoch + 1, 0
         self.ended = epoch + 1 == self.epochs or self.model.stop_training
@@ -185,59 +186,65 @@ class Keeper(keras.callbacks.Callback):
         self.progress.end(self.rows[-1], self.best)
         self.epoch, self.done = epoch, self.source.steps
         if self.stop_signal and not self.ended:
-            raise Stopped(f"stopped after epoch {epoch + 1}. The same command goes on from there")
+            raise Stopped(f"stopped after epoch {epoch + 1}. The same command resumes from there")
 
-    def better(self, logs: dict) -> bool:
+    def is_best(self, logs: dict) -> bool:
+        """Return whether the monitored metric beats the best epoch so far."""
         if self.monitor not in logs:
             raise ValueError(
                 f"monitor={self.monitor!r}{did_you_mean(self.monitor, logs)}: an epoch ends with {', '.join(logs)}"
             )
-        now, was = logs[self.monitor], (self.best or {}).get(self.monitor)
-        if math.isnan(now):
-            return was is None
-        return was is None or math.isnan(was) or (now < was if falling(self.monitor) else now > was)
+        new, best = logs[self.monitor], (self.best or {}).get(self.monitor)
+        if math.isnan(new):
+            return best is None
+        return best is None or math.isnan(best) or (new < best if lower_is_better(self.monitor) else new > best)
 
     def position(self) -> dict[str, Any]:
+        """Return what a state file stores besides variables."""
         return {
             "epoch": self.epoch,
             "done": self.done,
             "rows": self.rows,
             "best": self.best,
             "ended": self.ended,
-            "callbacks": [_plain_state(callback) for callback in self.others],
+            "callbacks": [_state_of(callback) for callback in self.others],
             "seconds": self.seconds + time.monotonic() - self.since,
         }
 
     def save(self, must: bool = False) -> None:
+        """Write a state file; only if it `must` succeed, a full disk is an error."""
         with contextlib.nullcontext() if must else self.tolerant("the state"):
             try:
                 run_folder.save_state(self.folder / STATES, self.model, self.position(), self.step)
             except OSError as error:
-                told = f"{self.folder / STATES}: {error.strerror or error}. Make room, and give the same command again"
-                raise OSError(error.errno, told) from error
+                message = (
+                    f"{self.folder / STATES}: {error.strerror or error}. Free some space and run the same command again"
+                )
+                raise OSError(error.errno, message) from error
 
     def save_weights(self, name: str) -> None:
         save(self.whole, self.folder / name)
 
     @contextlib.contextmanager
     def tolerant(self, what: str) -> Iterator[None]:
-        """A full disk in the middle of a run is said, and tried again at the next time; older files stay."""
+        """Report a failed write, such as on a full disk, and continue; older files stay until the next save."""
         try:
             yield
         except OSError as error:
             self.progress.say(
-                f"{what} could not be saved ({error.strerror or error}); the run goes on, older files stay"
+                f"{what} could not be saved ({error.strerror or error}); training continues, older files stay"
             )
 
     @contextlib.contextmanager
     def finite(self, first: int) -> Iterator[None]:
+        """End the run as diverged if a weight is not finite; `first` is the first batch since the last sound state."""
         try:
             yield
         except run_folder.NotFinite as error:
             self.diverged(str(error), first)
 
     def diverged(self, what: str, first: int) -> None:
-        """Say which examples were in the batches since the last sound one, and end the run."""
+        """Write diverged.json with the examples in the batches since the last sound one, and end the run."""
         about = {
             "what": what,
             "epoch": self.epoch + 1,
@@ -249,41 +256,41 @@ class Keeper(keras.callbacks.Callback):
             write(path, json.dumps(about, indent=1, ensure_ascii=False) + "\n")
         raise Diverged(
             f"{what} in epoch {self.epoch + 1}, batch {first + 1}: {path} names its {len(about['examples'])} examples. "
-            f"The last good state and weights are kept in {self.folder}. Look at those examples, or start anew with a "
-            "smaller learning rate, stronger clipping or float32"
+            f"The last good state and weights are kept in {self.folder}. Look at those examples, or start again with "
+            "a smaller learning rate, stronger clipping or float32"
         )
 
     @contextlib.contextmanager
-    def heeding_signals(self) -> Iterator[None]:
-        """SIGTERM and Ctrl-C end the run after the step at hand, saved; a second one ends it at once."""
+    def handling_signals(self) -> Iterator[None]:
+        """On SIGTERM or Ctrl-C, save and stop after the current step; on a second one, stop at once."""
         if threading.current_thread() is not threading.main_thread():
             yield
             return
 
-        def heed(number: int, frame: FrameType | None) -> None:
+        def handle(number: int, frame: FrameType | None) -> None:
             if self.stop_signal:
                 raise KeyboardInterrupt
             self.stop_signal = number
-            self.progress.say("stopping after this step; once more stops at once")
+            self.progress.say("stopping after this step; press again to stop at once")
 
-        before = {number: signal.signal(number, heed) for number in (signal.SIGTERM, signal.SIGINT)}
+        previous = {number: signal.signal(number, handle) for number in (signal.SIGTERM, signal.SIGINT)}
         try:
             yield
         finally:
-            for number, handler in before.items():
+            for number, handler in previous.items():
                 signal.signal(number, handler)
 
 
-def _plain_state(callback: keras.callbacks.Callback) -> dict[str, Any]:
-    """The numbers and words of a callback (what EarlyStopping has seen so far), which a new process is to know.
+def _state_of(callback: keras.callbacks.Callback) -> dict[str, Any]:
+    """Return a callback's attributes that are numbers or strings, such as the counters of EarlyStopping, for a resume.
 
-    What it was made with is not among them: that is for the call at hand to say.
+    Constructor arguments are left out: the resumed run passes its own.
     """
-    told, given = {}, inspect.signature(type(callback).__init__).parameters
+    state, arguments = {}, inspect.signature(type(callback).__init__).parameters
     for name, value in vars(callback).items():
-        if name in given:
+        if name in arguments:
             continue
         value = value.item() if getattr(value, "shape", None) == () and hasattr(value, "item") else value
         if value is None or isinstance(value, (bool, int, float, str)):
-            told[name] = value
-    return told
+            state[name] = value
+    return state

@@ -1,4 +1,4 @@
-"""A run's folder: which one, locked by one process, `run.json`, and the states that a run resumes from."""
+"""Manage a run's folder: choose and lock it, write `run.json`, and save and restore states."""
 
 from __future__ import annotations
 
@@ -21,19 +21,18 @@ from vtx_keras._files import file_hash, version_of, write
 from vtx_keras.checkpoints._restore import as_bits
 
 RUN, STATES, LOCK = "run.json", "states", ".lock"
-
-
 PACKAGES = ("vtx_keras", "keras", "keras-hub", "tensorflow", "tensorflow-text", "tensorflow-datasets", "jax", "numpy")
 
 
 class BadRun(ValueError):
-    """A run folder that cannot be used, and why."""
+    """A run folder cannot be used, with the reason."""
 
 
 def choose(folder: str | os.PathLike | None, name: str, identity: Mapping[str, Any], new: bool) -> tuple[Path, bool]:
-    """The folder of this run, and whether it goes on with one that was begun.
+    """Return the folder of this run, and whether it resumes a run.
 
-    Without a `folder` it is the unfinished run of the same `identity` in `runs/`, else the next free `runs/name-N`.
+    Without `folder`, it is that of the unfinished run with the same `identity` in `runs/`, or else the next free
+    `runs/name-N`.
     """
     if folder is not None:
         folder = Path(folder)
@@ -43,14 +42,14 @@ def choose(folder: str | os.PathLike | None, name: str, identity: Mapping[str, A
             return folder, False
         if new:
             raise BadRun(f"{folder} holds a run already: a new one needs another place")
-        _same(read(folder), identity, folder)
+        _check_same(read(folder), identity, folder)
         return folder, True
     root = Path("runs")
     if not new:
         for path in sorted(root.glob(f"{name}*/{RUN}"), key=lambda path: path.stat().st_mtime, reverse=True):
             with contextlib.suppress(BadRun, OSError):
                 about = read(path.parent)
-                if _without_modules(about["identity"]) == _plain(identity) and about["state"] != "finished":
+                if _without_modules(about["identity"]) == _as_json(identity) and about["state"] != "finished":
                     return path.parent, True
     taken = {path.name for path in root.glob(f"{name}*") if not path.is_dir() or not _empty(path)}
     number = next(number for number in range(1, 10_000) if _numbered(name, number) not in taken)
@@ -58,7 +57,7 @@ def choose(folder: str | os.PathLike | None, name: str, identity: Mapping[str, A
 
 
 def _empty(folder: Path) -> bool:
-    """Without files that anyone sees: a lock may be there, such as a dry run leaves."""
+    """Return whether a folder holds no visible files; a dry run may have left a lock."""
     return all(one.startswith(".") for one in os.listdir(folder))
 
 
@@ -66,40 +65,45 @@ def _numbered(name: str, number: int) -> str:
     return name if number == 1 else f"{name}-{number}"
 
 
-def _same(about: dict, identity: Mapping[str, Any], folder: Path) -> None:
-    was, now = _without_modules(about["identity"]), _plain(identity)
-    changed = [key for key in sorted({*was, *now} - {"start"}) if was.get(key) != now.get(key)]
+def _check_same(about: dict, identity: Mapping[str, Any], folder: Path) -> None:
+    """Raise `BadRun` if the folder's run has another identity."""
+    stored, current = _without_modules(about["identity"]), _as_json(identity)
+    changed = [key for key in sorted({*stored, *current} - {"start"}) if stored.get(key) != current.get(key)]
     if changed:
-        told = "; ".join(f"{key} was {_short(was.get(key))}, now is {_short(now.get(key))}" for key in changed)
-        raise BadRun(f"{folder} holds a run with other settings ({told}). Repeat its command, or give another folder")
+        differences = "; ".join(
+            f"{key} was {_short(stored.get(key))}, now is {_short(current.get(key))}" for key in changed
+        )
+        raise BadRun(
+            f"{folder} holds a run with other settings ({differences}). Repeat its command, or give another folder"
+        )
 
 
 def _without_modules(identity: Any) -> Any:
-    """An identity without the modules that classes lay in, which older runs stored."""
+    """Remove the modules of classes from an identity; older runs stored them."""
     if not isinstance(identity, dict):
         return identity
     return {key: _without_modules(value) for key, value in identity.items() if key != "module"}
 
 
 def _short(value: Any) -> str:
-    told = json.dumps(value)
-    return told if len(told) <= 60 else told[:57] + "..."
+    text = json.dumps(value)
+    return text if len(text) <= 60 else text[:57] + "..."
 
 
-def _plain(value: Any) -> Any:
-    """As JSON gives it back; what JSON has no number for, as a word."""
+def _as_json(value: Any) -> Any:
+    """Convert a value to what JSON returns for it; numbers that are not finite become strings."""
     if isinstance(value, Mapping):
-        return {str(key): _plain(one) for key, one in value.items()}
+        return {str(key): _as_json(one) for key, one in value.items()}
     if isinstance(value, (list, tuple)):
-        return [_plain(one) for one in value]
+        return [_as_json(one) for one in value]
     if isinstance(value, float) and not math.isfinite(value):
         return str(value)
     return value if isinstance(value, (bool, int, float, str, type(None))) else str(value)
 
 
 @contextlib.contextmanager
-def alone(folder: Path) -> Iterator[None]:
-    """Makes the folder, and keeps any other process out of it; the system lets go of it however this one ends."""
+def locked(folder: Path) -> Iterator[None]:
+    """Create the folder and lock it against other processes; the system releases the lock however this one ends."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
         lock = open(folder / LOCK, "a")  # noqa: SIM115 (held open as long as the run lasts)
@@ -109,13 +113,13 @@ def alone(folder: Path) -> Iterator[None]:
         import fcntl
 
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except ImportError:  # Windows has no flock; there a second process is not noticed
+    except ImportError:  # Windows has no flock: a second process is not detected
         pass
     except OSError as error:
         lock.close()
         raise BadRun(f"another process is training in {folder}: wait for it, or give another folder") from error
     with lock:
-        for name in ("best", "last"):  # what a killed process left half-written, or put aside
+        for name in ("best", "last"):  # restore or remove what a killed process left
             for old in () if (folder / name).exists() else sorted(folder.glob(f".{name}.*.old"))[-1:]:
                 old.rename(folder / name)
             for part in folder.glob(f".{name}.*"):
@@ -124,14 +128,14 @@ def alone(folder: Path) -> Iterator[None]:
 
 
 def check_room(folder: Path, needed: int) -> None:
-    """Say at once if the disk cannot hold the run's files."""
+    """Raise `BadRun` if the disk has no room for the run's files."""
     free = shutil.disk_usage(folder).free
     if free < needed:
         raise BadRun(f"{folder} has {free / 1e6:,.0f} MB free: this run needs about {needed / 1e6:,.0f} MB")
 
 
 def read(folder: Path) -> dict:
-    """What `run.json` says."""
+    """Read `run.json`."""
     try:
         about = json.loads((folder / RUN).read_text(encoding="utf-8"))
         assert isinstance(about["identity"], dict)
@@ -141,14 +145,14 @@ def read(folder: Path) -> dict:
     return about
 
 
-def tell(folder: Path, **changes: Any) -> None:
-    """Change what `run.json` says."""
+def update(folder: Path, **changes: Any) -> None:
+    """Change fields of `run.json`."""
     about = read(folder) if (folder / RUN).is_file() else {}
-    write(folder / RUN, json.dumps(_plain({**about, **changes}), indent=1, ensure_ascii=False) + "\n")
+    write(folder / RUN, json.dumps(_as_json({**about, **changes}), indent=1, ensure_ascii=False) + "\n")
 
 
 def surroundings() -> dict[str, Any]:
-    """Versions, backend, machine and the commit of the checkout this runs in, if it is one."""
+    """Return versions, backend, machine and, in a git checkout, the commit."""
     import keras
 
     return {
@@ -162,55 +166,55 @@ def surroundings() -> dict[str, Any]:
 
 def _commit() -> str | None:
     try:
-        told = [
-            subprocess.run(["git", *words], capture_output=True, text=True, check=True, timeout=10).stdout.strip()
-            for words in (["rev-parse", "HEAD"], ["status", "--porcelain", "--untracked-files=no"])
+        outputs = [
+            subprocess.run(["git", *arguments], capture_output=True, text=True, check=True, timeout=10).stdout.strip()
+            for arguments in (["rev-parse", "HEAD"], ["status", "--porcelain", "--untracked-files=no"])
         ]
     except (OSError, subprocess.SubprocessError):
         return None
-    return told[0] + (" and changes that are not committed" if told[1] else "")
+    return outputs[0] + (" and changes that are not committed" if outputs[1] else "")
 
 
-KEPT = 2
+# --- states
 
-
+KEPT = 2  # state files in a folder
 HASH = 16  # characters of the sha256 in a file's name
 
 
 class NotFinite(ArithmeticError):
-    """Some variable is NaN or infinite: nothing to go on from."""
+    """A variable is NaN or infinite, so the state is not saved."""
 
 
 def variables(model: keras.Model) -> list[Any]:
-    """All that changes while `model` trains: weights, seeds, the optimizer's and the metrics' variables, each once.
+    """Return all variables that training changes, each once: weights, seeds, and those of the optimizer and metrics.
 
     >>> model = keras.Sequential([keras.Input((2,)), keras.layers.Dense(1), keras.layers.Dropout(0.5)])
     >>> model.compile("adam", "mse")
     >>> len(variables(model)) > len(model.weights)
     True
     """
-    found: dict[int, Any] = {}
+    by_id: dict[int, Any] = {}
     for variable in [*model.variables, *model.optimizer.variables, *model.metrics_variables]:
-        found.setdefault(id(variable), variable)
-    return list(found.values())
+        by_id.setdefault(id(variable), variable)
+    return list(by_id.values())
 
 
 def values_of(model: keras.Model) -> list[np.ndarray]:
-    """The values of `variables`, bit for bit."""
+    """Return the exact values of `variables`."""
     return [np.asarray(keras.ops.convert_to_numpy(variable)) for variable in variables(model)]
 
 
 def size_of(model: keras.Model) -> int:
-    """How many bytes `save` will write, nearly."""
+    """Return about how many bytes a state file takes."""
     return sum(value.nbytes for value in values_of(model))
 
 
 def save_state(folder: Path, model: keras.Model, position: dict[str, Any], step: int) -> Path:
-    """Write the state after `step` steps; of older ones all but the last go."""
+    """Write the state after `step` steps, and remove all but the newest KEPT."""
     values = values_of(model)
     if not all(np.isfinite(value.astype("float32")).all() for value in values if _is_float(value)):
         raise NotFinite(f"after {step} steps some weights are NaN or infinite")
-    about = {"position": position, "step": step, "variables": [_told(value) for value in values]}
+    about = {"position": position, "step": step, "variables": [_shape_and_dtype(value) for value in values]}
     folder.mkdir(exist_ok=True)
     handle, name = tempfile.mkstemp(prefix=".step-", dir=folder)
     part = Path(name)
@@ -230,43 +234,43 @@ def save_state(folder: Path, model: keras.Model, position: dict[str, Any], step:
 
 
 def states(folder: Path) -> list[Path]:
-    """State files, the latest first."""
+    """Return the state files, newest first."""
     return sorted(folder.glob("step-*.npz"), reverse=True)
 
 
 def latest(folder: Path) -> tuple[dict[str, Any], list[np.ndarray], list[str]]:
-    """Position and values of the latest sound state, and what was wrong with those passed over.
+    """Return position and values of the newest intact state, and messages about damaged ones.
 
-    An empty position means that there is none.
+    Without an intact state the position is empty.
     """
-    complaints = []
+    messages = []
     for path in states(folder):
         if file_hash(path)[:HASH] != path.stem.rsplit("-", 1)[-1]:
-            complaints.append(f"{path} is damaged (its contents do not match its name): the one before it is used")
-            path.replace(path.with_name(path.name + ".damaged"))  # out of the way of those to come
+            messages.append(f"{path} is damaged (its contents do not match its name): the one before it is used")
+            path.replace(path.with_name(path.name + ".damaged"))  # so that new states are not compared with it
             continue
         with np.load(path, allow_pickle=False) as stored:
             about = json.loads(stored["about"].tobytes())
             values = [_from_bits(stored[str(place)], dtype) for place, (_, dtype) in enumerate(about["variables"])]
-        return about["position"], values, complaints
-    return {}, [], complaints
+        return about["position"], values, messages
+    return {}, [], messages
 
 
 def clean(folder: Path) -> None:
-    """Remove what a killed process left half-written. Only for who holds the folder."""
+    """Remove partial state files of a killed process; the folder must be locked."""
     for part in folder.glob(".step-*"):
         part.unlink()
 
 
 def restore(model: keras.Model, values: list[np.ndarray]) -> None:
-    """Give a model, built and compiled as the one that was saved, its values back."""
-    ours = variables(model)
-    if [_told(value) for value in values] != [_told(value) for value in values_of(model)]:
+    """Assign saved values to a model that is built and compiled like the saved one."""
+    current = variables(model)
+    if [_shape_and_dtype(value) for value in values] != [_shape_and_dtype(value) for value in values_of(model)]:
         raise ValueError(
-            f"the saved state has {len(values)} variables that do not match this model's {len(ours)}: it was saved by "
-            "another model, optimizer or version of Keras. Start a new run"
+            f"the saved state has {len(values)} variables that do not match this model's {len(current)}: it was saved "
+            "by another model, optimizer or version of Keras. Start a new run"
         )
-    for variable, value in zip(ours, values, strict=True):
+    for variable, value in zip(current, values, strict=True):
         variable.assign(value)
 
 
@@ -274,7 +278,7 @@ def _is_float(value: np.ndarray) -> bool:
     return value.dtype.kind == "f" or value.dtype.name == "bfloat16"
 
 
-def _told(value: np.ndarray) -> list:
+def _shape_and_dtype(value: np.ndarray) -> list:
     return [list(value.shape), value.dtype.name]
 
 

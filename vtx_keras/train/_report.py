@@ -1,4 +1,4 @@
-"""What a run shows: progress, a table and curves of its epochs, a page of held-out samples."""
+"""Report on a run: a progress bar, a table and curves of its epochs, and a page of held-out samples."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ import numpy as np
 
 from vtx_keras import explain
 from vtx_keras._files import write
-from vtx_keras.data._examples import picture
+from vtx_keras.data._examples import encoded_of, image_of
 from vtx_keras.evaluate import _report as pages
 from vtx_keras.evaluate._outcomes import Row, said_of
-from vtx_keras.explain._methods import looking_blocks
+from vtx_keras.explain._methods import attention_blocks
 from vtx_keras.inputs import media
 from vtx_keras.models._base import VisionText
 from vtx_keras.models._captioner import Captioner
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 
 def write_rows(folder: Path, rows: Sequence[dict[str, Any]]) -> None:
-    """`results.csv` and `results.png`: every epoch so far.
+    """Write `results.csv` and `results.png` with all epochs so far.
 
     >>> import tempfile
     >>> folder = Path(tempfile.mkdtemp())
@@ -45,7 +45,7 @@ def write_rows(folder: Path, rows: Sequence[dict[str, Any]]) -> None:
 
 
 def curves(rows: Sequence[dict[str, Any]]) -> bytes:
-    """A PNG with one panel per figure, training and validation together.
+    """Return a PNG with one panel per metric, for training and validation.
 
     >>> curves([{"epoch": 1, "loss": 2.0}])[:4]
     b'\\x89PNG'
@@ -77,7 +77,7 @@ def curves(rows: Sequence[dict[str, Any]]) -> bytes:
 
 
 class Progress:
-    """One bar for the whole run with the time left; where nobody watches, a line per epoch."""
+    """A progress bar for the whole run in a terminal; otherwise a line per epoch."""
 
     def __init__(self, epochs: int, steps: int, verbose: bool = True):
         self.epochs, self.steps, self.verbose = epochs, steps, verbose
@@ -92,11 +92,11 @@ class Progress:
             self.bar = progress.Progress(
                 progress.TextColumn("epoch {task.fields[epoch]} of " + str(self.epochs)),
                 progress.BarColumn(),
-                progress.TextColumn("{task.fields[told]}"),
+                progress.TextColumn("{task.fields[status]}"),
                 progress.TimeRemainingColumn(),
                 console=_console(),
             )
-            self.task = self.bar.add_task("", total=self.epochs * self.steps, epoch=1, told="")
+            self.task = self.bar.add_task("", total=self.epochs * self.steps, epoch=1, status="")
             self.bar.start()
         return self
 
@@ -105,26 +105,29 @@ class Progress:
             self.bar.stop()
 
     def say(self, what: str) -> None:
+        """Print a line above the bar."""
         if self.bar:
             self.bar.console.print(what, highlight=False, markup=False)
         elif self.verbose:
             print(what, file=sys.stderr, flush=True)
 
     def begin(self, epoch: int, done: int) -> None:
+        """Start an epoch after `done` batches."""
         self.epoch = epoch
         if self.start_step is None:
             self.start, self.start_step = time.monotonic(), epoch * self.steps + done
 
     def step(self, done: int, logs: dict[str, Any]) -> None:
+        """Advance the bar to `done` batches of the epoch."""
         if self.bar:
-            told = f"step {done} of {self.steps}  loss {float(logs.get('loss', 0)):.4f}"
-            self.bar.update(self.task, completed=self.epoch * self.steps + done, epoch=self.epoch + 1, told=told)
+            status = f"step {done} of {self.steps}  loss {float(logs.get('loss', 0)):.4f}"
+            self.bar.update(self.task, completed=self.epoch * self.steps + done, epoch=self.epoch + 1, status=status)
 
     def end(self, row: dict[str, Any], best: dict | None) -> None:
-        """An epoch is over: its figures, and the time left."""
+        """Print an epoch's metrics and the time left."""
         figures = "  ".join(f"{name} {value:.4f}" for name, value in row.items() if name != "epoch")
         done = row["epoch"] * self.steps
-        assert self.start_step is not None  # `begin` was called
+        assert self.start_step is not None  # set by `begin`
         pace = (time.monotonic() - self.start) / max(1, done - self.start_step)
         left = pace * (self.epochs * self.steps - done)
         mark = "  best so far" if best and best["epoch"] == row["epoch"] else ""
@@ -143,34 +146,35 @@ def _console() -> Any:
     return Console(stderr=True)
 
 
-def shower(model: VisionText, examples: Any, count: int) -> Callable[[Path], None]:
-    """A function that writes the page for the model as it is then: the same few examples each time."""
-    chosen = getattr(examples, "encoded", examples).shuffle(1_000, seed=0).take(count)
+def samples_writer(model: VisionText, examples: Any, count: int) -> Callable[[Path], None]:
+    """Return a function that writes the page of samples: the same examples with the model's current predictions."""
+    chosen = encoded_of(examples).shuffle(1_000, seed=0).take(count)
     rows = list(chosen.as_numpy_iterator())
 
-    def show(path: Path) -> None:
+    def write_samples(path: Path) -> None:
         outcome = said_of(model, rows)
-        told = outcome.rows[: len(rows)]  # of a search, pictures come first
+        results = outcome.rows[: len(rows)]  # in a search, the images come first
+        images = _images(model, [image_of(rows[row.place]) for row in results], results)
         cards = []
-        for row, pictures in zip(told, _pictures(model, [picture(rows[row.place]) for row in told], told), strict=True):
-            lines = [("asked", row.read), ("predicted", row.said), ("expected", " | ".join(row.expected))]
-            cards.append(pages.Card(pictures, [(label, line) for label, line in lines if line]))
+        for row, frames in zip(results, images, strict=True):
+            lines = [("input", row.read), ("predicted", row.said), ("expected", " | ".join(row.expected))]
+            cards.append(pages.Card(frames, [(label, line) for label, line in lines if line]))
         left_out = [f"row {place} is left out: {why}" for place, why in outcome.left_out.items()]
         pages.write_page(path, f"{model.spec['name']}: held-out samples", [("Validation", cards)], left_out)
 
-    return show
+    return write_samples
 
 
-def _pictures(model: VisionText, shown: Sequence[Any], told: Sequence[Row]) -> list[list[np.ndarray]]:
-    """The pictures (of a clip, four frames); beside each where the model looked, if its fusion has attention."""
+def _images(model: VisionText, inputs: Sequence[Any], results: Sequence[Row]) -> list[list[np.ndarray]]:
+    """Return the images (four frames of a clip), each with its attention map if the fusion has attention."""
     if len(model.image_shape) == 4:
-        return [list(media.read_clip(clip, 4)) for clip in shown]
-    found = [[media.read(one)] for one in shown]
-    texts = [row.said if isinstance(model, Captioner) else row.read for row in told]
-    worded = [place for place, text in enumerate(texts) if text] if looking_blocks(model) else []
-    if worded:  # all at once, for one by one takes several times as long
-        seen = explain.attention(model, [shown[place] for place in worded], [texts[place] for place in worded])
-        for place, one in zip(worded, seen, strict=True):
-            if one.words:
-                found[place].append(explain.overlay(one.picture, one.heat()))
-    return found
+        return [list(media.read_clip(clip, 4)) for clip in inputs]
+    images = [[media.read(image)] for image in inputs]
+    texts = [row.said if isinstance(model, Captioner) else row.read for row in results]
+    with_text = [place for place, text in enumerate(texts) if text] if attention_blocks(model) else []
+    if with_text:  # all at once: one by one takes several times as long
+        maps = explain.attention(model, [inputs[place] for place in with_text], [texts[place] for place in with_text])
+        for place, attention in zip(with_text, maps, strict=True):
+            if attention.words:
+                images[place].append(explain.overlay(attention.picture, attention.heat()))
+    return images

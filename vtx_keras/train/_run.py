@@ -1,4 +1,4 @@
-"""One run of `fit`: its data, optimizer and folder, and what happens when it is killed and started again."""
+"""Run `fit` in a folder: prepare data and optimizer, resume an interrupted run, and return the whole history."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from vtx_keras.data._memory import Batches
 from vtx_keras.models._base import VisionText, leaves
 from vtx_keras.models.options import did_you_mean
 from vtx_keras.train import _folder as run_folder
-from vtx_keras.train._callbacks import Averaged, Diverged, Keeper, Stopped
+from vtx_keras.train._callbacks import AveragedWeights, Checkpointer, Diverged, Stopped
 from vtx_keras.train._report import Progress
 from vtx_keras.train._settings import Settings, adamw
 
@@ -32,7 +32,7 @@ PIXEL_CHANGES = ("crop", "flip", "rotation", "colour", "background")
 
 
 class RunHistory(keras.callbacks.History):
-    """Keras' `History` of all epochs of a run, with the run's `folder`."""
+    """A Keras `History` of all epochs of a run, with the run's `folder`."""
 
     folder: Path
 
@@ -49,7 +49,7 @@ def run(
     settings: Settings | None = None,
     **options: Any,
 ) -> RunHistory:
-    """`fit` in a run folder: killed at any step and called again, it ends with the same bits.
+    """Run `fit` in a folder; killed at any step and called again, it resumes and ends with the same bits.
 
     `data` and `validation` are examples (`data.load`, `data.from_csv`, your `tf.data`), or `data.arrays` where there is
     no TensorFlow. `folder` is made, or continued; without one it is the unfinished run of the same settings in `runs/`,
@@ -79,8 +79,8 @@ def run(
     static = how.jit_compile is True or keras.distribution.distribution() is not None
     common = {"batch_size": how.batch_size, "unknown": how.unknown, "static": static}
     source = _source(data, trained, training=True, augment=how.augment, seed=how.seed, **common)
-    judged = None if validation is None else _source(validation_examples, trained, **{**common, "unknown": "drop"})
-    monitor = how.monitor or ("val_loss" if judged else "loss")
+    held_out = None if validation is None else _source(validation_examples, trained, **{**common, "unknown": "drop"})
+    monitor = how.monitor or ("val_loss" if held_out else "loss")
     if optimizer is None:
         optimizer = adamw(
             trained, source.steps * how.epochs, learning_rate=how.learning_rate, weight_decay=how.weight_decay,
@@ -92,57 +92,58 @@ def run(
         "trainable": _hash([variable.path for variable in trained.trainable_variables]),
         "start": digest(model),
         "data": source.fingerprint,
-        "validation": judged.fingerprint if judged else None,
+        "validation": held_out.fingerprint if held_out else None,
         "optimizer": _unnamed(keras.saving.serialize_keras_object(optimizer)),
         "epochs": how.epochs, "batch_size": how.batch_size, "augment": how.augment, "seed": how.seed,
         "monitor": monitor, "backend": keras.backend.backend(), "steps_per_execution": how.steps_per_execution,
         "jit_compile": how.jit_compile, "callbacks": [type(callback).__name__ for callback in callbacks],
         "scores": how.scores, "tensorboard": how.tensorboard,
     }  # fmt: skip
-    folder, begun = run_folder.choose(folder, model.spec["name"], identity, how.new)
+    folder, resumed = run_folder.choose(folder, model.spec["name"], identity, how.new)
     _compile(trained, optimizer, how, model.run_eagerly)
     first = _first(source)
-    build_training(trained, first)  # makes the variables of optimizer and metrics, so that they can be saved
+    build_training(trained, first)  # creates the variables of optimizer and metrics, which states hold
     _check_monitor(monitor, trained, how.scores, callbacks)
-    with run_folder.alone(folder), Progress(how.epochs, source.steps, how.verbose) as progress:
+    with run_folder.locked(folder), Progress(how.epochs, source.steps, how.verbose) as progress:
         if how.dry_run:
             return _dry_run(trained, first, source, model, folder, how.epochs)
         run_folder.clean(folder / run_folder.STATES)
-        position, values = _position(folder, progress) if begun else ({}, [])
-        if begun and (position.get("ended") or run_folder.read(folder)["state"] == "finished"):
-            run_folder.tell(folder, state="finished", best=position.get("best"))
+        position, values = _position(folder, progress) if resumed else ({}, [])
+        if resumed and (position.get("ended") or run_folder.read(folder)["state"] == "finished"):
+            run_folder.update(folder, state="finished", best=position.get("best"))
             return _finished(model, folder, progress, how.epochs, source.steps)
         run_folder.check_room(folder, 3 * run_folder.size_of(trained) + 3 * 4 * model.count_params())
-        told = {"identity": identity, "command": shlex.join(sys.argv), **run_folder.surroundings(), **(about or {})}
-        run_folder.tell(folder, state="training", **({} if begun else told))
-        averaged, shown = Averaged(), _showing(model, validation, how.samples)
+        record = {"identity": identity, "command": shlex.join(sys.argv), **run_folder.surroundings(), **(about or {})}
+        run_folder.update(folder, state="training", **({} if resumed else record))
+        averaged, samples = AveragedWeights(), _samples_writer(model, validation, how.samples)
         others = [
             *_scoring(model, validation, how.scores),
             *callbacks,
             *([_tensorboard(folder)] if how.tensorboard else []),
         ]
-        keeper = Keeper(
+        checkpointer = Checkpointer(
             folder, model, source, averaged, epochs=how.epochs, save_every=how.save_every, monitor=monitor,
-            others=others, position=position, values=values, held_out=judged, samples=shown, progress=progress,
+            others=others, position=position, values=values, held_out=held_out, samples=samples, progress=progress,
         )  # fmt: skip
         progress.say(_opening(folder, position, source, how.epochs))
         try:
-            with keeper.heeding_signals(), warnings.catch_warnings():
-                warnings.filterwarnings("ignore", message="Your input ran out of data")  # the rest of an epoch
+            with checkpointer.handling_signals(), warnings.catch_warnings():
+                warnings.filterwarnings("ignore", message="Your input ran out of data")  # a resumed epoch is shorter
                 trained.fit(
-                    source.batches, validation_data=judged and judged.batches, initial_epoch=keeper.epoch,
-                    epochs=how.epochs, shuffle=False, verbose=0, callbacks=[averaged, *others, keeper],
+                    source.batches, validation_data=held_out and held_out.batches, initial_epoch=checkpointer.epoch,
+                    epochs=how.epochs, shuffle=False, verbose=0, callbacks=[averaged, *others, checkpointer],
                 )  # fmt: skip
         except (Diverged, Stopped) as error:
-            with contextlib.suppress(OSError):  # a full disk is not the news here
-                run_folder.tell(folder, state=f"{type(error).__name__.lower()}: {error}")
+            with contextlib.suppress(OSError):  # report the error above, not a full disk
+                run_folder.update(folder, state=f"{type(error).__name__.lower()}: {error}")
             raise
-        run_folder.tell(folder, state="finished", best=keeper.best, seconds=round(keeper.position()["seconds"], 1))
-        return _history(model, folder, keeper.rows, how.epochs, source.steps)
+        seconds = round(checkpointer.position()["seconds"], 1)
+        run_folder.update(folder, state="finished", best=checkpointer.best, seconds=seconds)
+        return _history(model, folder, checkpointer.rows, how.epochs, source.steps)
 
 
 def _check(model: Any, data: Any, callbacks: Sequence[Any], optimizer: Any, how: Settings) -> None:
-    """Refuse what cannot train together, before anything is read."""
+    """Raise an error for arguments that do not go together, before any data is read."""
     if not isinstance(model, VisionText):
         raise TypeError(f"train.run takes a model from zoo.build, not a {type(model).__name__}: call its own fit")
     if optimizer is not None and (how.ema is not None or how.accumulate > 1):
@@ -159,21 +160,21 @@ def _check(model: Any, data: Any, callbacks: Sequence[Any], optimizer: Any, how:
 
 
 def _check_monitor(monitor: str, trained: VisionText, scores: int, callbacks: Sequence[Any]) -> None:
-    """A figure that no epoch will end with, said before the first; what callbacks add cannot be known."""
+    """Raise an error before training if no epoch will have the monitored metric; callbacks may add others."""
     names = trained.get_metrics_result()
-    known = {*names, *(f"val_{name}" for name in names)}
-    others = [one for one in callbacks if not isinstance(one, keras.callbacks.EarlyStopping)]
-    if monitor not in known and not scores and not others:
-        more = "; what a captioner says is judged with scores=200 (--scores 200)"
+    available = {*names, *(f"val_{name}" for name in names)}
+    others = [callback for callback in callbacks if not isinstance(callback, keras.callbacks.EarlyStopping)]
+    if monitor not in available and not scores and not others:
+        hint = "; scores=200 (--scores 200) adds scores of captions"
         raise ValueError(
-            f"monitor={monitor!r}{did_you_mean(monitor, known)}: expected {', '.join(sorted(known))}{more}"
+            f"monitor={monitor!r}{did_you_mean(monitor, available)}: expected {', '.join(sorted(available))}{hint}"
         )
 
 
 def _behind_frozen_encoder(
     model: VisionText, data: Any, validation: Any, settings: Settings, root: Path
 ) -> tuple[VisionText, Any, Any]:
-    """With a frozen encoder: the model behind it, and features in place of pictures."""
+    """With a frozen image encoder, return the model behind it, and data with cached features in place of images."""
     if isinstance(data, Batches) or not model.has_layer("image_encoder"):
         return model, data, validation
     from vtx_keras.data import features
@@ -183,25 +184,25 @@ def _behind_frozen_encoder(
     if model.get_layer("image_encoder").trainable or any(how.get(name) for name in PIXEL_CHANGES):
         return model, data, validation
     if settings.verbose:
-        print(f"the image encoder is frozen: it looks at each picture once (kept in {root / 'features'})")
+        print(f"the image encoder is frozen: each picture is encoded once (features in {root / 'features'})")
     data, validation = (None if one is None else features(one, model, root / "features") for one in (data, validation))
     return model.behind_encoder(), data, validation
 
 
 def _source(ds: Any, model: VisionText, **how: Any) -> Any:
-    """Batches, steps, begin, rows_of and fingerprint of examples or arrays."""
+    """Return the `Epochs` of examples or arrays."""
     if isinstance(ds, Batches):
         return SimpleNamespace(
             batches=ds, steps=ds.steps, begin=ds.begin, rows_of=ds.rows_of, fingerprint=ds.fingerprint
         )
     from vtx_keras.data._pipeline import epochs
 
-    found = epochs(ds, model, **how)
-    return found._replace(batches=counted(found.batches, found.steps))
+    result = epochs(ds, model, **how)
+    return result._replace(batches=counted(result.batches, result.steps))
 
 
 def _compile(model: VisionText, optimizer: Any, settings: Settings, eager: bool) -> None:
-    """The model's own loss and metrics with the run's optimizer."""
+    """Compile the model with its own loss and metrics and the run's optimizer."""
     try:
         config = keras.saving.deserialize_keras_object(model.get_compile_config())
     except (TypeError, ValueError) as error:
@@ -215,23 +216,25 @@ def _compile(model: VisionText, optimizer: Any, settings: Settings, eager: bool)
 
 
 def _position(folder: Path, progress: Progress) -> tuple[dict, list]:
-    position, values, complaints = run_folder.latest(folder / run_folder.STATES)
-    for complaint in complaints:
-        progress.say(complaint)
-    if not position and complaints:
-        progress.say(f"{folder} has no sound state: it begins anew")
+    """Read position and values of the newest intact state, and report damaged ones."""
+    position, values, messages = run_folder.latest(folder / run_folder.STATES)
+    for message in messages:
+        progress.say(message)
+    if not position and messages:
+        progress.say(f"{folder} has no sound state: it starts from the beginning")
     return position, values
 
 
 def _opening(folder: Path, position: dict, source: Any, epochs: int) -> str:
+    """Say where the run starts."""
     if not position:
         return f"{folder}: {epochs} epochs of {source.steps} batches"
     at = f"epoch {position['epoch'] + 1} of {epochs}, after batch {position['done']} of {source.steps}"
-    return f"{folder}: goes on in {at}"
+    return f"{folder}: resumes in {at}"
 
 
 def _history(model: VisionText, folder: Path, rows: list[dict], epochs: int, steps: int) -> RunHistory:
-    """What `fit` would give after all these epochs, those of earlier processes among them."""
+    """Return the history of all epochs, including those of earlier processes."""
     history = RunHistory()
     history.set_model(model)
     history.set_params({"verbose": 0, "epochs": epochs, "steps": steps})
@@ -243,12 +246,12 @@ def _history(model: VisionText, folder: Path, rows: list[dict], epochs: int, ste
 
 
 def _finished(model: VisionText, folder: Path, progress: Progress, epochs: int, steps: int) -> RunHistory:
-    """Nothing is left to do: the model gets the weights the run ended with."""
+    """Load the last weights of a finished run into the model, and return its history."""
     progress.say(f"{folder} is finished: its last weights are loaded. Give another folder to train again")
-    for ours, theirs in zip(leaves(model), leaves(load(folder / "last")), strict=True):
-        if getattr(ours, "lora_enabled", False):  # saved with what LoRA added
-            clear_lora(ours)
-        for variable, value in zip(_without_lora(ours), theirs.weights, strict=True):
+    for layer, saved in zip(leaves(model), leaves(load(folder / "last")), strict=True):
+        if getattr(layer, "lora_enabled", False):  # its update was merged when the model was saved
+            clear_lora(layer)
+        for variable, value in zip(_without_lora(layer), saved.weights, strict=True):
             variable.assign(value)
     position, _, _ = run_folder.latest(folder / run_folder.STATES)
     return _history(model, folder, position.get("rows", []), epochs, steps)
@@ -259,7 +262,7 @@ def _without_lora(layer: keras.layers.Layer) -> list:
 
 
 def _first(source: Any) -> tuple:
-    """A batch, as NumPy arrays."""
+    """Return the first batch as NumPy arrays."""
     batch = source.batches[0] if isinstance(source.batches, Batches) else next(iter(source.batches))
     return keras.tree.map_structure(keras.ops.convert_to_numpy, batch)
 
@@ -267,23 +270,23 @@ def _first(source: Any) -> tuple:
 def _dry_run(
     trained: VisionText, first: tuple, source: Any, model: VisionText, folder: Path, epochs: int
 ) -> RunHistory:
-    """Shapes, parameters, steps and memory, and proof that the model can be saved; one batch is tried and forgotten."""
+    """Print shapes, parameters, steps and memory; save once and train one batch, and undo both."""
     import resource
 
-    with tempfile.TemporaryDirectory(prefix=".dry-", dir=folder) as tried:
-        save(model, Path(tried) / "last")
+    with tempfile.TemporaryDirectory(prefix=".dry-", dir=folder) as temporary:
+        save(model, Path(temporary) / "last")
         before = run_folder.values_of(trained)
-        run_folder.save_state(Path(tried) / run_folder.STATES, trained, {}, 0)
+        run_folder.save_state(Path(temporary) / run_folder.STATES, trained, {}, 0)
     inputs, labels, weight = first
     shapes = {name: tuple(value.shape) for name, value in inputs.items()}
     parameters = model.count_params()
-    learned = sum(int(keras.ops.size(variable)) for variable in trained.trainable_variables)
+    trainable = sum(int(keras.ops.size(variable)) for variable in trained.trainable_variables)
     loss = trained.train_on_batch(inputs, labels, weight, return_dict=True)["loss"]
     run_folder.restore(trained, before)
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (1e6 if sys.platform == "darwin" else 1e3)
     print(
         f"inputs      {', '.join(f'{name} {shape}' for name, shape in shapes.items())}\n"
-        f"parameters  {parameters:,d}, of which {learned:,d} learn\n"
+        f"parameters  {parameters:,d}, of which {trainable:,d} are trained\n"
         f"steps       {epochs} epochs of {source.steps} batches: {epochs * source.steps:,d}\n"
         f"memory      {peak:,.0f} MB at its peak, in one step of this batch size\n"
         f"states      {run_folder.size_of(trained) / 1e6:,.0f} MB each, two are kept\n"
@@ -297,18 +300,18 @@ def _scoring(model: VisionText, validation: Any, count: int) -> list[keras.callb
     if not count:
         return []
     if validation is None or isinstance(validation, Batches):
-        raise ValueError(f"scores={count}: the model speaks about validation examples, so pass validation=")
+        raise ValueError(f"scores={count}: scores are those of validation examples, so pass validation=")
     from vtx_keras.evaluate._run import Scores
 
-    return [Scores(validation, limit=count, whole=model)]  # a model that trains on features sees no pictures
+    return [Scores(validation, limit=count, whole=model)]  # the trained model may read features instead of images
 
 
-def _showing(model: VisionText, validation: Any, count: int) -> Callable[[Path], None] | None:
+def _samples_writer(model: VisionText, validation: Any, count: int) -> Callable[[Path], None] | None:
     if not count or validation is None or isinstance(validation, Batches):
         return None
-    from vtx_keras.train._report import shower
+    from vtx_keras.train._report import samples_writer
 
-    return shower(model, validation, count)
+    return samples_writer(model, validation, count)
 
 
 def _tensorboard(folder: Path) -> keras.callbacks.Callback:
@@ -320,7 +323,7 @@ def _tensorboard(folder: Path) -> keras.callbacks.Callback:
 
 
 def _unnamed(config: Any) -> Any:
-    """A config without the names that Keras numbers within a process, and without the modules classes lie in."""
+    """Remove the names that Keras numbers within a process, and the modules of classes, from a config."""
     if not isinstance(config, dict):
         return config
     return {key: _unnamed(value) for key, value in config.items() if key not in ("name", "module")}

@@ -1,4 +1,4 @@
-"""How a run trains: its settings, checked, and the optimizer they describe."""
+"""Settings of a run, checked when made, and the optimizer that they describe."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from vtx_keras.models.options import did_you_mean
 
 @dataclass(frozen=True)
 class Settings:
-    """How a run trains: what `run` takes by name beside model, data and folder. Checked when it is made.
+    """Settings of a run: the keyword options of `train.run`, checked when an object is made.
 
     >>> Settings(epochs=3).batch_size
     32
@@ -27,18 +27,18 @@ class Settings:
     epochs: int = 10
     batch_size: int = 32
     augment: bool | Mapping[str, Any] = False
-    unknown: str = "error"  # labels that are no class: "error" or "drop"
+    unknown: str = "error"  # for labels that are no class: "error" or "drop"
     learning_rate: float = 3e-4
     weight_decay: float = 0.05
-    warmup: float = 0.05  # share of the steps
-    clip: float = 1.0  # largest norm of the gradient; 0 for none
+    warmup: float = 0.05  # share of the steps in which the learning rate rises
+    clip: float = 1.0  # largest gradient norm; 0 for no clipping
     ema: float | None = None  # momentum of averaged weights
     accumulate: int = 1  # batches per update
     jit_compile: bool | str = "auto"
     steps_per_execution: int = 1
-    monitor: str | None = None  # which metric `best` goes by
+    monitor: str | None = None  # metric that selects `best`
     scores: int = 0  # validation examples that the model is scored on after each epoch
-    save_every: int = 200  # steps between states
+    save_every: int = 200  # steps between saved states
     seed: int = 0
     samples: int = 12  # examples on the page of samples
     tensorboard: bool = False
@@ -60,7 +60,7 @@ class Settings:
 
     @classmethod
     def of(cls, **options: Any) -> Settings:
-        """Settings by name, with a hint for a name that is close."""
+        """Make settings from options, with a hint for a misspelled name."""
         names = [one.name for one in fields(cls)]
         for name in options:
             if name not in names:
@@ -79,10 +79,11 @@ def adamw(
     ema: float | None = None,
     accumulate: int = 1,
 ) -> PacedAdamW:
-    """AdamW as one trains transformers: warm-up, then a cosine to zero; norms and biases do not decay; clipped.
+    """Return AdamW as is usual for transformers: warm-up and cosine decay, clipping, no decay of norms and biases.
 
-    `steps` are all batches of the run, `warmup` the share of them in which the rate rises, `ema` the momentum of an
-    average of the weights that is validated and kept in their place, `accumulate` the batches per update.
+    `steps` is the number of batches in the run and `warmup` the share of them in which the learning rate rises. `ema`
+    is the momentum of averaged weights, which are validated and saved in place of the trained ones. `accumulate` is the
+    number of batches per update.
 
     >>> model = keras.Sequential([keras.Input((2,)), keras.layers.Dense(3)])
     >>> round(float(adamw(model, 100, learning_rate=0.1, warmup=0.1).learning_rate), 3)

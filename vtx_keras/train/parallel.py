@@ -1,4 +1,4 @@
-"""Several devices: what is built and trained inside spreads over them.
+"""Train on several devices or hosts.
 
 with train.parallel.over("data"):
     model = zoo.build("cross_attn_captioner", weights=None)
@@ -15,13 +15,13 @@ import keras
 
 @contextlib.contextmanager
 def over(kind: str = "data", devices: list[str] | None = None) -> Iterator[None]:
-    """Spread over this host's devices: "data" gives each a part of the batch, "model" a part of the wide matrices.
+    """Spread over this host's devices: "data" splits each batch, "model" splits the wide matrices.
 
     On the TensorFlow backend "data" is `MirroredStrategy`; on JAX it is `keras.distribution.DataParallel`, over all
     hosts after `join`, and "model" is `ModelParallel`. Build and train inside; the batch must divide by the devices.
 
-    Two things `MirroredStrategy` does on each device alone: the mean over words, so that where devices differ in their
-    number of words each word counts a little more or less; and clipping. On JAX both are those of the whole batch.
+    `MirroredStrategy` takes the mean over words and clips gradients on each device separately, so words count slightly
+    differently if the devices have different numbers of words. On JAX both apply to the whole batch.
 
     >>> with over("data"):
     ...     _ = keras.Sequential([keras.Input((2,)), keras.layers.Dense(1)])
@@ -48,9 +48,9 @@ def over(kind: str = "data", devices: list[str] | None = None) -> Iterator[None]
 
 
 def join(coordinator: str, processes: int, process: int) -> None:
-    """Make this process one of many, each on its own host: the same command on each, with its own number.
+    """Join a group of processes, one per host, that all run the same command with their own `process` number.
 
-    `coordinator` is the address:port of process 0, which all must reach. Call it before anything is built.
+    `coordinator` is the address:port of process 0, which all must reach. Call this before anything is built.
     """
     if keras.backend.backend() != "jax":
         raise ValueError(
@@ -67,7 +67,7 @@ def _data(devices: list[str]) -> keras.distribution.Distribution:
 
 
 def _model(devices: list[str]) -> keras.distribution.Distribution:
-    """Matrices that widen are cut across their outputs, those that narrow again across their inputs."""
+    """Split matrices that widen by their outputs, and those that narrow by their inputs."""
     mesh = keras.distribution.DeviceMesh((1, len(devices)), ["batch", "model"], devices)
     layout = keras.distribution.LayoutMap(mesh)
     layout[".*(query|key_value|up|gates|candidate|from_text|from_image)/kernel"] = (None, "model")

@@ -27,7 +27,7 @@ from photographs import HERE, ODD, SIZES, pixels
 
 from vtx_keras.checkpoints import _encoders as published
 from vtx_keras.checkpoints._folder import CONFIG, WEIGHTS
-from vtx_keras.models import encoders as architectures
+from vtx_keras.models.encoders import SCALING, backbone_of
 
 ZOO = HERE.parents[2] / "zoo/encoders"
 NOTES = {
@@ -103,9 +103,9 @@ def processor() -> str:
 
 def card(name: str, results: dict) -> str:
     """The README of an encoder's folder."""
-    entry, figures = architectures.PUBLISHED[name], results["figures"]
+    entry, network, figures = published.PUBLISHED[name], backbone_of(name), results["figures"]
     held = (ZOO / name / WEIGHTS).is_file()
-    is_text = entry.modality == "text"
+    is_text = network.modality == "text"
     takes = "token ids, 0 = padding" if is_text else "pixels 0–255 of any size from 32 px; its scaling is in the graph"
     gives = f"(batch, tokens, {results['width']})" if is_text else f"a map (rows, columns, {results['width']})"
     head = "the sentence: mean of its tokens, unit length" if is_text else "logits of ImageNet's 1000 classes"
@@ -134,8 +134,8 @@ def card(name: str, results: dict) -> str:
 |---|---|
 | takes | {takes} |
 | gives | {gives}; with `head=True` {head} |
-| native size | {entry.size} {"tokens" if is_text else "px"} |
-| scaling | {"none" if is_text else json.dumps(architectures.SCALING[name])} |
+| native size | {network.size} {"tokens" if is_text else "px"} |
+| scaling | {"none" if is_text else json.dumps(SCALING[name])} |
 | parameters | {results["parameters"]:,} for features, {results["parameters_with_head"]:,} with the head |
 | stored | {results["megabytes_float16"]} MB as float16, {results["megabytes_float32"]} MB as float32 |
 | time | {results["ms"]} CPU ms for {"32 tokens" if is_text else "a picture of native size"} ({results["hardware"]}) |
@@ -162,7 +162,7 @@ def main() -> None:
     archives = parser.parse_args().archives
     tf.config.threading.set_intra_op_parallelism_threads(1)
     tf.config.threading.set_inter_op_parallelism_threads(1)
-    for name in [name for name, entry in architectures.PUBLISHED.items() if entry.archive]:
+    for name in [name for name, entry in published.PUBLISHED.items() if entry.archive]:
         with tempfile.TemporaryDirectory() as scratch:
             exact = published.convert(name, Path(scratch) / "exact", archives)
             half = ZOO / name
