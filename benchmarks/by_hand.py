@@ -93,14 +93,8 @@ def onnx_files(model) -> dict[tuple[str | None, str], Callable[[], Any]]:
     def hoist(model: Any) -> None:
         _onnx.hoist_loop_invariants(model.graph)
 
-    def sink(model: Any) -> None:
-        _onnx.move_weights_into_loops(model.graph)
-
     def float16(model: Any) -> None:
         _onnx.store_float16(model, lambda node: True)
-
-    def convolutions(model: Any) -> None:
-        _onnx.store_convolutions(model)
 
     tables, int8 = _onnx.deduplicate_tables, _onnx.quantize_int8
     files: dict[tuple[str | None, str], Callable[[], Any]] = {
@@ -111,12 +105,11 @@ def onnx_files(model) -> dict[tuple[str | None, str], Callable[[], Any]]:
         ("float16", "ours"): lambda: passes(hoist, tables, float16),
         ("float16", "onnxruntime's float16 of ours"): lambda: passes(hoist, tables, half_by_onnxruntime),
         ("int8", "ours"): lambda: passes(hoist, int8),
-        ("int8", "ours without move_weights_into_loops"): lambda: passes(hoist, matrices_in_int8, convolutions),
-        ("int8", "ours without store_convolutions"): lambda: passes(hoist, sink, matrices_in_int8),
+        ("int8", "ours without hoist_loop_invariants"): lambda: passes(int8),
+        ("int8", "ours without store_convolutions"): lambda: passes(hoist, matrices_in_int8),
         ("int8", "quantize_dynamic of tf2onnx"): lambda: passes(dynamic),
         ("int8", "quantize_dynamic of ours float32"): lambda: passes(hoist, tables, dynamic),
-        ("int8", "quantize_dynamic with subgraphs, of ours float32"): lambda: passes(hoist, tables, dynamic_subgraphs),
-        ("int8", "quantize_dynamic with subgraphs, weights in loops"): lambda: passes(hoist, sink, dynamic_subgraphs),
+        ("int8", "quantize_dynamic of ours float32, in loops too"): lambda: passes(hoist, dynamic_in_loops),
     }
     if installed("onnxslim"):
         from onnxslim import slim
@@ -154,8 +147,8 @@ def dynamic(model: Any, **settings: Any) -> Any:
         return onnx.load_model(after)
 
 
-def dynamic_subgraphs(model: Any) -> Any:
-    """Quantize a model by onnxruntime, in the bodies of its loops too."""
+def dynamic_in_loops(model: Any) -> Any:
+    """Quantize a model by onnxruntime, in the bodies of its loops too, with a scale per channel."""
     return dynamic(model, per_channel=True, extra_options={"EnableSubgraph": True})
 
 

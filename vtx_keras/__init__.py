@@ -18,3 +18,7 @@ def __getattr__(name: str) -> Any:
     if name in __all__:
         return importlib.import_module(f"vtx_keras.{_ALIASES.get(name, name)}")
     raise AttributeError(f"module 'vtx_keras' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return __all__

@@ -38,3 +38,7 @@ def __getattr__(name: str) -> Any:
     if name in _MODULE_OF:
         return getattr(importlib.import_module(f"vtx_keras.{_MODULE_OF[name]}"), name)
     raise AttributeError(f"module 'vtx_keras.metrics' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return __all__

@@ -1,4 +1,4 @@
-"""`vtx eval`."""
+"""`vtx eval`: results of a CSV in a folder, and mistakes in a line."""
 
 from __future__ import annotations
 
@@ -7,21 +7,15 @@ import json
 import subprocess
 import sys
 
-import click.testing
 import keras
 import toys
 from PIL import Image
 
 from vtx_keras import zoo
 from vtx_keras.checkpoints import _folder as weights
-from vtx_keras.cli._evaluate import evaluate as command
 
 
-def vtx_eval(*arguments):
-    return click.testing.CliRunner().invoke(command, list(map(str, arguments)))
-
-
-def test_the_command_judges_a_csv_and_keeps_what_it_found(tmp_path):
+def test_vtx_eval_scores_a_csv_and_writes_results(tmp_path):
     model = toys.eager(toys.toy("gated_vqa"))
     saved = zoo.save(model, tmp_path / "mine")
     with (tmp_path / "rows.csv").open("w", newline="") as file:
@@ -31,7 +25,7 @@ def test_the_command_judges_a_csv_and_keeps_what_it_found(tmp_path):
             Image.fromarray(picture).save(tmp_path / f"{number}.png")
             for question in ("w1", "w2"):
                 table.writerow([f"{number}.png", question, "no", "train" if number % 2 else "test"])
-    run = vtx_eval(saved, "--data", tmp_path / "rows.csv", "--out", tmp_path / "out", "--limit", 6)
+    run = toys.vtx("eval", saved, "--data", tmp_path / "rows.csv", "--out", tmp_path / "out", "--limit", 6)
     assert run.exit_code == 0, run.output
     assert "accuracy" in run.output
     assert "most frequent" in run.output
@@ -40,11 +34,11 @@ def test_the_command_judges_a_csv_and_keeps_what_it_found(tmp_path):
     assert kept["about"]["command"].startswith("vtx eval ")
     assert " --limit 6 " in kept["about"]["command"]
     assert len(kept["about"]["sha256"]) == len(kept["about"]["weights_file_sha256"]) == 64
-    run = vtx_eval(saved, "--data", tmp_path / "rows.csv", "--no-baselines", "--json")
+    run = toys.vtx("eval", saved, "--data", tmp_path / "rows.csv", "--no-baselines", "--json")
     assert json.loads(run.stdout)["baselines"] == {}
 
 
-def test_what_follows_a_prompt_is_judged(tmp_path):
+def test_the_text_after_a_prompt_is_scored(tmp_path):
     keras.utils.set_random_seed(0)  # of some weights a caption ends with its prompt
     model = toys.eager(toys.decisive("cross_attn_captioner"))
     pictures = toys.pictures(model, 3).astype("uint8")
@@ -57,12 +51,12 @@ def test_what_follows_a_prompt_is_judged(tmp_path):
             table.writerow([f"{number}.png", said.removeprefix("w5 ")])
     saved = zoo.save(model, tmp_path / "mine")
     for prompt, exact in ((["--prompt", "w5"], True), ([], False)):
-        run = vtx_eval(saved, "--data", tmp_path / "rows.csv", *prompt, "--json")
+        run = toys.vtx("eval", saved, "--data", tmp_path / "rows.csv", *prompt, "--json")
         assert run.exit_code == 0, run.output
         assert (json.loads(run.stdout)["metrics"]["exact_match"]["value"] == 1) == exact
 
 
-def test_the_command_says_in_a_line_what_is_wrong(tmp_path):
+def test_vtx_eval_reports_a_mistake_in_a_line(tmp_path):
     (tmp_path / "a file").touch()
     (zoo.save(toys.toy("gated_vqa"), tmp_path / "cut") / weights.WEIGHTS).unlink()
     for arguments, told in (
@@ -76,16 +70,16 @@ def test_the_command_says_in_a_line_what_is_wrong(tmp_path):
         (("retriever", "--data", "sample", "--beams", "3"), "leave out beams, scorers and tokenizer"),
         (("retriever", "--data", "sample", "--out", tmp_path / "a file"), "File exists"),
     ):
-        run = vtx_eval(*arguments)
+        run = toys.vtx("eval", *arguments)
         assert run.exit_code == 2
         assert told in run.output
         assert run.output.startswith("vtx: ")
         assert run.output.count("\n") == 1
 
 
-def test_the_commands_help_loads_neither_keras_nor_numpy():
+def test_the_help_of_vtx_eval_loads_neither_keras_nor_numpy():
     script = (
-        "import sys\nfrom vtx_keras.evaluate.cli import evaluate\ntry:\n    evaluate(['--help'])\nexcept SystemExit:\n"
+        "import sys\nfrom vtx_keras.cli._evaluate import evaluate\ntry:\n    evaluate(['--help'])\nexcept SystemExit:\n"
         "    pass\nassert not {'keras', 'numpy', 'tensorflow', 'rich'} & set(sys.modules)"
     )
     subprocess.run([sys.executable, "-c", script], check=True, capture_output=True)

@@ -1,23 +1,21 @@
-"""`vtx explain`."""
+"""`vtx explain`: a drawing, and mistakes in a line."""
 
 from __future__ import annotations
 
-from click.testing import CliRunner
 from PIL import Image
-from toys import toy
+from toys import toy, vtx
 
 from vtx_keras import zoo
-from vtx_keras.cli._predict import explain as command
 
 
-def test_the_command_draws_and_says_what_is_wrong(tmp_path):
+def test_vtx_explain_draws_and_reports_mistakes(tmp_path):
     zoo.save(toy("cross_attn_vqa"), tmp_path / "model")
     picture = tmp_path / "a.png"
     Image.new("RGB", (40, 20), "red").save(picture)
     out = tmp_path / "maps.png"
 
     def run(*arguments):
-        return CliRunner().invoke(command, [str(tmp_path / "model"), str(picture), *arguments, "--out", str(out)])
+        return vtx("explain", tmp_path / "model", picture, *arguments, "--out", out)
 
     result = run("--text", "w1 w2", "--word", "w2", "--block", "0")
     assert result.exit_code == 0, result.output

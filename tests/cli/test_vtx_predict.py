@@ -1,4 +1,4 @@
-"""`vtx predict`: pictures from anywhere, past the bad ones, in every form."""
+"""`vtx predict`: images from anywhere, bad ones reported, results in every form."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def folder(tmp_path) -> Path:
     for number, pixels in enumerate(pictures(toy("gated_captioner"), 3)):
         Image.fromarray(pixels.astype("uint8")).save(home / f"{number}.png")
     (home / "1b.png").write_bytes(b"no picture")
-    (home / "notes.txt").write_text("not looked at")
+    (home / "notes.txt").write_text("not an image")
     return home
 
 
@@ -42,7 +42,7 @@ def vtx(*arguments, **kwargs):
     return toys.vtx("predict", *arguments, **kwargs)
 
 
-def test_a_folder_a_pattern_and_a_file_say_the_same(model, folder):
+def test_a_folder_a_pattern_and_a_file_give_the_same_results(model, folder):
     run = vtx(model, folder, folder / "*.png", folder / "0.png", "--json")
     rows = [json.loads(line) for line in run.stdout.splitlines()]
     assert run.exit_code == 1
@@ -52,7 +52,7 @@ def test_a_folder_a_pattern_and_a_file_say_the_same(model, folder):
     assert [set(row) for row in rows[:4]] == [{"picture", "result"}] * 2 + [{"picture", "error"}, {"picture", "result"}]
 
 
-def test_standard_input_and_an_address_give_what_the_file_gives(model, folder):
+def test_standard_input_and_an_address_give_the_results_of_the_file(model, folder):
     handler = functools.partial(SimpleHTTPRequestHandler, directory=str(folder))
     handler.log_message = lambda *_: None
     with HTTPServer(("localhost", 0), handler) as server:
@@ -89,7 +89,7 @@ def test_a_file_holds_all_rows_and_appears_whole(model, folder, tmp_path, form):
     assert not list(out.parent.glob(".*"))
 
 
-def test_what_cannot_be_meant_is_said(model, tmp_path):
+def test_mistakes_are_reported(model, tmp_path):
     run = vtx(model, tmp_path / "*.png", tmp_path, "-", input=b"")
     assert run.exit_code == 2
     assert "the pattern matches nothing" in run.stderr
@@ -110,7 +110,7 @@ def test_what_cannot_be_meant_is_said(model, tmp_path):
     assert (run.exit_code, run.stdout) == (2, "[]\n")
 
 
-def test_a_name_of_any_bytes_is_told(model, folder):
+def test_a_file_name_may_hold_any_bytes(model, folder):
     strange = os.fsdecode(os.fsencode(folder) + b"/caf\xe9.png")
     os.rename(folder / "0.png", strange)
     run = vtx(model, folder, "--json")
@@ -118,5 +118,5 @@ def test_a_name_of_any_bytes_is_told(model, folder):
     assert vtx(model, folder, "--out", folder / "out.csv").exit_code == 1
 
 
-def test_a_folder_is_a_clip_for_models_that_see_clips(tmp_path):
+def test_a_folder_is_a_clip_for_video_models(tmp_path):
     assert [one.picture for one in sources([str(tmp_path)], clips=True)] == [tmp_path]

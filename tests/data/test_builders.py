@@ -14,6 +14,7 @@ import archives as small
 import numpy as np
 import pytest
 import tensorflow_datasets as tfds
+from paths import ROOT
 
 from vtx_keras import _files as archives
 from vtx_keras import data
@@ -53,7 +54,7 @@ def test_emoji_holds_every_picture_with_its_name_in_its_split(folder):
     assert tuple(openmoji["image"][0, 0]) == (255, 255, 255)
 
 
-def test_emoji_more_knows_emoji_by_their_names_and_leaves_out_skin_of_which_none_speaks(folder):
+def test_emoji_more_finds_emoji_by_name_and_omits_skin_tones_that_artists_do_not_draw(folder):
     data.load("emoji_more", "train", folder=folder)
     rows = []
     for split in _builder.counts("emoji_more", folder):
@@ -71,7 +72,7 @@ def test_emoji_more_knows_emoji_by_their_names_and_leaves_out_skin_of_which_none
     assert tuple(red["image"][0, 0]) == (255, 255, 255)
 
 
-def test_where_sees_the_set_and_columns_what_is_left(folder):
+def test_where_filters_before_columns_rename(folder):
     columns = {"text": "keywords", "label": "group"}
     ds = data.load("emoji", "train", columns=columns, where=lambda row: row["vendor"] == "noto", folder=folder)
     rows = list(ds.as_numpy_iterator())
@@ -80,7 +81,7 @@ def test_where_sees_the_set_and_columns_what_is_left(folder):
     assert all(row["id"].startswith(b"noto") and row["label"].decode() in _emoji.GROUPS for row in rows)
 
 
-def test_emoji_speaks_the_language_of_its_config(folder):
+def test_emoji_has_the_language_of_its_config(folder):
     assert all(row["caption"] == b"de " + row["name"] for row in examples("emoji/de", "train", folder))
     assert {config.name for config in _emoji.Emoji.BUILDER_CONFIGS} >= {
         "en",
@@ -94,7 +95,7 @@ def test_emoji_speaks_the_language_of_its_config(folder):
     }
 
 
-def test_emoji_video_holds_what_moves(folder):
+def test_emoji_video_holds_animated_emoji(folder):
     data.load("emoji_video", "train", folder=folder)
     rows = [row for split in _builder.counts("emoji_video", folder) for row in examples("emoji_video", split, folder)]
     assert {row["name"].decode() for row in rows} == {name for _, name, _ in small.EMOJI[::2]}
@@ -111,7 +112,7 @@ def test_easy_vqa_and_its_validation_by_image(folder):
     ]
 
 
-def test_a_word_whose_drawing_an_unseen_word_shares_is_left_out(folder):
+def test_a_word_that_shares_its_drawing_with_a_held_out_word_is_left_out(folder):
     found = {
         row["caption"].decode(): (split, row)
         for split in ("train", "validation", "test")
@@ -146,10 +147,10 @@ def test_vqa_rad_refuses_files_that_are_not_the_release(tmp_path):
         data.load("vqa_rad", folder=tmp_path)
 
 
-def test_a_build_that_was_killed_leaves_nothing_that_is_read(folder, tmp_path):
+def test_a_killed_build_leaves_nothing_that_is_read(folder, tmp_path):
     script = (
         "import sys, time\n"
-        "sys.path.insert(0, 'tests')\n"
+        "sys.path.insert(0, 'tests/support')\n"
         "from pathlib import Path\n"
         "import archives as small, pytest\n"
         "from vtx_keras import media\n"
@@ -166,8 +167,7 @@ def test_a_build_that_was_killed_leaves_nothing_that_is_read(folder, tmp_path):
     )
     (tmp_path / "kill").touch()
     command = [sys.executable, "-c", script, str(tmp_path)]
-    root = Path(__file__).parents[1]
-    process = subprocess.Popen(command, cwd=root, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
+    process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
     assert any(line == "reading\n" for line in process.stdout)
     process.send_signal(signal.SIGKILL)
     process.wait()
@@ -212,7 +212,7 @@ def test_no_test_concept_or_picture_is_in_train():
 
 
 @pytest.mark.network
-def test_of_fluent_too_skin_gets_darker_with_its_name():
+def test_skin_in_fluent_pictures_darkens_with_its_name():
     tones, shades = ("medium-light", "medium", "medium-dark", "dark"), defaultdict(dict)  # light skin has black hair
     for split in ("vendor", "test"):
         for row in data.load("emoji", split).as_numpy_iterator():

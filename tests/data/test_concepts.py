@@ -3,30 +3,30 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from pathlib import Path
 
 import pytest
+from paths import EMOJI_NAMES
 
-from vtx_keras.data.sets import concepts as emoji
+from vtx_keras.data.sets import _emoji, concepts
 
-NAMES = (Path(__file__).parent / "data" / "emoji_names.txt").read_text(encoding="utf-8").split("\n")[:-1]
+NAMES = EMOJI_NAMES.read_text(encoding="utf-8").split("\n")[:-1]
 
 
 def by_split() -> dict[str, list[str]]:
     found = defaultdict(list)
     for name in NAMES:
-        found[emoji.split_of(name)].append(name)
+        found[concepts.split_of(name)].append(name)
     return found
 
 
 def test_every_name_has_a_split_and_the_sizes_are_as_documented():
     sizes = {split: len(names) for split, names in by_split().items()}
     assert sizes == {"train": 2361, "test": 848, "validation": 243, "composition": 65, "flags": 269}
-    assert len({emoji.concept(name) for name in by_split()["test"]}) >= 300
+    assert len({concepts.concept(name) for name in by_split()["test"]}) >= 300
 
 
-def test_no_concept_lies_on_two_sides():
-    sides = {split: {emoji.concept(name) for name in names} for split, names in by_split().items()}
+def test_no_concept_is_in_two_splits():
+    sides = {split: {concepts.concept(name) for name in names} for split, names in by_split().items()}
     assert not sides["train"] & sides["validation"]
     assert not sides["train"] & sides["test"]
     assert not sides["validation"] & sides["test"]
@@ -40,7 +40,7 @@ def test_no_lemmatised_base_name_of_the_test_is_in_train():
 
     unseen = {base(name) for name in by_split()["test"] + by_split()["validation"]}
     seen = {base(name) for name in by_split()["train"] + by_split()["composition"]}
-    # What is left of a name without its colours may coincide ("person" alone); words that say something may not.
+    # An empty set of words may occur on both sides ("person" alone), any other may not.
     assert not {words for words in unseen & seen if words}
 
 
@@ -61,11 +61,11 @@ def test_no_lemmatised_base_name_of_the_test_is_in_train():
         ["brown square", "dark skin tone", "new moon"],  # OpenMoji draws them alike
     ],
 )
-def test_what_looks_alike_is_one_concept(alike):
-    assert len({emoji.concept(name) for name in alike}) == 1
+def test_names_that_look_alike_are_one_concept(alike):
+    assert len({concepts.concept(name) for name in alike}) == 1
 
 
-def test_what_differs_is_not():
+def test_different_things_are_different_concepts():
     names = [
         "hot dog",
         "dog",
@@ -78,18 +78,18 @@ def test_what_differs_is_not():
         "fire",
         "firefighter",
     ]
-    assert len({emoji.concept(name) for name in names}) == len(names)
+    assert len({concepts.concept(name) for name in names}) == len(names)
 
 
 def test_the_held_out_triples_are_unseen_but_each_of_their_factors_is_seen():
-    seen = {emoji.person(name) for name in by_split()["train"]} - {None}
-    held = {emoji.person(name) for name in by_split()["composition"]}
+    seen = {concepts.person(name) for name in by_split()["train"]} - {None}
+    held = {concepts.person(name) for name in by_split()["composition"]}
     assert None not in held
     assert not held & seen
     for place in range(3):
         assert {triple[place] for triple in held} <= {triple[place] for triple in seen}
     # Each two of the three are seen together as well (the job in that tone perhaps of neither gender).
-    tones = {(emoji.concept(name), name.split(": ")[-1].removesuffix(" skin tone")) for name in by_split()["train"]}
+    tones = {(concepts.concept(name), name.split(": ")[-1].removesuffix(" skin tone")) for name in by_split()["train"]}
     genders = {(job, gender) for job, gender, _ in seen}
     assert all((job, tone) in tones and (job, gender) in genders for job, gender, tone in held)
 
@@ -104,13 +104,9 @@ def test_the_held_out_triples_are_unseen_but_each_of_their_factors_is_seen():
         ("openmoji", "flag: Mexico", "flags"),
     ],
 )
-def test_fluent_serves_vendor_and_test_alone(vendor, name, split):
-    from vtx_keras.data.sets import _emoji as builders
-
-    assert builders.split_of(vendor, name) == split
+def test_fluent_is_in_vendor_and_test_only(vendor, name, split):
+    assert _emoji.split_of(vendor, name) == split
 
 
-def test_no_tuning_sees_fluent():
-    from vtx_keras.data.sets import _emoji as builders
-
-    assert {builders.split_of("fluent", name) for name in NAMES} == {"vendor", "test", "flags", None}
+def test_fluent_is_in_no_split_that_models_are_tuned_on():
+    assert {_emoji.split_of("fluent", name) for name in NAMES} == {"vendor", "test", "flags", None}

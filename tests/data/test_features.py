@@ -2,27 +2,21 @@
 
 from __future__ import annotations
 
-import io
-
 import numpy as np
 import pytest
 import tensorflow as tf
 import toys
+from images import encoded
 from PIL import Image
 
 from vtx_keras import data
+from vtx_keras.data import _feature_cache
 from vtx_keras.inputs import text
-
-
-def png(picture: np.ndarray) -> bytes:
-    file = io.BytesIO()
-    Image.fromarray(picture).save(file, "PNG")
-    return file.getvalue()
 
 
 def pairs(form: str, count: int = 6) -> tf.data.Dataset:
     pictures = np.random.default_rng(0).integers(0, 256, (count, 40, 40, 3), dtype="uint8")
-    stored = pictures if form == "pixels" else [png(picture) for picture in pictures]
+    stored = pictures if form == "pixels" else [encoded(Image.fromarray(picture)) for picture in pictures]
     return tf.data.Dataset.from_tensor_slices({"image": stored, "caption": toys.texts(count)})
 
 
@@ -42,10 +36,8 @@ def test_training_on_features_trains_the_model(name, form, tmp_path, capsys):
     np.testing.assert_allclose(head(seen[0], training=False), model(whole[0], training=False), atol=2e-2)
 
 
-def test_features_are_read_where_they_are_and_made_where_they_are_not(tmp_path, monkeypatch, capsys):
-    from vtx_keras.data import _feature_cache as caching
-
-    monkeypatch.setattr(caching, "SHARD", 2)
+def test_stored_features_are_read_and_missing_ones_made(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(_feature_cache, "SHARD", 2)
     model = toys.toy("retriever")
     model.freeze("image")
     wanted = [row["image"] for row in data.features(pairs("encoded"), model, tmp_path).as_numpy_iterator()]
@@ -64,10 +56,8 @@ def test_features_are_read_where_they_are_and_made_where_they_are_not(tmp_path, 
     assert "4 read, 0 made" in capsys.readouterr().out
 
 
-def test_a_picture_of_many_examples_is_looked_at_once(tmp_path, monkeypatch, capsys):
-    from vtx_keras.data import _feature_cache as caching
-
-    monkeypatch.setattr(caching, "SHARD", 2)
+def test_an_image_of_several_examples_is_encoded_once(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(_feature_cache, "SHARD", 2)
     model = toys.toy("retriever")
     model.freeze("image")
     once = [row["image"] for row in data.features(pairs("encoded", 3), model, tmp_path / "once").as_numpy_iterator()]
@@ -81,7 +71,7 @@ def test_a_picture_of_many_examples_is_looked_at_once(tmp_path, monkeypatch, cap
     assert [row["caption"].decode() for row in found] == toys.texts(len(order))
 
 
-def test_features_and_pictures_are_not_mixed_up(tmp_path):
+def test_features_and_images_are_not_confused(tmp_path):
     model = toys.toy("retriever")
     model.freeze("image")
     head, features = model.behind_encoder(), data.features(pairs("encoded"), model, tmp_path)
@@ -96,6 +86,6 @@ def test_features_and_pictures_are_not_mixed_up(tmp_path):
     assert (inputs["tokens"].numpy() == text.MASK).any()
 
 
-def test_features_of_an_encoder_that_learns_are_warned_of(tmp_path):
+def test_features_of_a_trainable_encoder_give_a_warning(tmp_path):
     with pytest.warns(UserWarning, match="not frozen"):
         data.features(pairs("pixels"), toys.toy("retriever"), tmp_path)

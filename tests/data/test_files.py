@@ -1,4 +1,4 @@
-"""Your own files: what is taken, what is refused, and that every row is told."""
+"""Files of users: what is read, what is refused, and that every bad row is listed."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ def damaged() -> bytes:
 
 
 ANIMATED = {"save_all": True, "append_images": [picture(1), picture(2)]}
-CORPUS = {  # file, its bytes, and what is wrong with it ("" for nothing)
+CORPUS = {  # file, its bytes, and its error ("" for none)
     "plain.png": (encoded(), ""),
     "plain.jpg": (encoded("JPEG"), ""),
     "grey.jpg": (encoded("JPEG", "L"), ""),
@@ -113,7 +113,7 @@ def listed(folder: Path) -> list[dict]:
 
 
 @pytest.mark.parametrize("name", CORPUS)
-def test_a_file_has_its_verdict(name, tmp_path):
+def test_a_file_is_read_or_listed_with_its_error(name, tmp_path):
     content, wrong = CORPUS[name]
     if content is not None:
         (tmp_path / name).write_bytes(content)
@@ -140,7 +140,7 @@ def test_a_file_has_its_verdict(name, tmp_path):
 
 
 @pytest.mark.parametrize("words", WORDS, ids=lambda words: repr(words[:12]))
-def test_a_text_has_its_verdict(words, tmp_path):
+def test_a_text_is_read_or_listed_with_its_error(words, tmp_path):
     (tmp_path / "good.png").write_bytes(encoded())
     (tmp_path / "captions.csv").write_bytes(b"image,text\ngood.png," + words + b"\ngood.png,a good one\n")
     with warnings.catch_warnings():
@@ -174,7 +174,7 @@ def test_nothing_good_is_an_error(tmp_path):
         data.from_csv(table(tmp_path, ["image,caption", "gone.png,a thing"]), most_bad=1)
 
 
-def test_columns_are_known_by_many_names_and_a_missing_one_is_told(tmp_path):
+def test_columns_have_many_names_and_a_missing_one_is_an_error(tmp_path):
     ds = data.from_csv(table(tmp_path, ["Filename,Question,Answer,extra", "0.png,is it red?,no,x"]))
     example = next(iter(ds))
     assert (example["question"].numpy(), example["answer"].numpy()) == (b"is it red?", b"no")
@@ -186,7 +186,7 @@ def test_columns_are_known_by_many_names_and_a_missing_one_is_told(tmp_path):
         data.from_csv(tmp_path / "none.csv")
 
 
-def test_columns_of_other_names_are_said(tmp_path):
+def test_columns_of_other_names_can_be_given(tmp_path):
     Image.new("RGB", (8, 8), "red").save(tmp_path / "red.png")
     table = tmp_path / "mine.csv"
     table.write_text("photo,words,caption\nred.png,a red square,not this\n")
@@ -216,21 +216,21 @@ def test_columns_of_other_names_are_said(tmp_path):
 
 
 @pytest.mark.parametrize("between", ["\t", ";"])
-def test_tables_of_other_signs_are_read(between, tmp_path):
+def test_tables_with_other_separators_are_read(between, tmp_path):
     lines = [between.join(cells) for cells in (("image", "caption", "split"), ("0.png", "a, b", "train"))]
     file = table(tmp_path, lines).replace(tmp_path / "set.tsv")
     assert data.has_splits(file)
     assert [row["caption"] for row in data.named(file, "train").as_numpy_iterator()] == [b"a, b"]
 
 
-def test_a_caption_cut_at_its_commas_is_no_caption(tmp_path):
+def test_a_caption_split_at_its_commas_is_listed(tmp_path):
     file = table(tmp_path, ["image,caption", "0.png,one,", "1.png,one, two and three"])
     with pytest.warns(UserWarning, match="1 of 2 rows are left out"):
         assert len(data.from_csv(file, most_bad=0.5)) == 1
     assert "3 cells under 2 names: put a text with commas in quotes" in listed(tmp_path)[0]["reason"]
 
 
-def test_a_quote_left_open_is_told(tmp_path):
+def test_an_open_quote_is_reported(tmp_path):
     lines = ["image,caption", '0.png,"an open quote', *("1.png,a thing" for _ in range(20))]
     with pytest.warns(UserWarning, match=r"1 texts of .* have several lines.*ends in line 22: .* a quote is left open"):
         data.from_csv(table(tmp_path, lines))
@@ -238,7 +238,7 @@ def test_a_quote_left_open_is_told(tmp_path):
         data.from_csv(table(tmp_path, [*lines, *("1.png,a thing" for _ in range(10_000))]))
 
 
-def test_texts_that_are_not_utf_8_are_told(tmp_path):
+def test_texts_that_are_not_utf_8_give_a_warning(tmp_path):
     Image.new("RGB", (8, 8)).save(tmp_path / "a.png")
     (tmp_path / "cells.csv").write_bytes("image,text\na.png,café crème\na.png,tea\n".encode("latin-1"))
     with pytest.warns(UserWarning, match=r"1 rows of .*cells.csv are not UTF-8"):
@@ -249,7 +249,7 @@ def test_texts_that_are_not_utf_8_are_told(tmp_path):
         data.from_folder(tmp_path)
 
 
-def test_a_picture_beside_the_split_folders_is_told(tmp_path):
+def test_an_image_beside_the_split_folders_gives_a_warning(tmp_path):
     for place in ("train/0", "val/1", "2"):
         file = tmp_path / f"{place}.png"
         file.parent.mkdir(exist_ok=True)
@@ -269,7 +269,7 @@ def test_a_folder_does_not_hide_a_data_set_of_its_name(tmp_path, monkeypatch):
         data.named("./sample")
 
 
-def test_a_split_is_chosen_and_shared_pictures_are_told(tmp_path):
+def test_images_shared_between_splits_give_a_warning(tmp_path):
     lines = ["image,caption,split", "0.png,a,train", "1.png,b,train", "2.png,c,validation", "1.png,d,validation"]
     with pytest.warns(
         UserWarning, match=r"1 pictures occur in more than one split.*1.png \(train\).*1.png \(validation\)"
@@ -298,7 +298,7 @@ def test_overlap_finds_the_same_pixels_in_another_file(tmp_path):
     assert (Path(first).name, Path(second).name) == ("0.png", "0.bmp")
 
 
-def test_the_listing_goes_on_where_the_folder_is_read_only(tmp_path, monkeypatch):
+def test_files_in_a_read_only_folder_are_loaded(tmp_path, monkeypatch):
     file = table(tmp_path, ["image,caption", "0.png,a", "gone.png,b"])
 
     def refused(self, *args, **kwargs):
@@ -336,7 +336,7 @@ def test_a_folder_of_folders_named_by_label(tmp_path):
         data.from_folder(tmp_path)
 
 
-def test_folders_may_be_links_and_splits_written_as_one_likes(tmp_path):
+def test_folders_may_be_links_and_splits_in_any_case(tmp_path):
     for place in ("photos/Train/cat", "photos/Train/.cache", "photos/Test/cat", "elsewhere"):
         (tmp_path / place).mkdir(parents=True)
         picture(len(place)).save(tmp_path / place / "a.png")
@@ -351,7 +351,7 @@ def test_a_folder_with_a_table_has_its_columns(tmp_path):
     assert len(data.named(tmp_path, columns="image=photo,caption=words")) == 1
 
 
-def test_an_empty_folder_is_told(tmp_path):
+def test_an_empty_folder_is_an_error(tmp_path):
     with pytest.raises(BadData, match="has no picture"):
         data.from_folder(tmp_path)
     with pytest.raises(BadData, match="there is no folder"):

@@ -1,14 +1,13 @@
-"""data.batches: the same batches as from memory, with every row accounted for."""
+"""`data.batches`: the same batches as from memory, with every row accounted for."""
 
 from __future__ import annotations
-
-import io
 
 import keras
 import numpy as np
 import pytest
 import tensorflow as tf
 import toys
+from images import encoded
 from PIL import Image
 
 from vtx_keras import data
@@ -21,15 +20,9 @@ LABELS = ["no", "yes", "maybe", "yes", "no"]
 
 
 def source(**columns) -> tf.data.Dataset:
-    """Five pictures of random pixels, and what else is given."""
+    """Five random images, and the given columns."""
     pictures = np.random.default_rng(0).integers(0, 256, (5, 40, 56, 3), dtype="uint8")
     return tf.data.Dataset.from_tensor_slices({"image": pictures, **columns})
-
-
-def png(picture: np.ndarray) -> bytes:
-    file = io.BytesIO()
-    Image.fromarray(picture).save(file, "PNG")
-    return file.getvalue()
 
 
 def flat(batch: tuple) -> list[np.ndarray]:
@@ -52,7 +45,9 @@ def test_batches_are_those_of_arrays(name, form):
     ds = source(**columns)
     pictures = [row["image"] for row in ds.as_numpy_iterator()]
     if form == "encoded":
-        ds = tf.data.Dataset.from_tensor_slices({**columns, "image": [png(picture) for picture in pictures]})
+        ds = tf.data.Dataset.from_tensor_slices(
+            {**columns, "image": [encoded(Image.fromarray(picture)) for picture in pictures]}
+        )
     found = list(data.batches(ds, model, batch_size=2, cache=form == "cached"))
     texts = columns.get("caption") or columns.get("question") or columns["text"]
     wanted = data.arrays(model, pictures, texts, columns.get("answer") or columns.get("label"), batch_size=2)
@@ -107,26 +102,26 @@ def test_several_labels_may_be_columns(kind):
         data.batches(source(text=TEXTS, label=2 * columns), model, batch_size=3)
 
 
-def test_a_function_of_yours_may_hold_an_if():
-    """Ours are traced as they stand, yours are rewritten."""
+def test_a_users_function_may_contain_an_if():
+    """The package's functions are traced as they are, those of users are rewritten by AutoGraph."""
 
     def short(example):
-        said = example["caption"]
-        if tf.strings.length(said) > 5:
-            said = tf.strings.substr(said, 0, 5)
-        return {**example, "caption": said}
+        caption = example["caption"]
+        if tf.strings.length(caption) > 5:
+            caption = tf.strings.substr(caption, 0, 5)
+        return {**example, "caption": caption}
 
     found = [row["caption"] for row in adapted(source(caption=TEXTS), short).as_numpy_iterator()]
     assert found == [one.encode()[:5] for one in TEXTS]
     assert max(map(len, TEXTS)) > 5
 
 
-def test_static_rows_that_learn_of_each_other_are_never_filled_up():
+def test_static_batches_of_a_contrastive_loss_are_never_padded():
     model = toys.toy("gated_captioner", contrastive=1.0)
     assert len(list(data.batches(source(caption=TEXTS), model, batch_size=2, static=True))) == 2
 
 
-def test_a_static_retriever_leaves_the_last_batch_out():
+def test_a_static_retriever_drops_the_last_batch():
     model = toys.toy("retriever")
     assert len(list(data.batches(source(caption=TEXTS), model, batch_size=2, static=True))) == 2
 
@@ -143,7 +138,7 @@ def test_buckets_share_a_length_and_lose_nothing():
         data.batches(source(caption=many), model, buckets=(40,))
 
 
-def test_training_shuffles_anew_each_epoch_but_the_same_way_for_a_seed():
+def test_training_shuffles_each_epoch_differently_and_repeatably():
     model = toys.toy("retriever")
 
     def orders(seed: int) -> list[list[str]]:
@@ -156,7 +151,7 @@ def test_training_shuffles_anew_each_epoch_but_the_same_way_for_a_seed():
     assert all(sorted(order) == sorted(TEXTS) for order in first)
 
 
-def test_of_several_captions_one_is_drawn_and_each_comes_in_time():
+def test_one_of_several_captions_is_drawn_each_time():
     model = toys.toy("gated_captioner")
     captions = tf.ragged.constant([["w1", "", "w2", "w3"]] * 5)
     ds = data.batches(source(captions=captions), model, batch_size=5, training=True)
@@ -164,7 +159,7 @@ def test_of_several_captions_one_is_drawn_and_each_comes_in_time():
     assert said == {"w1", "w2", "w3"}
 
 
-def test_a_prompt_is_read_and_not_learned():
+def test_a_prompt_is_input_and_no_label():
     model = toys.toy("gated_captioner")
     inputs, labels, weight = next(iter(data.batches(source(caption=["w3 w4"] * 5, prompt=["w1 w2"] * 5), model)))
     three, four = (model.vocabulary.index(word) for word in ("w3", "w4"))
@@ -225,7 +220,7 @@ def test_a_matcher_takes_labels_of_its_own():
 
 
 @pytest.mark.parametrize("name", ["cross_attn_video_captioner", "gated_video_vqa"])
-def test_a_clip_bears_the_name_image(name):
+def test_a_clip_is_called_image(name):
     model = toys.toy(name)
     clips = np.random.default_rng(0).integers(0, 256, (4, 6, 40, 40, 3), dtype="uint8")
     columns = {"caption": TEXTS[:4]} if "captioner" in name else {"question": TEXTS[:4], "answer": LABELS[:4]}
@@ -240,7 +235,7 @@ def test_a_clip_bears_the_name_image(name):
     np.testing.assert_array_equal(changed["image"][:, 0], changed["image"][:, -1])  # frames change alike
 
 
-def test_what_is_left_out_cut_and_mended_is_said_once():
+def test_rows_left_out_cut_and_repaired_are_counted_in_one_warning():
     model = toys.toy("gated_captioner")
     texts = [b"w1", b"  \xe2\x80\xa8 ", b"w2 " * 30, b"w3 \xff", b"\xe2\x80\x8b"]
     with pytest.warns(
@@ -297,11 +292,21 @@ def test_a_missing_column_is_named(name, columns, told):
         ({"augment": {"background": 1}}, "alpha"),
     ],
 )
-def test_wrong_options_are_told(options, told):
+def test_wrong_options_are_errors(options, told):
     with pytest.raises(ValueError, match=told):
         data.batches(source(caption=TEXTS), toys.toy("gated_captioner"), **options)
 
 
-def test_a_dataset_without_pictures_is_told():
+def test_a_dataset_without_images_is_an_error():
     with pytest.raises(BadData, match='expected a dict with "image"'):
         data.batches(tf.data.Dataset.from_tensor_slices({"caption": TEXTS}), toys.toy("gated_captioner"))
+
+
+def test_preview_draws_examples_and_batches(tmp_path):
+    model = toys.toy("gated_vqa")
+    ds = source(question=TEXTS, answer=LABELS)
+    sheets = [data.preview(ds, tmp_path / "a.png"), data.preview(data.batches(ds, model), tmp_path / "b.png", model)]
+    for sheet in sheets:
+        assert Image.open(sheet).size == (5 * 152 + 8, 192 + 16)
+    with pytest.raises(ValueError, match="nothing to draw"):
+        data.preview(ds.take(0), tmp_path / "c.png")

@@ -8,13 +8,14 @@ import numpy as np
 import pytest
 import tensorflow_datasets as tfds
 import toys
-from PIL import Image
 
-from vtx_keras import data
+from vtx_keras import data, zoo
+from vtx_keras.data._load import SAMPLE
+from vtx_keras.data.sets import concepts
 
 
 @pytest.mark.parametrize("name", ["coco_captions", "ref_coco", "clevr", "covr", "ai2dcaption", "webvid"])
-def test_the_built_in_sets_of_tfds_reach_fit(name, tmp_path):
+def test_sets_of_tfds_reach_fit(name, tmp_path):
     video = name in ("covr", "webvid")
     task = "vqa" if name in ("clevr", "covr") else "captioner"
     with tfds.testing.mock_data(num_examples=3):
@@ -32,7 +33,7 @@ def test_the_built_in_sets_of_tfds_reach_fit(name, tmp_path):
         assert np.isfinite(toys.fit(model, found).history["loss"]).all()
 
 
-def test_your_own_tfds_set_takes_one_line(tmp_path):
+def test_columns_adapt_a_set_of_tfds(tmp_path):
     with tfds.testing.mock_data(num_examples=3):
         ds = data.load("ai2dcaption", columns={"caption": "image_filename"}, folder=tmp_path)
         assert set(next(iter(ds))) == {"image", "caption"}
@@ -40,45 +41,32 @@ def test_your_own_tfds_set_takes_one_line(tmp_path):
             data.load("ai2dcaption", columns={"caption": "captoin"}, folder=tmp_path)
 
 
-def test_an_unknown_set_is_met_with_the_close_one():
+def test_an_unknown_set_is_an_error_with_a_suggestion():
     with pytest.raises(ValueError, match=r"no data set 'emojii' \(did you mean emoji\?\)"):
         data.load("emojii")
 
 
-def test_the_sample_is_whole_and_says_whose_it_is():
+def test_the_sample_is_whole_captioned_and_licensed():
     counts = {split: len(data.load("sample", split)) for split in ("train", "validation", "photos")}
     assert counts == {"train": 198, "validation": 66, "photos": 10}
+    for row in data.load("sample", "photos").as_numpy_iterator():
+        assert max(row["image"].shape) <= 320
+        assert len(row["caption"].split()) >= 4
     assert len(data.load("sample/questions", "train")) == 396
-    from vtx_keras.data._load import SAMPLE
-
     assert sum(path.stat().st_size for path in SAMPLE.rglob("*") if path.is_file()) < 3_000_000
-    told = (SAMPLE / "photos" / "LICENCES.md").read_text(encoding="utf-8")
-    assert all(path.name in told for path in (SAMPLE / "photos").glob("*.jpg"))
+    licences = (SAMPLE / "photos" / "LICENCES.md").read_text(encoding="utf-8")
+    assert all(f"| {path.name} |" in licences for path in (SAMPLE / "photos").glob("*.jpg"))
     assert {path.stem.rsplit("-", 1)[1] for path in (SAMPLE / "emoji").glob("*")} == {
         "noto", "twemoji", "openmoji", "fluent",
     }  # fmt: skip
 
 
-def test_the_sample_shows_no_unseen_concept():
-    from vtx_keras.data.sets import concepts as emoji
-
+def test_the_sample_holds_no_held_out_concept():
     names = {row["caption"].decode() for row in data.load("sample", "train").as_numpy_iterator()}
-    assert {emoji.split_of(name) for name in names} == {"train"}
-
-
-def test_preview_draws_examples_and_batches(tmp_path):
-    model = toys.toy("gated_vqa")
-    ds = source(question=TEXTS, answer=LABELS)
-    sheets = [data.preview(ds, tmp_path / "a.png"), data.preview(data.batches(ds, model), tmp_path / "b.png", model)]
-    for sheet in sheets:
-        assert Image.open(sheet).size == (5 * 152 + 8, 192 + 16)
-    with pytest.raises(ValueError, match="nothing to draw"):
-        data.preview(ds.take(0), tmp_path / "c.png")
+    assert {concepts.split_of(name) for name in names} == {"train"}
 
 
 def test_a_tfds_set_goes_through_fit_and_keras_file(tmp_path):
-    from vtx_keras import zoo
-
     model = toys.toy("cross_attn_captioner", vocabulary=None)
     train = data.load("sample", "train")
     toys.fit(model, data.batches(train, model, batch_size=32, training=True))

@@ -32,7 +32,7 @@ def test_augmentation_changes_pictures_within_their_range_and_repeats_for_a_seed
     assert (one.numpy() % 1 == 0).all()
 
 
-def test_nothing_asked_changes_nothing():
+def test_augmentation_by_zero_changes_nothing():
     pictures = tf.constant(np.random.default_rng(0).integers(0, 256, (2, 32, 32, 3), dtype="uint8"))
     same = tensors.augment(
         pictures, tf.constant([1, 2]), dict.fromkeys(tensors.AUGMENT, 0), flip=tf.constant([True] * 2)
@@ -43,7 +43,7 @@ def test_nothing_asked_changes_nothing():
 @pytest.mark.parametrize(
     ("said", "mirrored"), [("a cat on the LEFT", False), ("twelve o’clock", False), ("a cleft", True)]
 )
-def test_a_picture_is_mirrored_only_where_its_text_allows(said, mirrored):
+def test_an_image_is_mirrored_only_if_its_text_allows(said, mirrored):
     model = toys.toy("gated_captioner", vocabulary=None)
     half = np.zeros((20, 32, 32, 3), "uint8")
     half[:, :, :16] = 255
@@ -72,7 +72,7 @@ def test_a_window_takes_the_part_it_names():
 
 
 @pytest.mark.parametrize("turn", [None, 6])
-def test_a_window_of_a_large_jpeg_looks_as_that_of_its_pixels(turn):
+def test_a_window_of_a_large_jpeg_is_near_that_of_its_pixels(turn):
     y, x = np.mgrid[0:480, 0:720]
     picture = np.stack([x // 3, y // 2, (x + y) // 5], -1).astype("uint8")
     file, exif = io.BytesIO(), Image.Exif()
@@ -87,7 +87,7 @@ def test_a_window_of_a_large_jpeg_looks_as_that_of_its_pixels(turn):
     assert np.abs(apart).mean() < 3
 
 
-def test_another_ground_replaces_white_where_the_picture_is_clear():
+def test_another_background_replaces_white_where_the_image_is_transparent():
     picture = np.full((1, 8, 8, 3), 255, "uint8")
     picture[:, 2:6, 2:6] = (10, 200, 30)
     clear = np.full((1, 8, 8, 3), 255, "uint8")
@@ -119,7 +119,7 @@ def test_ids_in_tf_data_are_those_of_text_encode():
     assert [one.decode() for one in plain] == [text.normalize(one) for one in texts]
 
 
-def test_broken_utf8_is_mended_alike():
+def test_broken_utf8_is_repaired_alike():
     random = np.random.default_rng(0)
     parts = [0x61, 0x20, 0xC3, 0xA9, 0xE4, 0xB8, 0xAD, 0xFF, 0xF0, 0x9F, 0x98, 0x80, 0xED, 0xA0, 0x80, 0xC0, 0x80]
     texts = [bytes(random.choice(parts, 8).tolist()) for _ in range(2000)]

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import sys
-from pathlib import Path
 
 import numpy as np
 import pytest
+from paths import EMOJI_NAMES
 
 from vtx_keras import metrics
 from vtx_keras.evaluate import _captions as captions
@@ -14,7 +14,7 @@ from vtx_keras.evaluate import _measures as measures
 from vtx_keras.inputs.text import normalize
 
 NEEDS_JAVA = pytest.mark.skipif(captions.shutil.which("java") is None, reason="no Java")
-LINES = ["\r", "\n", "\u2028", "\u2029", "\x85", "\x0b", "\x0c", "\x00"]  # what some program takes for a line's end
+LINES = ["\r", "\n", "\u2028", "\u2029", "\x85", "\x0b", "\x0c", "\x00"]  # line ends in some program
 NASTY = [*(f"a{end}b" for end in LINES), "", "   ", "||| a ||| b", "\ud800", "!"]
 SAID = ["a man is speaking", "rain falls"]
 REFERENCES = [
@@ -31,27 +31,31 @@ KNOWN = {
 }
 
 
-def test_the_known_answer_of_the_field():
+def test_scores_of_a_published_example():
     found = metrics.caption_scores(SAID, REFERENCES)
     assert {name: round(measure.value, 6) for name, measure in found.items()} == KNOWN
     np.testing.assert_allclose(found["cider"].rows, [1.364055, 0.558655], atol=1e-6)
 
 
-def test_our_sums_are_pycocoevalcaps_own_to_the_last_digit():
+def oracle(module: str, kind: str):
+    return getattr(pytest.importorskip(f"pycocoevalcap.{module}"), kind)()
+
+
+def test_scores_equal_those_of_pycocoevalcap():
     random = np.random.default_rng(0)
     words = ["a", "the", "cat", "dog", "sits", "on", "mat", "red", "blue", "runs"]
     said = [" ".join(random.choice(words, random.integers(1, 9))) for _ in range(40)]
     wanted = [[" ".join(random.choice(words, random.integers(1, 9))) for _ in range(3)] for _ in said]
     given, truth = {i: [one] for i, one in enumerate(said)}, dict(enumerate(wanted))
     found = metrics.caption_scores(said, wanted)
-    bleu, rows = captions.package("bleu.bleu").Bleu().compute_score(truth, given, verbose=0)
+    bleu, rows = oracle("bleu.bleu", "Bleu").compute_score(truth, given, verbose=0)
     np.testing.assert_allclose([found[f"bleu_{n}"].value for n in range(1, 5)], bleu, rtol=1e-12)
     np.testing.assert_allclose([found[f"bleu_{n}"].rows for n in range(1, 5)], rows, rtol=1e-12)
-    for name, room, kind in (("rouge_l", "rouge.rouge", "Rouge"), ("cider", "cider.cider", "Cider")):
-        value, rows = getattr(captions.package(room), kind)().compute_score(truth, given)
+    for name, module, kind in (("rouge_l", "rouge.rouge", "Rouge"), ("cider", "cider.cider", "Cider")):
+        value, rows = oracle(module, kind).compute_score(truth, given)
         assert found[name].value == pytest.approx(value, rel=1e-12)
         np.testing.assert_allclose(found[name].rows, rows, rtol=1e-12)
-    # Weights are what repeating rows is.
+    # Weighting rows equals repeating them.
     weights = random.integers(0, 3, len(said)).astype(float)
     again = np.repeat(np.arange(len(said)), weights.astype(int))
     repeated = metrics.caption_scores([said[i] for i in again], [wanted[i] for i in again], scorers=["bleu", "rouge_l"])
@@ -60,7 +64,7 @@ def test_our_sums_are_pycocoevalcaps_own_to_the_last_digit():
 
 
 @pytest.mark.parametrize("tokenizer", ["plain", pytest.param("penn", marks=NEEDS_JAVA)])
-def test_no_caption_moves_another(tokenizer):
+def test_no_caption_changes_the_score_of_another(tokenizer):
     said = [*SAID, *NASTY, "x " * 3000]
     wanted = [*REFERENCES, *(["a b", nasty] for nasty in NASTY), ["x y"]]
 
@@ -75,7 +79,7 @@ def test_no_caption_moves_another(tokenizer):
     backwards = rows(range(len(said) - 1, -1, -1), captions.SCORERS[:3])
     assert {name: backwards[name] for name in whole} == whole
     forwards = rows(range(len(said)), captions.SCORERS[:3])["cider"]
-    assert backwards["cider"] == pytest.approx(forwards)  # what is rare depends on the set, not on its order
+    assert backwards["cider"] == pytest.approx(forwards)  # rarity depends on the set, not on its order
     for gone in range(len(said)):  # each alone is left out
         rest = [i for i in range(len(said)) if i != gone]
         if tokenizer == "plain" or gone in (4, 10):
@@ -85,9 +89,9 @@ def test_no_caption_moves_another(tokenizer):
 
 
 @NEEDS_JAVA
-def test_plain_tokens_are_the_java_tokenizers():
-    names = (Path(__file__).parent / "data" / "emoji_names.txt").read_text(encoding="utf-8").splitlines()
-    # Brackets, which the original forgets to take out, abbreviations, and curly apostrophes inside a word.
+def test_plain_tokens_equal_those_of_the_java_tokenizer():
+    names = EMOJI_NAMES.read_text(encoding="utf-8").splitlines()
+    # The original fails to remove brackets, and treats abbreviations and curly apostrophes inside a word otherwise.
     names = [name for name in names if not any(mark in name for mark in ("(", ".", "’"))]
     names += ["A man's t-shirt, 50% off!", "he isn't there; they'll see 1,000.5 things", "black/white", "naïve café"]
     assert len(names) > 1000
@@ -96,21 +100,25 @@ def test_plain_tokens_are_the_java_tokenizers():
 
 @pytest.mark.slow
 @NEEDS_JAVA
-def test_meteor_gives_its_known_answer():
+def test_meteor_of_a_published_example():
     found = metrics.caption_scores(SAID, REFERENCES, scorers=["meteor"])["meteor"]
     assert found.value == pytest.approx(0.263381, abs=1e-6)
     assert len(found.rows) == 2
     assert np.isnan(measures.intervals({"meteor": found}, [0, 1])["meteor"][1:]).all()
 
 
-def test_what_needs_java_or_a_package_says_so(monkeypatch):
+def test_a_missing_java_or_package_is_named(monkeypatch):
     monkeypatch.setattr(captions.shutil, "which", lambda name: None)
     for asked in ({"scorers": ["meteor"]}, {"scorers": ["spice"]}, {"tokenizer": "penn"}):
         with pytest.raises(RuntimeError, match="needs Java"):
             metrics.caption_scores(SAID, REFERENCES, **asked)
-    monkeypatch.setitem(sys.modules, "pycocoevalcap.rouge.rouge", None)
-    with pytest.raises(ImportError, match="pip install pycocoevalcap"):
-        metrics.caption_scores(SAID, REFERENCES, scorers=["rouge_l"])
+    monkeypatch.setattr(captions.shutil, "which", lambda name: name)
+    for module in ("meteor.meteor", "tokenizer.ptbtokenizer"):
+        monkeypatch.setitem(sys.modules, f"pycocoevalcap.{module}", None)
+    for asked in ({"scorers": ["meteor"]}, {"tokenizer": "penn"}):
+        with pytest.raises(ImportError, match=r'pip install "vtx_keras\[coco\]"'):
+            metrics.caption_scores(SAID, REFERENCES, **asked)
+    assert "cider" in metrics.caption_scores(SAID, REFERENCES), "BLEU, ROUGE-L and CIDEr need no package"
 
 
 @pytest.mark.parametrize(
@@ -128,8 +136,8 @@ def test_captions_that_cannot_be_scored_are_refused(said, references, match):
         metrics.caption_scores(said, references)
 
 
-def test_words_are_compared_as_the_released_card_does():
-    """Its definition, written out again: exact after `normalize`, F1 of the bags of words."""
+def test_word_f1_and_exact_follow_their_definitions():
+    """Equality after `normalize`, and F1 of the bags of words, written out again."""
     import collections
     import re
 

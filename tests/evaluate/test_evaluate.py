@@ -59,7 +59,7 @@ def test_a_captioner_is_measured_beside_its_baselines(tmp_path):
 
 
 @pytest.mark.parametrize("name", ["gated_vqa", "concat_classifier"])
-def test_labels_and_questions(name):
+def test_labels_and_questions_are_scored_beside_baselines(name):
     names = [one for one in zoo.MODELS if one.endswith(name.split("_")[1]) and not zoo.MODELS[one].video]
     model = toys.eager(toys.toy(name if name in names else names[0]))
     key, label = ("question", "answer") if "vqa" in name else ("text", "label")
@@ -75,7 +75,7 @@ def test_labels_and_questions(name):
     assert "nearest_neighbour" in results.baselines
 
 
-def test_labels_by_number_and_people_who_differ():
+def test_labels_may_be_numbers_and_answers_several():
     model = toys.eager(toys.toy("gated_vqa"))
     by_number = evaluate.run(model, rows_for(model, question=["w1"] * 8, answer=[0, 1] * 4), **LIGHT)
     by_name = evaluate.run(model, rows_for(model, question=["w1"] * 8, answer=["no", "yes"] * 4), **LIGHT)
@@ -87,7 +87,7 @@ def test_labels_by_number_and_people_who_differ():
     assert found["vqa_accuracy"]["value"] == pytest.approx(0.6)
 
 
-def test_several_labels():
+def test_several_labels_per_row_are_scored():
     name = next(one for one in zoo.MODELS if one.endswith("classifier") and not zoo.MODELS[one].video)
     model = toys.eager(toys.toy(name, multi_label=True))
     truth = [["no", "yes"], ["no"], [], ["maybe"], ["no"], ["yes"], ["no", "maybe"], ["no"]]
@@ -100,7 +100,7 @@ def test_several_labels():
     assert results.baselines["most_frequent"]["exact"]["value"] == 3 / 8  # "no" is right more often than not
 
 
-def test_pairs():
+def test_matchers():
     model = toys.eager(toys.toy("co_attn_matcher"))
     test = rows_for(model, caption=["w1", "w2", "w2", "w3", "w4", "w5", "w6", "w7"])
     results = evaluate.run(model, test, **LIGHT)
@@ -116,7 +116,7 @@ def test_pairs():
     assert (results.rows, results.left_out) == (2, {"2": "label 2: expected 1 (fits) or 0"})
 
 
-def test_search_knows_twins(tmp_path):
+def test_search_counts_equal_texts_and_images_as_one(tmp_path):
     model = toys.eager(toys.toy("retriever"))
     test = rows_for(model, captions=[["w1 w2", "w3"], ["w4"], ["w5"], ["W4 "], ["w6"], ["w7"], ["w8"], ["w9 w1"]])
     test.append({**test[0], "captions": ["w10"]})  # the same picture once more
@@ -136,7 +136,7 @@ def test_search_knows_twins(tmp_path):
     assert (tmp_path / "results.html").read_text().count('class="card"') == 8 + 4 + 4
 
 
-def test_clips_and_features_of_a_model_that_reads_them():
+def test_clips_have_a_nearest_neighbour():
     name = next(one for one, entry in zoo.MODELS.items() if entry.video and entry.task == "captioner")
     model = toys.eager(toys.toy(name))
     rows = rows_for(model, 3, caption=["w1", "w2", "w3"])
@@ -144,7 +144,7 @@ def test_clips_and_features_of_a_model_that_reads_them():
     assert results.baselines["nearest_neighbour"]["exact_match"]["value"] == 1
 
 
-def test_bad_rows_are_told_and_do_not_shift_the_others(tmp_path):
+def test_bad_rows_are_reported_and_do_not_shift_the_others(tmp_path):
     model = toys.eager(toys.decisive("cross_attn_captioner"))
     good = rows_for(model, caption=[f"w{n}" for n in range(8)])
     bad = [*good[:3], {"image": b"?", "id": "x", "caption": "w1"}, {**good[0], "caption": ""}, *good[3:]]
@@ -155,7 +155,7 @@ def test_bad_rows_are_told_and_do_not_shift_the_others(tmp_path):
     assert "2 rows were left out: row 3: " in " ".join(results.summary())
 
 
-def test_a_limit_draws_the_same_rows_again():
+def test_a_limit_draws_the_same_rows_for_a_seed():
     model = toys.eager(toys.toy("gated_vqa"))
     rows = rows_for(model, 30, question=["w1"] * 30, answer=["no", "yes"] * 15)
     found = [evaluate.run(model, rows, baselines=[], limit=7, seed=seed, **LIGHT) for seed in (1, 1, 2)]
@@ -169,8 +169,7 @@ def test_a_limit_draws_the_same_rows_again():
         evaluate.run(model, rows, baselines=["luck"])
 
 
-def test_pictures_are_read_as_they_come():
-    """No more than a few at a time are alive."""
+def test_few_images_are_in_memory_at_a_time():
     model = toys.toy("gated_vqa")
     alive, most = Counter(), []
 
@@ -202,7 +201,7 @@ def test_a_table_reads_as_it_prints():
     assert results.as_dict()["metrics"]["median_rank"] == {"value": None, "low": None, "high": None}
 
 
-def test_the_sample_is_judged_without_a_network():
+def test_the_sample_is_evaluated_without_a_network():
     found = evaluate.run(
         zoo.build("cross_attn_captioner"),
         data.load("sample", "validation"),

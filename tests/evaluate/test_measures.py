@@ -6,10 +6,7 @@ import numpy as np
 import pytest
 
 from vtx_keras import metrics
-from vtx_keras.evaluate import _measures as answers
-from vtx_keras.evaluate import _measures as labels
 from vtx_keras.evaluate import _measures as measures
-from vtx_keras.evaluate import _measures as ranking
 
 
 def test_vqa_accuracy_is_leave_one_out():
@@ -56,7 +53,7 @@ def test_vqa_accuracy_is_leave_one_out():
     ],
 )
 def test_vqa_normalisation(answer, wanted):
-    assert answers.vqa_normalize(answer) == wanted
+    assert measures.vqa_normalize(answer) == wanted
 
 
 def test_ranks_give_no_credit_for_ties():
@@ -71,7 +68,7 @@ def test_ranks_give_no_credit_for_ties():
         assert rank == 1 + next(at for at, which in enumerate(np.argsort(-row)) if mask[which])
 
 
-def test_retrieval_counts_several_texts_per_picture_and_several_pictures_per_text():
+def test_retrieval_counts_several_texts_per_image_and_several_images_per_text():
     random = np.random.default_rng(1)
     images, texts = random.normal(size=(7, 4)), random.normal(size=(9, 4))
     pairs = np.array([(i % 7, i) for i in range(9)] + [(3, 0)])
@@ -89,16 +86,16 @@ def test_retrieval_counts_several_texts_per_picture_and_several_pictures_per_tex
     assert found["image_to_text_recall_1"].of(weights) == (drawn <= 1).mean()
 
 
-def test_chance_is_what_blind_guesses_come_to():
+def test_chance_equals_the_mean_of_random_guesses():
     random = np.random.default_rng(0)
     right = np.zeros((20_000, 12), bool)
     right[:, :2] = True
     rank = metrics.ranks(random.random(right.shape), right)
-    for name, value in ranking.chance(12, {2: 1}).items():
+    for name, value in measures.chance(12, {2: 1}).items():
         assert value == pytest.approx((rank <= int(name.split("_")[1])).mean(), abs=0.01)
 
 
-def second_opinion(said, truth, classes):
+def plain_count(said, truth, classes):
     """Precision, recall and F1 per class by counting, one class at a time."""
     found = []
     for c in classes:
@@ -109,17 +106,17 @@ def second_opinion(said, truth, classes):
     return np.mean(found, axis=0)
 
 
-def test_labels_have_a_second_opinion():
+def test_scores_of_labels_equal_a_plain_count():
     random = np.random.default_rng(0)
     said, truth = random.integers(0, 5, 60), random.integers(0, 4, 60)
-    found = labels.one_label(said, truth)
-    macro = second_opinion([{a} for a in said], [{b} for b in truth], range(5))
+    found = measures.one_label(said, truth)
+    macro = plain_count([{a} for a in said], [{b} for b in truth], range(5))
     assert [found[f"{what}_macro"].value for what in ("precision", "recall", "f1")] == pytest.approx(macro.tolist())
     assert found["accuracy"].value == (said == truth).mean()
     scores, many = np.round(random.normal(size=(60, 4)), 1), random.random((60, 4)) < 0.3  # rounded: with ties
-    found = labels.many_labels(scores, many)
+    found = measures.many_labels(scores, many)
     sets = [[set(np.flatnonzero(row)) for row in rows] for rows in (scores > 0, many)]
-    macro = second_opinion(*sets, range(4))
+    macro = plain_count(*sets, range(4))
     assert [found[f"{what}_macro"].value for what in ("precision", "recall", "f1")] == pytest.approx(macro.tolist())
     hits = sum(len(a & b) for a, b in zip(*sets, strict=True))
     assert found["f1_micro"].value == pytest.approx(2 * hits / sum(len(one) for rows in sets for one in rows))
@@ -135,7 +132,7 @@ def test_labels_have_a_second_opinion():
     assert found["map"].value == pytest.approx(np.mean(precisions))
     weights = random.integers(0, 3, 60).astype(float)
     again = np.repeat(np.arange(60), weights.astype(int))
-    for name, measure in labels.many_labels(scores[again], many[again]).items():
+    for name, measure in measures.many_labels(scores[again], many[again]).items():
         assert found[name].of(weights) == pytest.approx(measure.value), name
 
 

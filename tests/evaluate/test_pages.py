@@ -1,4 +1,4 @@
-"""Pages of results: whole files that show what was said and run nothing."""
+"""Pages of results: self-contained files that show texts and run nothing."""
 
 from __future__ import annotations
 
@@ -69,7 +69,7 @@ def test_pictures_are_inside_and_small(tmp_path):
     shown = [Image.open(io.BytesIO(base64.b64decode(image["src"].partition(",")[2]))) for image in (big, small)]
     assert [image.size for image in shown] == [(75, 224), (4, 8)]
     np.testing.assert_allclose(shown[0].getpixel((9, 9)), (255, 0, 0), atol=3)
-    assert shown[1].getpixel((0, 0)) == (255, 255, 255)  # transparency lies on white, as in every model
+    assert shown[1].getpixel((0, 0)) == (255, 255, 255)  # transparency is composited on white, as in every model
     assert any(words.startswith("no picture: bytes: begins with") for words in seen.texts)
 
 
@@ -93,5 +93,5 @@ def test_a_page_appears_whole_or_not_at_all(tmp_path):
 
 
 def test_pages_load_neither_keras_nor_tensorflow():
-    script = "import sys; import vtx_keras.pages; assert not {'keras', 'tensorflow', 'jax'} & set(sys.modules)"
+    script = "import sys, vtx_keras.evaluate._report; assert not {'keras', 'tensorflow', 'jax'} & set(sys.modules)"
     subprocess.run([sys.executable, "-c", script], check=True)

@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import itertools
 import json
-import os
 import subprocess
 import sys
-from pathlib import Path
 
 import keras
 import numpy as np
@@ -18,15 +16,16 @@ from vtx_keras import data, metrics
 from vtx_keras.data import _examples as examples
 
 
-def speaking(count=6):
+def captioned(count=6):
+    """A captioner, and examples with captions."""
     model = toys.eager(toys.decisive("cross_attn_captioner"))
     rows = zip(toys.pictures(model, count).astype("uint8"), toys.texts(count), strict=True)
     return model, [{"image": image, "caption": caption} for image, caption in rows]
 
 
 @pytest.mark.slow
-def test_scores_reach_the_callbacks_behind_them(tmp_path):
-    model, rows = speaking()
+def test_scores_reach_later_callbacks(tmp_path):
+    model, rows = captioned()
     batches = data.arrays(model, np.stack([row["image"] for row in rows]), [row["caption"] for row in rows])
     scores = metrics.Scores(rows, limit=4, every=2)
     log, best = tmp_path / "log.csv", tmp_path / "best.keras"
@@ -50,7 +49,7 @@ def test_scores_reach_the_callbacks_behind_them(tmp_path):
     assert best.is_file()
 
 
-def test_scores_do_not_hide_the_models_own():
+def test_scores_do_not_overwrite_the_models_metrics():
     model = toys.eager(toys.toy("gated_vqa"))
     rows = [
         {"image": image.astype("uint8"), "question": "w1 w2", "answer": answer}
@@ -71,7 +70,7 @@ def test_scores_do_not_hide_the_models_own():
         metrics.Scores(rows, limit=0)
 
 
-def test_a_captioner_that_answers_is_judged_by_what_follows_the_question():
+def test_a_captioner_that_answers_is_scored_on_the_text_after_the_question():
     model = toys.eager(toys.decisive("cross_attn_captioner"))
     image = toys.pictures(model, 1)[0].astype("uint8")
     rows = [{"image": image, "question": "w1 w2?", "answer": "w3"}, {"image": image, "question": "w4", "answer": "w3"}]
@@ -88,7 +87,7 @@ def test_a_captioner_that_answers_is_judged_by_what_follows_the_question():
 
 
 def test_bad_rows_are_left_out_and_counted():
-    model, rows = speaking(4)
+    model, rows = captioned(4)
     rows.insert(1, {"image": b"<html>", "caption": "w1"})
     rows.insert(3, {"image": rows[0]["image"], "caption": " ?! "})
     outcome = metrics.said_of(model, rows, batch_size=1)
@@ -101,7 +100,7 @@ def test_bad_rows_are_left_out_and_counted():
         metrics.said_of(model, [])
 
 
-def test_what_a_row_is_resampled_with():
+def test_rows_are_resampled_by_concept_or_image():
     picture = np.zeros((2, 2, 3), "uint8")
     assert examples.group_of({"image": picture, "concept": b"cat", "image_id": "7"}) == "cat"
     assert examples.group_of({"image": picture}) == examples.group_of({"image": picture.copy()})
@@ -129,10 +128,8 @@ assert 1 < history["perplexity"][-1] < 1000
 random = np.random.default_rng(0)
 print(json.dumps(float(metrics.ssim(random.random((1, 16, 16, 3)) * 255, np.zeros((1, 16, 16, 3)))[0])))
 """
-    environment = {**os.environ, "KERAS_BACKEND": backend, "PYTHONPATH": os.pathsep.join(sys.path)}
-    run = subprocess.run(
-        [sys.executable, "-c", script], capture_output=True, text=True, env=environment, cwd=Path(__file__).parent
-    )
+    command = [sys.executable, "-c", script]
+    run = subprocess.run(command, capture_output=True, text=True, env=toys.other_backend(backend))
     assert run.returncode == 0, run.stderr[-2000:]
     random = np.random.default_rng(0)
     ours = float(metrics.ssim(random.random((1, 16, 16, 3)) * 255, np.zeros((1, 16, 16, 3)))[0])

@@ -1,4 +1,4 @@
-"""Maps drawn over the picture as it came."""
+"""Maps drawn over the original image."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ from vtx_keras.inputs import media
 
 @pytest.fixture(autouse=True)
 def same_weights():
-    """Whatever tests ran before: some untrained weights lie within rounding of what is asked of them."""
+    """A fixed seed: with some untrained weights a comparison falls within rounding errors."""
     keras.utils.set_random_seed(0)
 
 
 @pytest.mark.parametrize("fit", ["pad", "crop", "stretch"])
 @pytest.mark.parametrize("size", [(40, 40), (20, 97), (111, 30)])
-def test_heat_lies_where_the_picture_was_fitted(fit, size):
-    """A bright spot, fitted by `media`, is a grid of light: spread back, it is brightest at the spot."""
+def test_heat_is_mapped_back_through_the_fit(fit, size):
+    """A bright spot, fitted by `media` and spread back as heat, is hottest at the spot."""
     for y, x in ((0.5, 0.5), (0.45, 0.3), (0.6, 0.62)):
         at = int(y * size[0]), int(x * size[1])
         picture = np.zeros((*size, 3), "uint8")
@@ -41,7 +41,7 @@ def test_heat_lies_where_the_picture_was_fitted(fit, size):
         assert math.dist(middle, at) < max(size) / 32 + 1  # a pixel of the model's input, and one of the picture's
 
 
-def test_what_was_cut_off_has_no_heat():
+def test_a_cropped_part_has_no_heat():
     heat = spread(np.ones((4, 4)), (64, 64), (50, 100), "crop")
     assert heat.shape == (50, 100)
     assert not heat[:, :25].any()
@@ -66,14 +66,14 @@ def test_a_sheet_has_a_panel_for_each_word(tmp_path):
     assert Image.open(clip.save(tmp_path / "clip.png")).height > 3 * 50
 
 
-def test_an_overlay_glows_where_it_is_hot():
+def test_an_overlay_is_brightest_where_it_is_hot():
     white = np.full((8, 8, 3), 255, "uint8")
     heat = np.zeros((8, 8))
     heat[2, 3] = 0.5
-    glowing = explain.overlay(white, heat)
-    assert glowing.dtype == np.uint8
-    assert np.unravel_index(glowing.sum(axis=2).argmax(), (8, 8)) == (2, 3)
-    assert glowing.sum() > explain.overlay(white, heat, top=1.0).sum(), "a shared top makes panels comparable"
+    drawn = explain.overlay(white, heat)
+    assert drawn.dtype == np.uint8
+    assert np.unravel_index(drawn.sum(axis=2).argmax(), (8, 8)) == (2, 3)
+    assert drawn.sum() > explain.overlay(white, heat, top=1.0).sum(), "a shared top makes panels comparable"
     assert explain.overlay(white, np.ones((2, 2))).shape == (8, 8, 3)
     assert len(np.unique(explain.overlay(white, np.zeros((2, 2))).reshape(-1, 3), axis=0)) == 1
     with pytest.raises(ValueError, match=r"expected .h, w, 3. and .h, w."):

@@ -1,4 +1,4 @@
-"""Maps say where a model looked: they are the weights it used, and they lie over what it had to look at."""
+"""Heat maps: the attention weights that a model used, highest over the part of the image that matters."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ WITH_ATTENTION += ["co_attn_matcher", "cross_attn_video_captioner"]
 
 @pytest.fixture(autouse=True)
 def same_weights():
-    """Whatever tests ran before: some untrained weights lie within rounding of what is asked of them."""
+    """A fixed seed: with some untrained weights a comparison falls within rounding errors."""
     keras.utils.set_random_seed(0)
 
 
@@ -34,10 +34,10 @@ def text_for(model) -> list[str] | None:
 
 
 def world(count: int, sides=(4, 4), seed: int = 0, marked: bool = True, frames: int = 0):
-    """Pictures of squares, where the meant one lies, and its colour.
+    """Images of coloured squares, the place of the target square, and its colour.
 
-    `marked` pictures are full of colours, and the meant square has a black middle: nobody can name its colour who
-    does not look there. Without, all around it is grey.
+    With `marked` every square has a colour and the target has a black middle, so that its colour can be told only from
+    that place. Without, the others are grey.
     """
     random = np.random.default_rng(seed)
     shape = (count, *([frames] if frames else []), *sides)
@@ -60,19 +60,19 @@ def world(count: int, sides=(4, 4), seed: int = 0, marked: bool = True, frames: 
 
 @functools.cache
 def trained(name: str, marked: bool = True):
-    """A model that names the colour of the meant square, in square and in wide pictures."""
+    """A model trained to name the colour of the target square, in square and in wide images."""
     keras.utils.set_random_seed(0)
     video, task = zoo.MODELS[name].video, zoo.MODELS[name].task
     pixels = keras.Input((64, 64, 3))
     patches = keras.layers.Conv2D(32, CELL, strides=CELL, activation="gelu")
-    eye = keras.Model(pixels, patches(keras.layers.Rescaling(1 / 127.5, offset=-1)(pixels)), name="eye")
+    encoder = keras.Model(pixels, patches(keras.layers.Rescaling(1 / 127.5, offset=-1)(pixels)), name="small")
     options = {} if task == "retriever" else {"depth": 1}
     options |= {} if task == "captioner" else {"text_depth": 1}
     options |= {"classes": list(COLOURS)} if task == "vqa" else {}
     shape = (2, 64, 64, 3) if video else (64, 64, 3)
     vocabulary = ["a", "square", "which", "colour", "is", "##n", "##t", "it", "?", *COLOURS]
     model = zoo.build(
-        name, weights=None, dim=32, heads=2, image_encoder=eye, image_shape=shape, vocabulary=vocabulary,
+        name, weights=None, dim=32, heads=2, image_encoder=encoder, image_shape=shape, vocabulary=vocabulary,
         max_length=6, dropout=0.0, **options,
     )  # fmt: skip
     model.optimizer.learning_rate = 5e-3
@@ -85,7 +85,7 @@ def trained(name: str, marked: bool = True):
 
 
 def share_found(found, places, word) -> float:
-    """Of how many maps the hottest pixel lies in the meant square."""
+    """The share of maps whose hottest pixel is in the target square."""
     hits = 0
     for one, (*frame, y, x), colour in zip(found, places, word, strict=True):
         heat = one.heat(colour if colour in one.words else None)
@@ -99,7 +99,7 @@ slow = functools.partial(pytest.param, marks=pytest.mark.slow)
 
 
 @pytest.mark.parametrize("name", ["cross_attn_captioner", slow("cross_attn_vqa"), slow("cross_attn_video_vqa")])
-def test_attention_lies_on_what_is_named_in_pictures_that_were_padded(name):
+def test_attention_is_highest_on_the_named_square_in_padded_images(name):
     model = trained(name)
     clips, places, colours = world(24, (2, 4), 7, frames=2 if "video" in name else 0)
     asked = "which colour?" if "vqa" in name else [f"a {colour} square" for colour in colours]
@@ -112,7 +112,7 @@ def test_attention_lies_on_what_is_named_in_pictures_that_were_padded(name):
     ("name", "marked"),
     [("cross_attn_captioner", True), slow("gated_vqa", False), ("retriever", False)],
 )
-def test_grad_cam_lies_on_what_is_named(name, marked):
+def test_grad_cam_is_highest_on_the_named_square(name, marked):
     model = trained(name, marked)
     clips, places, colours = world(24, (2, 4), 7, marked)
     said = [f"a {colour} square" for colour in colours]
@@ -122,7 +122,7 @@ def test_grad_cam_lies_on_what_is_named(name, marked):
         assert found[0].words == [said[0]]
 
 
-def test_the_map_moves_with_what_it_shows():
+def test_the_map_moves_with_the_square():
     model = trained("cross_attn_captioner")
     grey = np.full((64, 64, 3), COLOURS["green"], "uint8")
     middles = []
@@ -136,7 +136,7 @@ def test_the_map_moves_with_what_it_shows():
 
 
 @pytest.mark.slow
-def test_a_class_can_be_asked_about():
+def test_a_class_can_be_explained():
     model = trained("gated_vqa", marked=False)
     picture = world(1, seed=3, marked=False)[0][0].copy()
     picture[:CELL, :CELL], picture[-CELL:, -CELL:] = COLOURS["red"], COLOURS["blue"]
@@ -197,13 +197,13 @@ def test_maps_are_the_weights_that_the_model_used(name, monkeypatch):
 
 
 @pytest.mark.parametrize("fusion", ["cross_attn", "merged_attn", "co_attn"])
-def test_a_block_done_by_hand_with_its_weights_gives_its_own_output(fusion):
+def test_a_block_computed_by_hand_from_its_weights_gives_its_output(fusion):
     model = toy(f"{fusion}_vqa")
     block, random = model.get_layer("fusion_0"), np.random.default_rng(0)
     words, vision = (random.normal(size=(2, length, 32)).astype("float32") for length in (5, 4))
     mask = np.arange(5)[None] < np.array([[5], [3]])
     over_image, over_text = (np.array(each) for each in block.attention_weights(words, vision, mask))
-    assert (over_text[1, :, :, 3:] < 1e-6).all(), "padding is looked at"
+    assert (over_text[1, :, :, 3:] < 1e-6).all(), "padding is attended to"
     total = over_image.sum(-1) + over_text.sum(-1) if fusion == "merged_attn" else over_image.sum(-1)
     np.testing.assert_allclose(total, 1, atol=1e-5)
 
@@ -227,8 +227,8 @@ def test_a_block_done_by_hand_with_its_weights_gives_its_own_output(fusion):
     np.testing.assert_allclose(np.array(block.apply_mlp(x)), np.array(block(words, vision, mask)[0]), atol=1e-5)
 
 
-def test_many_pictures_are_explained_as_a_few_are():
-    """For many it is traced how, for a few it is not."""
+def test_many_images_are_explained_like_a_few():
+    """Many are explained in a traced function, a few eagerly."""
     model = decisive("cross_attn_captioner")
     x = pictures(model, EAGER_IMAGES + 1)
     for one, other in zip(explain.attention(model, x[:2]), explain.attention(model, x), strict=False):
@@ -250,7 +250,7 @@ def test_rollout_follows_words_through_the_blocks():
     np.testing.assert_allclose(seen.maps.reshape(len(seen.words), -1), held[1 : 1 + len(seen.words)], atol=1e-5)
 
 
-def test_weights_that_have_changed_since_are_seen():
+def test_changed_weights_change_the_maps():
     model = toy("cross_attn_captioner")
     picture = pictures(model, 1)[0]
     before = explain.attention(model, picture, "w1 w2").maps
@@ -260,7 +260,7 @@ def test_weights_that_have_changed_since_are_seen():
 
 
 @pytest.mark.parametrize("name", ["cross_attn_captioner", "gated_vqa"])
-def test_explaining_a_model_leaves_it_as_it_was(name, tmp_path):
+def test_explaining_a_model_does_not_change_it(name, tmp_path):
     model, x = toy(name), pictures(toy(name), 2)
     for method in ("gradcam", "attention")[: 1 if "gated" in name else 2]:
         explain.attention(model, x, texts(2), method=method)
@@ -291,7 +291,7 @@ def test_every_task_is_explained_in_mixed_precision_too(name, dtype):
         assert one.said
     plain = toy(name)
     plain.set_weights(model.get_weights())
-    # Of all pictures, for where gradients cancel out in one what is left is rounding.
+    # Compared over all images: where gradients cancel out in one, only rounding is left.
     both = [
         np.stack([explain.attention(each, one, texts(1)[0], method="gradcam").maps for one in x])
         for each in (model, plain)
@@ -299,7 +299,7 @@ def test_every_task_is_explained_in_mixed_precision_too(name, dtype):
     np.testing.assert_allclose(both[0], both[1], atol=0.15 * both[1].max())
 
 
-def test_words_are_put_together_from_their_pieces():
+def test_words_are_joined_from_their_pieces():
     pieces = text.vocabulary(["a", "cat", "##s", "!", '"', "stop", "t", "-", "shirt"])
     ids = text.encode(['a "stop" cats! t-shirt giraffe'], pieces, 20, end=True)[0]
     words = words_of(ids, pieces)
@@ -316,8 +316,8 @@ def test_tokens_before_the_patches_have_no_place():
             return ops.concatenate([x[:, :1], x], axis=1)
 
     pixels = keras.Input((32, 64, 3))
-    eye = keras.Model(pixels, ClassToken()(keras.layers.Conv2D(8, 8, strides=8)(pixels)))
-    model = toy("cross_attn_captioner", image_encoder=eye, image_shape=(32, 64, 3))
+    encoder = keras.Model(pixels, ClassToken()(keras.layers.Conv2D(8, 8, strides=8)(pixels)))
+    model = toy("cross_attn_captioner", image_encoder=encoder, image_shape=(32, 64, 3))
     seen = explain.attention(model, pictures(model, 1)[0], "w1 w2")
     assert model.get_layer("vision").output.shape[1] == 33
     assert seen.maps.shape == (2, 4, 8)
@@ -327,7 +327,7 @@ def test_tokens_before_the_patches_have_no_place():
         square_grid(99, 64, 64)
 
 
-def test_one_bad_picture_does_not_lose_the_others():
+def test_one_bad_image_does_not_lose_the_other_maps():
     model, good = toy("cross_attn_vqa"), np.zeros((32, 32, 3), "uint8")
     found = explain.attention(model, [b"<html>", good], ["w1", "w2 w3"], on_error="none")
     assert found[0] is None
@@ -338,7 +338,7 @@ def test_one_bad_picture_does_not_lose_the_others():
         explain.attention(model, "nowhere.png", "w1")
 
 
-def test_mistakes_are_told_kindly():
+def test_mistakes_are_errors_with_advice():
     model, x = toy("gated_vqa"), np.zeros((32, 32, 3), "uint8")
     for wrong, told in (
         ({"text": None}, "reads a text with the picture"),

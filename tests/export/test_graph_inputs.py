@@ -9,20 +9,19 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
+from images import BAD, GOOD, animated, encoded, noise, png
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
-from test_media import BAD, GOOD, animated, encoded, noise, png
-from test_text import AWKWARD, CAPTIONS, ROUND_TRIPS
+from sentences import AWKWARD, CAPTIONS, ROUND_TRIPS
 from toys import SHAPE
 
 from vtx_keras import data
+from vtx_keras.data._load import SAMPLE
 from vtx_keras.export import _pictures as pictures
-from vtx_keras.export import _pictures as resizing
 from vtx_keras.export import _strings as strings
 from vtx_keras.inputs import media, text
 
-if keras.backend.backend() != "tensorflow":
-    pytest.skip("TensorFlow exports", allow_module_level=True)
+pytestmark = pytest.mark.skipif(keras.backend.backend() != "tensorflow", reason="exports are made by TensorFlow")
 
 
 PHOTOS = sorted(Path(str(data.sample("photos/cat.jpg"))).parent.glob("*.jpg"))
@@ -54,7 +53,7 @@ def on_larger_screen(gif):
 
 
 def damaged(gif):
-    """Its data ends too soon: a block of them is gone."""
+    """The file without one of its data blocks."""
     start = gif.index(b",\0\0\0\0") + 11
     return gif[:start] + gif[start + 1 + gif[start] :]
 
@@ -134,14 +133,14 @@ REFUSED = {name: make for name, (make, _) in GOOD.items() if any(word in name fo
 }
 
 
-def test_pixels_are_those_of_media(decode):
+def test_pixels_equal_those_of_media(decode):
     for name, make in KNOWN.items():
         wanted, found = media.read(make()), decode(make()).numpy()
         assert wanted.shape == found.shape, name
         assert np.abs(wanted.astype(int) - found).max() <= ("CMYK" in name), name
 
 
-def test_orientation_is_that_of_media(decode):
+def test_orientation_equals_that_of_media(decode):
     told = []
     for orientation in range(10):
         for order, kind in (("<", 3), (">", 3), (">", 4)):
@@ -155,7 +154,7 @@ def test_orientation_is_that_of_media(decode):
 
 
 @pytest.mark.parametrize("fit", ["pad", "crop", "stretch"])
-def test_resizing_is_that_of_media(fit, decode):
+def test_resizing_equals_that_of_media(fit, decode):
     random = np.random.default_rng(3)
     cases = [(path.read_bytes(), size) for path in PHOTOS for size in ((128, 128), (60, 224))]
     for _ in range(12):
@@ -163,17 +162,17 @@ def test_resizing_is_that_of_media(fit, decode):
         cases.append((encoded(Image.fromarray(random.integers(0, 256, (height, width, 3), "uint8"))), tuple(size)))
     exact = 0
     for picture, size in cases:
-        found = resizing.resize(decode(picture), size, fit).numpy()
+        found = pictures.resize(decode(picture), size, fit).numpy()
         difference = np.abs(found.astype(int) - media.resize(picture, size, fit)).max()
         assert difference <= 1, (size, difference)
         exact += difference == 0
-    assert exact >= 0.5 * len(cases)  # the others: Pillow from 13 on sometimes goes along columns first
+    assert exact >= 0.5 * len(cases)  # otherwise Pillow, from 13 on, sometimes resizes columns first
 
 
 def test_a_large_picture_is_resized_strip_by_strip(decode):
     picture = encoded(Image.fromarray(noise()).resize((2500, 3700)), "JPEG")
-    assert 2 * resizing.STRIP < 2500 * 3700
-    np.testing.assert_array_equal(resizing.resize(decode(picture), (96, 64)).numpy(), media.resize(picture, (96, 64)))
+    assert 2 * pictures.STRIP < 2500 * 3700
+    np.testing.assert_array_equal(pictures.resize(decode(picture), (96, 64)).numpy(), media.resize(picture, (96, 64)))
 
 
 def test_rows_that_cannot_be_read_leave_the_others_alone():
@@ -199,11 +198,11 @@ def test_a_file_cut_off_anywhere_is_never_read_wrongly(format, decode):
             found = decode(whole[:end]).numpy()
         except tf.errors.OpError:
             continue
-        np.testing.assert_array_equal(found, wanted)  # nothing but what follows the picture was missing
+        np.testing.assert_array_equal(found, wanted)  # only bytes after the image were missing
 
 
 @pytest.mark.slow
-def test_a_clip_is_picked_as_media_picks():
+def test_frames_are_picked_as_media_picks_them():
     see = tf.function(
         lambda clips: pictures.batch(clips, (3, *SHAPE)), input_signature=[tf.TensorSpec([None] * 2, tf.string)]
     )
@@ -234,7 +233,7 @@ HOSTILE = [
 BROKEN = [b"caf\xe9 bar", b"\xff\xfe", b"a\xed\xa0\xbdb", b"\xf0\x9f\x98", "\u00e9\U0001f600".encode()[1:5]]
 
 
-def test_texts_are_normalised_as_text_does():
+def test_texts_are_normalized_as_by_text():
     cases = [one.encode() for one in HOSTILE] + BROKEN
     marked = [chr(point) + mark for point in range(0xA0, 0x3000, 7) for mark in ("\u0301", "\u0323\u0308", "\u1161")]
     cases += [one.encode() for one in marked]
@@ -245,7 +244,7 @@ def test_texts_are_normalised_as_text_does():
 
 @pytest.mark.parametrize("pieces", ["english", pytest.param("learned", marks=pytest.mark.slow)])
 @pytest.mark.filterwarnings("ignore:.*texts were cut")
-def test_ids_are_those_of_text(pieces):
+def test_ids_equal_those_of_text(pieces):
     vocabulary = text.vocabulary(None if pieces == "english" else CAPTIONS)
     cases = [one.encode() for one in HOSTILE] + BROKEN
     cases += [line.encode() for name in ("captions", "questions") for line in sample_lines(name)]
@@ -263,12 +262,10 @@ def test_ids_are_those_of_text(pieces):
 
 
 def sample_lines(name):
-    from vtx_keras.data._load import SAMPLE
-
     return (SAMPLE / f"{name}.csv").read_text(encoding="utf-8").splitlines()
 
 
-def test_texts_without_words_or_without_end_are_not_ok():
+def test_texts_without_words_or_far_too_long_are_not_ok():
     given = ["a cat", "", " \u2028", "cat " * 2500, "a" + " " * 50_000 + "cat", "\u1f67" * 3000, "a" + "\u0301" * 200]
     _, ok = strings.tokens(tf.constant(given), text.vocabulary(), 8)
     assert ok.numpy().tolist() == [True, False, False, True, True, True, False]
@@ -276,7 +273,7 @@ def test_texts_without_words_or_without_end_are_not_ok():
     assert ok.numpy().tolist() == [True, False]
 
 
-def test_ids_become_the_sentences_of_text():
+def test_ids_are_decoded_as_by_text():
     vocabulary = text.vocabulary()
     ids = text.encode([*CAPTIONS, *ROUND_TRIPS, "", "[unk] ##"], vocabulary, 40, allow_empty=True)
     assert [one.decode() for one in strings.sentences(tf.constant(ids), vocabulary).numpy()] == text.decode(

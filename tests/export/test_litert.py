@@ -1,4 +1,4 @@
-"""LiteRT: every task and fusion in one file of builtins, run where it will run."""
+"""LiteRT: every task and fusion in one file of builtins, run by its interpreter."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ import keras
 import numpy as np
 import pytest
 from exporting import as_bytes, assert_near, convolving, few, made
+from paths import PROGRAMS
 from toys import ANSWERS, decisive, pictures, toy
 
 from vtx_keras import _compat, data, export, zoo
@@ -22,7 +23,7 @@ from vtx_keras.inputs import text
 
 interpreters = pytest.importorskip("ai_edge_litert.interpreter")
 pytestmark = pytest.mark.skipif(keras.backend.backend() != "tensorflow", reason="exports are made by TensorFlow")
-RUN = Path(__file__).parents[1] / "export/mobile/run.py"
+RUN = PROGRAMS / "mobile/run.py"
 QUICK = {"retriever", "merged_attn_video_captioner"}  # those below try the other tasks
 NAMES = [pytest.param(name, marks=[] if name in QUICK else pytest.mark.slow) for name in zoo.list_models()]
 
@@ -39,7 +40,7 @@ def exported(captioner, tmp_path_factory):
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_every_model_says_the_same_from_its_file(name, tmp_path):
+def test_every_model_gives_the_same_results_from_its_file(name, tmp_path):
     model = made(name)
     report = export.litert(model, tmp_path / "model.tflite", verify_data=few(model))
     assert report.ok
@@ -114,13 +115,13 @@ def test_beams_lengths_and_forms(captioner, settings, tmp_path):
         *(pytest.param(name, marks=pytest.mark.slow) for name in ("concat_mlp_captioner", "gated_captioner")),
     ],
 )
-def test_every_causal_fusion_goes_word_by_word(name, tmp_path):
+def test_every_causal_fusion_decodes_word_by_word(name, tmp_path):
     model = decisive(name)
     assert export.litert(model, tmp_path / "m.tflite", form="split", verify_data=few(model)).identical == 6
 
 
 @pytest.mark.slow
-def test_a_contrastive_captioner_goes_word_by_word(tmp_path):
+def test_a_contrastive_captioner_decodes_word_by_word(tmp_path):
     model = toy("cross_attn_captioner", contrastive=0.5)
     assert export.litert(model, tmp_path / "m.tflite", form="split", verify_data=few(model)).identical == 6
 
@@ -135,7 +136,7 @@ def test_a_contrastive_captioner_goes_word_by_word(tmp_path):
         pytest.param("int8_encoder", "split", marks=pytest.mark.slow),
     ],
 )
-def test_smaller_files_stay_near(captioner, quantize, form, tmp_path):
+def test_quantized_files_stay_near(captioner, quantize, form, tmp_path):
     path = tmp_path / "small.tflite"
     small = export.litert(captioner, path, form=form, quantize=quantize, verify_data=few(captioner), share=0.5)
     assert small.identical >= 3
@@ -144,13 +145,13 @@ def test_smaller_files_stay_near(captioner, quantize, form, tmp_path):
 
 
 @pytest.mark.parametrize("name", ["gated_matcher", pytest.param("retriever", marks=pytest.mark.slow)])
-def test_an_encoder_in_whole_numbers_serves_every_task(name, tmp_path):
+def test_an_int8_encoder_serves_every_task(name, tmp_path):
     model = toy(name)
     report = export.litert(model, tmp_path / "m.tflite", quantize="int8_encoder", verify_data=few(model), share=0.5)
     assert 0 < report.difference < 0.5
 
 
-def test_of_convolutions_the_weights_alone_are_rounded():
+def test_only_the_weights_of_convolutions_are_rounded():
     model, (depthwise, kernel) = convolving()
     file = tflite.convert_graphs({"image": graphs.image_encoder(model, 1)}, "int8")
     by_channel = np.transpose(kernel, (3, 0, 1, 2))
@@ -173,7 +174,7 @@ def test_the_words_are_stored_once(tmp_path):
     assert small < table + rest + 150_000
 
 
-def test_what_has_no_builtin_is_named_with_its_layer(tmp_path):
+def test_an_operation_without_a_builtin_is_named_with_its_layer(tmp_path):
     @keras.saving.register_keras_serializable("test_export_litert")
     class Odd(keras.layers.Layer):
         def call(self, x):
@@ -197,7 +198,7 @@ def test_what_has_no_builtin_is_named_with_its_layer(tmp_path):
         ({"max_length": 99}, "from 1 to 8"),
     ],
 )
-def test_what_contradicts_itself_is_refused_before_any_work(captioner, settings, told, tmp_path):
+def test_contradictory_settings_are_refused_before_any_work(captioner, settings, told, tmp_path):
     with pytest.raises(ValueError, match=told):
         export.litert(captioner, tmp_path / "m.tflite", verify_data=few(captioner), **settings)
     with pytest.raises(ValueError, match=r"ends in \.tflite"):
@@ -205,7 +206,7 @@ def test_what_contradicts_itself_is_refused_before_any_work(captioner, settings,
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_model_without_captions_refuses_what_is_for_them(tmp_path):
+def test_a_model_without_captions_refuses_settings_for_them(tmp_path):
     for settings in ({"form": "split"}, {"beams": 2}, {"max_length": 3}):
         with pytest.raises(ValueError, match="writes no captions"):
             export.litert(toy("gated_vqa"), tmp_path / "m.tflite", **settings)
@@ -233,7 +234,7 @@ def test_the_program_captions_answers_and_streams(captioner, exported, tmp_path)
     assert (done.returncode, done.stdout, "no words" in done.stderr) == (1, "", True)
 
 
-def test_the_program_says_in_a_line_what_is_wrong_with_a_picture_or_a_file(exported, tmp_path):
+def test_the_program_reports_a_broken_image_or_file_in_a_line(exported, tmp_path):
     photo, whole = data.sample("photos/cat.jpg"), exported[0].read_bytes()
     (tmp_path / "bad.png").write_bytes(b"\xff\xd8\xff\xe0 cut off")
     (tmp_path / "half.tflite").write_bytes(whole[: len(whole) // 2])

@@ -11,18 +11,18 @@ from pathlib import Path
 import keras
 import numpy as np
 import pytest
-from test_export_litert import as_bytes, assert_near, convolving, few, made
+from exporting import as_bytes, assert_near, convolving, few, made
+from paths import PROGRAMS
 from toys import decisive, pictures, toy
 
 from vtx_keras import data, export, zoo
-from vtx_keras.export import _graphs as companions
 from vtx_keras.export import _graphs as graphs
 from vtx_keras.export import _onnx as onnx_graph
 from vtx_keras.inputs import text
 
 onnxruntime = pytest.importorskip("onnxruntime")
 pytestmark = pytest.mark.skipif(keras.backend.backend() != "tensorflow", reason="exports are made by TensorFlow")
-RUN = Path(__file__).parents[1] / "export/onnx/run.py"
+RUN = PROGRAMS / "onnx/run.py"
 QUICK = {"gated_vqa", "merged_attn_video_captioner"}  # those below try the other tasks
 NAMES = [pytest.param(name, marks=[] if name in QUICK else pytest.mark.slow) for name in zoo.list_models()]
 
@@ -50,7 +50,7 @@ def session(path):
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_every_model_says_the_same_from_its_file(name, tmp_path):
+def test_every_model_gives_the_same_results_from_its_file(name, tmp_path):
     model = made(name)
     report = export.onnx(model, tmp_path / "model.onnx", verify_data=few(model))
     assert report.ok
@@ -85,11 +85,11 @@ def test_the_contract_of_the_file(captioner, exported):
     ]  # fmt: skip
 
 
-def test_the_tokenizer_beside_it_loads_in_hugging_faces(exported, captioner):
+def test_the_tokenizer_beside_it_loads_in_tokenizers_of_hugging_face(exported, captioner):
     tokenizers = pytest.importorskip("tokenizers")
-    theirs = tokenizers.Tokenizer.from_file(str(exported[0].with_name("tokenizer.json")))
+    tokenizer = tokenizers.Tokenizer.from_file(str(exported[0].with_name("tokenizer.json")))
     ids = text.encode(["W1, w2 w99"], captioner.vocabulary, 9)[0]
-    assert theirs.encode("W1, w2 w99").ids == ids[ids > 0].tolist()
+    assert tokenizer.encode("W1, w2 w99").ids == ids[ids > 0].tolist()
 
 
 @pytest.mark.parametrize(
@@ -101,7 +101,7 @@ def test_beams_lengths_and_opsets(captioner, settings, tmp_path):
     assert report.difference < 1e-4
 
 
-def test_the_split_form_takes_many_pictures_at_once(captioner, halves):
+def test_the_split_form_takes_many_images_at_once(captioner, halves):
     path, report = halves
     assert report.identical == 6
     assert not path.exists()
@@ -125,7 +125,7 @@ def test_the_split_form_takes_many_pictures_at_once(captioner, halves):
         pytest.param("int8", ["split"], marks=pytest.mark.slow),
     ],
 )
-def test_smaller_files_stay_near(quantize, forms, tmp_path):
+def test_quantized_files_stay_near(quantize, forms, tmp_path):
     model = toy("cross_attn_captioner", dim=64, vocabulary=[f"w{i}" for i in range(4000)], max_length=4)
     sizes = {}
     for form in forms:
@@ -136,7 +136,7 @@ def test_smaller_files_stay_near(quantize, forms, tmp_path):
     assert max(sizes.values()) < 0.95, sizes  # of a model so small, half is not weights
 
 
-def test_of_convolutions_the_weights_alone_are_rounded():
+def test_only_the_weights_of_convolutions_are_rounded():
     model, (depthwise, kernel) = convolving()
     file = onnx_graph.convert_graph(graphs.image_encoder(model), "int8", 17)
     by_channel = np.transpose(kernel, (3, 2, 0, 1))
@@ -165,7 +165,7 @@ def test_another_models_vocabulary_is_not_overwritten(captioner, exported):
 def test_another_models_labels_are_not_overwritten(tmp_path):
     first, other = toy("gated_vqa", classes=["a", "b", "c"]), toy("gated_vqa", classes=["x", "y", "z"])
     (tmp_path / "first.onnx").touch()
-    (tmp_path / "model.json").write_text(companions.companion_files(first, "one")["model.json"])
+    (tmp_path / "model.json").write_text(graphs.companion_files(first, "one")["model.json"])
     with pytest.raises(FileExistsError, match=r"first.onnx with another model.json"):
         export.onnx(other, tmp_path / "other.onnx", verify_data=few(other))
     (tmp_path / "model.json").unlink()
@@ -182,7 +182,7 @@ def test_another_models_labels_are_not_overwritten(tmp_path):
         ({"beams": 2, "form": "split"}, "word by word"),
     ],
 )
-def test_what_contradicts_itself_is_refused_before_any_work(captioner, settings, told, tmp_path):
+def test_contradictory_settings_are_refused_before_any_work(captioner, settings, told, tmp_path):
     with pytest.raises(ValueError, match=told):
         export.onnx(captioner, tmp_path / "m.onnx", verify_data=few(captioner), **settings)
     with pytest.raises(ValueError, match=r"ends in \.onnx"):
@@ -210,7 +210,7 @@ def test_the_program_compares_a_picture_with_a_text(tmp_path):
     assert done.stdout == f"similarity {model.similarity(photo, 'w1 w2')[0, 0]:.3f}\n"
 
 
-def test_the_program_says_what_is_wrong_with_a_picture_or_a_file(exported, tmp_path):
+def test_the_program_reports_a_broken_image_or_file(exported, tmp_path):
     (tmp_path / "bad.png").write_bytes(b"\x89PNG\r\n\x1a\n cut off")
     done = ran(exported[0], tmp_path / "bad.png")
     assert (done.returncode, done.stdout) == (1, "")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import json
+import shutil
 import subprocess
 import sys
 import zipfile
@@ -12,16 +13,14 @@ from pathlib import Path
 import keras
 import numpy as np
 import pytest
-from paths import PROGRAMS
+from images import bomb
+from paths import PROGRAMS, SUPPORT
 from PIL import Image
-from sentences import ODD
-from test_media import bomb
-from test_repository import imported
-from test_text import AWKWARD, CAPTIONS, ROUND_TRIPS
+from sentences import AWKWARD, CAPTIONS, ODD, ROUND_TRIPS
 from toys import decisive, toy
 
 from vtx_keras import data, export, zoo
-from vtx_keras.export import _graphs as companions
+from vtx_keras.export import _graphs as graphs
 from vtx_keras.export import _verify as verify
 from vtx_keras.inputs import text
 from vtx_keras.inputs.media import prepare
@@ -34,13 +33,13 @@ def model():
     return decisive("cross_attn_captioner")
 
 
-def test_hugging_face_cuts_texts_into_the_same_ids():
+def test_hugging_face_encodes_texts_to_the_same_ids():
     tokenizers = pytest.importorskip("tokenizers")
     for vocabulary in (text.vocabulary(), text.learn(CAPTIONS)):
-        theirs = tokenizers.Tokenizer.from_str(json.dumps(companions.tokenizer(vocabulary)))
+        tokenizer = tokenizers.Tokenizer.from_str(json.dumps(graphs.tokenizer(vocabulary)))
         for one in [case for case in AWKWARD if "\ud83d" not in case] + CAPTIONS + ROUND_TRIPS + ODD:
             ids = text.encode([one], vocabulary, 200, allow_empty=True)[0]
-            assert theirs.encode(one).ids == ids[ids > 0].tolist(), one
+            assert tokenizer.encode(one).ids == ids[ids > 0].tolist(), one
 
 
 @pytest.fixture(scope="module")
@@ -53,9 +52,9 @@ def shared():
     return pictures_and_words
 
 
-def test_the_programs_cut_and_join_words_as_we_do(shared, model):
+def test_the_programs_split_and_join_words_as_the_package_does(shared, model):
     vocabulary = text.vocabulary()
-    about = {**companions.describe(model, "one"), "max_length": 200, "allow_empty": True}
+    about = {**graphs.describe(model, "one"), "max_length": 200, "allow_empty": True}
     for one in [case for case in AWKWARD if "\ud83d" not in case] + CAPTIONS + ROUND_TRIPS + ODD:
         ids = shared.tokens(one, about, list(vocabulary))
         np.testing.assert_array_equal(ids, text.encode([one], vocabulary, 200, start=True, allow_empty=True), one)
@@ -63,7 +62,7 @@ def test_the_programs_cut_and_join_words_as_we_do(shared, model):
 
 
 @pytest.mark.parametrize("fit", ["pad", "crop", "stretch"])
-def test_the_programs_see_the_same_pixels(shared, fit, tmp_path):
+def test_the_programs_prepare_the_same_pixels(shared, fit, tmp_path):
     random = np.random.default_rng(0)
     for mode, size in (("RGB", (50, 31)), ("RGBA", (20, 64)), ("L", (33, 33)), ("1", (40, 30)), ("P", (40, 30))):
         image = Image.fromarray(random.integers(0, 256, (size[1], size[0], 4), "uint8"), "RGBA").convert(mode)
@@ -74,7 +73,7 @@ def test_the_programs_see_the_same_pixels(shared, fit, tmp_path):
 
 
 @pytest.mark.parametrize("content", [b"", b"<html>", b"GIF89a", b"\xff\xd8\xff\xe0 cut off", bomb()])
-def test_the_programs_refuse_what_is_no_whole_picture(shared, content, tmp_path):
+def test_the_programs_refuse_a_broken_image(shared, content, tmp_path):
     (tmp_path / "bad.png").write_bytes(content)
     with pytest.raises((OSError, ValueError, Image.DecompressionBombError)):
         shared.pixels(tmp_path / "bad.png", {"image_shape": [32, 32, 3], "resize": "pad"})
@@ -90,7 +89,7 @@ def test_the_programs_refuse_a_photo_cut_off_anywhere(shared, tmp_path):
 
 def test_the_programs_refuse_texts_as_a_server_does(shared, model):
     vocabulary = list(model.vocabulary)
-    about = companions.describe(toy("gated_vqa"), "one")
+    about = graphs.describe(toy("gated_vqa"), "one")
     for one in ("", " \u200b\n", "\x07"):
         with pytest.raises(ValueError, match="no words"):
             shared.tokens(one, about, vocabulary)
@@ -99,8 +98,8 @@ def test_the_programs_refuse_texts_as_a_server_does(shared, model):
         shared.tokens("w1 " * 4000, about, vocabulary)
 
 
-def test_the_programs_refuse_a_vocabulary_that_is_not_whole(shared, model, tmp_path):
-    files = companions.companion_files(model, "one")
+def test_the_programs_refuse_an_incomplete_vocabulary(shared, model, tmp_path):
+    files = graphs.companion_files(model, "one")
     path = tmp_path / "model.onnx"
     for cut in (0, 20, len(files["vocabulary.txt"]) - 1):
         (tmp_path / "model.json").write_text(files["model.json"])
@@ -134,12 +133,110 @@ def _turned():
 @pytest.mark.parametrize(
     "file", sorted([*PROGRAMS.glob("*.py"), *PROGRAMS.glob("[!s]*/*.py")]), ids=lambda path: path.name
 )
-def test_the_programs_and_runners_name_none_of_our_packages(file):
+def test_the_programs_import_no_framework(file):
+    nodes = list(ast.walk(ast.parse(file.read_text())))
+    names = [alias.name for node in nodes if isinstance(node, ast.Import) for alias in node.names]
+    names += [node.module or "" for node in nodes if isinstance(node, ast.ImportFrom)]
+    assert not {name.split(".")[0] for name in names} & {"vtx_keras", "keras", "tensorflow", "torch"}
 
-    runners = Path(verify.__file__).with_name("runners").glob("run_[lo]*.py")
-    for one in [file, *runners]:
-        names = {name.split(".")[0] for name in imported(ast.parse(one.read_text()))}
-        assert not names & {"vtx_keras", "keras", "tensorflow", "torch"}, one
+
+# --- JavaScript, Kotlin, Swift
+
+ONNXRUNTIME_WEB = """export class Tensor {
+  constructor(type, data, dims) { Object.assign(this, { type, data, dims }); }
+}
+const run = (file) => async ({ image }) => {
+  if (image.type !== "uint8" || image.data.length !== image.dims.reduce((a, b) => a * b)) throw new Error("image");
+  return { ids: { data: Int32Array.from(JSON.parse(file)) } };
+};
+export const InferenceSession = { create: async (file) => ({ run: run(file) }) };
+"""
+PNGJS = "export default { PNG: { sync: { read: (file) => JSON.parse(file) } } };\n"
+CASES = """import { readFileSync } from "node:fs";
+import { pixels, words } from "./caption.mjs";
+const { about, vocabulary, images, ids } = JSON.parse(readFileSync("cases.json"));
+const seen = images.map((image) => Array.from(pixels(image, about)));
+console.log(JSON.stringify({ seen, said: ids.map((row) => words(row, about, vocabulary)) }));
+"""
+
+
+def node(folder: Path, *arguments: str) -> str:
+    if shutil.which("node") is None:
+        pytest.skip("export/onnx/caption.mjs was not run: there is no node here")
+    run = subprocess.run(["node", *arguments], cwd=folder, capture_output=True, text=True)
+    assert run.returncode == 0, run.stderr
+    return run.stdout
+
+
+@pytest.fixture
+def web(tmp_path):
+    """A folder with caption.mjs, its two packages replaced: one writes given ids, the other reads JSON."""
+    for name, content in {"onnxruntime-web": ONNXRUNTIME_WEB, "pngjs": PNGJS}.items():
+        package = tmp_path / "node_modules" / name
+        package.mkdir(parents=True)
+        (package / "index.mjs").write_text(content)
+        (package / "package.json").write_text(json.dumps({"name": name, "exports": "./index.mjs"}))
+    shutil.copy(PROGRAMS / "onnx/caption.mjs", tmp_path)
+    return tmp_path
+
+
+def rgba(image: Image.Image) -> dict:
+    return {"width": image.width, "height": image.height, "data": list(image.tobytes())}
+
+
+def test_the_javascript_prepares_images_and_joins_words_as_the_package_does(web, model):
+    random = np.random.default_rng(0)
+    sizes = [(32, 32), (50, 31), (9, 70), (3, 5)]
+    images = [Image.fromarray(random.integers(0, 256, (h, w, 4), "uint8"), "RGBA") for w, h in sizes]
+    vocabulary = text.vocabulary()
+    ids = text.encode([*CAPTIONS, *ROUND_TRIPS, "", "[unk] ##"], vocabulary, 40, end=True, allow_empty=True)
+    about = graphs.describe(model, "one")
+    cases = {"about": about, "vocabulary": vocabulary, "images": [*map(rgba, images)], "ids": ids.tolist()}
+    (web / "cases.json").write_text(json.dumps(cases))
+    (web / "cases.mjs").write_text(CASES)
+    found = json.loads(node(web, "cases.mjs"))
+    assert found["said"] == text.decode(ids, vocabulary)
+    for image, pixels in zip(images, found["seen"], strict=True):
+        difference = np.array(pixels).reshape(model.image_shape) - prepare(image, model.image_shape)
+        assert np.abs(difference).max() <= 1, image.size
+    (web / "model.json").write_text(json.dumps(about))
+    (web / "vocabulary.txt").write_text("\n".join(vocabulary) + "\n")
+    (web / "model.onnx").write_text(json.dumps(ids[0].tolist()))
+    (web / "photo.png").write_text(json.dumps(rgba(images[1])))
+    assert node(web, "caption.mjs", "model.onnx", "photo.png") == f"{text.decode(ids, vocabulary)[0]}\n"
+
+
+@pytest.mark.network
+def test_the_javascript_captions_in_onnxruntime_web(model, tmp_path):
+    rows = [{"image": np.zeros(model.image_shape, "uint8"), "caption": "w1"}]
+    export.onnx(model, tmp_path / "model.onnx", verify_data=rows)
+    shutil.copy(PROGRAMS / "onnx/caption.mjs", tmp_path)
+    Image.open(data.sample("photos/cat.jpg")).save(tmp_path / "cat.png")
+    subprocess.run(["npm", "install", "--silent", "onnxruntime-web", "pngjs"], cwd=tmp_path, check=True)
+    assert node(tmp_path, "caption.mjs", "model.onnx", "cat.png").strip() == model.generate(tmp_path / "cat.png")[0]
+
+
+def compiler(name: str, program: str) -> str:
+    path = shutil.which(name)
+    if path is None:
+        pytest.skip(f"export/mobile/{program} was not compiled: there is no {name} here")
+    return path
+
+
+def test_the_kotlin_compiles(tmp_path):
+    stubs = sorted((SUPPORT / "android").glob("*.kt"))
+    command = [compiler("kotlinc", "Captioner.kt"), PROGRAMS / "mobile/Captioner.kt", *stubs, "-d", tmp_path]
+    run = subprocess.run(command, capture_output=True, text=True)
+    assert run.returncode == 0, run.stderr
+
+
+def test_the_swift_parses():
+    command = [compiler("swiftc", "Captioner.swift"), "-parse", PROGRAMS / "mobile/Captioner.swift"]
+    run = subprocess.run(command, capture_output=True, text=True)
+    assert run.returncode == 0, run.stderr
+
+
+# --- all runtimes
 
 
 def ran(program, *arguments):
@@ -152,7 +249,7 @@ def ran(program, *arguments):
 
 @pytest.mark.slow
 def test_five_runtimes_write_the_same_sentences(tmp_path):
-    """Keras, XLA, and in processes that do not know us: a SavedModel behind a server, LiteRT, onnxruntime."""
+    """Keras, XLA, and, in processes without the package, a SavedModel behind a server, LiteRT and onnxruntime."""
     import tensorflow as tf
 
     model = zoo.build("cross_attn_captioner")

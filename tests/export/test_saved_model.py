@@ -14,16 +14,15 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
-from test_media import bomb
+from images import bomb
+from paths import PROGRAMS
 from toys import WORDS, decisive, toy
 
 from vtx_keras import data, export, zoo
 from vtx_keras.export import _saved_model as savedmodel
-from vtx_keras.export import _saved_model as slim
 from vtx_keras.inputs import media
 
-if keras.backend.backend() != "tensorflow":
-    pytest.skip("TensorFlow exports", allow_module_level=True)
+pytestmark = pytest.mark.skipif(keras.backend.backend() != "tensorflow", reason="exports are made by TensorFlow")
 
 
 PHOTOS = sorted(Path(str(data.sample("photos/cat.jpg"))).parent.glob("*.jpg"))
@@ -37,23 +36,23 @@ def examples(**more):
     ]
 
 
-def said(outputs):
+def texts_of(outputs):
     return [one.decode() for one in outputs.numpy()]
 
 
 @pytest.fixture(scope="module")
 def captions(tmp_path_factory):
-    """A captioner, its folder as a server wants it, and the report."""
+    """A captioner, its folder in the layout of TensorFlow Serving, and the report."""
     model, folder = decisive("cross_attn_captioner"), tmp_path_factory.mktemp("captions")
     return model, folder, export.saved_model(model, folder / "1", beams=2, max_length=6, verify_data=examples())
 
 
-def test_a_captioner_says_the_same_in_its_own_process(captions):
+def test_a_captioner_gives_the_same_captions_in_its_own_process(captions):
     _model, folder, report = captions
     assert (report.ok, report.identical, report.n, report.format) == (True, 8, 8, "savedmodel")
     assert report.difference < 1e-5
     assert json.loads((folder / "1/assets.extra/model.json").read_text())["beams"] == 2
-    assert not any("Text" in name or "Py" in name for name in slim.operations(folder / "1"))
+    assert not any("Text" in name or "Py" in name for name in savedmodel.operations(folder / "1"))
 
 
 def test_its_signature_takes_bytes_and_gives_one_string(captions):
@@ -69,7 +68,7 @@ def test_its_signature_takes_bytes_and_gives_one_string(captions):
     outputs = signature(image_bytes=tf.constant(items))
     assert outputs["ok"].numpy().tolist() == [False, *[True] * (len(items) - 2), False]
     wanted = model.generate(items, beams=2, max_length=6, on_error="none")
-    assert said(outputs["caption"]) == [one or "" for one in wanted]
+    assert texts_of(outputs["caption"]) == [one or "" for one in wanted]
     assert outputs["score"].numpy()[[0, -1]].tolist() == [0, 0]
     assert (outputs["score"].numpy()[1:-1] < 0).all()
     assert signature(image_bytes=tf.zeros([0], tf.string))["caption"].shape == (0,)
@@ -88,17 +87,17 @@ def test_older_loaders_read_it_and_it_can_be_saved_again(captions, tmp_path):
             assert found.tolist() == expected
 
 
-def test_pixels_of_any_size_say_the_same_as_files(captions):
+def test_pixels_of_any_size_give_the_same_captions_as_files(captions):
     _, folder, _ = captions
     signatures = tf.saved_model.load(str(folder / "1")).signatures
     photo = media.read(PHOTOS[1])
     outputs = signatures["pixels"](image=tf.constant(photo[None]))
     files = signatures["serving_default"](image_bytes=tf.constant([PHOTOS[1].read_bytes()]))
-    assert said(outputs["caption"]) == said(files["caption"])
+    assert texts_of(outputs["caption"]) == texts_of(files["caption"])
     np.testing.assert_allclose(outputs["score"].numpy(), files["score"].numpy(), atol=1e-5)
 
 
-def test_a_client_without_us_gets_captions_by_rest(captions, capsys):
+def test_a_rest_client_gets_captions_without_the_package(captions, capsys):
     model, folder, _ = captions
     client, stand_in = (program(name) for name in ("client", "stand_in"))
     server = stand_in.serve(folder, "captions", 0)
@@ -130,7 +129,7 @@ def test_a_client_without_us_gets_captions_by_rest(captions, capsys):
         server.server_close()
 
 
-def test_a_folder_that_is_not_whole_is_not_served(captions, tmp_path):
+def test_an_incomplete_folder_is_not_served(captions, tmp_path):
     stand_in = program("stand_in")
     with pytest.raises(SystemExit, match="has no version"):
         stand_in.serve(tmp_path / "none", "captions", 0)
@@ -143,7 +142,7 @@ def test_a_folder_that_is_not_whole_is_not_served(captions, tmp_path):
 
 
 def program(name):
-    path = Path(__file__).parent.parent / "export" / "serving" / f"{name}.py"
+    path = PROGRAMS / "serving" / f"{name}.py"
     spec = importlib.util.spec_from_file_location(f"serving_{name}", path)
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
@@ -151,7 +150,7 @@ def program(name):
 
 
 @pytest.mark.slow
-def test_answers_come_by_name_with_probabilities(tmp_path):
+def test_answers_are_names_with_probabilities(tmp_path):
     model = toy("gated_vqa")
     report = export.saved_model(model, tmp_path / "1", verify_data=examples())
     assert report.identical == report.n == 8
@@ -162,7 +161,7 @@ def test_answers_come_by_name_with_probabilities(tmp_path):
     assert outputs["ok"].numpy().tolist() == [True, False, True, False]
     right = [0, 2]
     wanted = model.answer([files[i] for i in right], [questions[i] for i in right])
-    assert said(outputs["answer"]) == [wanted[0], "", wanted[1], ""]
+    assert texts_of(outputs["answer"]) == [wanted[0], "", wanted[1], ""]
     np.testing.assert_allclose(outputs["scores"].numpy().sum(axis=1), [1, 0, 1, 0], atol=1e-6)
     np.testing.assert_array_equal(outputs["score"].numpy(), outputs["scores"].numpy().max(axis=1))
 
@@ -173,7 +172,7 @@ def test_several_labels_are_joined_and_a_text_may_be_missing():
     files, texts = [path.read_bytes() for path in PHOTOS[:5]], ["w1", "", "w2 w3", "w4", "w5"]
     outputs = savedmodel.signatures(model)["serving_default"](tf.constant(files), tf.constant(texts))
     assert outputs["ok"].numpy().all()
-    assert said(outputs["answer"]) == [", ".join(names) for names in model.answer(files, texts)]
+    assert texts_of(outputs["answer"]) == [", ".join(names) for names in model.answer(files, texts)]
 
 
 def test_matches_are_probabilities_and_each_picture_needs_a_text():
@@ -198,25 +197,25 @@ def test_a_retriever_embeds_pictures_and_texts():
     assert not found[3].any()
 
 
-def test_a_clip_is_several_pictures():
+def test_a_clip_is_several_images():
     model = decisive("gated_video_captioner")
     made = savedmodel.signatures(model)
     clips = [[path.read_bytes() for path in PHOTOS[i : i + 3]] for i in range(3)]
     outputs = made["serving_default"](tf.constant([*clips, [b"", *clips[0][1:]]]))
-    assert said(outputs["caption"]) == [*model.generate(clips), ""]
+    assert texts_of(outputs["caption"]) == [*model.generate(clips), ""]
     arrays = np.random.default_rng(0).integers(0, 256, (2, 5, 24, 40, 3), "uint8")
-    assert said(made["pixels"](tf.constant(arrays))["caption"]) == model.generate(arrays)
+    assert texts_of(made["pixels"](tf.constant(arrays))["caption"]) == model.generate(arrays)
 
 
 @pytest.mark.slow
-def test_xla_says_the_same():
+def test_xla_gives_the_same_captions():
     made = savedmodel.signatures(decisive("concat_mlp_captioner"), jit_compile=True)
     files = tf.constant([path.read_bytes() for path in PHOTOS[:4]])
-    assert said(made["xla"](files)["caption"]) == said(made["serving_default"](files)["caption"])
+    assert texts_of(made["xla"](files)["caption"]) == texts_of(made["serving_default"](files)["caption"])
 
 
 @pytest.mark.slow
-def test_what_differs_does_not_get_its_name(tmp_path, monkeypatch):
+def test_an_export_that_differs_does_not_get_its_name(tmp_path, monkeypatch):
     model = decisive("cross_attn_captioner")
     monkeypatch.setattr(savedmodel._strings, "sentences", lambda ids, vocabulary: tf.strings.as_string(ids[:, 0]))
     with pytest.raises(export.NotEqual, match="0/8"):
@@ -225,7 +224,7 @@ def test_what_differs_does_not_get_its_name(tmp_path, monkeypatch):
     assert (tmp_path / "1.failed/saved_model.pb").is_file()
 
 
-def test_mistakes_are_told_before_any_work(tmp_path):
+def test_mistakes_are_errors_before_any_work(tmp_path):
     with pytest.raises(ValueError, match="beams=0"):
         export.saved_model(decisive("gated_captioner"), tmp_path / "1", beams=0)
     with pytest.raises(ValueError, match="max_length=99"):
@@ -245,7 +244,7 @@ def test_every_model_of_the_zoo_can_be_served(name, tmp_path):
 
 
 @pytest.mark.slow
-def test_the_released_captioner_says_the_same_and_weighs_no_more_than_its_weights(tmp_path):
+def test_the_released_captioner_gives_the_same_captions_and_is_no_larger_than_its_weights(tmp_path):
     report = export.saved_model(zoo.build("cross_attn_captioner"), tmp_path / "1")
     assert report.identical == report.n > 200
     assert report.megabytes <= 1.05 * report.weights_megabytes

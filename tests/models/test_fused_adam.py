@@ -74,7 +74,9 @@ def test_no_dense_gradient_of_a_table_is_made():
     def learn(ids: tf.Tensor) -> None:
         with tf.GradientTape() as tape:
             loss = tf.reduce_sum(model(ids) ** 2)
-        optimizer.apply_gradients(zip(tape.gradient(loss, model.trainable_variables), model.trainable_variables))
+        optimizer.apply_gradients(
+            zip(tape.gradient(loss, model.trainable_variables), model.trainable_variables, strict=True)
+        )
 
     traced = tf.function(learn).get_concrete_function(tf.TensorSpec((2, 3), tf.int32))
     operations = traced.graph.get_operations()

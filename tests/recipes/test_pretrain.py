@@ -1,4 +1,4 @@
-"""Pretraining runs on the sample: every objective is learned, and what is learned is handed on."""
+"""Pretraining on the sample: every objective is learned, and shared weights are handed on."""
 
 from __future__ import annotations
 
@@ -8,14 +8,14 @@ from pathlib import Path
 
 import keras
 import numpy as np
-import pretrain
 import pytest
-import questions
+from paths import ROOT
 
 from vtx_keras import zoo
 
-sys.path.insert(0, str(Path(__file__).parents[1] / "recipes"))
-
+sys.path.insert(0, str(ROOT / "recipes"))  # scripts that import each other
+import pretrain
+import questions
 
 pytestmark = pytest.mark.skipif(keras.backend.backend() != "tensorflow", reason="the recipes read tf.data")
 TOY = {"dim": 32, "depth": 1, "vision_depth": 1, "text_depth": 1, "image_shape": (32, 32, 3), "dropout": 0.0}
@@ -35,8 +35,8 @@ def losses(folder: Path) -> list[float]:
 def test_all_objectives_in_turn_and_questions_after_them(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(pretrain, "SMALL", TOY)
     run(pretrain, monkeypatch, "--sample", "--objective", "all", "--epochs", "2", "--out", str(tmp_path))
-    said = capsys.readouterr().out
-    assert "matching-mlm begins with" in said
+    output = capsys.readouterr().out
+    assert "matching-mlm begins with" in output
     for stage in pretrain.ALL:
         found = losses(tmp_path / stage)
         assert found[-1] < found[0], stage
@@ -44,8 +44,8 @@ def test_all_objectives_in_turn_and_questions_after_them(tmp_path, monkeypatch, 
         questions, monkeypatch, "--begin", str(tmp_path / "matching-mlm"), "--sample", "--epochs", "2",
         "--out", str(tmp_path / "questions"),
     )  # fmt: skip
-    said = capsys.readouterr().out.splitlines()
-    begun = next(line for line in said if line.startswith("begins with "))
+    lines = capsys.readouterr().out.splitlines()
+    begun = next(line for line in lines if line.startswith("begins with "))
     assert {"image_encoder", "text_encoder", "fusion_0"} <= set(begun.removeprefix("begins with ").split(", "))
     found = losses(tmp_path / "questions")
     assert found[-1] < found[0]
@@ -65,7 +65,7 @@ def test_each_objective_alone(objective, tmp_path, monkeypatch):
     assert zoo.load(tmp_path / objective).spec["name"] == pretrain.STAGES[objective][0]
 
 
-def test_what_is_shared_is_handed_on_and_the_rest_is_left_alone():
+def test_shared_weights_are_handed_on_and_others_kept():
     common = {"weights": None, "vocabulary": ["a", "b"], "max_length": 8}
     source = zoo.build("cross_attn_matcher", **common, **TOY)
     target = zoo.build("cross_attn_vqa", **common, **TOY, classes=3)

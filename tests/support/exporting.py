@@ -15,7 +15,7 @@ def few(model, count=6):
 
 
 def convolving():
-    """A model whose encoder is a depthwise convolution and one across channels, and the weights of both."""
+    """A model whose image encoder is a depthwise convolution and one across channels, and the weights of both."""
     keras.utils.set_random_seed(0)
     image = keras.Input((32, 32, 3))
     x = keras.layers.DepthwiseConv2D(7, depth_multiplier=8)(image)

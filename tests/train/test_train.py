@@ -59,14 +59,12 @@ def test_averaged_weights_are_validated_and_kept(tmp_path):
     model = toy("gated_captioner")
     seen = []
 
-    class Record(keras.callbacks.Callback):
+    class Log(keras.callbacks.Callback):
         def on_train_batch_end(self, batch, logs=None):
             _compat.sync_jax(self.model)
             seen.append(np.array(self.model.get_layer("norm").gamma))
 
-    history = small_run(
-        tmp_path / "run", model, ema=0.5, epochs=1, learning_rate=1e-2, warmup=0.0, callbacks=[Record()]
-    )
+    history = small_run(tmp_path / "run", model, ema=0.5, epochs=1, learning_rate=1e-2, warmup=0.0, callbacks=[Log()])
     average = seen[0]
     for values in seen[1:]:
         average = 0.5 * average + 0.5 * values

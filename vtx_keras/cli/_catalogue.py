@@ -273,7 +273,7 @@ def _models() -> Iterator[Finding]:
 @click.command()
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 def doctor(as_json: bool) -> None:
-    """Check the installation: packages, backend, devices, folders, programs, weights.
+    """Check the installation, and say what is missing.
 
     Exit codes: 0 nothing is wrong (optional parts may be missing), 1 something must be fixed.
     """
@@ -336,7 +336,7 @@ def _fact_cells(tag: str, facts: dict[str, Any]) -> list[str]:
 @click.argument("model")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 def show(model: str, as_json: bool) -> None:
-    """Describe a model: its task, its options, and the cards of its released weights."""
+    """Describe a model, its options and its released weights."""
     from vtx_keras.checkpoints import _folder as released
 
     try:

@@ -55,9 +55,9 @@ def evaluate(
     out: Path | None,
     as_json: bool,
 ) -> None:
-    """Evaluate a model on a data set, with 95 % intervals and baselines.
+    """Evaluate a model on a data set, beside baselines.
 
-    MODEL is a name of the zoo or a saved model.
+    MODEL is a name of the zoo or a saved model. Figures come with 95 % intervals.
 
     \b
     vtx eval cross_attn_captioner --data emoji --split vendor

@@ -62,7 +62,7 @@ def export(
     share: float | None,
     as_json: bool,
 ) -> None:
-    """Export a model to SavedModel, LiteRT and ONNX, and verify the files.
+    """Export a model and verify the files.
 
     MODEL is a name of the zoo or a saved model. Each file is run by its own runtime in a new process and compared with
     the model; the report is printed and written beside the file. Exit codes: 0 all files agree with the model, 1 some

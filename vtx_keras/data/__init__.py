@@ -25,11 +25,17 @@ _MODULE_OF = {
     "named": "_load",
     "has_splits": "_load",
     "held_out": "_load",
+    "sets": "sets",
 }
 __all__ = sorted(_MODULE_OF)
 
 
 def __getattr__(name: str) -> Any:
     if name in _MODULE_OF:
-        return getattr(importlib.import_module(f"vtx_keras.data.{_MODULE_OF[name]}"), name)
+        module = importlib.import_module(f"vtx_keras.data.{_MODULE_OF[name]}")
+        return module if name == _MODULE_OF[name] else getattr(module, name)
     raise AttributeError(f"module 'vtx_keras.data' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return __all__

@@ -21,7 +21,7 @@ from vtx_keras.models.options import did_you_mean
 
 
 class BadData(ValueError):
-    """A data set cannot be trained on, with the reason."""
+    """Raised for a data set that cannot be trained on."""
 
 
 class Plan(NamedTuple):
@@ -216,7 +216,7 @@ def survey(source: tf.data.Dataset, plan: Plan, unknown: str) -> tuple[int, bool
 
 
 def _hash_of(example: dict, plan: Plan) -> tf.Tensor:
-    """A number that changes when the example does."""
+    """Hash an example to a number."""
     parts = [tf.strings.reduce_join(tf.reshape(example[plan.text], [-1]), separator="|")]
     if plan.label_of:
         parts.append(
@@ -231,5 +231,5 @@ def _hash_of(example: dict, plan: Plan) -> tf.Tensor:
 
 
 def seed_for(draw: tf.Tensor, use: int) -> tf.Tensor:
-    """A seed for a stateless operation: of one draw, another for each use."""
+    """Return a seed for a stateless operation, different for each use of one draw."""
     return tf.stack([draw, tf.constant(use, tf.int64)])

@@ -15,3 +15,7 @@ def __getattr__(name: str) -> Any:
     if name in _MODULE_OF:
         return getattr(importlib.import_module(f"vtx_keras.evaluate.{_MODULE_OF[name]}"), name)
     raise AttributeError(f"module 'vtx_keras.evaluate' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return __all__

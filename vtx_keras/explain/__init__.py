@@ -1,10 +1,12 @@
-"""What a model looked at: heat maps over the picture, word by word, of any model of the zoo.
+"""Show which parts of an image a model used: heat maps for each word, of any model of the zoo.
 
-seen = explain.attention(model, "photo.png")        # a captioner explains the caption it writes
-seen.words, seen.maps.shape                          # (["a", "cat"], (2, 7, 7))
-seen.save("maps.png")                                # the picture, and a panel per word
-heat = seen.heat("cat")                              # over the picture as it came, padding and cropping undone
-pixels = explain.overlay(seen.picture, heat)
+    maps = explain.attention(model, "photo.png")         # a captioner explains the caption it writes
+    maps.words, maps.maps.shape                          # (["a", "cat"], (2, 7, 7))
+    maps.save("maps.png")                                # the image, and a panel per word
+    heat = maps.heat("cat")                              # at the original image's size, padding and cropping undone
+    pixels = explain.overlay(maps.picture, heat)
+
+A list of images gives a list of explanations.
 """
 
 import importlib
@@ -18,3 +20,7 @@ def __getattr__(name: str) -> Any:
     if name in _MODULE_OF:
         return getattr(importlib.import_module(f"vtx_keras.explain.{_MODULE_OF[name]}"), name)
     raise AttributeError(f"module 'vtx_keras.explain' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return __all__

@@ -1,9 +1,9 @@
-"""The two ways of asking where a model looks: the attention it used, and Grad-CAM.
+"""The two methods: the attention weights that a model used, and Grad-CAM.
 
-A fusion that has attention tells its weights for given inputs (`attention_weights` in fusion.py); those inputs are
-tensors of the model's own graph, so nothing is built anew. Grad-CAM cuts the graph at the vision tokens.
+A fusion with attention returns its weights for given inputs (`attention_weights` in fusion.py). Those inputs are
+tensors of the model's own graph, so nothing is built again. Grad-CAM splits the graph at the vision tokens.
 
-Both give for each picture its words (or what was asked about) and, for each of them, a number per vision token.
+Both return for each image its words (or the targets) and, for each of them, a number per vision token.
 """
 
 from __future__ import annotations
@@ -23,56 +23,56 @@ from vtx_keras.models.layers import Block, graph
 from vtx_keras.models.options import did_you_mean
 
 ROLLOUT = "rollout"
-STRENGTHS = (np.arange(8, dtype="float32") + 0.5) / 8  # from a white picture (0) to the picture (1)
-WHITE = 255  # nothing: padding and transparency are white (media.py)
+STRENGTHS = (np.arange(8, dtype="float32") + 0.5) / 8  # steps from a white image (0) to the image (1)
+WHITE = 255  # an empty image: padding and transparency are white
 GRADIENT_SCALE = 1024.0  # keeps small gradients within float16; divided out again
 
-Found = list[tuple[list[str], np.ndarray]]
+Maps = list[tuple[list[str], np.ndarray]]  # of each image the words, and the heat (words, vision tokens)
 
 
 class Run(keras.Model):
-    """A function of a model behind `predict_on_batch`; Keras compiles it for the backend at hand, unless `eager`."""
+    """A function of a model behind `predict_on_batch`, which Keras compiles for the current backend unless `eager`."""
 
     def __init__(self, model: keras.Model, function: Callable[[dict], Any], eager: bool):
         super().__init__(name="explain", dtype="float32")
-        self.model, self.function = model, function  # the model, so that its weights are seen as they change
+        self.model, self.function = model, function  # the model, so that changes of its weights take effect
         self.compile(run_eagerly=eager)
 
     def call(self, inputs: dict) -> Any:
         return self.function(inputs)
 
 
-def ran(
-    model: VisionText, what: Any, make: Callable[[], Callable[[dict], Any]], inputs: dict[str, np.ndarray], batch: int
+def run_in_batches(
+    model: VisionText, key: Any, make: Callable[[], Callable[[dict], Any]], inputs: dict[str, np.ndarray], batch: int
 ) -> Any:
-    """What the function that `make` gives has to say of the inputs; it is made once per `what` it tells."""
+    """Apply the function that `make` returns to the inputs, in batches. It is made once per `key` and kept."""
     eager = model.run_eagerly or eager_is_faster(len(next(iter(inputs.values()))))
-    run = model.cached(("explain", what, eager), lambda: Run(model, make(), eager))
+    run = model.cached(("explain", key, eager), lambda: Run(model, make(), eager))
     return model.in_batches(run, inputs, batch)
 
 
 def words_of(ids: np.ndarray, vocabulary: Sequence[str]) -> list[tuple[str, list[int]]]:
-    """The words of a row of ids, each with the places of its pieces; an unknown piece shows as [UNK].
+    """Return the words of a row of ids, each with the positions of its pieces; an unknown piece becomes [UNK].
 
     >>> pieces = text.vocabulary(["a", "cat", "##s", "!"])
     >>> words_of(np.array([5, 6, 7, 8, 3, 0]), pieces)
     [('a', [0]), ('cats!', [1, 2, 3])]
     """
     stop = next((place for place, one in enumerate(ids) if one in (text.END, text.PAD)), len(ids))
-    shown = np.where(ids[:stop] == text.UNK, len(vocabulary), ids[:stop])  # decode leaves out what is special
-    readable = (*vocabulary, text.SPECIALS[text.UNK])
-    so_far = [text.decode([shown[: place + 1]], readable)[0].split() for place in range(stop)]
-    # How a text is joined may change what came before: a closing quote joins its words to the opening one.
-    lengths = [len(words) for words in so_far]
-    counts: Iterable[int] = np.minimum.accumulate(lengths[::-1])[::-1] if so_far else []
+    ids = np.where(ids[:stop] == text.UNK, len(vocabulary), ids[:stop])  # `decode` would skip the special id
+    extended = (*vocabulary, text.SPECIALS[text.UNK])
+    prefixes = [text.decode([ids[: place + 1]], extended)[0].split() for place in range(stop)]
+    # A later piece may join earlier words, as a closing quote does with the opening one: no count exceeds a later one.
+    lengths = [len(words) for words in prefixes]
+    counts: Iterable[int] = np.minimum.accumulate(lengths[::-1])[::-1] if prefixes else []
     places: dict[int, list[int]] = {}
     for place, count in enumerate(counts):
         places.setdefault(max(int(count) - 1, 0), []).append(place)
-    return [(so_far[-1][word], pieces) for word, pieces in places.items()] if so_far and so_far[-1] else []
+    return [(prefixes[-1][word], pieces) for word, pieces in places.items()] if prefixes and prefixes[-1] else []
 
 
 def attention_blocks(model: VisionText) -> list[Block]:
-    """The blocks whose words attend to the image; none where the fusion pools it.
+    """Return the blocks whose words attend to the image; none if the fusion pools it.
 
     >>> from vtx_keras import zoo
     >>> attention_blocks(zoo.build("gated_vqa", weights=None, dim=32, image_shape=(32, 32, 3)))
@@ -81,47 +81,45 @@ def attention_blocks(model: VisionText) -> list[Block]:
     return [layer for layer in model.layers if hasattr(layer, "attention_weights")]
 
 
-def attended(
+def attention_maps(
     model: VisionText,
     pixels: np.ndarray,
     tokens: np.ndarray,
     explained: np.ndarray,
     block: int | str | None,
     batch_size: int,
-) -> Found:
-    """For each word the attention to each vision token, brought together as `block` says."""
+) -> Maps:
+    """Return each word's attention to each vision token, of one block or combined over blocks as `block` says."""
     inputs = {"image": pixels, "tokens": tokens}
-    weights = np.asarray(
-        ran(model, ("attention", block), lambda: _weights(model, block), inputs, batch_size), "float32"
-    )
-    # A captioner writes a word while it reads the one before; the others look at it while they read it.
+    weights = run_in_batches(model, ("attention", block), lambda: _attention_function(model, block), inputs, batch_size)
+    # A captioner predicts a word at the position of the one before; other models read it at its own.
     shift = 0 if isinstance(model, Captioner) else 1
-    found = []
-    for row, ids in zip(weights, explained, strict=True):
+    maps = []
+    for row, ids in zip(np.asarray(weights, "float32"), explained, strict=True):
         words = words_of(ids, model.vocabulary)
         heat = [row[[place + shift for place in pieces]].mean(axis=0) for _, pieces in words]
-        found.append(([word for word, _ in words], np.reshape(heat, (len(words), row.shape[-1]))))
-    return found
+        maps.append(([word for word, _ in words], np.reshape(heat, (len(words), row.shape[-1]))))
+    return maps
 
 
-def _weights(model: VisionText, block: int | str | None) -> Callable[[dict], Any]:
-    """A function from a batch to weights (batch, text tokens, vision tokens), heads and blocks brought together."""
+def _attention_function(model: VisionText, block: int | str | None) -> Callable[[dict], Any]:
+    """Return a function from a batch to weights (batch, text tokens, vision tokens), combined over heads and blocks."""
     blocks = attention_blocks(model)
-    reach = graph(model.input, {each.name: each.input for each in blocks}, "block_inputs")
+    block_inputs = graph(model.input, {each.name: each.input for each in blocks}, "block_inputs")
 
     def weights(inputs: dict) -> Any:
-        given = reach(inputs)
-        looks = [each.attention_weights(*given[each.name]) for each in blocks]
-        means = [[ops.mean(ops.cast(part, "float32"), axis=1) for part in look] for look in looks]
+        inputs_of = block_inputs(inputs)
+        all_weights = [each.attention_weights(*inputs_of[each.name]) for each in blocks]
+        means = [[ops.mean(ops.cast(part, "float32"), axis=1) for part in parts] for parts in all_weights]
         if block is None:
-            return sum(image for image, _ in means) / len(means)
+            return sum(to_image for to_image, _ in means) / len(means)
         if block != ROLLOUT:
-            assert isinstance(block, int)  # there is no other word
+            assert isinstance(block, int)  # there is no other string
             return means[block][0]
         reached = ops.zeros_like(means[0][0])
-        for image, words in means:
-            taken = image + ops.matmul(words, reached)
-            share = ops.sum(image, axis=-1, keepdims=True) + ops.sum(words, axis=-1, keepdims=True)
+        for to_image, to_words in means:  # (batch, text tokens, vision tokens), (batch, text tokens, text tokens)
+            taken = to_image + ops.matmul(to_words, reached)
+            share = ops.sum(to_image, axis=-1, keepdims=True) + ops.sum(to_words, axis=-1, keepdims=True)
             reached = (reached + taken / share) / 2
         return reached
 
@@ -135,39 +133,40 @@ def gradcam_maps(
     explained: np.ndarray,
     scores: np.ndarray | None,
     target: str | None,
-) -> Found:
-    """For each target (a captioner's words, else one) how much each vision token speaks for it: Grad-CAM.
+) -> Maps:
+    """Return, for each target (a captioner's words, else one), how much each vision token contributes: Grad-CAM.
 
-    The gradient is the mean of those at STRENGTHS between the tokens of a white picture and the picture's own: where a
-    model is sure, its gradient at the picture itself says little. It is not averaged over places, which would blur
-    what attention singles out; and a token counts by how it differs from the white one, so that neither its position
-    nor padding counts.
+    The gradient is the mean of those at STRENGTHS between the tokens of a white image and the image's own, because the
+    gradient at the image itself says little where a model is certain. It is not averaged over places, which would
+    blur what attention singles out. A token is weighted by its difference from the white image's, so that its position
+    and padding do not count.
     """
-    see, think = _halves(model)
+    to_tokens, from_tokens = _split_at_vision(model)
     strengths = np.reshape(STRENGTHS, (-1, 1, 1))
-    found = []
+    maps = []
     for row in range(len(pixels)):
-        names, asked = _asked(model, tokens[row], explained[row], None if scores is None else scores[row], target)
-        ends = see.predict_on_batch({"image": np.stack([np.full_like(pixels[row], WHITE), pixels[row]])})
+        names, score_of = _targets(model, tokens[row], explained[row], None if scores is None else scores[row], target)
+        images = np.stack([np.full_like(pixels[row], WHITE), pixels[row]])
+        ends = to_tokens.predict_on_batch({"image": images})
         start, difference = np.asarray(ends[0], "float32"), np.asarray(ends[1] - ends[0], "float32")
         heat = np.zeros((len(names), len(difference)), "float32")
-        path = ops.convert_to_tensor(start + strengths * difference)
+        path = ops.convert_to_tensor(start + strengths * difference)  # (strengths, vision tokens, dim)
         words = ops.convert_to_tensor(np.repeat(tokens[row : row + 1], len(strengths), axis=0))
-        for place in range(len(names)):
+        for number in range(len(names)):
 
-            def value(x: Any, place: int = place, asked: Callable = asked, words: Any = words) -> Any:
-                return GRADIENT_SCALE * asked(think(x, words), place)
+            def value(x: Any, number: int = number, score_of: Callable = score_of, words: Any = words) -> Any:
+                return GRADIENT_SCALE * score_of(from_tokens(x, words), number)
 
             slope = ops.convert_to_numpy(gradient(value, path)).mean(axis=0) / GRADIENT_SCALE
-            heat[place] = np.maximum(np.sum(slope * difference, axis=-1), 0)
-        found.append((names, heat))
-    return found
+            heat[number] = np.maximum(np.sum(slope * difference, axis=-1), 0)
+        maps.append((names, heat))
+    return maps
 
 
-def _asked(
+def _targets(
     model: VisionText, tokens: np.ndarray, explained: np.ndarray, scores: np.ndarray | None, target: str | None
 ) -> tuple[list[str], Callable[[Any, int], Any]]:
-    """What is asked about, and the number to follow for each of them in the model's output."""
+    """Return the names of the targets, and the function from the model's output and a target's number to its score."""
     if isinstance(model, Captioner):
         words = words_of(explained, model.vocabulary)
 
@@ -176,20 +175,21 @@ def _asked(
 
         return [word for word, _ in words], of_word
     if isinstance(model, Retriever):
-        other = model.tower("text").predict_on_batch({"tokens": tokens[None]})
-        return [shown(explained, model)], lambda embedding, _: ops.sum(embedding * other)
-    place, name = _class(model, scores, target)
+        text_embedding = model.tower("text").predict_on_batch({"tokens": tokens[None]})
+        return [display_text(explained, model)], lambda embedding, _: ops.sum(embedding * text_embedding)
+    number, name = _class(model, scores, target)
     if isinstance(model, Matcher) or model.options["multi_label"]:
-        return [name], lambda logits, _: ops.sum(logits[:, place])
-    return [name], lambda logits, _: ops.sum(_centred(logits)[:, place])
+        return [name], lambda logits, _: ops.sum(logits[:, number])
+    return [name], lambda logits, _: ops.sum(_centred(logits)[:, number])
 
 
 def _centred(logits: Any) -> Any:
-    """Logits of a softmax, less their mean: what raises all of them alike speaks for none."""
+    """Subtract the mean from the logits of a softmax: raising all of them alike favours no class."""
     return logits - ops.mean(logits, axis=-1, keepdims=True)
 
 
 def _class(model: PairModel, scores: np.ndarray | None, target: str | None) -> tuple[int, str]:
+    """Return the number and the name of the class that is explained: `target`, or the most likely one."""
     if isinstance(model, Matcher):
         return 0, "fits"
     names = model.class_names
@@ -201,13 +201,13 @@ def _class(model: PairModel, scores: np.ndarray | None, target: str | None) -> t
     return names.index(target), target
 
 
-def shown(ids: np.ndarray, model: VisionText) -> str:
-    """The words of a row of ids as they are shown."""
+def display_text(ids: np.ndarray, model: VisionText) -> str:
+    """Return the words of a row of ids as one string."""
     return " ".join(word for word, _ in words_of(ids, model.vocabulary))
 
 
 def gradient(function: Callable[[Any], Any], x: Any) -> Any:
-    """The gradient of a scalar function at `x`, on the backend at hand.
+    """Return the gradient of a scalar function at `x`, on the current backend.
 
     >>> ops.convert_to_numpy(gradient(lambda x: ops.sum(x * x), ops.array([1.0, 3.0]))).tolist()
     [2.0, 6.0]
@@ -227,12 +227,12 @@ def gradient(function: Callable[[Any], Any], x: Any) -> Any:
     raise NotImplementedError(f"Grad-CAM needs the TensorFlow or the JAX backend, not {backend}: set KERAS_BACKEND")
 
 
-def _halves(model: VisionText) -> tuple[keras.Model, Callable[[Any, Any], Any]]:
-    """The model cut at its vision tokens: from pictures to them, and from them and words to what is asked about."""
+def _split_at_vision(model: VisionText) -> tuple[keras.Model, Callable[[Any, Any], Any]]:
+    """Split the model at its vision tokens: from images to them, and from them and words to the targets' scores."""
     last = "logits" if isinstance(model, Captioner) else "image_embedding" if isinstance(model, Retriever) else "head"
     vision = model.get_layer("vision").output
-    see = model.cached("explain.see", lambda: graph({"image": model.input["image"]}, vision, "see"))
+    to_tokens = model.cached("explain.see", lambda: graph({"image": model.input["image"]}, vision, "see"))
     inputs = [vision] if isinstance(model, Retriever) else [vision, model.input["tokens"]]
-    # Not a `keras.Model`, which would add nodes to the graph that it cuts: this one could not be saved any more.
+    # Not a `keras.Model`: it would add nodes to the graph that it splits, which could then not be saved any more.
     rest = model.cached("explain.rest", lambda: keras.Function(inputs, model.get_layer(last).output))
-    return see, lambda x, words: ops.cast(rest([x, words][: len(inputs)]), "float32")
+    return to_tokens, lambda x, words: ops.cast(rest([x, words][: len(inputs)]), "float32")

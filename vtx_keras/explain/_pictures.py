@@ -1,4 +1,4 @@
-"""Heat laid over pictures: from the model's grid back to the picture as it came, and a sheet with a panel per word."""
+"""Draw heat over images: from the model's grid back to the original image, and a sheet with a panel per word."""
 
 from __future__ import annotations
 
@@ -16,22 +16,22 @@ from vtx_keras.inputs import media
 from vtx_keras.models.options import did_you_mean
 
 TILE, FRAME, MARGIN, LINE, COLUMNS = 168, 104, 10, 18, 6
-# From cold to hot; light grows with heat, so that a print without colours reads alike.
+# From cold to hot, with growing lightness, so that a print in grey can be read as well.
 COLOURS = np.array([(0, 0, 4), (81, 18, 124), (183, 55, 121), (252, 137, 97), (252, 253, 191)], "float32")
 
 
 @dataclass(frozen=True, eq=False)
 class Explanation:
-    """Where a model looked in one picture (or clip), word by word.
+    """Heat maps of one image (or clip), one per word.
 
-    `maps` (words, rows, columns), for a clip (words, frames, rows, columns), lie on the model's own grid. Of
-    attention they are its weights, of Grad-CAM how much each place speaks for the target. `picture` is the picture as
-    it came, `seen` as it was fitted for the model; of a clip, the frames.
+    `maps` (words, rows, columns), for a clip (words, frames, rows, columns), are on the model's own grid: attention
+    weights, or with Grad-CAM how much each place contributes to the target. `picture` is the image as it was given,
+    `seen` as it was resized for the model; of a clip, the frames. `said` is the model's result.
 
-    >>> seen = Explanation(
+    >>> explanation = Explanation(
     ...     ["cat"], np.eye(2)[None], np.zeros((20, 40, 3), "uint8"), np.zeros((8, 8, 3), "uint8"), "pad"
     ... )
-    >>> seen.heat("cat").shape, round(float(seen.heat("cat")[0, 0]), 2)
+    >>> explanation.heat("cat").shape, round(float(explanation.heat("cat")[0, 0]), 2)
     ((20, 40), 0.98)
     """
 
@@ -46,24 +46,24 @@ class Explanation:
     def heat(
         self, word: str | int | None = None, *, seen: bool = False, size: tuple[int, int] | None = None
     ) -> np.ndarray | list[np.ndarray]:
-        """The map of a word (or of the word at that place; by default the mean of all), as large as the picture.
+        """Return the map of a word (or of the word at an index; by default the mean of all) at the image's size.
 
-        `size` gives it another (height, width). What the model did not see, because it was cut off, has no heat.
-        With `seen` it lies over the picture as the model saw it. Of a clip, a list with a map for each frame.
+        `size` is another (height, width). Parts that were cropped away before the model have no heat. With `seen` the
+        map is for the image as it was resized for the model. Of a clip, return a list with a map for each frame.
         """
-        map_ = self._map(word)
+        grid = self._map(word)
         frames = self.seen if self.clip else [self.seen]
-        shown = frames if seen else (self.picture if self.clip else [self.picture])
-        grids = map_ if self.clip else [map_]
+        targets = frames if seen else (self.picture if self.clip else [self.picture])
+        grids = grid if self.clip else [grid]
         heats = [
-            spread(grid, frame.shape[:2], picture.shape[:2], "stretch" if seen else self.fit, size)
-            for grid, frame, picture in zip(grids, frames, shown, strict=True)
+            spread(grid, frame.shape[:2], image.shape[:2], "stretch" if seen else self.fit, size)
+            for grid, frame, image in zip(grids, frames, targets, strict=True)
         ]
         return heats if self.clip else heats[0]
 
     @property
     def clip(self) -> bool:
-        """Whether this is about a clip, whose maps have frames."""
+        """Whether this explains a clip, whose maps have frames."""
         return self.maps.ndim == 4
 
     def _map(self, word: str | int | None) -> np.ndarray:
@@ -81,9 +81,9 @@ class Explanation:
         return self.maps[word]
 
     def save(self, path: str | os.PathLike, words: list[str] | None = None) -> Path:
-        """Draws a PNG at `path`: the picture, then a panel for each word (or each of `words`) with its heat over it.
+        """Draw a PNG at `path`: the image, then a panel with heat for each word (or each of `words`).
 
-        Of a clip, a row of frames for each word. Every panel has its own scale, from nothing to its hottest place.
+        A clip has a row of frames for each word. Every panel has its own scale, from zero to its greatest heat.
         """
         chosen: list[str | int] = list(range(len(self.words))) if words is None else list(words)
         named = [self.words[one] if isinstance(one, int) else one for one in chosen]
@@ -93,21 +93,21 @@ class Explanation:
         )
 
     def _tiles(self, word: str | int | None) -> list[np.ndarray]:
-        """The picture, or the frames of a clip, small; with the heat of a word over it."""
+        """Return the image, or the frames of a clip, scaled down, with the heat of a word over them."""
         side = FRAME if self.clip else TILE
-        pictures: Any = self.picture if self.clip else [self.picture]
-        sizes = [_within(picture.shape[:2], side) for picture in pictures]
-        small = [media.resize(picture, size, "stretch") for picture, size in zip(pictures, sizes, strict=True)]
+        images: Any = self.picture if self.clip else [self.picture]
+        sizes = [_scaled(image.shape[:2], side) for image in images]
+        small = [media.resize(image, size, "stretch") for image, size in zip(images, sizes, strict=True)]
         if word is None:
             return small
         grid = self._map(word)
         frames, grids = (self.seen, grid) if self.clip else ([self.seen], [grid])
         top = float(grid.max())
         heats = [
-            spread(one, frame.shape[:2], picture.shape[:2], self.fit, size)
-            for one, frame, picture, size in zip(grids, frames, pictures, sizes, strict=True)
+            spread(grid, frame.shape[:2], image.shape[:2], self.fit, size)
+            for grid, frame, image, size in zip(grids, frames, images, sizes, strict=True)
         ]
-        return [overlay(picture, heat, top=top) for picture, heat in zip(small, heats, strict=True)]
+        return [overlay(image, heat, top=top) for image, heat in zip(small, heats, strict=True)]
 
 
 def spread(
@@ -117,10 +117,10 @@ def spread(
     fit: str,
     size: tuple[int, int] | None = None,
 ) -> np.ndarray:
-    """A grid over the model's input, as float32 heat over the picture that was fitted to it ("pad", "crop", "stretch").
+    """Map a grid over the model's input to heat over the image that was fitted to it ("pad", "crop" or "stretch").
 
-    Cells are equal parts of the input, and between their middles heat runs linearly. `size` is that of the result,
-    by default the picture's.
+    Cells are equal parts of the input; heat is interpolated linearly between their centres. `size` is that of the
+    result (float32), by default the image's.
 
     >>> spread(np.array([[1.0, 0.0]]), (4, 4), (2, 8), "crop").round(2)[0].tolist()
     [0.0, 0.0, 0.0, 1.0, 0.0, 0.0, 0.0, 0.0]
@@ -130,7 +130,7 @@ def spread(
     sides = []
     for axis in (0, 1):
         model, side, cells = model_size[axis], picture_size[axis], grid.shape[axis]
-        # Where the picture's side begins on the model's input, and how long it is there: what `media` did.
+        # Where the image's side starts on the model's input and how long it is there, by the rule of `media.resize`.
         if fit == "stretch":
             start, extent = 0.0, float(model)
         elif fit == "pad":
@@ -140,17 +140,17 @@ def spread(
             extent = side * max(scales)
             start = (model - extent) / 2
         points = start + (np.arange(size[axis]) + 0.5) / size[axis] * extent
-        middles = (np.arange(cells) + 0.5) * model / cells
-        parts = np.stack([np.interp(points, middles, one) for one in np.eye(cells)], axis=1)
-        sides.append(parts * ((points >= 0) & (points <= model))[:, None])
+        centres = (np.arange(cells) + 0.5) * model / cells
+        weights = np.stack([np.interp(points, centres, one) for one in np.eye(cells)], axis=1)
+        sides.append(weights * ((points >= 0) & (points <= model))[:, None])
     return (sides[0] @ grid @ sides[1].T).astype("float32")
 
 
 def overlay(picture: np.ndarray, heat: np.ndarray, *, top: float | None = None) -> np.ndarray:
-    """A picture (h, w, 3) of 0–255 with heat laid over it, as uint8.
+    """Return an image (h, w, 3) of 0–255 with heat drawn over it, as uint8.
 
-    Heat is at least 0; `top` is what counts as hottest, by default its greatest value, so that panels that share a
-    `top` can be compared. Heat of another size is brought to the picture's, as a grid over all of it.
+    Heat is at least 0; `top` is the value drawn as hottest, by default the greatest one. Images drawn with the same
+    `top` can be compared. Heat of another size is interpolated to the image's, as a grid over all of it.
 
     >>> overlay(np.full((4, 6, 3), 255, "uint8"), np.eye(2)).shape
     (4, 6, 3)
@@ -171,24 +171,24 @@ def overlay(picture: np.ndarray, heat: np.ndarray, *, top: float | None = None) 
     return np.rint(0.45 * grey[..., None] + 0.55 * colour).astype("uint8")
 
 
-def _within(size: tuple[int, int], side: int) -> tuple[int, int]:
-    """The size, its longer side brought to `side`."""
+def _scaled(size: tuple[int, int], side: int) -> tuple[int, int]:
+    """Return the size with its longer side scaled to `side`."""
     scale = side / max(size)
     return max(1, round(size[0] * scale)), max(1, round(size[1] * scale))
 
 
 def _sheet(panels: list[tuple[list[np.ndarray], str]], title: list[str], path: Path, columns: int) -> Path:
-    """Panels of equal size in rows, each a strip of tiles with its word beneath, under a title."""
+    """Draw panels of equal size in rows under a title, each a strip of tiles with its word below."""
     font, bold = ImageFont.load_default(size=13), ImageFont.load_default(size=15)
-    strips = [np.concatenate(_level(tiles), axis=1) for tiles, _ in panels]
+    strips = [np.concatenate(_same_height(tiles), axis=1) for tiles, _ in panels]
     width, height = max(strip.shape[1] for strip in strips), max(strip.shape[0] for strip in strips)
     columns = min(columns, len(panels))
-    labels = [_wrapped(word, font, width) for _, word in panels]
+    labels = [_wrap(word, font, width) for _, word in panels]
     lines = max(label.count("\n") + 1 for label in labels)
     cell = (width + MARGIN, height + lines * LINE + MARGIN)
     least = max([int(bold.getlength(line)) for line in title] or [0])
     total = max(columns * cell[0] + MARGIN, min(least + 2 * MARGIN, 2 * TILE * COLUMNS))
-    heading = [_wrapped(line, bold, total - 2 * MARGIN) for line in title]
+    heading = [_wrap(line, bold, total - 2 * MARGIN) for line in title]
     above = MARGIN + (LINE + 2) * sum(line.count("\n") + 1 for line in heading) + MARGIN * bool(heading)
     sheet = Image.new("RGB", (total, above + math.ceil(len(panels) / columns) * cell[1]), "white")
     draw = ImageDraw.Draw(sheet)
@@ -204,8 +204,8 @@ def _sheet(panels: list[tuple[list[np.ndarray], str]], title: list[str], path: P
     return path
 
 
-def _level(tiles: list[np.ndarray]) -> list[np.ndarray]:
-    """Tiles of one height, white above and below, with a little white between."""
+def _same_height(tiles: list[np.ndarray]) -> list[np.ndarray]:
+    """Pad tiles with white to one height, and with a narrow gap between them."""
     height = max(tile.shape[0] for tile in tiles)
     gap = 4 if len(tiles) > 1 else 0
     padded = []
@@ -216,8 +216,8 @@ def _level(tiles: list[np.ndarray]) -> list[np.ndarray]:
     return padded
 
 
-def _wrapped(words: str, font: ImageFont.FreeTypeFont | ImageFont.ImageFont, width: int) -> str:
-    """Lines no wider than `width`; a word that is wider by itself is cut."""
+def _wrap(words: str, font: ImageFont.FreeTypeFont | ImageFont.ImageFont, width: int) -> str:
+    """Break a text into lines no wider than `width`; a word that is wider by itself is cut off."""
     lines = [""]
     for word in words.split():
         longer = f"{lines[-1]} {word}".strip()

@@ -281,7 +281,6 @@ def quantize_int8(model: Any) -> Any:
     """
     from onnxruntime.quantization import QuantType, quantize_dynamic
 
-    move_weights_into_loops(model.graph)
     with tempfile.TemporaryDirectory() as folder:
         before, after = Path(folder) / "before.onnx", Path(folder) / "after.onnx"
         save_model(model, before)
@@ -306,28 +305,6 @@ def store_convolutions(model: Any) -> None:
 
 def _groups(convolution: Any) -> int:
     return next((attribute.i for attribute in convolution.attribute if attribute.name == "group"), 1)
-
-
-def move_weights_into_loops(graph: Any) -> None:
-    """Move each weight that only one loop body reads into that body, where `quantize_dynamic` looks for it."""
-    for node in graph.node:
-        for body in [attribute.g for attribute in node.attribute if attribute.type == AttributeProto.GRAPH]:
-            outside = {name for other in graph.node if other is not node for name in _inputs_of(other)}
-            inside = {name for inner in body.node for name in _inputs_of(inner)}
-            moved = [one for one in graph.initializer if one.name in inside - outside]
-            kept = [one for one in graph.initializer if one.name not in inside - outside]
-            body.initializer.extend(moved)
-            _assign(graph.initializer, kept)
-            move_weights_into_loops(body)
-
-
-def _inputs_of(node: Any) -> Iterator[str]:
-    """Yield the names that a node reads, and those that its subgraphs read."""
-    yield from node.input
-    for attribute in node.attribute:
-        if attribute.type == AttributeProto.GRAPH:
-            for inner in attribute.g.node:
-                yield from _inputs_of(inner)
 
 
 def all_graphs(graph: Any) -> Iterator[Any]:

@@ -23,3 +23,7 @@ def __getattr__(name: str) -> Any:
         module = importlib.import_module(f"vtx_keras.train.{_MODULE_OF[name]}")
         return module if name == _MODULE_OF[name] else getattr(module, name)
     raise AttributeError(f"module 'vtx_keras.train' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return __all__

@@ -25,7 +25,7 @@ PACKAGES = ("vtx_keras", "keras", "keras-hub", "tensorflow", "tensorflow-text", 
 
 
 class BadRun(ValueError):
-    """A run folder cannot be used, with the reason."""
+    """Raised for a run folder that cannot be used."""
 
 
 def choose(folder: str | os.PathLike | None, name: str, identity: Mapping[str, Any], new: bool) -> tuple[Path, bool]:
@@ -182,7 +182,7 @@ HASH = 16  # characters of the sha256 in a file's name
 
 
 class NotFinite(ArithmeticError):
-    """A variable is NaN or infinite, so the state is not saved."""
+    """Raised instead of saving a state with NaN or infinite variables."""
 
 
 def variables(model: keras.Model) -> list[Any]:
@@ -247,7 +247,7 @@ def latest(folder: Path) -> tuple[dict[str, Any], list[np.ndarray], list[str]]:
     for path in states(folder):
         if file_hash(path)[:HASH] != path.stem.rsplit("-", 1)[-1]:
             messages.append(f"{path} is damaged (its contents do not match its name): the one before it is used")
-            path.replace(path.with_name(path.name + ".damaged"))  # so that new states are not compared with it
+            path.replace(path.with_name(path.name + ".damaged"))  # no longer listed as a state
             continue
         with np.load(path, allow_pickle=False) as stored:
             about = json.loads(stored["about"].tobytes())
