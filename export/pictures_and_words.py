@@ -1,7 +1,7 @@
-"""What an exported model needs around it: a picture as its pixels, a text as ids, ids as a text.
+"""Prepare images and texts for an exported model, and turn its ids into words.
 
-Shared by the programs in mobile/ and onnx/. Needs NumPy and Pillow. What is particular to a model (`about`: model.json,
-and the vocabulary) travels with it: in a zip at the end of a .tflite, beside an .onnx.
+Shared by the programs in mobile/ and onnx/. Needs NumPy and Pillow. Each model brings its description (`about`, from
+model.json) and its vocabulary: in a zip at the end of a .tflite, beside an .onnx.
 """
 
 import json
@@ -15,47 +15,48 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageOps
 
-MOST_PIXELS = 50_000_000
-LONGEST_TEXT = 10_000  # bytes
+MAX_PIXELS = 50_000_000
+MAX_TEXT = 10_000  # bytes
 IDEOGRAPHS = (
     (0x4E00, 0x9FFF), (0x3400, 0x4DBF), (0x20000, 0x2A6DF), (0x2A700, 0x2CEAF), (0xF900, 0xFAFF), (0x2F800, 0x2FA1F),
 )  # fmt: skip
 
 
 def companions(path: Path) -> tuple[dict, list[str]]:
-    """What travels with a model: what it is, and its vocabulary."""
+    """Return a model's description and its vocabulary."""
     names = ("model.json", "vocabulary.txt")
     try:
         if path.suffix == ".tflite":
-            with zipfile.ZipFile(path) as inside:
-                about, pieces = (inside.read(name).decode("utf-8") for name in names)
+            with zipfile.ZipFile(path) as archive:
+                about, pieces = (archive.read(name).decode("utf-8") for name in names)
         else:
             about, pieces = (path.with_name(name).read_text("utf-8") for name in names)
         about, vocabulary = json.loads(about), pieces.removesuffix("\n").split("\n")
         if not pieces.endswith("\n") or len(vocabulary) != about["pieces"]:
             raise ValueError(f"its vocabulary has {len(vocabulary)} pieces, expected {about['pieces']}")
-    except Exception as error:  # a damaged zip, text or JSON each has its own kind
-        raise ValueError(f"no whole model ({error}): copy or export it again, with all that lies beside it") from error
+    except Exception as error:  # a damaged zip, text and JSON raise different errors
+        message = f"not a complete model ({error}): copy or export it again, with all files beside it"
+        raise ValueError(message) from error
     return about, vocabulary
 
 
-def pixels(picture: Path | str, about: dict) -> np.ndarray:
-    """A picture as uint8 (1, height, width, 3), or as (1, frames, height, width, 3) for a model of clips."""
+def pixels(file: Path | str, about: dict) -> np.ndarray:
+    """Return an image as uint8 (1, height, width, 3), or (1, frames, height, width, 3) for a video model."""
     *frames, height, width, _ = about["image_shape"]
-    with warnings.catch_warnings(action="ignore"):  # of many pixels: the limit is below
-        opened = Image.open(picture)
+    with warnings.catch_warnings(action="ignore"):  # Pillow warns of many pixels, which are limited below
+        opened = Image.open(file)
     with opened as image:
-        if image.width * image.height > MOST_PIXELS:
-            raise ValueError(f"{picture}: {image.width} x {image.height} pixels are too many")
-        total, shown = getattr(image, "n_frames", 1), []
+        if image.width * image.height > MAX_PIXELS:
+            raise ValueError(f"{file}: {image.width} x {image.height} pixels are too many")
+        total, resized = getattr(image, "n_frames", 1), []
         for i in range(frames[0] if frames else 1):
             image.seek((2 * i + 1) * total // (2 * frames[0]) if frames else 0)
-            shown.append(_fitted(_upright_rgb(image), width, height, about["resize"]))
-    return np.stack(shown)[None] if frames else shown[0][None]
+            resized.append(_resized(_upright_rgb(image), width, height, about["resize"]))
+    return np.stack(resized)[None] if frames else resized[0][None]
 
 
 def _upright_rgb(image: Image.Image) -> Image.Image:
-    if image.mode.startswith("I"):  # 16 bits; Pillow would cut them off
+    if image.mode.startswith("I"):  # 16 bits, which Pillow would clip
         image = Image.fromarray(((np.asarray(image).astype("uint32") + 128) // 257).astype("uint8"))
     image = ImageOps.exif_transpose(image)
     if image.has_transparency_data:
@@ -64,7 +65,7 @@ def _upright_rgb(image: Image.Image) -> Image.Image:
     return image.convert("RGB")
 
 
-def _fitted(image: Image.Image, width: int, height: int, fit: str) -> np.ndarray:
+def _resized(image: Image.Image, width: int, height: int, fit: str) -> np.ndarray:
     smooth = Image.Resampling.BILINEAR
     if fit == "stretch":
         return np.asarray(image.resize((width, height), smooth))
@@ -72,13 +73,13 @@ def _fitted(image: Image.Image, width: int, height: int, fit: str) -> np.ndarray
         return np.asarray(ImageOps.fit(image, (width, height), smooth))
     scale = min(width / image.width, height / image.height)
     inner = image.resize([max(1, int(side * scale + 0.5)) for side in image.size], smooth)
-    whole = Image.new("RGB", (width, height), "white")
-    whole.paste(inner, ((width - inner.width) // 2, (height - inner.height) // 2))
-    return np.asarray(whole)
+    padded = Image.new("RGB", (width, height), "white")
+    padded.paste(inner, ((width - inner.width) // 2, (height - inner.height) // 2))
+    return np.asarray(padded)
 
 
 def words(ids: np.ndarray, about: dict, vocabulary: list[str]) -> str:
-    """Ids up to the first end or padding as a text."""
+    """Return the ids before the first end or padding as a text."""
     special = about["special_ids"]
     ids = list(map(int, ids))
     stop = next((at for at, one in enumerate(ids) if one in (special["end"], special["pad"])), len(ids))
@@ -89,22 +90,22 @@ def words(ids: np.ndarray, about: dict, vocabulary: list[str]) -> str:
 
 
 def tokens(text: str, about: dict, vocabulary: list[str]) -> np.ndarray:
-    """A text as int32 ids (1, length): the start, then the longest pieces that fit, then padding."""
-    special, known = about["special_ids"], {piece: i for i, piece in enumerate(vocabulary)}
-    if len(text.encode("utf-8", "replace")) > LONGEST_TEXT:
-        raise ValueError(f"the text has more than {LONGEST_TEXT:,} bytes")
+    """Return a text as int32 ids (1, length): the start, then each word's longest matching pieces, then padding."""
+    special, id_of = about["special_ids"], {piece: i for i, piece in enumerate(vocabulary)}
+    if len(text.encode("utf-8", "replace")) > MAX_TEXT:
+        raise ValueError(f"the text has more than {MAX_TEXT:,} bytes")
     text = re.sub(about["gaps"], " ", re.sub(about["unseen"], "", text))
     text = unicodedata.normalize("NFKC", unicodedata.normalize("NFKC", text).lower())
     ids = [special["start"]]
-    for word in "".join(map(_parted, re.sub(about["gaps"], " ", text))).split(" "):
+    for word in "".join(map(_separated, re.sub(about["gaps"], " ", text))).split(" "):
         pieces, at = [], 0
         while at < len(word) and len(word.encode()) <= 100:
             part = ("##" if at else "") + word[at:]
-            while part.removeprefix("##" if at else "") and part not in known:
+            while part.removeprefix("##" if at else "") and part not in id_of:
                 part = part[:-1]
-            if part not in known:
+            if part not in id_of:
                 break
-            pieces.append(known[part])
+            pieces.append(id_of[part])
             at += len(part) - 2 * bool(at)
         ids += ([special["unk"]] if at < len(word) else pieces) if word else []
     if len(ids) == 1 and not about["allow_empty"]:
@@ -114,7 +115,7 @@ def tokens(text: str, about: dict, vocabulary: list[str]) -> np.ndarray:
 
 
 def stream(step: Callable[..., dict], states: dict, caches: dict, about: dict) -> Iterator[int]:
-    """Ids one by one, the likeliest each time; the cache goes out of each step and into the next."""
+    """Yield the most likely id of each step; the cache that a step returns is passed to the next."""
     newest = about["special_ids"]["start"]
     for index in range(about["max_length"]):
         outputs = step(token=np.array([[newest]], "int32"), index=np.array(index, "int32"), **caches, **states)
@@ -126,24 +127,24 @@ def stream(step: Callable[..., dict], states: dict, caches: dict, about: dict) -
 
 
 def show(ids: Iterable[int], about: dict, vocabulary: list[str]) -> None:
-    """Words on one line, as they are found."""
-    seen: list[int] = []
-    for one in ids:
-        seen.append(one)
-        print(words(seen, about, vocabulary), end="\r", flush=True)
+    """Print the text on one line, growing as ids come."""
+    shown: list[int] = []
+    for new in ids:
+        shown.append(new)
+        print(words(shown, about, vocabulary), end="\r", flush=True)
     print()
 
 
-def _parted(one: str) -> str:
-    """A character that stands alone gets spaces; one that shows nothing becomes a space."""
-    kind = unicodedata.category(one)
-    alone = kind[0] == "P" or ("!" <= one <= "~" and not one.isalnum())
-    alone = alone or any(first <= ord(one) <= last for first, last in IDEOGRAPHS)
-    return f" {one} " if alone else " " if kind in ("Cc", "Cf") else one
+def _separated(character: str) -> str:
+    """Put spaces around punctuation and ideographs, and replace control and format characters by a space."""
+    kind = unicodedata.category(character)
+    alone = kind[0] == "P" or ("!" <= character <= "~" and not character.isalnum())
+    alone = alone or any(first <= ord(character) <= last for first, last in IDEOGRAPHS)
+    return f" {character} " if alone else " " if kind in ("Cc", "Cf") else character
 
 
-def told(outputs: dict, about: dict, vocabulary: list[str]) -> str:
-    """What a model's outputs say."""
+def result(outputs: dict, about: dict, vocabulary: list[str]) -> str:
+    """Return a model's outputs as text: a caption, an answer or a probability."""
     if "ids" in outputs:
         return words(outputs["ids"][0], about, vocabulary)
     logits = outputs["logits"][0]

@@ -1,5 +1,5 @@
-// A picture to a sentence on Android, from a .tflite of the form `one` exported as "captioner".
-// Mirrors run.py. Gradle: com.google.ai.edge.litert:litert (1.x, whose interpreter keeps its old package name)
+// Caption an image on Android with a captioner's .tflite of form `one`.
+// Does the same as run.py. Gradle: com.google.ai.edge.litert:litert (1.x, whose interpreter keeps its old package name)
 
 import android.graphics.Bitmap
 import android.graphics.Canvas
@@ -28,35 +28,35 @@ class Captioner(file: File) : AutoCloseable {
         }
     }
 
-    // The loop over words runs on the CPU. Of the form `split`, `encode` may be given to the GPU or NPU.
+    // The decoding loop runs on the CPU. With form `split`, `encode` can run on the GPU or NPU.
     private val interpreter = Interpreter(file)
 
-    fun caption(picture: Bitmap): String {
+    fun caption(image: Bitmap): String {
         val ids = arrayOf(IntArray(about.getInt("max_length")))
         val outputs = mapOf<String, Any>("ids" to ids, "score" to FloatArray(1))
-        interpreter.runSignature(mapOf<String, Any>("image" to pixels(picture)), outputs, "serving_default")
+        interpreter.runSignature(mapOf<String, Any>("image" to pixels(image)), outputs, "serving_default")
         return words(ids[0])
     }
 
-    /** The picture at the model's size: aspect kept, white borders, red-green-blue bytes. */
-    private fun pixels(picture: Bitmap): ByteBuffer {
+    /** The image at the model's size as RGB bytes: aspect ratio kept, white borders. */
+    private fun pixels(image: Bitmap): ByteBuffer {
         val shape = about.getJSONArray("image_shape")
         val (height, width) = shape.getInt(0) to shape.getInt(1)
-        val scale = min(width.toDouble() / picture.width, height.toDouble() / picture.height)
-        val (w, h) = max(1, (picture.width * scale).roundToInt()) to max(1, (picture.height * scale).roundToInt())
-        val whole = Bitmap.createBitmap(width, height, Bitmap.Config.ARGB_8888)
-        Canvas(whole).apply {
+        val scale = min(width.toDouble() / image.width, height.toDouble() / image.height)
+        val (w, h) = max(1, (image.width * scale).roundToInt()) to max(1, (image.height * scale).roundToInt())
+        val padded = Bitmap.createBitmap(width, height, Bitmap.Config.ARGB_8888)
+        Canvas(padded).apply {
             drawColor(Color.WHITE)
             val (left, top) = (width - w) / 2 to (height - h) / 2
-            drawBitmap(picture, null, Rect(left, top, left + w, top + h), Paint(Paint.FILTER_BITMAP_FLAG))
+            drawBitmap(image, null, Rect(left, top, left + w, top + h), Paint(Paint.FILTER_BITMAP_FLAG))
         }
-        val colours = IntArray(width * height).also { whole.getPixels(it, 0, width, 0, 0, width, height) }
+        val colours = IntArray(width * height).also { padded.getPixels(it, 0, width, 0, 0, width, height) }
         val bytes = ByteBuffer.allocateDirect(colours.size * 3)
         for (colour in colours) for (shift in intArrayOf(16, 8, 0)) bytes.put((colour shr shift).toByte())
         return bytes.also { it.rewind() }
     }
 
-    /** Ids up to the first end or padding as a text. */
+    /** The ids before the first end or padding, as a text. */
     private fun words(ids: IntArray): String {
         val special = about.getJSONObject("special_ids")
         val stops = setOf(special.getInt("end"), special.getInt("pad"))

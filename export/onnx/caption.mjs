@@ -1,11 +1,11 @@
-// A picture to a sentence in Node, and (all but the last lines) in a browser: a captioner's .onnx of the form `one`.
+// Caption an image with a captioner's .onnx of form `one`, in Node or (without the last lines) in a browser.
 //
 //     npm install onnxruntime-web pngjs
 //     node caption.mjs model.onnx photo.png
 
 import * as ort from "onnxruntime-web";
 
-// Red-green-blue-alpha bytes, as a canvas gives them, to the model's pixels: on white, the aspect kept, white borders.
+// Fit RGBA bytes, as a canvas gives them, to the model's size: transparency on white, aspect ratio kept, white borders.
 export function pixels({ data, width, height }, about) {
   const [toHeight, toWidth] = about.image_shape;
   const scale = Math.min(toWidth / width, toHeight / height);
@@ -15,14 +15,14 @@ export function pixels({ data, width, height }, about) {
     for (let c = 0; c < 3; c++) rows[3 * i + c] = 255 + ((data[4 * i + c] - 255) * data[4 * i + 3]) / 255;
   rows = resized(rows.map(Math.round), height, width, inner[1], true); // columns first, as Pillow does
   rows = resized(rows, height, inner[1], inner[0], false);
-  const whole = new Uint8Array(toHeight * toWidth * 3).fill(255);
+  const padded = new Uint8Array(toHeight * toWidth * 3).fill(255);
   const [top, left] = [Math.floor((toHeight - inner[0]) / 2), Math.floor((toWidth - inner[1]) / 2)];
   for (let y = 0; y < inner[0]; y++)
-    for (let i = 0; i < inner[1] * 3; i++) whole[((top + y) * toWidth + left) * 3 + i] = rows[y * inner[1] * 3 + i];
-  return whole;
+    for (let i = 0; i < inner[1] * 3; i++) padded[((top + y) * toWidth + left) * 3 + i] = rows[y * inner[1] * 3 + i];
+  return padded;
 }
 
-// Along one axis: every new pixel is a mean under a triangle, widened where the picture shrinks.
+// Resize one axis: every new pixel is a triangle-weighted mean, over a wider range where the image shrinks.
 function resized(values, height, width, size, across) {
   const length = across ? width : height;
   const step = length / size;
@@ -48,7 +48,7 @@ function resized(values, height, width, size, across) {
   return result;
 }
 
-// Ids up to the first end or padding as a text.
+// The ids before the first end or padding, as a text.
 export function words(ids, about, vocabulary) {
   const special = about.special_ids;
   const stop = ids.findIndex((one) => one === special.end || one === special.pad);
@@ -59,8 +59,8 @@ export function words(ids, about, vocabulary) {
   return text;
 }
 
-export async function caption(session, picture, about, vocabulary) {
-  const image = new ort.Tensor("uint8", pixels(picture, about), [1, ...about.image_shape]);
+export async function caption(session, rgba, about, vocabulary) {
+  const image = new ort.Tensor("uint8", pixels(rgba, about), [1, ...about.image_shape]);
   const { ids } = await session.run({ image });
   return words(Array.from(ids.data), about, vocabulary);
 }

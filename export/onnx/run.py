@@ -1,9 +1,9 @@
-"""What an exported .onnx says of a picture, with onnxruntime, NumPy and Pillow alone.
+"""Run an exported .onnx on an image, with onnxruntime, NumPy and Pillow alone.
 
-    python run.py model.onnx photo.png                 # a captioner; of the form `split` word by word
-    python run.py model.onnx photo.png "is it a cat?"  # a model that also reads a text
+    python run.py model.onnx photo.png                 # a captioner; one of form `split` prints word by word
+    python run.py model.onnx photo.png "is it a cat?"  # a model that also takes a text
 
-A model in two files (model.encode.onnx, model.decode_step.onnx) is named as one: model.onnx.
+For a model in two files (model.encode.onnx, model.decode_step.onnx), give the common name: model.onnx.
 """
 
 import os
@@ -13,11 +13,11 @@ from pathlib import Path
 
 import numpy as np
 
-os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")  # read on import: else it keeps a device's number in the home
+os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")  # read on import; otherwise it stores a device id in the home
 import onnxruntime
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-from pictures_and_words import companions, pixels, show, stream, tokens, told
+from pictures_and_words import companions, pixels, result, show, stream, tokens
 
 
 def main(model: str, picture: str, text: str | None = None) -> None:
@@ -25,33 +25,33 @@ def main(model: str, picture: str, text: str | None = None) -> None:
     about, vocabulary = companions(path)
     image = pixels(picture, about)
     if about["form"] == "split":
-        show(captioned(path, image, about), about, vocabulary)
+        show(caption_ids(path, image, about), about, vocabulary)
         return
     if about["task"] != "captioner" and text is None:
-        sys.exit(f"a {about['task']} reads a text beside the picture: give it behind the picture's name")
+        sys.exit(f"a {about['task']} needs a text besides the image: give it after the image's name")
     if about["task"] == "retriever":
-        seen = run(opened(path, "image"), {"image": image})["image_embedding"]
-        read = run(opened(path, "text"), {"tokens": tokens(text, about, vocabulary)})["text_embedding"]
-        print(f"similarity {float((seen @ read.T)[0, 0]):.3f}")
+        image_embedding = run(session(path, "image"), {"image": image})["image_embedding"]
+        text_embedding = run(session(path, "text"), {"tokens": tokens(text, about, vocabulary)})["text_embedding"]
+        print(f"similarity {float((image_embedding @ text_embedding.T)[0, 0]):.3f}")
         return
-    more = {} if about["task"] == "captioner" else {"tokens": tokens(text, about, vocabulary)}
-    print(told(run(opened(path), {"image": image, **more}), about, vocabulary))
+    texts = {} if about["task"] == "captioner" else {"tokens": tokens(text, about, vocabulary)}
+    print(result(run(session(path), {"image": image, **texts}), about, vocabulary))
 
 
-def opened(path: Path, part: str = "") -> onnxruntime.InferenceSession:
-    """The session of a file, or of one of two."""
+def session(path: Path, part: str = "") -> onnxruntime.InferenceSession:
+    """Open a model's file, or one of its two parts."""
     file = path.with_name(f"{path.stem}.{part}.onnx") if part else path
     return onnxruntime.InferenceSession(str(file), providers=["CPUExecutionProvider"])
 
 
-def run(session: onnxruntime.InferenceSession, inputs: dict) -> dict:
-    """Outputs by name."""
-    return dict(zip([one.name for one in session.get_outputs()], session.run(None, inputs), strict=True))
+def run(model: onnxruntime.InferenceSession, inputs: dict) -> dict:
+    """Return the outputs by name."""
+    return dict(zip([output.name for output in model.get_outputs()], model.run(None, inputs), strict=True))
 
 
-def captioned(path: Path, image: np.ndarray, about: dict) -> Iterator[int]:
-    """Ids one by one, from the two files of the form `split`."""
-    step, states = opened(path, "decode_step"), run(opened(path, "encode"), {"image": image})
+def caption_ids(path: Path, image: np.ndarray, about: dict) -> Iterator[int]:
+    """Yield the ids of a caption, from the two files of form `split`."""
+    step, states = session(path, "decode_step"), run(session(path, "encode"), {"image": image})
     shapes = {one.name: (1, *one.shape[1:]) for one in step.get_inputs() if one.name.startswith("cache_")}
     caches = {name: np.zeros(shape, "float32") for name, shape in shapes.items()}
     return stream(lambda **inputs: run(step, inputs), states, caches, about)
@@ -62,5 +62,5 @@ if __name__ == "__main__":
         sys.exit(__doc__)
     try:
         main(*sys.argv[1:])
-    except Exception as error:  # onnxruntime's own errors have no common kind
+    except Exception as error:  # onnxruntime's errors have no common class
         sys.exit(f"{sys.argv[1]} on {sys.argv[2]}: {' '.join(str(error).split())}")

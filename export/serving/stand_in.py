@@ -1,8 +1,8 @@
-"""Speaks TensorFlow Serving's REST interface where that is not installed: to try a model, not to serve it.
+"""Try a SavedModel behind TensorFlow Serving's REST interface, without TensorFlow Serving. Not for production.
 
     python stand_in.py out/captions --model captions --port 8501
 
-Needs TensorFlow, nothing else. The folder holds versions by number, as for the server: out/captions/1, 2, ...
+Needs TensorFlow alone. The folder holds versions by number, as for the server: out/captions/1, 2, ...
 """
 
 import argparse
@@ -19,41 +19,42 @@ import tensorflow as tf
 
 
 def predict(model, request: dict) -> dict:
-    """A signature's outputs by name, as JSON keeps them."""
+    """Run a request's signature, and return its outputs by name as JSON values."""
     signature = model.signatures[request.get("signature_name", "serving_default")]
     specs = signature.structured_input_signature[1]
-    given = request.get("inputs")
-    if not isinstance(given, dict) or set(given) != set(specs):
-        raise ValueError(f"inputs are {sorted(given) if isinstance(given, dict) else given}: expected {sorted(specs)}")
-    inputs = {name: tf.constant(decoded(given[name]), spec.dtype) for name, spec in specs.items()}
+    values = request.get("inputs")
+    if not isinstance(values, dict) or set(values) != set(specs):
+        names = sorted(values) if isinstance(values, dict) else values
+        raise ValueError(f"inputs are {names}: expected {sorted(specs)}")
+    inputs = {name: tf.constant(decoded(values[name]), spec.dtype) for name, spec in specs.items()}
     return {"outputs": {name: plain(value.numpy().tolist()) for name, value in signature(**inputs).items()}}
 
 
 def decoded(value):
-    """What a client sent as {"b64": ...}, in lists of any depth."""
+    """Decode the bytes that a client sent as {"b64": ...}, in lists of any depth."""
     if isinstance(value, list):
-        return [decoded(one) for one in value]
+        return [decoded(item) for item in value]
     return base64.b64decode(value["b64"]) if isinstance(value, dict) else value
 
 
 def plain(value):
-    """Bytes as str, in lists of any depth."""
+    """Decode bytes to str, in lists of any depth."""
     if isinstance(value, list):
-        return [plain(one) for one in value]
+        return [plain(item) for item in value]
     return value.decode() if isinstance(value, bytes) else value
 
 
 def serve(folder: Path, name: str, port: int) -> HTTPServer:
-    """A server for the newest version in a folder; `serve_forever` starts it. Port 0 means any that is free."""
+    """Return a server for the newest version in a folder; `serve_forever` starts it. Port 0 takes any free port."""
     versions = [int(path.name) for path in folder.glob("*") if path.name.isdigit()]
     if not versions:
         raise SystemExit(f"{folder} has no version: expected a folder such as {folder / '1'}")
     newest = folder / str(max(versions))
     try:
         model = tf.saved_model.load(str(newest))
-    except Exception as error:  # TensorFlow's own errors have no common kind
+    except Exception as error:  # TensorFlow's errors have no common class
         reason = " ".join(str(error).split())[:300]
-        raise SystemExit(f"{newest} is no whole SavedModel ({reason}): copy or export it again") from None
+        raise SystemExit(f"{newest} is not a complete SavedModel ({reason}): copy or export it again") from None
 
     class Handler(BaseHTTPRequestHandler):
         def do_POST(self):
@@ -62,7 +63,7 @@ def serve(folder: Path, name: str, port: int) -> HTTPServer:
                 try:
                     body = self.rfile.read(int(self.headers["Content-Length"]))
                     status, answer = 200, predict(model, json.loads(body))
-                except Exception as error:  # whatever a client sends
+                except Exception as error:  # any invalid request
                     status, answer = 400, {"error": str(error)}
             content = json.dumps(answer).encode()
             self.send_response(status)
@@ -78,13 +79,13 @@ def serve(folder: Path, name: str, port: int) -> HTTPServer:
 
 
 def main(arguments: list[str]) -> None:
-    parser = argparse.ArgumentParser(description="Try a SavedModel as if TensorFlow Serving served it.")
+    parser = argparse.ArgumentParser(description="Try a SavedModel behind TensorFlow Serving's REST interface.")
     parser.add_argument("folder", type=Path)
     parser.add_argument("--model", default="captions")
     parser.add_argument("--port", type=int, default=8501)
-    given = parser.parse_args(arguments)
-    server = serve(given.folder, given.model, given.port)
-    print(f"http://localhost:{server.server_port}/v1/models/{given.model}", flush=True)
+    args = parser.parse_args(arguments)
+    server = serve(args.folder, args.model, args.port)
+    print(f"http://localhost:{server.server_port}/v1/models/{args.model}", flush=True)
     server.serve_forever()
 
 

@@ -229,7 +229,7 @@ def test_the_program_captions_answers_and_streams(captioner, exported, tmp_path)
     done = ran(tmp_path / "vqa.tflite", photo, "W1 w2!")
     assert done.stdout.strip() == asked.answer(photo, "W1 w2!")[0]
     assert done.stdout.strip() in ANSWERS
-    assert "reads a text" in ran(tmp_path / "vqa.tflite", photo).stderr
+    assert "needs a text" in ran(tmp_path / "vqa.tflite", photo).stderr
     done = ran(tmp_path / "vqa.tflite", photo, " ")
     assert (done.returncode, done.stdout, "no words" in done.stderr) == (1, "", True)
 

@@ -137,7 +137,7 @@ def test_an_incomplete_folder_is_not_served(captions, tmp_path):
         shutil.copytree(captions[1] / "1", tmp_path / "1", dirs_exist_ok=True)
         with open(tmp_path / "1" / name, "r+b") as file:
             file.truncate(5000)
-        with pytest.raises(SystemExit, match="no whole SavedModel"):
+        with pytest.raises(SystemExit, match="not a complete SavedModel"):
             stand_in.serve(tmp_path, "captions", 0)
 
 

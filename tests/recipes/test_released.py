@@ -5,17 +5,16 @@ from __future__ import annotations
 import importlib
 import json
 import sys
-from pathlib import Path
 
 import keras
 import pytest
+from paths import ROOT
 from toys import vtx
 
-from vtx_keras import zoo
+from vtx_keras import export, zoo
 from vtx_keras.checkpoints._folder import CONFIG, WEIGHTS, facts
 from vtx_keras.evaluate._run import _weights_hash
 
-ROOT = Path(__file__).parents[1]
 FOLDERS = sorted(path.parent for path in ROOT.glob(f"zoo/*/*/{CONFIG}") if path.parts[-3] != "encoders")
 NAMES = [f"{folder.parent.name}/{folder.name}" for folder in FOLDERS]
 pytestmark = pytest.mark.skipif(keras.backend.backend() != "tensorflow", reason="the recipes read tf.data")
@@ -49,16 +48,15 @@ def test_a_released_model_is_the_evaluated_one_and_has_the_outputs_of_its_card(n
             assert steps.output_of(model, picture, example, names) == example["said"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", NAMES)
-def test_int8_files_of_a_released_model_keep_its_results(name):
-    files = [
-        one for one in json.loads((ROOT / "zoo" / name / "results.json").read_text())["exports"] if one["quantize"]
-    ]
-    assert files
-    for one in files:
-        same = one["identical"] >= 0.95 * one["n"]
-        assert same or one["metric_artifact"] >= 0.99 * one["metric_model"] > 0, one
-        assert not one["metric"] or one["metric_artifact"] >= 0.98 * one["metric_model"] > 0, one
+def test_an_int8_file_of_a_released_model_keeps_what_its_card_says(name, tmp_path):
+    """Exported anew on the bundled sample: `NotEqual` is raised where too little is the same."""
+    model = zoo.build(name.split("/")[0], weights=name.split("/")[1])
+    report = export.litert(model, tmp_path / "model.tflite", quantize="int8")
+    stored = json.loads((ROOT / "zoo" / name / "results.json").read_text())["exports"]
+    (on_card,) = [one for one in stored if (one["format"], one["quantize"]) == ("litert", "int8")]
+    assert report.megabytes == pytest.approx(on_card["megabytes"], rel=0.02)
 
 
 def test_all_of_the_zoo_is_small_and_its_encoders_are_stored_once():

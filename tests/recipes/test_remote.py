@@ -7,15 +7,14 @@ import json
 import os
 import subprocess
 import sys
-from pathlib import Path
 
 import keras
 import numpy as np
 import pytest
+from paths import ROOT
 
 from vtx_keras import data, zoo
 
-ROOT = Path(__file__).parents[1]
 WITHOUT_TENSORFLOW = "raise ImportError('there is no TensorFlow here')"
 
 
