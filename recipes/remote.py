@@ -6,8 +6,8 @@
     python -m zoo.cross_attn_captioner.languages.recipe judge export card
 
 On a CPU a recipe trains on a few augmented copies of each picture; here every picture is augmented anew each time. The
-GPU machine needs keras, keras-hub and jax. `pack --pictures runs/ENCODER/pictures.npz` uses the pictures that were
-packed for an encoder (`recipes.encoder`) instead of packing them again.
+GPU machine needs keras, keras-hub, jax, Pillow, matplotlib and safetensors. `pack --pictures runs/ENCODER/pictures.npz`
+uses the pictures that were packed for an encoder (`recipes.encoder`) instead of packing them again.
 """
 
 from __future__ import annotations

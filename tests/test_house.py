@@ -296,7 +296,7 @@ def public_functions():
                 yield pytest.param(node, id=f"{module}.{node.name}")
 
 
-@pytest.mark.parametrize("function", public_functions())
+@pytest.mark.parametrize("function", list(public_functions()))
 def test_public_functions_have_docstrings_and_type_hints(function):
     assert ast.get_docstring(function), "no docstring"
     arguments = [*function.args.args, *function.args.kwonlyargs]

@@ -272,6 +272,7 @@ def counted(ds: Any, count: int | None) -> Any:
     """
     if count is None:
         return ds
+    length = count
     import tensorflow as tf
 
     class Counted(tf.data.Dataset):
@@ -287,10 +288,10 @@ def counted(ds: Any, count: int | None) -> Any:
             return self._inner.element_spec
 
         def cardinality(self) -> Any:
-            return tf.constant(count, tf.int64)
+            return tf.constant(length, tf.int64)
 
         def __len__(self) -> int:
-            return count
+            return length
 
     return Counted(ds)
 

@@ -164,7 +164,7 @@ def _with_pixels(example: dict) -> dict:
 
 def _uses_pixels(function: Callable, spec: dict) -> bool:
     """Return whether a function of decoded examples reads or replaces pixels rather than passing them through."""
-    trace = {}
+    trace: dict[str, Any] = {}
 
     def traced(example: dict) -> Any:
         before = {name: example[name] for name in ("image", "alpha") if name in example}

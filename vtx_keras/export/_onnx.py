@@ -264,9 +264,8 @@ def _replace_weights(
         weights, restoring = [], []
         for weight in graph.initializer:
             large = weight.data_type == TensorProto.FLOAT and np.prod(weight.dims) >= MIN_SIZE
-            stored, nodes = [], []
-            if large and weight.name in read:
-                stored, nodes = replace(weight.name, numpy_helper.to_array(weight))
+            replaced = large and weight.name in read
+            stored, nodes = replace(weight.name, numpy_helper.to_array(weight)) if replaced else ([], [])
             weights += stored or [weight]
             restoring += nodes
         _assign(graph.initializer, weights)

@@ -31,8 +31,9 @@ Run = Callable[[dict], dict]  # an example as a batch of one to outputs by name
 def main(format: str, artifact: str, inputs_file: str, outputs_file: str, *options: str) -> None:
     """Run `artifact` and write its outputs with `load_s`, `ms` (per example) and `peak_megabytes`."""
     rows = examples(dict(np.load(inputs_file)))
-    load = {"savedmodel": savedmodel, "litert": litert, "onnx": onnx, "keras": keras}[format]
-    load_s, runs = load(artifact, *options)
+    loaders: dict[str, Callable[..., tuple[float, dict[str, Run]]]]
+    loaders = {"savedmodel": savedmodel, "litert": litert, "onnx": onnx, "keras": keras}
+    load_s, runs = loaders[format](artifact, *options)
     outputs: dict = {}
     times = []
     for name, run in runs.items():

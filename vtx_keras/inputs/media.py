@@ -222,10 +222,11 @@ def _part(picture: Any, height: int, width: int, window: Sequence[float]) -> Ima
     if isinstance(picture, FILE):
         with _opened(picture) as image:
             _check_size(image.width, image.height, PIXEL_LIMIT)
-            # `draft` decodes at 1/2, 1/4 or 1/8, in a fraction of the time. EXIF may swap the sides, so with EXIF both
-            # sides use the larger scale.
-            least = max(height / h, width / w) if image.format == "JPEG" and "exif" in image.info else 0
-            image.draft(None, (math.ceil(least or width / w), math.ceil(least or height / h)))
+            # `draft` decodes at 1/2, 1/4 or 1/8, in a fraction of the time. It changes the image, so not a caller's.
+            # EXIF may swap the sides, so with EXIF both sides use the larger scale.
+            if image is not picture:
+                least = max(height / h, width / w) if image.format == "JPEG" and "exif" in image.info else 0
+                image.draft(None, (math.ceil(least or width / w), math.ceil(least or height / h)))
             whole = _from_image(image, PIXEL_LIMIT)
     else:
         loaded = _load(picture, PIXEL_LIMIT)

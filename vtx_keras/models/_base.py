@@ -97,7 +97,7 @@ class VisionText(keras.Model):
         for part in parts:
             if part not in ("image", "text") or not self.has_layer(f"{part}_encoder"):
                 names = [name for name in ("image", "text") if self.has_layer(f"{name}_encoder")]
-                raise ValueError(f"freeze({part!r}): this model's encoders are {', '.join(map(repr, names))}")
+                raise ValueError(f"freeze({part!r}): this model's encoders are {', '.join(map(repr, names)) or 'none'}")
             encoder = self.get_layer(f"{part}_encoder")
             encoder.trainable = not frozen or but_last > 0
             layers = [layer for layer in leaves(encoder, stop_at=Composite) if layer.weights]

@@ -149,8 +149,7 @@ def ssim(first: Any, second: Any, top: float = 255.0) -> Any:
     True
     """
     first, second = ops.cast(first, "float32") / top, ops.cast(second, "float32") / top
-    height, width = first.shape[1:3]
-    if len(first.shape) != 4 or min(height or WINDOW, width or WINDOW) < WINDOW:
+    if len(first.shape) != 4 or min(side or WINDOW for side in first.shape[1:3]) < WINDOW:
         raise ValueError(f"pictures {tuple(first.shape)}: expected (batch, h, w, channels) of at least {WINDOW} px")
     bell = np.exp(-((np.arange(WINDOW) - WINDOW // 2) ** 2) / (2 * SIGMA**2))
     kernel = ops.convert_to_tensor((np.outer(bell, bell) / bell.sum() ** 2)[:, :, None, None], "float32")

@@ -271,7 +271,7 @@ class Checkpointer(keras.callbacks.Callback):
             if self.stop_signal:
                 raise KeyboardInterrupt
             self.stop_signal = number
-            self.progress.say("stopping after this step; press again to stop at once")
+            self.progress.say("stopping after this step; a second signal stops at once")
 
         previous = {number: signal.signal(number, handle) for number in (signal.SIGTERM, signal.SIGINT)}
         try:
