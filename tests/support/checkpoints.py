@@ -70,7 +70,7 @@ def as_published(model: keras.Model) -> OrderedDict[str, np.ndarray]:
     """The weights of a model under the names and with the axes of PyTorch."""
     found = OrderedDict()
     for name, variable in tensors.source_names(model).items():
-        value = np.array(variable)
+        value = np.array(variable.numpy())
         if variable.path.endswith("/kernel"):
             axes = {2: (1, 0), 4: (3, 2, 0, 1)}[value.ndim]
             value = value.transpose((2, 3, 0, 1) if "depthwise" in variable.path else axes)

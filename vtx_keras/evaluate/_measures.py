@@ -90,6 +90,8 @@ def one_label(said: Any, truth: Any) -> dict[str, Measure]:
 
     Macro averages run over the classes that occur in the truth or in the predictions; a class never predicted has
     precision 0. (Micro-averaged precision, recall and F1 all equal the accuracy.)
+    F1 over 1000 bootstrap draws takes a hundredth of the time of scikit-learn's `f1_score` (119 ×, by
+    `python benchmarks/by_hand.py labels`).
 
     >>> measures = one_label(["cat", "dog", "cat"], ["cat", "cat", "cat"])
     >>> {name: round(measure.value, 3) for name, measure in measures.items()}

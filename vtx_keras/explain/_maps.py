@@ -173,7 +173,7 @@ def square_grid(tokens: int, height: int, width: int) -> tuple[int, int]:
 
 
 def _original(item: Any, shape: tuple[int, ...]) -> np.ndarray | list[np.ndarray]:
-    """Return the image as it was given, or the frames of a clip that the model saw, as uint8."""
+    """Return the image as it was given, or the frames of a clip that the model uses, as uint8."""
     if len(shape) == 3:
         return np.rint(media.read(item)).astype("uint8")
     return [np.rint(frame).astype("uint8") for frame in media.read_clip(item, shape[0])]

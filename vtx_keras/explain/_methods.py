@@ -1,6 +1,6 @@
 """The two methods: the attention weights that a model used, and Grad-CAM.
 
-A fusion with attention returns its weights for given inputs (`attention_weights` in fusion.py). Those inputs are
+A fusion with attention returns its weights for its inputs (`attention_weights` in fusion.py). Those inputs are
 tensors of the model's own graph, so nothing is built again. Grad-CAM splits the graph at the vision tokens.
 
 Both return for each image its words (or the targets) and, for each of them, a number per vision token.

@@ -155,7 +155,8 @@ def check_companions(companions: Mapping[str, str], path: Path) -> None:
             )
 
 
-# --- passes over the converted graph
+# --- passes over the converted graph; the figures in their docstrings are of the released captioner and come from
+#     `python benchmarks/by_hand.py onnx`
 
 
 def rename_tensors(graph: Any, names: Mapping[str, str]) -> None:
@@ -172,6 +173,7 @@ def hoist_loop_invariants(graph: Any) -> None:
     """Let loop bodies read constant values from the enclosing graph; TensorFlow carries them through each iteration.
 
     A weight is then a constant inside the body, so a runtime can lay it out once and a quantizer can recognise it.
+    Without this pass a caption takes 1.2 × the time, and an int8 file 11.4 MB instead of 5.3. onnxslim does not do it.
     """
     for node in [node for node in graph.node if node.op_type == "Loop"]:
         body = next(attribute.g for attribute in node.attribute if attribute.name == "body")
@@ -202,7 +204,10 @@ def hoist_loop_invariants(graph: Any) -> None:
 
 
 def deduplicate_tables(model: Any) -> None:
-    """Replace each table that is the transpose of another one by a `Transpose` node, which runs once at loading."""
+    """Replace each table that is the transpose of another one by a `Transpose` node, which runs once at loading.
+
+    This saves 1.0 of 19.1 MB. onnxslim saves none of the file, and undoes this pass and `store_float16`.
+    """
     graph = model.graph
     tables = {one.name: one for one in graph.initializer if len(one.dims) == 2 and np.prod(one.dims) >= MIN_SIZE}
     by_shape: dict[tuple, list[str]] = {}
@@ -222,7 +227,10 @@ def deduplicate_tables(model: Any) -> None:
 
 
 def store_float16(model: Any, selects: Callable[[Any], bool]) -> None:
-    """Store in float16 the large float weights that the selected nodes read; nodes still compute in float32."""
+    """Store in float16 the large float weights that the selected nodes read; nodes still compute in float32.
+
+    onnxruntime's own conversion to float16 makes a file that onnxruntime does not load.
+    """
 
     def to_float16(name: str, values: np.ndarray) -> tuple[list, list]:
         if np.abs(values).max() > np.finfo("float16").max:  # a mask of logits (-1e9), no weights
@@ -297,7 +305,11 @@ def quantize_int8(model: Any) -> Any:
 
 
 def store_convolutions(model: Any) -> None:
-    """Store the weights of convolutions in 8 bits, those of depthwise and small ones in 16."""
+    """Store the weights of convolutions in 8 bits, those of depthwise and small ones in 16.
+
+    `quantize_dynamic` also rounds the inputs of convolutions: a file of 5.2 MB instead of 5.3, but 4.5 × the time and
+    236 instead of 240 of 240 captions identical. Without this function the file has 11.7 MB.
+    """
     store_int8(model, lambda node: node.op_type == "Conv" and _groups(node) == 1)
     store_float16(model, lambda node: node.op_type == "Conv")
 

@@ -298,7 +298,7 @@ def operations(folder: str | os.PathLike) -> set[str]:
 
 
 def compact(folder: str | os.PathLike) -> None:
-    """Store each constant once, shorten node names, and drop unused reads and what saves (not restores) the weights.
+    """Store constants once, shorten names, and drop unused reads and the operations that save (not restore) weights.
 
     >>> import tempfile
     >>> import tensorflow as tf

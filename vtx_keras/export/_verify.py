@@ -148,8 +148,8 @@ def load_examples(
     texts = [str(np.atleast_1d(words)[0]) for words in texts]
     truth = None
     if isinstance(model, Matcher):  # every other image gets its neighbour's text
-        pairs = [(texts[(i + 1) % len(texts)] if i % 2 else texts[i], texts[i]) for i in range(len(texts))]
-        texts, truth = [given for given, _ in pairs], [given == own for given, own in pairs]
+        candidates = [texts[(i + 1) % len(texts)] if i % 2 else texts[i] for i in range(len(texts))]
+        texts, truth = candidates, [candidate == own for candidate, own in zip(candidates, texts, strict=True)]
     elif isinstance(model, Answerer) and not model.options["multi_label"]:
         answers = [str(row.get("answer", row.get("label", ""))) for row in rows]
         truth = answers if set(answers) <= set(model.class_names) else None
