@@ -13,8 +13,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from vtx_keras.evaluate import _report as pages
-from vtx_keras.evaluate._report import Card
+from vtx_keras.evaluate import _pages as pages
+from vtx_keras.evaluate._pages import Card
 
 NASTY = ["<script>alert(1)</script>", "</dd></div>", "\"'&amp;", "a\x00b\x1bc", "\ud800", "עברית", "👩‍🚀", "x" * 5000]
 
@@ -93,5 +93,5 @@ def test_a_page_appears_whole_or_not_at_all(tmp_path):
 
 
 def test_pages_load_neither_keras_nor_tensorflow():
-    script = "import sys, vtx_keras.evaluate._report; assert not {'keras', 'tensorflow', 'jax'} & set(sys.modules)"
+    script = "import sys, vtx_keras.evaluate._pages; assert not {'keras', 'tensorflow', 'jax'} & set(sys.modules)"
     subprocess.run([sys.executable, "-c", script], check=True)

@@ -249,7 +249,7 @@ def _write(rows: Iterable[dict], out: Path, model: str, frames: int = 0) -> list
                 yield row
 
     if out.suffix.lower() == ".html":
-        from vtx_keras.evaluate import _report as pages
+        from vtx_keras.evaluate import _pages as pages
         from vtx_keras.inputs import media
 
         def images_of(row: dict) -> list:

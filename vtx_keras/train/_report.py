@@ -15,7 +15,7 @@ import numpy as np
 from vtx_keras import explain
 from vtx_keras._files import write
 from vtx_keras.data._examples import encoded_of, image_of
-from vtx_keras.evaluate import _report as pages
+from vtx_keras.evaluate import _pages as pages
 from vtx_keras.evaluate._outcomes import Row, said_of
 from vtx_keras.explain._methods import attention_blocks
 from vtx_keras.inputs import media
