@@ -255,4 +255,6 @@ def test_vqa_rad_splits(config, tmp_path):
 
 def test_tfds_itself_finds_the_builders():
     found = tfds.list_builders(with_community_datasets=False)  # whose list tfds keeps in the home, were it read-only
-    assert {"emoji", "emoji_more", "emoji_video", "easy_vqa", "word_cards", "vqa_rad"} <= set(found)
+    assert {"emoji", "emoji_more", "emoji_video", "easy_vqa", "word_cards", "vqa_rad", "flickr8k", "flowers102"} <= set(
+        found
+    )

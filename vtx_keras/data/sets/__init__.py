@@ -121,6 +121,22 @@ SETS = {
         "get the official files from the data set's page (osf.io/89kps): trainset.json, testset.json and the folder "
         "images/ belong into {folder}/vqa_rad",
     ),
+    "flickr8k": DataSet(
+        "8,091 photographs, mostly of people and dogs, with five captions each. Splits as published (6,000 / 1,000 / "
+        "1,000; 91 photographs are in none of them).",
+        "photographs: their makers', collected for research and education; captions: Hodosh, Young, Hockenmaier, JAIR "
+        "47 (2013)",
+        (),
+        by_hand="ask the authors for it, or use a copy you have: the photographs (Flicker8k_Dataset/ or Images/) and "
+        "the captions (Flickr8k_text/, dataset_flickr8k.json or captions.txt) belong into {folder}/flickr8k",
+    ),
+    "flowers102": DataSet(
+        "8,189 photographs of 102 kinds of flowers, with a caption and the kind's name. Splits as the table says.",
+        "photographs: their makers', collected for research; Nilsback, Zisserman, ICVGIP (2008)",
+        (),
+        by_hand="the photographs (jpg/) and captions.csv with the columns image, caption, name, class, split belong "
+        "into {folder}/flowers102",
+    ),
 }  # fmt: skip
 
 

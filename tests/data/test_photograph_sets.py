@@ -1,0 +1,116 @@
+"""Sets of photographs are built from each layout that is in circulation."""
+
+import json
+import os
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from vtx_keras import data
+from vtx_keras._files import BadArchive
+from vtx_keras.data import sets
+
+SHARED = Path(os.environ.get("VTX_KERAS_TEST_DATA", "no such folder"))
+NAMES = [f"{number}_ab.jpg" for number in range(4)]
+SPLITS = dict(zip(NAMES, ("train", "train", "validation", "test"), strict=True))
+
+
+def photographs(folder: Path, names: list[str]) -> None:
+    folder.mkdir(parents=True)
+    for name in names:
+        Image.new("RGB", (16, 12), "red").save(folder / name)
+
+
+def captions(name: str) -> list[str]:
+    return [f"a dog , {name[0]}", "a red dog"]
+
+
+def by_authors(folder: Path, lists: str) -> None:
+    photographs(folder / "Flicker8k_Dataset", NAMES)
+    (folder / lists).mkdir(exist_ok=True)
+    lines = [f"{name}#{n}\t{text} " for name in NAMES for n, text in enumerate(captions(name))]
+    (folder / lists / "Flickr8k.token.txt").write_text("\n".join([*lines, "2258277193_586949ec62.jpg.1#0\tno picture"]))
+    for part, split in (("train", "train"), ("dev", "validation"), ("test", "test")):
+        chosen = [name for name in NAMES if SPLITS[name] == split]
+        (folder / lists / f"Flickr_8k.{part}Images.txt").write_text("\n".join(chosen) + "\n")
+
+
+def by_karpathy(folder: Path) -> None:
+    photographs(folder / "images", NAMES)
+    parts = {"train": "train", "validation": "val", "test": "test"}
+    rows = [
+        {"filename": name, "split": parts[SPLITS[name]], "sentences": [{"raw": text} for text in captions(name)]}
+        for name in NAMES
+    ]
+    (folder / "dataset_flickr8k.json").write_text(json.dumps({"images": rows}))
+
+
+def by_kaggle(folder: Path, names: list[str]) -> None:
+    photographs(folder / "Images", names)
+    lines = [f'{name},"{text}"' for name in names for text in captions(name)]
+    (folder / "captions.txt").write_text("\n".join(["image,caption", *lines]))
+
+
+@pytest.fixture
+def folder(tmp_path):
+    (sets.archive_dir(tmp_path)).mkdir(parents=True)
+    return sets.archive_dir(tmp_path)
+
+
+@pytest.mark.parametrize(
+    "write",
+    [lambda at: by_authors(at, "Flickr8k_text"), lambda at: by_authors(at, "."), by_karpathy],
+    ids=["authors", "authors in one folder", "karpathy"],
+)
+def test_flickr8k_has_the_official_splits_and_all_captions(write, folder, tmp_path):
+    write(folder / "flickr8k")
+    for split in ("train", "validation", "test"):
+        rows = {row["id"].decode(): row for row in data.load("flickr8k", split, folder=tmp_path).as_numpy_iterator()}
+        assert set(rows) == {name.removesuffix(".jpg") for name in NAMES if SPLITS[name] == split}
+        for name, row in rows.items():
+            assert [text.decode() for text in row["captions"]] == captions(name)
+            assert row["image"].shape == (12, 16, 3)
+
+
+def test_flickr8k_without_lists_is_split_by_name_with_a_warning(folder, tmp_path):
+    names = [f"{number}_ab.jpg" for number in range(24)]
+    by_kaggle(folder / "flickr8k", names)
+    with pytest.warns(UserWarning, match="not comparable with published"):
+        splits = {split: data.load("flickr8k", split, folder=tmp_path) for split in ("train", "validation", "test")}
+    ids = {split: {row["id"] for row in ds.as_numpy_iterator()} for split, ds in splits.items()}
+    assert sum(map(len, ids.values())) == 24
+    assert len(ids["train"]) > 12
+
+
+def test_flickr8k_says_what_is_missing(folder, tmp_path):
+    with pytest.raises(BadArchive, match=r"has none of the folders Flicker8k_Dataset.*ask the authors"):
+        data.load("flickr8k", folder=tmp_path)
+    photographs(folder / "flickr8k" / "Images", NAMES[:3])
+    with pytest.raises(BadArchive, match="has no captions"):
+        data.load("flickr8k", folder=tmp_path)
+    by_karpathy(folder / "other")
+    (folder / "other" / "dataset_flickr8k.json").rename(folder / "flickr8k" / "dataset_flickr8k.json")
+    with pytest.raises(BadArchive, match=r"3_ab\.jpg is missing"):
+        data.load("flickr8k", folder=tmp_path)
+
+
+def test_flowers102_reads_its_table_and_names_missing_columns(folder, tmp_path):
+    at = folder / "flowers102"
+    with pytest.raises(BadArchive, match=r"no captions\.csv"):
+        data.load("flowers102", folder=tmp_path)
+    photographs(at / "jpg", ["image_00001.jpg"])
+    (at / "captions.csv").write_text("image,caption\nimage_00001.jpg,a rose\n")
+    with pytest.raises(BadArchive, match=r"expected.*class.*split"):
+        data.load("flowers102", folder=tmp_path)
+    (at / "captions.csv").write_text("image,caption,name,class,split\nimage_00001.jpg,a red rose,rose,7,train\n")
+    (row,) = data.load("flowers102", "train", folder=tmp_path).as_numpy_iterator()
+    assert (row["caption"], row["name"], row["image"].shape) == (b"a red rose", b"rose", (12, 16, 3))
+
+
+@pytest.mark.network
+@pytest.mark.skipif(not (SHARED / "flickr8k").is_dir(), reason="VTX_KERAS_TEST_DATA names no folder with flickr8k/")
+def test_flickr8k_whole(folder, tmp_path):
+    (folder / "flickr8k").symlink_to(SHARED / "flickr8k")
+    sizes = {split: len(data.load("flickr8k", split, folder=tmp_path)) for split in ("train", "validation", "test")}
+    assert sizes == {"train": 6000, "validation": 1000, "test": 1000}
