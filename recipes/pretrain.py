@@ -1,7 +1,7 @@
 """Pretrain on pictures and their names, with one objective or with all of them in turn.
 
-    python recipes/pretrain.py --objective all --sample             # bundled pictures, a small model: about a minute
-    python recipes/pretrain.py --objective contrastive --epochs 30  # emoji and word cards; needs a GPU
+    python -m recipes.pretrain --objective all --sample             # bundled pictures, a small model: about a minute
+    python -m recipes.pretrain --objective contrastive --epochs 30  # emoji and word cards; needs a GPU
 
 contrastive   two towers: the embeddings of a picture and its name are close (retriever)
 matching      does this name fit this picture? the negatives are names of other pictures (matcher)

@@ -1,8 +1,8 @@
 """Train a model that answers questions about pictures, starting from the weights of a pretraining.
 
-    python recipes/pretrain.py --sample                                            # first
-    python recipes/questions.py --begin runs/pretrained/matching-mlm --sample
-    python recipes/questions.py --begin runs/pretrained/matching-mlm --data easy_vqa --epochs 20
+    python -m recipes.pretrain --sample                                            # first
+    python -m recipes.questions --begin runs/pretrained/matching-mlm --sample
+    python -m recipes.questions --begin runs/pretrained/matching-mlm --data easy_vqa --epochs 20
 
 A vqa model shares its encoders and its fusion with a matcher, and its image encoder with every model. Sizes and
 vocabulary are those of the pretrained model; layers that it does not have are new.
@@ -13,8 +13,8 @@ from __future__ import annotations
 import argparse
 
 import keras
-from pretrain import hand_on
 
+from recipes.pretrain import hand_on
 from vtx_keras import data, train, zoo
 
 SHARED = ("size", "dim", "heads", "depth", "vision_depth", "text_depth", "patch", "image_encoder", "text_encoder")

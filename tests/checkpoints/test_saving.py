@@ -189,7 +189,7 @@ def test_a_users_own_encoder_is_saved_and_loaded(tmp_path):
 def test_a_model_whose_encoder_was_cut_off_can_still_be_saved_in_one_file(tmp_path):
     model = toy("gated_vqa")
     model.behind_encoder()
-    _restore._bare(model, without_encoder=True)
+    _restore._without_optimizer(model, without_encoder=True)
     again = zoo.load(zoo.save(model, tmp_path / "whole.keras"))
     x = inputs(model)
     np.testing.assert_allclose(outputs(again, x), outputs(model, x), atol=1e-6)

@@ -9,13 +9,9 @@ from pathlib import Path
 import keras
 import numpy as np
 import pytest
-from paths import ROOT
 
+from recipes import pretrain, questions
 from vtx_keras import zoo
-
-sys.path.insert(0, str(ROOT / "recipes"))  # scripts that import each other
-import pretrain
-import questions
 
 pytestmark = pytest.mark.skipif(keras.backend.backend() != "tensorflow", reason="the recipes read tf.data")
 TOY = {"dim": 32, "depth": 1, "vision_depth": 1, "text_depth": 1, "image_shape": (32, 32, 3), "dropout": 0.0}
