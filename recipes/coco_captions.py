@@ -1,7 +1,7 @@
 """Train a captioner for photographs on COCO captions, with a pretrained image encoder.
 
-    python recipes/coco_captions.py --epochs 5            # needs a GPU; tfds fetches 25 GB
-    python recipes/coco_captions.py --mock --epochs 1     # tries everything but the data: random pictures and letters
+    python -m recipes.coco_captions --epochs 5            # needs a GPU; tfds fetches 25 GB
+    python -m recipes.coco_captions --mock --epochs 1     # tries everything but the data: random pictures and letters
 
 The encoder stays frozen for half of the epochs, then the whole model is trained at a tenth of the learning rate. It is
 tuned on the 2014 validation split: its figures are not those of the Karpathy split, which papers report.

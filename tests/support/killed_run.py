@@ -16,6 +16,7 @@ keras.utils.set_random_seed(1)
 from toys import WORDS, texts, toy  # noqa: E402 (the seed comes first)
 
 from vtx_keras import data, train  # noqa: E402
+from vtx_keras.checkpoints._restore import digest
 from vtx_keras.train import _folder as run_folder  # noqa: E402
 
 folder, kill_at, how, source = Path(sys.argv[1]), int(sys.argv[2]), sys.argv[3], sys.argv[4]
@@ -58,4 +59,4 @@ except (train.BadRun, OSError) as error:
     sys.exit(2)
 values = run_folder.latest(folder / "states")[1]
 everything = hashlib.sha256(b"".join(np.ascontiguousarray(value).tobytes() for value in values)).hexdigest()
-print(json.dumps({"weights": run_folder.digest(model), "everything": everything, "history": history.history}))
+print(json.dumps({"weights": digest(model), "everything": everything, "history": history.history}))

@@ -16,6 +16,7 @@ from runs import pairs, result_of, script, small_run
 from toys import toy
 
 from vtx_keras import train, zoo
+from vtx_keras.checkpoints._restore import digest
 from vtx_keras.train import _folder as run_folder
 
 TF = keras.backend.backend() == "tensorflow"
@@ -192,7 +193,7 @@ def test_a_run_killed_after_its_last_state_is_marked_finished(tmp_path):
     small_run(tmp_path / "run", first)
     run_folder.update(tmp_path / "run", state="training")
     small_run(tmp_path / "run", second)
-    assert run_folder.digest(first) == run_folder.digest(second)
+    assert digest(first) == digest(second)
     assert run_folder.read(tmp_path / "run")["state"] == "finished"
 
 

@@ -17,6 +17,7 @@ from runs import pairs, result_of, small_run
 from toys import WORDS, eager, toy
 
 from vtx_keras import _compat, data, train, zoo
+from vtx_keras.checkpoints._restore import digest
 from vtx_keras.train import _folder as run_folder
 
 TF = keras.backend.backend() == "tensorflow"
@@ -92,13 +93,13 @@ def test_the_learning_rate_warms_up_and_falls_to_zero():
 
 def test_a_dry_run_reports_and_leaves_nothing(tmp_path, capsys):
     model = toy("gated_captioner")
-    before = run_folder.digest(model)
+    before = digest(model)
     stopping = [keras.callbacks.EarlyStopping("loss")]
     small_run(tmp_path / "run", model, dry_run=True, warmup=0.0, callbacks=stopping)
     told = capsys.readouterr().out
     for line in ("image (4, 32, 32, 3)", "2 epochs of 3 batches: 6", "MB at its peak", "can be saved"):
         assert line in told
-    assert run_folder.digest(model) == before
+    assert digest(model) == before
     assert len(small_run(tmp_path / "run", model, warmup=0.0, callbacks=stopping).history["loss"]) == 2
 
 
@@ -154,16 +155,16 @@ def test_a_frozen_encoder_encodes_each_image_once(tmp_path, capsys):
     model = toy("gated_captioner")
     model.freeze("image")
     eager(model)  # and so is what is trained behind the encoder
-    before = run_folder.digest(model.get_layer("image_encoder"))
+    before = digest(model.get_layer("image_encoder"))
     ds = data.load("sample", "train").take(12)
     with contextlib.suppress(Warning):
         train.run(model, ds, tmp_path / "run", validation=ds, epochs=2, batch_size=4, learning_rate=1e-2)
     assert "each picture is encoded once" in capsys.readouterr().out
     assert list((tmp_path / "features").glob("*.npy"))
-    assert run_folder.digest(model.get_layer("image_encoder")) == before
+    assert digest(model.get_layer("image_encoder")) == before
     assert (tmp_path / "run" / "samples.html").is_file()
     kept = zoo.build("gated_captioner", weights=tmp_path / "run" / "last")
-    assert run_folder.digest(kept) == run_folder.digest(model)
+    assert digest(kept) == digest(model)
 
 
 @pytest.mark.skipif(not TF, reason="tf.data")
