@@ -16,7 +16,7 @@ keras.utils.set_random_seed(1)
 from toys import WORDS, texts, toy  # noqa: E402 (the seed comes first)
 
 from vtx_keras import data, train  # noqa: E402
-from vtx_keras.checkpoints._restore import digest
+from vtx_keras.checkpoints._restore import digest  # noqa: E402
 from vtx_keras.train import _folder as run_folder  # noqa: E402
 
 folder, kill_at, how, source = Path(sys.argv[1]), int(sys.argv[2]), sys.argv[3], sys.argv[4]
