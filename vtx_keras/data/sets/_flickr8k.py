@@ -93,7 +93,7 @@ def captions_of(folder: Path) -> dict[str, list[str]]:
 
 def splits_of(folder: Path) -> dict[str, str]:
     """Return the official split of each image by file name, or nothing if no list is there."""
-    found = {}
+    found: dict[str, str] = {}
     for part, split in LISTS.items():
         path = _file(folder, f"Flickr_8k.{part}Images.txt")
         if path:
