@@ -20,8 +20,8 @@ PACKAGE = Path(vtx_keras.__file__).parent
 ROOT = PACKAGE.parent
 # From the ground up: a room imports only rooms before it. Function-level imports count, and so do those for types.
 ORDER = (
-    "_compat", "_files", "inputs", "models", "checkpoints", "encoders", "data", "explain", "evaluate", "metrics",
-    "train", "export", "zoo", "cli",
+    "_compat", "_files", "inputs", "media", "text", "models", "tuning", "checkpoints", "encoders", "data", "explain",
+    "evaluate", "metrics", "train", "export", "zoo", "cli",
 )  # fmt: skip
 NAMES_TENSORFLOW = {"_compat", "cli", "data", "explain", "export", "train"}  # cli: silences it, asks tfds for versions
 NAMES_JAX = {"explain"}  # gradients
@@ -51,8 +51,8 @@ def doors() -> dict[str, dict[str, str]]:
     tables = {}
     for name, tree in modules().items():
         for node in tree.body:
-            if isinstance(node, ast.Assign) and getattr(node.targets[0], "id", "") in ("_MODULE_OF", "_ALIASES"):
-                inside = "" if name in ("", "metrics") else f"{name}."
+            if isinstance(node, ast.Assign) and getattr(node.targets[0], "id", "") == "_MODULE_OF":
+                inside = "" if name == "metrics" else f"{name}."
                 tables[name] = {key: inside + module for key, module in ast.literal_eval(node.value).items()}
     return tables
 
@@ -155,6 +155,18 @@ def test_what_no_door_names_begins_with_an_underscore():
         assert name in public, f"{module} is public by its name, and {package or 'vtx_keras'} does not list it"
 
 
+@pytest.mark.parametrize(
+    ("name", "meant"), [("media", "inputs.media"), ("text", "inputs.text"), ("tuning", "models.objectives")]
+)
+def test_a_public_name_can_be_imported_in_every_way(name, meant):
+    """In a process of its own, because an earlier import would hide a missing module."""
+    script = (
+        f"import vtx_keras.{name} as one; from vtx_keras import {name} as two; from vtx_keras.{name} import __all__\n"
+        f"import vtx_keras.{meant}; assert one is two is vtx_keras.{meant} is vtx_keras.{name}"
+    )
+    subprocess.run([sys.executable, "-c", script], check=True)
+
+
 def test_every_name_of_a_door_is_there():
     for package in doors():
         module = importlib.import_module(f"vtx_keras.{package}" if package else "vtx_keras")
@@ -165,7 +177,7 @@ def test_every_name_of_a_door_is_there():
 def test_modules_are_fewer_than_sixty_and_read_in_one_sitting():
     lengths = {module: len(ast.unparse(tree)) and tree.body[-1].end_lineno for module, tree in modules().items()}
     assert {module: length for module, length in lengths.items() if length > 400} == {}
-    faces = {"encoders", "inputs", "models", "cli"}  # that only gather names, like the doors
+    faces = {"encoders", "media", "text", "tuning", "inputs", "models", "cli"}  # that only gather names, like the doors
     code = [module for module in modules() if module not in faces and module not in doors()]
     code = [module for module in code if not module.startswith("data.sets")]  # a module for each data set, no more
     assert len(code) < 60, "more modules than a stranger can draw"

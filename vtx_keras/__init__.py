@@ -11,12 +11,11 @@ __all__ = [
     "checkpoints", "cli", "data", "encoders", "evaluate", "explain", "export", "inputs", "media", "metrics", "models",
     "text", "train", "tuning", "zoo",
 ]  # fmt: skip
-_ALIASES = {"media": "inputs.media", "text": "inputs.text", "tuning": "models.objectives"}  # short names of modules
 
 
 def __getattr__(name: str) -> Any:
     if name in __all__:
-        return importlib.import_module(f"vtx_keras.{_ALIASES.get(name, name)}")
+        return importlib.import_module(f"vtx_keras.{name}")
     raise AttributeError(f"module 'vtx_keras' has no attribute {name!r}")
 
 
