@@ -258,10 +258,14 @@ def reader(name: str, vocabulary: Sequence[str]) -> keras.Model:
 
 
 def loader(
-    name: str, *, image_shape: tuple[int, ...] | None = None, vocabulary: Sequence[str] | None = None
+    name: str,
+    *,
+    head: bool = False,
+    image_shape: tuple[int, ...] | None = None,
+    vocabulary: Sequence[str] | None = None,
 ) -> keras.Model:
     """Load a published encoder with its weights: the `Loader` that `models.encoders` takes."""
-    return load(name, image_shape=image_shape) if vocabulary is None else reader(name, vocabulary)
+    return load(name, head, image_shape=image_shape) if vocabulary is None else reader(name, vocabulary)
 
 
 def words_of(name: str) -> list[str]:

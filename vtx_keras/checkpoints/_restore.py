@@ -31,7 +31,7 @@ from vtx_keras.inputs.text import Vocabulary
 from vtx_keras.models import encoders
 from vtx_keras.models._base import VisionText
 from vtx_keras.models.layers import cut
-from vtx_keras.models.options import SIZES
+from vtx_keras.models.options import SIZES, lookup, options_of
 from vtx_keras.models.tasks import construct, dtype_policy
 
 # --- loading
@@ -50,7 +50,9 @@ def restore(
     name = name or saved["name"]
     if saved["name"] != name:
         raise BadWeights(f"{folder} holds a {saved['name']}, not a {name}: zoo.build({saved['name']!r}, weights=…)")
-    options = saved["overrides"]
+    entry = lookup(saved["name"])
+    options = {key: option.default for key, option in options_of(entry.task).items()} | saved["overrides"]
+    saved = {**saved, "overrides": options}  # an option that is newer than the weights has its default
     if overrides.get("size", options["size"]) != options["size"]:  # another size replaces the saved widths
         options = {key: value for key, value in options.items() if key not in (*SIZES["tiny"], "heads")}
     before = Vocabulary(saved["vocabulary"])
@@ -189,7 +191,10 @@ def _without_optimizer(model: Any, *, without_encoder: bool = False) -> Any:
     """Return a model of the same layers without the optimizer, whose state Keras would save with the weights."""
     if without_encoder:
         features = model.get_layer("vision").input
-        return cut(model, {"tokens": model.input["tokens"], features.name: features}, model.output)
+        behind = {features.name: features}
+        if model.has_layer("concepts"):  # its head belongs to the encoder
+            behind["seen"] = model.get_layer("concepts").output
+        return cut(model, {"tokens": model.input["tokens"], **behind}, model.output)
     return keras.Model(model.input, model.output)
 
 

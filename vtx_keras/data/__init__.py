@@ -21,6 +21,7 @@ _MODULE_OF = {
     "preview": "_source",
     "from_csv": "_files",
     "from_folder": "_files",
+    "sentences": "_texts",
     "overlap": "_files",
     "named": "_load",
     "has_splits": "_load",

@@ -31,13 +31,19 @@ OPEN = 256  # memory-mapped files at a time: systems allow about a thousand
 
 
 def features(
-    ds: tf.data.Dataset, model: VisionText, folder: str | os.PathLike = "features", *, batch_size: int = 32
+    ds: tf.data.Dataset,
+    model: VisionText,
+    folder: str | os.PathLike = "features",
+    *,
+    batch_size: int = 32,
+    seen: bool = False,
 ) -> tf.data.Dataset:
     """Return the same examples with the image encoder's features (float16) in place of their images.
 
     Features are stored in `folder`, in files named by a hash of the encoder's weights, the preprocessing and the
     images. Existing files are reused, an interrupted run resumes, and another encoder never reads them. An image that
-    occurs in several examples is encoded once.
+    occurs in several examples is encoded once. With `seen`, for a model with concepts, there is also what it sees in
+    each image: `behind_encoder(told=True)` reads it.
 
     >>> import tempfile
     >>> from vtx_keras import zoo
@@ -73,17 +79,27 @@ def features(
             files.append(path)
     print(f"features of {total:,d} pictures: {total - new:,d} read, {new:,d} made, in {folder}")
 
-    def rows() -> Iterator[np.ndarray]:
+    concepts = np.concatenate([_seen(np.load(file), model) for file in files]) if seen else None
+
+    def rows() -> Iterator[dict]:
         file_of = functools.lru_cache(OPEN)(lambda number: np.load(files[number], mmap_mode="r"))
         for place in places:
-            yield file_of(place // SHARD)[place % SHARD]
+            row = {"image": file_of(place // SHARD)[place % SHARD]}
+            yield row if concepts is None else {**row, "seen": concepts[place]}
 
-    spec = tf.TensorSpec(encoder.output.shape[1:], tf.float16)
+    spec = {"image": tf.TensorSpec(encoder.output.shape[1:], tf.float16)}
+    if concepts is not None:
+        spec["seen"] = tf.TensorSpec(concepts.shape[1:], tf.float32)
     other_fields = mapped(
         source, lambda example: {name: value for name, value in example.items() if name not in ("image", "path")}
     )
     encoded = tf.data.Dataset.from_generator(rows, output_signature=spec)
-    return mapped(tf.data.Dataset.zip(other_fields, encoded), lambda example, image: {**example, "image": image})
+    return mapped(tf.data.Dataset.zip(other_fields, encoded), lambda example, made: {**example, **made})
+
+
+def _seen(features: np.ndarray, model: VisionText) -> np.ndarray:
+    """Return the concepts that a model sees in features."""
+    return keras.ops.convert_to_numpy(model.get_layer("concepts")(features.astype("float32")))
 
 
 def _key(encoder: keras.Model, model: VisionText) -> str:

@@ -6,6 +6,7 @@ invalid UTF-8 is replaced, and one warning gives the counts. A label that is no 
 
 from __future__ import annotations
 
+import hashlib
 import os
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
@@ -19,12 +20,14 @@ from vtx_keras.data._examples import encoded_of
 from vtx_keras.data._memory import MASKED_SHARE, hidden_words, with_negatives
 from vtx_keras.data._plan import BadData, Plan, plan_of, seed_for, survey, without
 from vtx_keras.data._source import Examples, mapped, plainly
+from vtx_keras.data._texts import Sentences, drawing
 from vtx_keras.inputs import media, text
 from vtx_keras.models._base import VisionText
 from vtx_keras.models._captioner import Captioner
 from vtx_keras.models._readers import Matcher, Retriever
 from vtx_keras.models.options import did_you_mean
 
+WINDOW = 16  # batches that are sorted by length together
 SHUFFLED = 2_000  # shuffle buffer for rows with images; tfds has shuffled the whole set when it wrote it
 DIRECTIONS = r"(^|[^a-z])(left|right|clockwise|counterclockwise|o’clock)"
 
@@ -65,8 +68,6 @@ def batches(
         ds, model, batch_size=batch_size, training=training, augment=augment, buckets=buckets, static=static,
         cache=cache, unknown=unknown, seed=seed,
     )  # fmt: skip
-    if result.steps is None:
-        return result.batches
     return result.batches.apply(tf.data.experimental.assert_cardinality(result.steps))
 
 
@@ -74,7 +75,7 @@ class Epochs(NamedTuple):
     """Batches that can start in any epoch after any batch, so that a run can resume."""
 
     batches: tf.data.Dataset  # the epoch set by `begin`; before `begin` is called, another one each time
-    steps: int | None  # batches in a whole epoch; None with buckets
+    steps: int  # batches in a whole epoch
     begin: Callable[[int, int], None]  # set the next epoch and how many of its batches are done
     rows_of: Callable[[int, int, int], list[dict]]  # (epoch, first, last): the examples in these batches
     fingerprint: str  # hash of all texts, labels and encoded images, in order
@@ -92,8 +93,12 @@ def epochs(
     cache: bool | str | os.PathLike = False,
     unknown: str = "error",
     seed: int = 0,
+    beside: Sentences | None = None,
+    beside_share: float = 0.5,
 ) -> Epochs:
     """Make `batches` whose random draws depend only on (seed, epoch), so that training resumes bit for bit.
+
+    `beside` are sentences without pictures: each batch gets `beside_share` times as many of them as it has rows.
 
     >>> from vtx_keras import zoo
     >>> model = zoo.build("gated_captioner", weights=None, dim=32, depth=1, vision_depth=1, image_shape=(32, 32, 3))
@@ -137,10 +142,15 @@ def epochs(
         rows = rows.cache() if cache is True else rows.cache(os.fspath(cache))
     remaining = how if by_batch or not how else {**how, "crop": 0}  # what `fit` has not applied
     finish = _finishing(plan, encode, remaining, batch_size if static and not drop_last else None)
+    bounds = _bounds(plan, buckets) if buckets else []
+    if beside is not None:
+        finish = _with_sentences(finish, drawing(beside, max(1, round(beside_share * batch_size)), plan.shape, bounds))
 
     def ordered(number: tf.Tensor, done: tf.Tensor) -> tf.data.Dataset:
         """Return the rows of an epoch in its own order, from batch `done` on."""
         forget_graph_seed()  # `shuffle` can combine a global seed with Python numbers only
+        if buckets:  # a window of batches is sorted as one
+            done = done // WINDOW * WINDOW
         if not training:
             return rows.skip(done * batch_size)
         buffer = kept if "path" in rows.element_spec else min(kept, SHUFFLED)
@@ -151,12 +161,16 @@ def epochs(
         return tf.data.Dataset.random(_epoch_seed(seed, number, use)).skip(done)
 
     def epoch(number: tf.Tensor, done: tf.Tensor) -> tf.data.Dataset:
-        order, rows_done = ordered(number, done), done * batch_size
+        order = ordered(number, done)
+        if buckets:
+            whole, done = done, done // WINDOW * WINDOW
+        rows_done = done * batch_size
         if not by_batch and not cache_resized:  # images of different sizes cannot be batched
             order = mapped(tf.data.Dataset.zip(order, draws(number, 3, rows_done)), fit)
         order = mapped(tf.data.Dataset.zip(order, draws(number, 2, rows_done)), plan.choose)
         if buckets:
-            ready = tf.data.Dataset.zip(_bucketed(order, plan, buckets, batch_size, drop_last), draws(number, 1, done))
+            ready = tf.data.Dataset.zip(_bucketed(order, plan, bounds, batch_size, drop_last), draws(number, 1, done))
+            ready = ready.skip(whole - done)
             return mapped(ready, lambda batch, draw: finish(*batch, draw))
         ready = tf.data.Dataset.zip(order.batch(batch_size, drop_remainder=drop_last), draws(number, 1, done))
         return mapped(ready, lambda batch, draw: finish(batch, plan.length, draw))
@@ -174,6 +188,8 @@ def epochs(
         order = tf.data.Dataset.from_tensors(tf.constant([number, first], tf.int64)).flat_map(
             plainly(lambda at: ordered(*tf.unstack(at)))
         )
+        if buckets:  # all rows that were sorted together
+            first, last = first // WINDOW * WINDOW, -(-last // WINDOW) * WINDOW
         names = mapped(order.take((last - first) * batch_size), _names)
         return [
             {
@@ -187,7 +203,46 @@ def epochs(
     options.experimental_distribute.auto_shard_policy = tf.data.experimental.AutoShardPolicy.DATA
     random_epoch = tf.data.Dataset.random(seed=seed, rerandomize_each_iteration=True).take(1)
     ready = random_epoch.flat_map(plainly(current)).prefetch(tf.data.AUTOTUNE).with_options(options)
-    return Epochs(ready, None if buckets else count, begin, rows_of, fingerprint)
+    if beside is not None:
+        fingerprint = hashlib.sha256(f"{fingerprint} {beside.fingerprint} {beside_share}".encode()).hexdigest()
+    return Epochs(ready, count, begin, rows_of, fingerprint)
+
+
+def sentence_epochs(beside: Sentences, model: VisionText, *, batch_size: int = 32, seed: int = 0) -> Epochs:
+    """Make epochs of sentences alone, drawn by their weights; one has as many batches as all sentences fill."""
+    steps = max(1, len(beside.lengths) // batch_size)
+    bounds = sorted({length for length in (8, 11, 14, 18) if length < beside.ids.shape[1]} | {beside.ids.shape[1]})
+    draw_rows = drawing(beside, batch_size, model.image_shape, bounds)
+    # How often each length is drawn: by the number of sentences between it and the length before.
+    cumulative = tf.gather(beside.weights, tf.searchsorted(beside.lengths, bounds, "right"))
+    with tf.device("CPU"):
+        position = tf.Variable([-1, 0], dtype=tf.int64)
+
+    def batch(draw: tf.Tensor) -> tuple:
+        at = tf.searchsorted(cumulative, tf.random.stateless_uniform([1], seed_for(draw, 15)), "right")[0]
+        return draw_rows(tf.gather(tf.constant(bounds), tf.minimum(at, len(bounds) - 1)), draw)
+
+    def current(random_number: tf.Tensor) -> tf.data.Dataset:
+        number = tf.where(position[0] < 0, random_number, position[0])
+        draws = tf.data.Dataset.random(_epoch_seed(seed, number, 1)).take(steps).skip(position[1])
+        return mapped(draws, batch)
+
+    def begin(number: int, done: int = 0) -> None:
+        position.assign([number, done])
+
+    random_epoch = tf.data.Dataset.random(seed=seed, rerandomize_each_iteration=True).take(1)
+    ready = random_epoch.flat_map(plainly(current)).prefetch(tf.data.AUTOTUNE)
+    return Epochs(ready, steps, begin, lambda number, first, last: [], beside.fingerprint)
+
+
+def _with_sentences(finish: Callable, draw_rows: Callable) -> Callable:
+    """Return `finish` with drawn sentences after the rows of each batch."""
+
+    def both(batch: dict, length: Any, draw: tf.Tensor) -> tuple:
+        rows, texts = finish(batch, length, draw), draw_rows(length, draw)
+        return tf.nest.map_structure(lambda *parts: tf.concat(parts, axis=0), rows, texts)
+
+    return both
 
 
 def _names(row: dict) -> dict:
@@ -251,23 +306,38 @@ def _fitted(row: dict, plan: Plan, how: dict[str, Any], draw: tf.Tensor | None) 
     return tensors.fitted(image[None], plan.shape, plan.fit, window, paths="image" not in row)[0]
 
 
-def _bucketed(
-    rows: tf.data.Dataset, plan: Plan, buckets: Sequence[int], batch_size: int, drop_last: bool
-) -> tf.data.Dataset:
-    """Batch rows of similar length, each batch with the length to pad to."""
+def _bounds(plan: Plan, buckets: Sequence[int]) -> list[int]:
+    """Return the lengths of ids to which batches are padded."""
     bounds = sorted({*(bound + isinstance(plan.model, Captioner) for bound in buckets), plan.length})
     if bounds[-1] > plan.length or bounds[0] < 3:
         raise ValueError(f"buckets={list(buckets)}: expected lengths from 3 to {plan.model.options['max_length']}")
+    return bounds
 
-    def bucket(row: dict) -> tf.Tensor:
-        length = plan.cut(tensors.normalize(_full_text(row)[None])).row_lengths()[0] + plan.length - plan.room
-        return tf.cast(tf.searchsorted(tf.constant(bounds[:-1], tf.int64), length[None])[0], tf.int64)
 
-    def batch_of(number: tf.Tensor, rows: tf.data.Dataset) -> tf.data.Dataset:
-        batch = rows.batch(batch_size, drop_remainder=drop_last)
-        return batch.map(lambda rows: (rows, tf.gather(tf.constant(bounds), tf.cast(number, tf.int32))))
+def _bucketed(
+    rows: tf.data.Dataset, plan: Plan, bounds: list[int], batch_size: int, drop_last: bool
+) -> tf.data.Dataset:
+    """Batch rows of similar length, each batch with the length to pad to.
 
-    return rows.group_by_window(bucket, batch_of, window_size=batch_size)
+    Rows are sorted within a window of batches, whose order is then shuffled: so an epoch has as many batches as ever.
+    """
+
+    def window(batch: dict) -> tf.data.Dataset:
+        lengths = plan.cut(tensors.normalize(_full_text(batch))).row_lengths() + plan.length - plan.room
+        lengths = tf.cast(tf.minimum(lengths, plan.length), tf.int32)
+        count = tf.shape(lengths)[0]
+        place = tf.range(count) // batch_size  # of a batch, after sorting
+        ranks = tf.random.stateless_uniform([WINDOW], tf.stack([tf.reduce_sum(lengths), count]))
+        keys = tf.where(place == count // batch_size, 2.0, tf.gather(ranks, place))  # a short batch comes last
+        order = tf.gather(tf.argsort(lengths, stable=True), tf.argsort(keys, stable=True))
+        sorted_rows = {name: tf.gather(value, order) for name, value in {**batch, "_length": lengths}.items()}
+        return tf.data.Dataset.from_tensor_slices(sorted_rows).batch(batch_size, drop_remainder=drop_last)
+
+    def padded(batch: dict) -> tuple[dict, tf.Tensor]:
+        longest = tf.reduce_max(batch["_length"])
+        return without(batch, "_length"), tf.gather(tf.constant(bounds), tf.searchsorted(bounds, [longest])[0])
+
+    return mapped(rows.batch(WINDOW * batch_size).flat_map(plainly(window)), padded)
 
 
 def _images(batch: dict, plan: Plan, how: dict[str, Any], draw: tf.Tensor) -> tf.Tensor:
@@ -300,7 +370,7 @@ def _finishing(plan: Plan, encode: Callable, how: dict, pad_to: int | None) -> C
         ids = encode(_full_text(batch), length)
         if captioner:
             tokens, labels = ids[:, :-1], ids[:, 1:]
-            weight = tf.cast(labels != text.PAD, tf.float32)
+            weight = tf.cast((labels != text.PAD) & (labels != text.UNK), tf.float32)  # decoding never writes UNK
             if "prompt" in batch:
                 prompt_length = plan.cut(tensors.normalize(batch["prompt"])).row_lengths()[:, None]
                 weight *= tf.cast(tf.range(tf.shape(labels)[1], dtype=tf.int64) >= prompt_length, tf.float32)
@@ -311,6 +381,8 @@ def _finishing(plan: Plan, encode: Callable, how: dict, pad_to: int | None) -> C
                 image, tokens, labels = with_negatives(tnp, image, tokens, labels)
             weight = tf.ones(tf.shape(labels)[:1])
         inputs = {"image": image, "tokens": tokens}
+        if "seen" in batch:
+            inputs["seen"] = batch["seen"]
         if hidden_share:
             draws = tf.random.stateless_uniform(tf.shape(tokens), seed_for(draw, 0))
             inputs["tokens"], words, hidden = hidden_words(tnp, tokens, draws, hidden_share)

@@ -83,7 +83,10 @@ def plan_of(spec: Any, model: VisionText, how: dict[str, Any]) -> Plan:
 
     def row(example: dict) -> dict:
         fields = (
-            {"image", "path", "row", "id"} | ({"prompt"} if captioner else set()) | ({"alpha"} if background else set())
+            {"image", "path", "row", "id"}
+            | ({"seen"} & set(model.input))
+            | ({"prompt"} if captioner else set())
+            | ({"alpha"} if background else set())
         )
         kept = {name: value for name, value in example.items() if name in fields}
         kept = without(kept, "path") if "image" in kept else kept

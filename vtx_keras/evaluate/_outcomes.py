@@ -121,10 +121,11 @@ def measures_of(
 
 def _written(model: Captioner, chunks: Iterator, left_out: dict, *, beams: int, batch_size: int) -> Outcome:
     """Write captions, or answers to questions."""
-    rows, kind = [], "captions"
+    rows: list[Row] = []
+    is_question = None
     for places, chunk in chunks:
-        is_question = examples.writes_answers(chunk[0])
-        kind = "answers" if is_question else "captions"
+        if is_question is None:  # the first example decides for all
+            is_question = examples.writes_answers(chunk[0])
         inputs, references = zip(*(examples.text_and_targets(model, example) for example in chunk), strict=True)
         usable = examples.comparable_rows(places, left_out, references, inputs if is_question else None)
         if not usable:
@@ -144,7 +145,7 @@ def _written(model: Captioner, chunks: Iterator, left_out: dict, *, beams: int, 
                 left_out[places[i]] = errors[index]
             else:
                 rows.append(_row(places[i], chunk[i], inputs[i], references[i], captions[index]))
-    return Outcome(kind, tuple(rows), left_out)
+    return Outcome("answers" if is_question else "captions", tuple(rows), left_out)
 
 
 def _labelled(model: Answerer, chunks: Iterator, left_out: dict, *, batch_size: int) -> Outcome:

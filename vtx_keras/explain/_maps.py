@@ -149,7 +149,8 @@ def _on_grid(heat: np.ndarray, model: VisionText) -> np.ndarray:
     """Reshape (words, vision tokens) to (words, [frames,] rows, columns), leaving out class tokens."""
     vision, (*frames, height, width, _) = model.get_layer("vision"), model.image_shape
     grid = tuple(vision.input.shape[2 if frames else 1 : -1])
-    heat = heat.reshape(len(heat), *frames, vision.places)
+    tokens = heat.reshape(len(heat), -1)[:, : math.prod(frames) * vision.places]  # those of concepts come after
+    heat = tokens.reshape(len(heat), *frames, vision.places)
     if len(grid) == 1:
         grid = square_grid(vision.places, height, width)
         heat = heat[..., vision.places - math.prod(grid) :]

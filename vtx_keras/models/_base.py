@@ -159,10 +159,11 @@ class VisionText(keras.Model):
             copy.compile_from_config(self.get_compile_config())
         return copy
 
-    def behind_encoder(self) -> VisionText:
+    def behind_encoder(self, told: bool = False) -> VisionText:
         """Return a model of the same layers without the image encoder, compiled alike; its "image" is features.
 
-        The layers are shared, so training it trains this model. `data.features` computes the features once.
+        The layers are shared, so training it trains this model. `data.features` computes the features once. With
+        `told`, for a model with concepts, it has one more input "seen": what `Concepts` would return.
 
         >>> from vtx_keras import zoo
         >>> model = zoo.build("gated_vqa", weights=None, dim=32, image_shape=(32, 32, 3))
@@ -170,6 +171,8 @@ class VisionText(keras.Model):
         (2, 2, 32)
         """
         inputs = {**self.input, "image": self.get_layer("vision").input}
+        if told:
+            inputs["seen"] = self.get_layer("concepts").output
         behind = cut(self, inputs, self.output, type(self), self.name)
         if self.compiled:
             behind.compile_from_config(self.get_compile_config())
@@ -195,8 +198,26 @@ class VisionText(keras.Model):
     def has_layer(self, name: str) -> bool:
         return any(layer.name == name for layer in self.layers)
 
+    def vision_tokens(self, features: Any) -> Any:
+        """Return the tokens (batch, tokens, dim) that the fusion reads, from the image encoder's features."""
+        vision = self.get_layer("vision")(features)
+        if not self.has_layer("concepts"):
+            return vision
+        return self.get_layer("with_concepts")(vision, self.get_layer("concepts")(features))
+
     def prepare(self, images: Any) -> tuple[np.ndarray, list[int], dict[int, str]]:
-        """Turn images or clips into a batch at the model's size; return it, the indices in it, and errors by index."""
+        """Turn images or clips into a batch at the model's size; return it, the indices in it, and errors by index.
+
+        A model behind its encoder reads features as they are.
+        """
+        if not self.has_layer("image_encoder"):
+            features = np.asarray(images, "float32")
+            features = features[None] if features.ndim == len(self.image_shape) else features
+            if features.shape[1:] != self.image_shape:
+                raise ValueError(
+                    f"features {features.shape}: expected (pictures, {', '.join(map(str, self.image_shape))})"
+                )
+            return features, list(range(len(features))), {}
         return media.batch(images, self.image_shape, self.options["resize"])
 
     def tokens_of(self, texts: str | bytes | Sequence[str | bytes], **kwargs: Any) -> np.ndarray:

@@ -109,7 +109,8 @@ class Captioner(VisionText):
     def decoder(self, images: Any, length: int, beams: int) -> tuple[Callable, Any]:
         """Return the step form of the graph for these images, and its empty cache."""
         cache = [block.empty_cache(ops.shape(images)[0], length, beams) for block in self.blocks]
-        return self.make_step(self.image_states(self.get_layer("image_encoder")(images))), cache
+        features = self.get_layer("image_encoder")(images) if self.has_layer("image_encoder") else images
+        return self.make_step(self.image_states(features)), cache
 
     @property
     def blocks(self) -> list[Block]:
@@ -118,7 +119,7 @@ class Captioner(VisionText):
 
     def image_states(self, features: Any) -> list:
         """Return what the step of each block needs of the image, from the image encoder's features."""
-        vision, states = self.get_layer("vision")(features), []
+        vision, states = self.vision_tokens(features), []
         for block in self.blocks:
             state, vision = block.begin(vision)
             states.append(state)

@@ -36,7 +36,7 @@ from vtx_keras.models.layers import (
 )
 from vtx_keras.models.options import CO_ATTN_NEEDS_THE_WHOLE_TEXT
 
-__all__ = ["FUSIONS", "CoAttn", "ConcatMLP", "CrossAttn", "Fused", "Gate", "Gated", "MergedAttn", "Vision"]
+__all__ = ["FUSIONS", "POOLING", "CoAttn", "ConcatMLP", "CrossAttn", "Fused", "Gate", "Gated", "MergedAttn", "Vision"]
 
 
 class Fused(Block):
@@ -347,6 +347,7 @@ class Vision(keras.layers.Layer):
         return {**super().get_config(), "dim": self.dim, "clip": self.clip, "temporal": self.temporal}
 
 
+POOLING = ("concat_mlp", "gated")  # fusions that read the mean of the image tokens
 FUSIONS = {
     "concat_mlp": ConcatMLP,
     "gated": Gated,

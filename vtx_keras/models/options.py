@@ -108,6 +108,13 @@ OPTIONS = {
     ),
     "vision_depth": Option("blocks of the vit", None, WHOLE, _whole_number(1)),
     "patch": Option("side of a patch of the vit, in pixels", 16, WHOLE, _whole_number(1)),
+    "concepts": Option(
+        "words that the encoder's ImageNet head sees, read beside the image; 0 for none",
+        0,
+        "a whole number from 0 to 20",
+        lambda value: _whole_number(0)(value) and int(value) <= 20,
+        ("captioner", *FUSED),
+    ),
     "temporal": Option("encoding of time in clips", "positions", "positions or gru", _one_of("positions", "gru")),
     "text_encoder": Option(
         "encoder of texts",

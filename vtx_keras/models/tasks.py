@@ -19,7 +19,8 @@ from vtx_keras.models import encoders
 from vtx_keras.models._base import VisionText
 from vtx_keras.models._captioner import Captioner
 from vtx_keras.models._readers import Answerer, Matcher, Retriever
-from vtx_keras.models.fusion import FUSIONS, Vision
+from vtx_keras.models.concepts import Concepts, WithConcepts
+from vtx_keras.models.fusion import FUSIONS, POOLING, Vision
 from vtx_keras.models.layers import Block, Pool, Positions, RowDense, Spec, graph, layer_norm
 from vtx_keras.models.objectives import Contrastive, PacedAdam, WordAccuracy, WordLoss, clipping
 from vtx_keras.models.options import lookup, resolve
@@ -35,7 +36,7 @@ ENCODERS = ("image_encoder", "text_encoder")
 def captioner(fusion: str, o: SimpleNamespace) -> Captioner:
     """Build a left-to-right decoder: causal self-attention, fusion, MLP; logits of the next word at every position."""
     inputs = {"image": keras.Input(o.image_shape, name="image"), "tokens": token_input()}
-    vision = image_tokens(inputs["image"], o)  # (batch, image tokens, dim)
+    vision = image_tokens(inputs["image"], o, fusion)  # (batch, image tokens, dim)
     words = keras.layers.ReversibleEmbedding(
         o.vocabulary_size,
         o.dim,
@@ -111,7 +112,7 @@ def fused_logits(fusion: str, o: SimpleNamespace, classes: int) -> tuple[dict, A
     inputs = {"image": keras.Input(o.image_shape, name="image"), "tokens": token_input()}
     tokens = Spec(o.spec, name="spec")(inputs["tokens"])
     mask = ops.not_equal(tokens, PAD)  # (batch, words)
-    vision, x = image_tokens(inputs["image"], o), text_tokens(tokens, o)  # (batch, image tokens or words, dim)
+    vision, x = image_tokens(inputs["image"], o, fusion), text_tokens(tokens, o)  # (batch, image tokens or words, dim)
     for i in range(o.depth):
         x, vision = fused_block(fusion, o, f"fusion_{i}")(x, vision, mask)
     x = layer_norm("norm")(x)
@@ -130,8 +131,8 @@ def with_word_head(
     return compiled(model, {"logits": loss, "words": WordLoss()}, {"logits": metrics, "words": [WordAccuracy()]})
 
 
-def image_tokens(image: Any, o: SimpleNamespace) -> Any:
-    """Encode an image or clip as tokens (batch, image tokens, dim)."""
+def image_tokens(image: Any, o: SimpleNamespace, fusion: str | None = None) -> Any:
+    """Encode an image or clip as tokens (batch, image tokens, dim), and the concepts in it as more tokens."""
     encoder = encoders.image(
         o.image_encoder,
         image_shape=o.image_shape,
@@ -142,7 +143,20 @@ def image_tokens(image: Any, o: SimpleNamespace) -> Any:
         dropout=o.dropout,
         load=o.load.get("image_encoder"),
     )
-    return Vision(o.dim, clip=len(o.image_shape) == 4, temporal=o.temporal, name="vision")(encoder(image))
+    features = encoder(image)  # (batch, rows, columns, width), for clips by frame
+    vision = Vision(o.dim, clip=len(o.image_shape) == 4, temporal=o.temporal, name="vision")(features)
+    if not getattr(o, "concepts", 0):
+        return vision
+    network = encoders.BACKBONES.get(o.image_encoder) if isinstance(o.image_encoder, str) else None
+    if network is None or network.like:
+        raise ValueError(
+            f"concepts={o.concepts}: expected an image_encoder with ImageNet's head, such as efficientnet_lite2"
+        )
+    head = Concepts(o.concepts, name="concepts")
+    seen = head(features)  # (batch, 1 + concepts, 2)
+    if o.load.get("image_encoder"):
+        head.set_weights(o.load["image_encoder"](o.image_encoder, head=True).get_layer("logits").get_weights())
+    return WithConcepts(o.dim, summed=fusion in POOLING, name="with_concepts")(vision, seen)
 
 
 def text_tokens(tokens: Any, o: SimpleNamespace) -> Any:

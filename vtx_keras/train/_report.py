@@ -153,7 +153,7 @@ def samples_writer(model: VisionText, examples: Any, count: int) -> Callable[[Pa
 
     def write_samples(path: Path) -> None:
         outcome = said_of(model, rows)
-        results = outcome.rows[: len(rows)]  # in a search, the images come first
+        results = [row for row in outcome.rows if row.expected][: len(rows)]  # a search also has rows of texts
         images = _images(model, [image_of(rows[row.place]) for row in results], results)
         cards = []
         for row, frames in zip(results, images, strict=True):

@@ -43,6 +43,7 @@ def run(
     folder: str | os.PathLike | None = None,
     *,
     validation: Any = None,
+    text: Any = None,
     callbacks: Sequence[keras.callbacks.Callback] = (),
     optimizer: keras.optimizers.Optimizer | None = None,
     about: Mapping[str, Any] | None = None,
@@ -56,6 +57,9 @@ def run(
     else the next free `runs/NAME-N`. It gets `run.json`, `results.csv`, `results.png`, `samples.html`, and the weights
     folders `best/` (by `monitor`, else the validation loss) and `last/`, which `zoo.build(weights=…)` takes.
     `scores=200` scores the model's captions or answers for that many validation examples after each epoch.
+
+    A captioner with concepts also learns from sentences alone (`data.sentences`): given as `data`, or as `text` beside
+    the pictures, `texts=0.5` of them for each row.
 
     `options` are those of `train.Settings` (`epochs`, `batch_size`, `learning_rate`, `augment`, `ema`, `seed` ...), or
     `settings` gives them as one object. The optimizer is `train.adamw` with these settings, or yours. If the image
@@ -75,10 +79,19 @@ def run(
     how = settings or Settings.of(**options)
     _check(model, data, callbacks, optimizer, how)
     root = Path(folder).parent if folder is not None else Path("runs")
-    trained, data, validation_examples = _behind_frozen_encoder(model, data, validation, how, root)
+    alone = text is None and not isinstance(data, Batches) and not _has_pictures(data)
+    trained, data, validation_examples = _behind_frozen_encoder(
+        model, data, validation, how, root, told=text is not None or alone, alone=alone
+    )
     static = how.jit_compile is True or keras.distribution.distribution() is not None
-    common = {"batch_size": how.batch_size, "unknown": how.unknown, "static": static}
-    source = _source(data, trained, training=True, augment=how.augment, seed=how.seed, **common)
+    common = {"batch_size": how.batch_size, "buckets": how.buckets, "unknown": how.unknown, "static": static}
+    if alone or text is not None:
+        from vtx_keras.data._texts import prepared
+
+        common["beside"] = prepared(data if alone else text, model)
+    beside = {} if alone else {"training": True, "augment": how.augment, "beside_share": how.texts}
+    source = _source(data, trained, seed=how.seed, alone=alone, **beside, **common)
+    common.pop("beside", None)
     held_out = None if validation is None else _source(validation_examples, trained, **{**common, "unknown": "drop"})
     monitor = how.monitor or ("val_loss" if held_out else "loss")
     if optimizer is None:
@@ -98,6 +111,7 @@ def run(
         "monitor": monitor, "backend": keras.backend.backend(), "steps_per_execution": how.steps_per_execution,
         "jit_compile": how.jit_compile, "callbacks": [type(callback).__name__ for callback in callbacks],
         "scores": how.scores, "tensorboard": how.tensorboard,
+        **({"buckets": how.buckets} if how.buckets else {}),
     }  # fmt: skip
     folder, resumed = run_folder.choose(folder, model.spec["name"], identity, how.new)
     _compile(trained, optimizer, how, model.run_eagerly)
@@ -117,7 +131,7 @@ def run(
         run_folder.update(folder, state="training", **({} if resumed else record))
         averaged, samples = AveragedWeights(), _samples_writer(model, validation, how.samples)
         others = [
-            *_scoring(model, validation, how.scores),
+            *_scoring(model, validation_examples, how.scores, trained is not model),
             *callbacks,
             *([_tensorboard(folder)] if how.tensorboard else []),
         ]
@@ -171,10 +185,23 @@ def _check_monitor(monitor: str, trained: VisionText, scores: int, callbacks: Se
         )
 
 
+def _has_pictures(data: Any) -> bool:
+    spec = getattr(getattr(data, "encoded", data), "element_spec", {"image": None})
+    return not isinstance(spec, dict) or bool({"image", "path"} & set(spec))
+
+
 def _behind_frozen_encoder(
-    model: VisionText, data: Any, validation: Any, settings: Settings, root: Path
+    model: VisionText, data: Any, validation: Any, settings: Settings, root: Path, *, told: bool, alone: bool
 ) -> tuple[VisionText, Any, Any]:
-    """With a frozen image encoder, return the model behind it, and data with cached features in place of images."""
+    """With a frozen image encoder, return the model behind it, and data with cached features in place of images.
+
+    With `told`, for sentences beside pictures or `alone`, the model also reads what is seen.
+    """
+    if told and (not model.has_layer("concepts") or model.get_layer("image_encoder").trainable):
+        raise ValueError(
+            "sentences without pictures teach a captioner with concepts, behind a frozen encoder: build it with "
+            'concepts=5 and call model.freeze("image")'
+        )
     if isinstance(data, Batches) or not model.has_layer("image_encoder"):
         return model, data, validation
     from vtx_keras.data import features
@@ -185,8 +212,10 @@ def _behind_frozen_encoder(
         return model, data, validation
     if settings.verbose:
         print(f"the image encoder is frozen: each picture is encoded once (features in {root / 'features'})")
-    data, validation = (None if one is None else features(one, model, root / "features") for one in (data, validation))
-    return model.behind_encoder(), data, validation
+    folder = root / "features"
+    data = data if alone else features(data, model, folder, seen=told)
+    validation = None if validation is None else features(validation, model, folder, seen=told)
+    return model.behind_encoder(told), data, validation
 
 
 def _source(ds: Any, model: VisionText, **how: Any) -> Any:
@@ -195,9 +224,13 @@ def _source(ds: Any, model: VisionText, **how: Any) -> Any:
         return SimpleNamespace(
             batches=ds, steps=ds.steps, begin=ds.begin, rows_of=ds.rows_of, fingerprint=ds.fingerprint
         )
-    from vtx_keras.data._pipeline import epochs
+    from vtx_keras.data._pipeline import epochs, sentence_epochs
 
-    result = epochs(ds, model, **how)
+    alone = how.pop("alone", False)
+    if alone:
+        result = sentence_epochs(how["beside"], model, batch_size=how["batch_size"], seed=how["seed"])
+    else:
+        result = epochs(ds, model, **how)
     return result._replace(batches=counted(result.batches, result.steps))
 
 
@@ -296,14 +329,15 @@ def _dry_run(
     return _history(model, folder, [], epochs, source.steps)
 
 
-def _scoring(model: VisionText, validation: Any, count: int) -> list[keras.callbacks.Callback]:
+def _scoring(model: VisionText, validation: Any, count: int, behind: bool) -> list[keras.callbacks.Callback]:
+    """Return the callback that scores the model, `behind` its encoder if validation examples hold features."""
     if not count:
         return []
     if validation is None or isinstance(validation, Batches):
         raise ValueError(f"scores={count}: scores are those of validation examples, so pass validation=")
     from vtx_keras.evaluate._run import Scores
 
-    return [Scores(validation, limit=count, whole=model)]  # the trained model may read features instead of images
+    return [Scores(validation, limit=count, whole=model.behind_encoder() if behind else model)]
 
 
 def _samples_writer(model: VisionText, validation: Any, count: int) -> Callable[[Path], None] | None:

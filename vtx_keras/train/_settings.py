@@ -27,6 +27,8 @@ class Settings:
     epochs: int = 10
     batch_size: int = 32
     augment: bool | Mapping[str, Any] = False
+    buckets: tuple[int, ...] = ()  # text lengths: rows of similar length share a batch
+    texts: float = 0.5  # sentences of `text=` for each row of a batch
     unknown: str = "error"  # for labels that are no class: "error" or "drop"
     learning_rate: float = 3e-4
     weight_decay: float = 0.05
@@ -55,6 +57,8 @@ class Settings:
             value = getattr(self, name)
             if not isinstance(value, (int, float)) or not 0 <= value <= most or math.isinf(value):
                 raise ValueError(f"{name}={value!r}: expected a number from 0{' to 1' if most == 1 else ' up'}")
+        if not isinstance(self.texts, (int, float)) or not 0 < self.texts <= 10:
+            raise ValueError(f"texts={self.texts!r}: expected sentences per row of a batch, above 0 and up to 10")
         if self.ema is not None and not 0 < self.ema < 1:
             raise ValueError(f"ema={self.ema!r}: expected a momentum between 0 and 1, such as 0.999")
 

@@ -1,0 +1,165 @@
+"""Sentences without pictures, to teach a decoder with concepts its language: read, drawn and noised in tf.data.
+
+A sentence comes with the concept words that it mentions, as if an encoder had seen them: some are missing, some are
+wrong, and their chances are those of a real encoder.
+"""
+
+from __future__ import annotations
+
+import gzip
+import hashlib
+import os
+from collections import Counter
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import tensorflow as tf
+
+from vtx_keras.data._examples import as_text
+from vtx_keras.data._plan import BadData, seed_for
+from vtx_keras.data._source import Examples
+from vtx_keras.inputs import concepts, text
+from vtx_keras.models._base import VisionText
+
+MOST = 8  # concepts of a sentence that are kept
+MISSED = 0.25  # share of its concepts that are not told
+WRONG = (0.6, 0.25)  # chances of a first and of a second concept that is not in the sentence
+# Chances that EfficientNet-Lite2 gives to words which the captions of Flickr8k's training images mention, and to
+# others: their deciles (recipes/photos.py measures them).
+RIGHT_CHANCES = (0.03, 0.05, 0.08, 0.14, 0.24, 0.40, 0.60, 0.79, 0.92, 0.98, 1.00)
+WRONG_CHANCES = (0.03, 0.03, 0.04, 0.05, 0.06, 0.08, 0.11, 0.16, 0.25, 0.45, 1.00)
+
+
+def sentences(source: str | os.PathLike | Iterable[str]) -> Examples:
+    """Return texts alone as examples: the lines of a file (may be `.gz`), or the strings of a list.
+
+    A captioner with concepts learns from them: `train.run(model, sentences)`, or beside pictures with `text=`.
+
+    >>> sentences(["a cat on a mat", "two dogs"]).fields
+    ('caption',)
+    """
+    if isinstance(source, (str, os.PathLike)):
+        path = Path(source)
+        if not path.is_file():
+            raise FileNotFoundError(f"no file of sentences at {path}: expected a text file with one sentence a line")
+        content = path.read_bytes()
+        content = gzip.decompress(content) if path.suffix == ".gz" else content
+        source = content.decode("utf-8-sig", errors="replace").split("\n")
+    lines_with_words = [line.strip() for line in source if line.strip()]
+    if not lines_with_words:
+        raise BadData("there are no sentences: expected at least one line with words")
+    return Examples(tf.data.Dataset.from_tensor_slices({"caption": lines_with_words}))
+
+
+class Sentences(NamedTuple):
+    """Sentences ready to be drawn, the shortest first."""
+
+    ids: tf.Tensor  # (sentences, length), with START and END, 0-padded
+    lengths: tf.Tensor  # (sentences,)
+    mentioned: tf.Tensor  # (sentences, MOST): numbers of concepts, -1 for none
+    weights: tf.Tensor  # (sentences + 1,): the sum of the weights of all sentences before
+    frequent: tf.Tensor  # (concepts + 1,): the sum of the frequencies of all concepts before
+    room: int  # concepts that the model reads
+    fingerprint: str
+
+
+def prepared(examples: Examples | tf.data.Dataset, model: VisionText) -> Sentences:
+    """Encode sentences for a model with concepts, and find the concepts that they mention.
+
+    Sentences that are too long, or of which a tenth of the pieces is unknown, are left out.
+    """
+    source = getattr(examples, "encoded", examples)
+    if "caption" not in source.element_spec:
+        raise BadData(f"text= has {sorted(source.element_spec)}: expected data.sentences(file)")
+    texts = [as_text(row) for row in source.map(lambda row: row["caption"]).as_numpy_iterator()]
+    length = model.options["max_length"] + 1
+    rows = text.tokenizer(tuple(model.vocabulary)).tokenize([text.normalize(one) for one in texts])
+    rows = [np.asarray(row) for row in rows]
+    kept = [
+        (row, concepts.mentioned(one)[:MOST])
+        for row, one in zip(rows, texts, strict=True)
+        if 1 <= len(row) <= length - 2 and 10 * int((row == text.UNK).sum()) <= len(row)
+    ]
+    if not kept:
+        raise BadData(
+            f"none of {len(texts)} sentences fits: they are longer than {length - 2} pieces, or unknown words"
+        )
+    kept.sort(key=lambda pair: len(pair[0]))
+    ids = np.zeros((len(kept), length), "int32")
+    mentioned = np.full((len(kept), MOST), -1, "int32")
+    for place, (row, numbers) in enumerate(kept):
+        ids[place, : len(row) + 2] = [text.START, *row, text.END]
+        mentioned[place, : len(numbers)] = numbers
+    uses = Counter(mentioned[mentioned >= 0].tolist())
+    frequencies = np.array([uses[number] for number in range(len(concepts.names()))], "float64")
+    # A sentence with a rare concept is drawn more often, one without any seldom: its words are learned anyway.
+    rarest = np.where(mentioned >= 0, np.maximum(frequencies, 1.0)[mentioned], np.inf).min(axis=1)
+    weights = np.where(np.isinf(rarest), 0.0, rarest**-0.5)
+    weights /= max(weights.mean(), 1e-9)
+    weights = np.clip(weights, 0.25, 4.0)
+    return Sentences(
+        tf.constant(ids), tf.constant([len(row) + 2 for row, _ in kept]), tf.constant(mentioned),
+        tf.constant(_sums(weights), tf.float32), tf.constant(_sums(np.maximum(frequencies, 1e-3)), tf.float32),
+        model.options["concepts"], hashlib.sha256(ids.tobytes() + mentioned.tobytes()).hexdigest(),
+    )  # fmt: skip
+
+
+def drawing(sentences: Sentences, rows: int, width: tuple[int, ...], bounds: Iterable[int] = ()) -> Callable:
+    """Return a function `(length, draw) -> (inputs, labels, weight)` that draws `rows` sentences of this length.
+
+    With `bounds`, of text lengths, the sentences are those between the bound before and `length`.
+    """
+    places = tf.constant([0, *sorted(bounds)])
+
+    def draw_rows(length: Any, draw: tf.Tensor) -> tuple:
+        length = tf.cast(length, tf.int32)
+        before = tf.reduce_max(tf.where(places < length, places, 0))
+        low, high = (tf.searchsorted(sentences.lengths, [one], "right")[0] for one in (before, length))
+        low = tf.where(low < high, low, 0)
+        total = tf.gather(sentences.weights, [low, tf.maximum(high, low + 1)])
+        at = total[0] + _uniform([rows], draw, 8) * (total[1] - total[0])
+        chosen = tf.clip_by_value(tf.searchsorted(sentences.weights, at, "right") - 1, low, tf.maximum(high - 1, low))
+        ids = tf.gather(sentences.ids, chosen)[:, :length]
+        labels = ids[:, 1:]
+        weight = tf.cast((labels != text.PAD) & (labels != text.UNK), tf.float32)
+        inputs = {
+            "image": tf.zeros((rows, *width)),
+            "tokens": ids[:, :-1],
+            "seen": _told(sentences, chosen, rows, draw),
+        }
+        return inputs, labels, weight
+
+    return draw_rows
+
+
+def _told(sentences: Sentences, chosen: tf.Tensor, rows: int, draw: tf.Tensor) -> tf.Tensor:
+    """Return the concepts that are told of the chosen sentences (rows, 1 + count, 2), as `models.concepts.told`."""
+    right = tf.gather(sentences.mentioned, chosen)  # (rows, MOST)
+    at = _uniform([rows, 2], draw, 9) * sentences.frequent[-1]
+    wrong = tf.searchsorted(sentences.frequent, tf.reshape(at, [-1]), "right") - 1
+    wrong = tf.reshape(tf.clip_by_value(wrong, 0, len(sentences.frequent) - 2), (rows, 2))
+    words = tf.concat([right, wrong], axis=1)  # (rows, MOST + 2)
+    shown = tf.concat(
+        [(right >= 0) & (_uniform([rows, MOST], draw, 10) >= MISSED), _uniform([rows, 2], draw, 11) < WRONG], 1
+    )
+    deciles = tf.cast(10 * _uniform([rows, MOST + 2], draw, 12), tf.int32)
+    between = _uniform([rows, MOST + 2], draw, 13)
+    tables = [tf.constant(table) for table in (RIGHT_CHANCES, WRONG_CHANCES)]
+    chances = [tf.gather(table, deciles) * (1 - between) + tf.gather(table, deciles + 1) * between for table in tables]
+    chances = tf.concat([chances[0][:, :MOST], chances[1][:, MOST:]], axis=1)
+    chances = tf.where(shown, chances, 0.0)
+    order = tf.argsort(_uniform([rows, MOST + 2], draw, 14) - tf.cast(shown, tf.float32))[:, : sentences.room]
+    pairs = tf.stack([tf.cast(tf.maximum(words, 0), tf.float32), chances], axis=-1)
+    return tf.concat([tf.zeros((rows, 1, 2)), tf.gather(pairs, order, batch_dims=1)], axis=1)
+
+
+def _uniform(shape: list[int], draw: tf.Tensor, use: int) -> tf.Tensor:
+    return tf.random.stateless_uniform(shape, seed_for(draw, use))
+
+
+def _sums(weights: np.ndarray) -> np.ndarray:
+    """Return the sums of all weights before each place, scaled so that float32 tells neighbours apart."""
+    sums = np.concatenate([[0.0], np.cumsum(weights)])
+    return sums / sums[-1]
