@@ -2,6 +2,7 @@
 
 import json
 import os
+from collections import Counter
 from pathlib import Path
 
 import pytest
@@ -10,6 +11,7 @@ from PIL import Image
 from vtx_keras import data
 from vtx_keras._files import BadArchive
 from vtx_keras.data import sets
+from vtx_keras.data.sets import _flickr8k_qa
 
 SHARED = Path(os.environ.get("VTX_KERAS_TEST_DATA", "no such folder"))
 NAMES = [f"{number}_ab.jpg" for number in range(4)]
@@ -106,6 +108,78 @@ def test_flowers102_reads_its_table_and_names_missing_columns(folder, tmp_path):
     (at / "captions.csv").write_text("image,caption,name,class,split\nimage_00001.jpg,a red rose,rose,7,train\n")
     (row,) = data.load("flowers102", "train", folder=tmp_path).as_numpy_iterator()
     assert (row["caption"], row["name"], row["image"].shape) == (b"a red rose", b"rose", (12, 16, 3))
+
+
+def test_flickr8k_qa_asks_what_the_captions_answer(folder, tmp_path):
+    colours = {number: ("red", "blue")[number % 2] for number in range(14)}
+    photographs(folder / "flickr8k" / "Flicker8k_Dataset", [f"{number}.jpg" for number in colours])
+    lines = [f"{number}.jpg#0\tA dog with a {colour} ball ." for number, colour in colours.items()]
+    (folder / "flickr8k" / "Flickr8k.token.txt").write_text("\n".join(lines))
+    for part, chosen in (("train", range(10)), ("dev", (10, 11)), ("test", (12, 13))):
+        names = [f"{number}.jpg" for number in chosen]
+        (folder / "flickr8k" / f"Flickr_8k.{part}Images.txt").write_text("\n".join(names))
+    for split, chosen in (("train", range(10)), ("validation", (10, 11)), ("test", (12, 13))):
+        rows = list(data.load("flickr8k_qa", split, folder=tmp_path).as_numpy_iterator())
+        answers = {int(row["image_id"]): row["answer"].decode() for row in rows}
+        assert answers == {number: colours[number] for number in chosen}
+        assert {row["question"] for row in rows} == {b"what is the colour of the ball?"}
+        assert {row["kind"] for row in rows} == {b"colour"}
+        assert {row["image"].shape for row in rows} == {(12, 16, 3)}
+
+
+@pytest.mark.parametrize(
+    ("captions", "expected"),
+    [
+        (
+            ["A man in a red hat is riding a bike ."],
+            {"what is the man riding?": "bike", "what is the colour of the hat?": "red"},
+        ),
+        (["A man rides a bike .", "The guy rides a horse ."], {}),  # disagree
+        (["A man rides a bicycle .", "A person is riding a bike ."], {"what is the man riding?": "bike"}),
+        (["A boy is playing with a soccer ball ."], {"what is the boy playing with?": "ball"}),
+        (["A man and a woman hold a sign ."], {}),  # two subjects
+        (["A boy holds a stick insect ."], {}),  # the phrase goes on
+        (["A dog with a stick in its mouth ."], {"what is in the mouth of the dog?": "stick"}),
+        (["Three dogs .", "Some dogs run ."], {"how many dogs are there?": "three"}),
+        (["Three dogs .", "Two dogs ."], {}),
+        (["Two dogs .", "A dog runs ."], {}),
+        (["A dog ."] * 4, {"how many dogs are there?": "one"}),
+        (["A dog ."] * 3 + ["A dog and another dog ."], {}),
+        (["A ball and a red ball .", "A blue ball ."], {}),
+        (["A red and white ball .", "A red ball ."], {}),
+        (["The girl in grey shorts ."], {"what is the colour of the shorts?": "gray"}),
+        (["A group of people walk down the street ."], {"where are the people?": "street"}),
+        (["A dog in the snow at the beach ."], {}),  # two places
+    ],
+)
+def test_the_rules_of_flickr8k_qa(captions, expected):
+    assert {pair.question: pair.answer for pair in _flickr8k_qa.pairs(captions)} == expected
+
+
+def test_a_question_of_flickr8k_qa_does_not_give_its_answer_away():
+    def image(kind: str, about: str, answer: str) -> list:
+        return [_flickr8k_qa.Pair(f"{about}?", answer, kind, about)]
+
+    made = {f"a{n}": image("colour", "ball", "red") for n in range(300)}
+    made |= {f"b{n}": image("colour", "ball", "blue") for n in range(30)}
+    made |= {f"c{n}": image("colour", "tree", "red") for n in range(30)}  # has one answer only
+    made |= {f"d{n}": image("colour", "ball", "pink") for n in range(_flickr8k_qa.LEAST - 1)}
+    kept = {name: found for name, found in _flickr8k_qa.balanced(made, set(made)).items() if found}
+    answers = Counter(pair.answer for found in kept.values() for pair in found)
+    assert answers.keys() == {"red", "blue"}
+    assert answers["blue"] == 30
+    assert 15 < answers["red"] < 45
+    assert not any(name.startswith("c") for name in kept)
+
+
+@pytest.mark.network
+@pytest.mark.skipif(not (SHARED / "flickr8k").is_dir(), reason="VTX_KERAS_TEST_DATA names no folder with flickr8k/")
+def test_flickr8k_qa_whole(folder, tmp_path):
+    (folder / "flickr8k").symlink_to(SHARED / "flickr8k")
+    rows = {split: data.load("flickr8k_qa", split, folder=tmp_path) for split in ("train", "validation", "test")}
+    assert {split: len(found) for split, found in rows.items()} == {"train": 8607, "validation": 1422, "test": 1375}
+    asked = [(row["image_id"], row["question"]) for row in rows["validation"].as_numpy_iterator()]
+    assert len(set(asked)) == len(asked)
 
 
 @pytest.mark.network

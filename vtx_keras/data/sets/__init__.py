@@ -132,6 +132,17 @@ SETS = {
         by_hand="ask the authors for it, or use a copy you have: the photographs (Flicker8k_Dataset/ or Images/) and "
         "the captions (Flickr8k_text/, dataset_flickr8k.json or captions.txt) belong into {folder}/flickr8k",
     ),
+    "flickr8k_qa": DataSet(
+        "11,404 questions about the photographs of flickr8k (object, number, colour, place) with answers of one word, "
+        "made from the captions by rules as in COCO-QA. Splits as published. Questions whose captions disagree are "
+        "left out, and frequent answers are thinned out: a question alone gives 25 %.",
+        "photographs: their makers', collected for research and education; captions: Hodosh, Young, Hockenmaier, JAIR "
+        "47 (2013)",
+        (),
+        by_hand="it is made from the files of flickr8k: ask the authors for them, or use a copy you have; the "
+        "photographs (Flicker8k_Dataset/ or Images/) and the captions (Flickr8k_text/, dataset_flickr8k.json or "
+        "captions.txt) belong into {folder}/flickr8k",
+    ),
     "flowers102": DataSet(
         "8,189 photographs of 102 kinds of flowers, with a caption and the kind's name. Splits as the table says.",
         "photographs: their makers', collected for research; Nilsback, Zisserman, ICVGIP (2008)",
