@@ -8,17 +8,20 @@ from __future__ import annotations
 
 import csv
 import functools
+import gzip
+import re
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
 import tensorflow as tf
 
 from vtx_keras import data, text
 
 ENCODER = {"image_encoder": "efficientnet_lite2", "image_shape": (224, 224, 3), "resize": "stretch"}
-COCO_COPIES = 3  # of each photograph of coco_sample in an epoch: one caption each, where Flickr8k has five
-LEAST = 8  # a word is seen so often at least; others are unknown
+COCO_COPIES = 3  # of each photograph of coco_sample in an epoch: it has one caption, where Flickr8k has five
+LEAST = 8  # a word occurs so often at least; others are unknown
 
 
 def folder() -> Path:
@@ -34,48 +37,56 @@ def flickr8k(split: str) -> data.Examples:
 def coco_sample(split: str) -> data.Examples:
     """Return photographs of kitchens, streets, animals and food, in the form of `flickr8k`."""
     with (folder() / "coco_sample" / "captions.csv").open(encoding="utf-8", newline="") as lines:
-        rows = [row for row in csv.DictReader(lines) if row["split"] == split]
-    form = flickr8k("validation").encoded.element_spec
+        table = [row for row in csv.DictReader(lines) if row["split"] == split]
 
-    def read() -> Iterator[dict]:
-        for row in rows:
+    def rows() -> Iterator[dict]:
+        for row in table:
             image = (folder() / "coco_sample" / "images" / row["image"]).read_bytes()
             yield {"id": row["coco_id"], "image": image, "image_id": row["coco_id"], "captions": [row["caption"]]}
 
-    return data.Examples(tf.data.Dataset.from_generator(read, output_signature=form).apply(_sized(len(rows))))
-
-
-def _sized(count: int) -> Callable:
-    return tf.data.experimental.assert_cardinality(count)
+    return _examples(rows, len(table))
 
 
 def examples(split: str) -> data.Examples:
-    """Return the photographs that a captioner learns from ("train"), or those of Flickr8k."""
+    """Return the photographs that a captioner learns from ("train"), their captions `plain`, or those of Flickr8k."""
     if split != "train":
         return flickr8k(split)
-    return flickr8k("train").concatenate(data.Examples(coco_sample("train").encoded.repeat(COCO_COPIES)))
+    sources = [flickr8k("train"), *[coco_sample("train")] * COCO_COPIES]
+
+    def rows() -> Iterator[dict]:
+        for source in sources:
+            for row in source.encoded.as_numpy_iterator():
+                yield {**row, "captions": [plain(caption.decode()) for caption in row["captions"]]}
+
+    return _examples(rows, sum(len(source) for source in sources))
 
 
 @functools.lru_cache(maxsize=1)
-def sentences() -> data.Examples:
-    """Return the sentences without pictures, and the captions of the training photographs."""
-    return data.sentences([*_lines(), *_captions()])
+def sentences() -> tuple[str, ...]:
+    """Return the sentences without pictures, and the captions of the training photographs, all `plain`."""
+    lines = gzip.decompress((folder() / "captions.txt.gz").read_bytes()).decode().split("\n")
+    rows = flickr8k("train").concatenate(coco_sample("train")).encoded.map(lambda row: row["captions"])
+    captions = [caption.decode() for several in rows.as_numpy_iterator() for caption in several]
+    return tuple(line for line in map(plain, [*lines, *captions]) if line)
 
 
 def vocabulary() -> tuple[str, ...]:
     """Return the words that occur at least LEAST times in the sentences, the most frequent first."""
-    counts = Counter(word for line in (*_lines(), *_captions()) for word in text.tokens(line))
+    counts = Counter(word for line in sentences() for word in re.findall(r"\w+|[^\w\s]", line))
     return text.vocabulary([word for word, count in counts.most_common() if count >= LEAST])
 
 
-def _lines() -> list[str]:
-    import gzip
+def plain(caption: str) -> str:
+    """Return a caption's words without punctuation, as it is scored: the decoder need not learn full stops.
 
-    with gzip.open(folder() / "captions.txt.gz", "rt", encoding="utf-8") as lines:
-        return lines.read().split("\n")
+    >>> plain("A man's dog runs .")
+    "a man's dog runs"
+    """
+    return " ".join(text.tokens(caption)).replace(" '", "'").replace(" n't", "n't")
 
 
-@functools.lru_cache(maxsize=1)
-def _captions() -> list[str]:
-    rows = flickr8k("train").concatenate(coco_sample("train")).encoded.map(lambda row: row["captions"])
-    return [caption.decode() for captions in rows.as_numpy_iterator() for caption in captions]
+def _examples(rows: Callable[[], Iterator[Mapping[str, Any]]], count: int) -> data.Examples:
+    """Return rows in the form of `flickr8k` as examples."""
+    form = flickr8k("validation").encoded.element_spec
+    source = tf.data.Dataset.from_generator(tf.autograph.experimental.do_not_convert(rows), output_signature=form)
+    return data.Examples(source.apply(tf.data.experimental.assert_cardinality(count)))

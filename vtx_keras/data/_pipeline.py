@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import os
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 import tensorflow as tf
 import tensorflow.experimental.numpy as tnp
@@ -18,7 +18,7 @@ from vtx_keras._compat import forget_graph_seed
 from vtx_keras.data import _tensors as tensors
 from vtx_keras.data._examples import encoded_of
 from vtx_keras.data._memory import MASKED_SHARE, hidden_words, with_negatives
-from vtx_keras.data._plan import BadData, Plan, plan_of, seed_for, survey, without
+from vtx_keras.data._plan import BadData, Epochs, Plan, epoch_seed, plan_of, seed_for, survey, without
 from vtx_keras.data._source import Examples, mapped, plainly
 from vtx_keras.data._texts import Sentences, drawing
 from vtx_keras.inputs import media, text
@@ -69,16 +69,6 @@ def batches(
         cache=cache, unknown=unknown, seed=seed,
     )  # fmt: skip
     return result.batches.apply(tf.data.experimental.assert_cardinality(result.steps))
-
-
-class Epochs(NamedTuple):
-    """Batches that can start in any epoch after any batch, so that a run can resume."""
-
-    batches: tf.data.Dataset  # the epoch set by `begin`; before `begin` is called, another one each time
-    steps: int  # batches in a whole epoch
-    begin: Callable[[int, int], None]  # set the next epoch and how many of its batches are done
-    rows_of: Callable[[int, int, int], list[dict]]  # (epoch, first, last): the examples in these batches
-    fingerprint: str  # hash of all texts, labels and encoded images, in order
 
 
 def epochs(
@@ -154,11 +144,11 @@ def epochs(
         if not training:
             return rows.skip(done * batch_size)
         buffer = kept if "path" in rows.element_spec else min(kept, SHUFFLED)
-        shuffled = rows.shuffle(buffer, _epoch_seed(seed, number, 0), reshuffle_each_iteration=False)
+        shuffled = rows.shuffle(buffer, epoch_seed(seed, number, 0), reshuffle_each_iteration=False)
         return shuffled.skip(done * batch_size)
 
     def draws(number: tf.Tensor, use: int, done: tf.Tensor) -> tf.data.Dataset:
-        return tf.data.Dataset.random(_epoch_seed(seed, number, use)).skip(done)
+        return tf.data.Dataset.random(epoch_seed(seed, number, use)).skip(done)
 
     def epoch(number: tf.Tensor, done: tf.Tensor) -> tf.data.Dataset:
         order = ordered(number, done)
@@ -208,33 +198,6 @@ def epochs(
     return Epochs(ready, count, begin, rows_of, fingerprint)
 
 
-def sentence_epochs(beside: Sentences, model: VisionText, *, batch_size: int = 32, seed: int = 0) -> Epochs:
-    """Make epochs of sentences alone, drawn by their weights; one has as many batches as all sentences fill."""
-    steps = max(1, len(beside.lengths) // batch_size)
-    bounds = sorted({length for length in (8, 11, 14, 18) if length < beside.ids.shape[1]} | {beside.ids.shape[1]})
-    draw_rows = drawing(beside, batch_size, model.image_shape, bounds)
-    # How often each length is drawn: by the number of sentences between it and the length before.
-    cumulative = tf.gather(beside.weights, tf.searchsorted(beside.lengths, bounds, "right"))
-    with tf.device("CPU"):
-        position = tf.Variable([-1, 0], dtype=tf.int64)
-
-    def batch(draw: tf.Tensor) -> tuple:
-        at = tf.searchsorted(cumulative, tf.random.stateless_uniform([1], seed_for(draw, 15)), "right")[0]
-        return draw_rows(tf.gather(tf.constant(bounds), tf.minimum(at, len(bounds) - 1)), draw)
-
-    def current(random_number: tf.Tensor) -> tf.data.Dataset:
-        number = tf.where(position[0] < 0, random_number, position[0])
-        draws = tf.data.Dataset.random(_epoch_seed(seed, number, 1)).take(steps).skip(position[1])
-        return mapped(draws, batch)
-
-    def begin(number: int, done: int = 0) -> None:
-        position.assign([number, done])
-
-    random_epoch = tf.data.Dataset.random(seed=seed, rerandomize_each_iteration=True).take(1)
-    ready = random_epoch.flat_map(plainly(current)).prefetch(tf.data.AUTOTUNE)
-    return Epochs(ready, steps, begin, lambda number, first, last: [], beside.fingerprint)
-
-
 def _with_sentences(finish: Callable, draw_rows: Callable) -> Callable:
     """Return `finish` with drawn sentences after the rows of each batch."""
 
@@ -260,14 +223,6 @@ def _prompted(example: dict) -> dict:
     answer = example["answer"] if example["answer"].dtype == tf.string else tf.strings.as_string(example["answer"])
     kept = without(without(example, "question"), "answer")
     return {**kept, "prompt": example["question"], "caption": answer}
-
-
-def _epoch_seed(seed: int, number: tf.Tensor, use: int) -> tf.Tensor:
-    """Return a seed for one use within one epoch."""
-    drawn = tf.random.stateless_uniform(
-        [2], tf.stack([tf.constant(seed, tf.int64) * 8 + use, number]), 0, 2**31 - 1, tf.int32
-    )
-    return tf.cast(drawn[0], tf.int64) + 1  # a seed of two zeros would mean "no seed"
 
 
 def augmentation(augment: bool | Mapping[str, Any]) -> dict[str, Any]:

@@ -24,6 +24,16 @@ class BadData(ValueError):
     """Raised for a data set that cannot be trained on."""
 
 
+class Epochs(NamedTuple):
+    """Batches that can start in any epoch after any batch, so that a run can resume."""
+
+    batches: tf.data.Dataset  # the epoch set by `begin`; before `begin` is called, another one each time
+    steps: int  # batches in a whole epoch
+    begin: Callable[[int, int], None]  # set the next epoch and how many of its batches are done
+    rows_of: Callable[[int, int, int], list[dict]]  # (epoch, first, last): the examples in these batches
+    fingerprint: str  # hash of all texts, labels and encoded images, in order
+
+
 class Plan(NamedTuple):
     """Which fields of an example the model reads, and how."""
 
@@ -231,6 +241,14 @@ def _hash_of(example: dict, plan: Plan) -> tf.Tensor:
     if not isinstance(picture, tf.RaggedTensor):
         parts.append(picture if picture.dtype == tf.string else tf.io.serialize_tensor(picture))
     return tf.strings.to_hash_bucket_fast(tf.stack([tf.reshape(part, []) for part in parts]), 2**62)
+
+
+def epoch_seed(seed: int, number: tf.Tensor, use: int) -> tf.Tensor:
+    """Return a seed for one use within one epoch."""
+    drawn = tf.random.stateless_uniform(
+        [2], tf.stack([tf.constant(seed, tf.int64) * 8 + use, number]), 0, 2**31 - 1, tf.int32
+    )
+    return tf.cast(drawn[0], tf.int64) + 1  # a seed of two zeros would mean "no seed"
 
 
 def seed_for(draw: tf.Tensor, use: int) -> tf.Tensor:

@@ -18,8 +18,8 @@ import numpy as np
 import tensorflow as tf
 
 from vtx_keras.data._examples import as_text
-from vtx_keras.data._plan import BadData, seed_for
-from vtx_keras.data._source import Examples
+from vtx_keras.data._plan import BadData, Epochs, epoch_seed, seed_for
+from vtx_keras.data._source import Examples, mapped, plainly
 from vtx_keras.inputs import concepts, text
 from vtx_keras.models._base import VisionText
 
@@ -132,6 +132,33 @@ def drawing(sentences: Sentences, rows: int, width: tuple[int, ...], bounds: Ite
         return inputs, labels, weight
 
     return draw_rows
+
+
+def sentence_epochs(beside: Sentences, model: VisionText, *, batch_size: int = 32, seed: int = 0) -> Epochs:
+    """Make epochs of sentences alone, drawn by their weights; one has as many batches as all sentences fill."""
+    steps = max(1, len(beside.lengths) // batch_size)
+    bounds = sorted({length for length in (8, 11, 14, 18) if length < beside.ids.shape[1]} | {beside.ids.shape[1]})
+    draw_rows = drawing(beside, batch_size, model.image_shape, bounds)
+    # How often each length is drawn: by the number of sentences between it and the length before.
+    cumulative = tf.gather(beside.weights, tf.searchsorted(beside.lengths, bounds, "right"))
+    with tf.device("CPU"):
+        position = tf.Variable([-1, 0], dtype=tf.int64)
+
+    def batch(draw: tf.Tensor) -> tuple:
+        at = tf.searchsorted(cumulative, tf.random.stateless_uniform([1], seed_for(draw, 15)), "right")[0]
+        return draw_rows(tf.gather(tf.constant(bounds), tf.minimum(at, len(bounds) - 1)), draw)
+
+    def current(random_number: tf.Tensor) -> tf.data.Dataset:
+        number = tf.where(position[0] < 0, random_number, position[0])
+        draws = tf.data.Dataset.random(epoch_seed(seed, number, 1)).take(steps).skip(position[1])
+        return mapped(draws, batch)
+
+    def begin(number: int, done: int = 0) -> None:
+        position.assign([number, done])
+
+    random_epoch = tf.data.Dataset.random(seed=seed, rerandomize_each_iteration=True).take(1)
+    ready = random_epoch.flat_map(plainly(current)).prefetch(tf.data.AUTOTUNE)
+    return Epochs(ready, steps, begin, lambda number, first, last: [], beside.fingerprint)
 
 
 def _told(sentences: Sentences, chosen: tf.Tensor, rows: int, draw: tf.Tensor) -> tf.Tensor:

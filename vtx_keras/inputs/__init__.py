@@ -1,3 +1,3 @@
-"""Inputs of models: images and clips (`media`), texts (`text`)."""
+"""Inputs of models: images and clips (`media`), texts (`text`), the words of ImageNet's classes (`concepts`)."""
 
-__all__ = ["media", "text"]
+__all__ = ["concepts", "media", "text"]

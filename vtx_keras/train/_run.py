@@ -224,7 +224,8 @@ def _source(ds: Any, model: VisionText, **how: Any) -> Any:
         return SimpleNamespace(
             batches=ds, steps=ds.steps, begin=ds.begin, rows_of=ds.rows_of, fingerprint=ds.fingerprint
         )
-    from vtx_keras.data._pipeline import epochs, sentence_epochs
+    from vtx_keras.data._pipeline import epochs
+    from vtx_keras.data._texts import sentence_epochs
 
     alone = how.pop("alone", False)
     if alone:
