@@ -338,6 +338,8 @@ def _finishing(plan: Plan, encode: Callable, how: dict, pad_to: int | None) -> C
         inputs = {"image": image, "tokens": tokens}
         if "seen" in batch:
             inputs["seen"] = batch["seen"]
+        if "row" in model.input:  # a reward knows the references of the example
+            inputs["row"] = tf.cast(batch["row"], tf.int32)[:, None]
         if hidden_share:
             draws = tf.random.stateless_uniform(tf.shape(tokens), seed_for(draw, 0))
             inputs["tokens"], words, hidden = hidden_words(tnp, tokens, draws, hidden_share)

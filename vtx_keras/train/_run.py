@@ -24,6 +24,7 @@ from vtx_keras.data._memory import Batches
 from vtx_keras.models._base import VisionText, leaves
 from vtx_keras.models.options import did_you_mean
 from vtx_keras.train import _folder as run_folder
+from vtx_keras.train import _rewards as rewards
 from vtx_keras.train._callbacks import AveragedWeights, Checkpointer, Diverged, Stopped
 from vtx_keras.train._report import Progress
 from vtx_keras.train._settings import Settings, adamw
@@ -80,9 +81,14 @@ def run(
     _check(model, data, callbacks, optimizer, how)
     root = Path(folder).parent if folder is not None else Path("runs")
     alone = text is None and not isinstance(data, Batches) and not _has_pictures(data)
+    if how.objective == "cider":
+        rewards.check(model, data, validation, told=text is not None or alone)
     trained, data, validation_examples = _behind_frozen_encoder(
         model, data, validation, how, root, told=text is not None or alone, alone=alone
     )
+    behind = trained is not model
+    if how.objective == "cider":
+        trained = rewards.by_cider_of(trained, data, validation_examples, how)
     static = how.jit_compile is True or keras.distribution.distribution() is not None
     common = {"batch_size": how.batch_size, "buckets": how.buckets, "unknown": how.unknown, "static": static}
     if alone or text is not None:
@@ -93,7 +99,7 @@ def run(
     source = _source(data, trained, seed=how.seed, alone=alone, **beside, **common)
     common.pop("beside", None)
     held_out = None if validation is None else _source(validation_examples, trained, **{**common, "unknown": "drop"})
-    monitor = how.monitor or ("val_loss" if held_out else "loss")
+    monitor = how.monitor or ("val_" if held_out else "") + ("loss" if how.objective == "words" else "reward")
     if optimizer is None:
         optimizer = adamw(
             trained, source.steps * how.epochs, learning_rate=how.learning_rate, weight_decay=how.weight_decay,
@@ -111,7 +117,7 @@ def run(
         "monitor": monitor, "backend": keras.backend.backend(), "steps_per_execution": how.steps_per_execution,
         "jit_compile": how.jit_compile, "callbacks": [type(callback).__name__ for callback in callbacks],
         "scores": how.scores, "tensorboard": how.tensorboard,
-        **({"buckets": how.buckets} if how.buckets else {}),
+        **({"buckets": how.buckets} if how.buckets else {}), **rewards.identity(how),
     }  # fmt: skip
     folder, resumed = run_folder.choose(folder, model.spec["name"], identity, how.new)
     _compile(trained, optimizer, how, model.run_eagerly)
@@ -131,7 +137,7 @@ def run(
         run_folder.update(folder, state="training", **({} if resumed else record))
         averaged, samples = AveragedWeights(), _samples_writer(model, validation, how.samples)
         others = [
-            *_scoring(model, validation_examples, how.scores, trained is not model),
+            *_scoring(model, validation_examples, how.scores, behind),
             *callbacks,
             *([_tensorboard(folder)] if how.tensorboard else []),
         ]

@@ -28,6 +28,9 @@ class Settings:
     batch_size: int = 32
     augment: bool | Mapping[str, Any] = False
     buckets: tuple[int, ...] = ()  # text lengths: rows of similar length share a batch
+    objective: str = "words"  # or "cider", the reward of sampled captions (models/rewards.py)
+    samples_per_picture: int = 5  # of objective="cider"
+    weight_of_words: float = 0.2  # of the loss of "words" beside the reward
     texts: float = 0.5  # sentences of `text=` for each row of a batch
     unknown: str = "error"  # for labels that are no class: "error" or "drop"
     learning_rate: float = 3e-4
@@ -59,6 +62,12 @@ class Settings:
                 raise ValueError(f"{name}={value!r}: expected a number from 0{' to 1' if most == 1 else ' up'}")
         if not isinstance(self.texts, (int, float)) or not 0 < self.texts <= 10:
             raise ValueError(f"texts={self.texts!r}: expected sentences per row of a batch, above 0 and up to 10")
+        if self.objective not in ("words", "cider"):
+            raise ValueError(f'objective={self.objective!r}: expected "words" or "cider"')
+        if not isinstance(self.samples_per_picture, int) or self.samples_per_picture < 2:
+            raise ValueError(f"samples_per_picture={self.samples_per_picture!r}: expected at least 2, to be compared")
+        if not isinstance(self.weight_of_words, (int, float)) or not 0 <= self.weight_of_words < math.inf:
+            raise ValueError(f"weight_of_words={self.weight_of_words!r}: expected a number from 0 up")
         if self.ema is not None and not 0 < self.ema < 1:
             raise ValueError(f"ema={self.ema!r}: expected a momentum between 0 and 1, such as 0.999")
 

@@ -1,0 +1,85 @@
+"""Training on the CIDEr-D of sampled captions: a toy gets better at it, and a stopped run ends with the same bits."""
+
+from __future__ import annotations
+
+import keras
+import numpy as np
+import pytest
+from toys import WORDS, toy
+
+from vtx_keras import data, train
+from vtx_keras.checkpoints._restore import digest
+from vtx_keras.train import _folder as run_folder
+
+pytest.importorskip("tensorflow")
+CAPTIONS = [" ".join(WORDS[at : at + 4]) for at in (0, 4, 8)]
+
+
+def examples(rows: int = 12, **fields):
+    """Pictures of one colour, each with the captions of its colour."""
+    import tensorflow as tf
+
+    kinds = np.arange(rows) % len(CAPTIONS)
+    pictures = np.zeros((rows, 32, 32, 3), "uint8") + (80 * kinds + 40).astype("uint8")[:, None, None, None]
+    captions = [[CAPTIONS[kind], f"{CAPTIONS[kind]} {WORDS[20]}"] for kind in kinds]
+    return data.Examples(tf.data.Dataset.from_tensor_slices({"image": pictures, "captions": captions, **fields}))
+
+
+def run(folder, model, **settings):
+    model.freeze("image")
+    options = {"objective": "cider", "batch_size": 6, "epochs": 1, "learning_rate": 1e-2, "verbose": False}
+    return train.run(model, examples(), folder, validation=examples(6), samples=0, **{**options, **settings})
+
+
+class Stop(keras.callbacks.Callback):
+    """Stops the run like a signal after `steps` of its steps."""
+
+    def __init__(self, steps: int = 0):
+        super().__init__()
+        self.steps = steps
+
+    def on_train_batch_end(self, batch, logs=None):
+        self.steps -= 1
+        if self.steps == 0:
+            raise KeyboardInterrupt
+
+
+def test_a_reward_rises_and_a_stopped_run_ends_with_the_same_bits(tmp_path):
+    keras.utils.set_random_seed(1)
+    start = toy("cross_attn_captioner", dropout=0.1)
+    start.freeze("image")
+    train.run(start, examples(), tmp_path / "words", epochs=8, batch_size=6, learning_rate=1e-2, verbose=False)
+    weights = [variable.numpy() for variable in start.variables]
+
+    def again(folder, steps=0):
+        keras.utils.set_random_seed(2)
+        model = toy("cross_attn_captioner", dropout=0.1)
+        for variable, value in zip(model.variables, weights, strict=True):
+            variable.assign(value)
+        settings = {"epochs": 6, "ema": 0.5, "scores": 4, "save_every": 1, "callbacks": [Stop(steps)]}
+        history = run(tmp_path / folder, model, **settings)
+        return digest(model), history.history, run_folder.latest(tmp_path / folder / "states")[1]
+
+    ended, history, values = again("whole")
+    assert history["reward"][-1] > history["reward"][0] + 0.5
+    assert history["val_reward"][-1] > history["val_reward"][0]
+    assert {"val_cider", "val_loss", "accuracy"} <= set(history)
+    with pytest.raises(KeyboardInterrupt):
+        again("stopped", steps=5)
+    resumed = again("stopped")
+    assert resumed[:2] == (ended, history)
+    for ours, theirs in zip(resumed[2], values, strict=True):
+        np.testing.assert_array_equal(ours, theirs)
+
+
+def test_what_has_no_reward_is_an_error(tmp_path):
+    model = toy("cross_attn_captioner")
+    with pytest.raises(ValueError, match="leave out text="):
+        run(tmp_path / "a", model, text=data.sentences(CAPTIONS))
+    arrays = data.arrays(model, np.zeros((3, 32, 32, 3)), CAPTIONS)
+    with pytest.raises(ValueError, match="needs examples"):
+        train.run(model, arrays, tmp_path / "b", objective="cider")
+    with pytest.raises(ValueError, match="trains captioners"):
+        train.run(toy("gated_vqa"), examples(), tmp_path / "c", objective="cider")
+    with pytest.raises(ValueError, match="objective='clip'"):
+        train.Settings(objective="clip")
