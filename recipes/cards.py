@@ -39,7 +39,9 @@ def update_results(folder: Path, **results: Any) -> None:
 
 def metrics_shown(split: Mapping[str, Any]) -> list[str]:
     """Return the metrics of a split that a card shows."""
-    return [name for name in METRICS[split["kind"]] if name in split["metrics"]] or list(split["metrics"])[:1]
+    return [name for name in split.get("shown") or METRICS[split["kind"]] if name in split["metrics"]] or list(
+        split["metrics"]
+    )[:1]
 
 
 def card_of(release: Release) -> str:
@@ -52,6 +54,7 @@ def card_of(release: Release) -> str:
         stored += f" The encoder's weights are stored with [{encoder}](../../encoders/{encoder}/README.md)."
     chosen = "; each output is chosen among the names of these rows" if release.name.endswith("retriever") else ""
     training = results["training"]
+    decoding = "Greedy decoding" if release.beams == 1 else f"Beam search, {release.beams} beams,"
     hardware = training.get("hardware", "two cores, without a GPU")
     parts = [
         f"# {release.name} / {release.tag}\n\n{release.about}",
@@ -59,7 +62,7 @@ def card_of(release: Release) -> str:
         f"    from vtx_keras import zoo\n    model = zoo.build({release.name!r}, weights={release.tag!r})",
         f"## Examples\n\nEvery n-th row of `{release.shown_split}`, right or wrong{chosen}:",
         table(["picture", *example_fields(results), "model output"], example_table(results)),
-        "## Results\n\nIntervals are 95 %, bootstrapped over concepts or pictures. Greedy decoding with the released "
+        f"## Results\n\nIntervals are 95 %, bootstrapped over concepts or pictures. {decoding} with the released "
         "float16 weights. Each split was evaluated after the recipe was fixed.",
         table(["split", "n", "metric", "model", "interval", "baselines"], figure_table(results)),
         *extra_table(results),
@@ -142,7 +145,7 @@ def licence_table(release: Release, encoder: str | None) -> list[list[str]]:
     rows = [[f"data set `{name}`: {SETS[name].about}", SETS[name].licence] for name in release.sets]
     if encoder:
         rows.append([f"encoder `{encoder}`: {PUBLISHED[encoder].about}", PUBLISHED[encoder].licence])
-    return [*rows, ["these weights", f"{release.licence}; [notices](../../NOTICE.md)"]]
+    return [*rows, *map(list, release.sources), ["these weights", f"{release.licence}; [notices](../../NOTICE.md)"]]
 
 
 def duration(training: Mapping[str, Any]) -> str:
@@ -179,6 +182,6 @@ def eval_commands(release: Release) -> str:
     for split in release.eval_splits:
         name, _, part = split.partition(", ")
         if name.isidentifier() and bool(part) == ("{part}" in eval_data):  # only the recipe knows other parts
-            model = f"{release.name} --weights {release.tag}"
+            model = f"{release.name} --weights {release.tag}" + (f" --beams {release.beams}" * (release.beams > 1))
             lines.append(f"    vtx eval {model} --data {eval_data.format(part=part)} --split {name}")
     return "\n".join(lines)

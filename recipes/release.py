@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -35,9 +35,15 @@ class Release:
     sets: tuple[str, ...]
     examples: Callable[[str], data.Examples]
     eval_splits: Mapping[str, str]
+    sources: tuple[tuple[str, str], ...] = ()  # other data, and their licences
+    beams: int = 1  # with which it is evaluated
+    shown: tuple[str, ...] = ()  # metrics that the card shows, the headline first; default: by the kind of result
+    kept_features: bool = False  # evaluate on features in `runs/features`, made once for all models of the encoder
     options: Mapping[str, Any] = field(default_factory=dict)
     encoder: Callable[[], keras.Model] | None = None  # builds an image encoder that is not a published one
     vocabulary_size: int | None = 2000  # None: the bundled English vocabulary
+    words: Callable[[], Sequence[str]] | None = None  # the vocabulary, in place of one that is learned
+    stages: Callable[[keras.Model, Path], Path] | None = None  # trains the model in a folder; returns the best weights
     prepare: Callable[[keras.Model], None] | None = None  # changes the new model before training
     start_from: str | None = None  # a release: its vocabulary, and its weights wherever path and shape agree
     copies: int = 1  # of each picture, all but the first augmented

@@ -62,12 +62,16 @@ def train_release(release: Release, new: bool = False) -> None:
     if new and release.run.exists():
         release.run.rename(release.run.with_name(f"{release.run.name}.{int(time.time())}"))
     resumed = (release.run / "last").is_dir()
-    history = train.run(
-        model, examples, release.run, epochs=release.epochs, batch_size=release.batch_size, ema=0.99, samples=0,
-        learning_rate=release.learning_rate,
-    )  # fmt: skip
+    if release.stages is not None:
+        best = release.stages(model, release.run)
+    else:
+        history = train.run(
+            model, examples, release.run, epochs=release.epochs, batch_size=release.batch_size, ema=0.99, samples=0,
+            learning_rate=release.learning_rate,
+        )  # fmt: skip
+        best = history.folder / "last"
     minutes = round((time.process_time() - cpu) / 60, 1)
-    for file in zoo.save(zoo.load(history.folder / "last"), release.run / "released", half=True).iterdir():
+    for file in zoo.save(zoo.load(best), release.run / "released", half=True).iterdir():
         shutil.copy2(file, release.folder / file.name)
     training = {"rows": count(examples), "epochs": release.epochs}
     if not resumed:
@@ -85,7 +89,7 @@ def initial_model(release: Release, examples: data.Examples, pretrained: bool = 
     if release.start_from is not None:
         name, tag = release.start_from.split("/")
         start = zoo.build(name, weights=tag)
-    words = release.vocabulary_size if start is None else start.vocabulary
+    words = release.words() if release.words else release.vocabulary_size if start is None else start.vocabulary
     model = build_model(release.name, examples, options, words=words, pretrained=pretrained)
     if start is not None:
         copy_weights(start, model)
@@ -134,19 +138,28 @@ def evaluate_release(release: Release) -> None:
     model = zoo.build(release.name, weights=release.folder)
     other = None if release.baselines_from is None else release.folder.parents[1] / release.baselines_from
     stored = {} if other in (None, release.folder) else cards.read_results(other).get("splits", {})
-    splits = {}
+    splits, judged, examples = {}, model, release.examples
+    if release.kept_features:
+        model.freeze("image")
+        judged = model.behind_encoder()
+
+        def examples(split: str) -> Any:
+            return data.features(release.examples(split), model, "runs/features")
+
     for split, description in release.eval_splits.items():
         baselines = () if stored.get(split, {}).get("baselines") else release.baselines
         report = evaluate.run(
-            model,
-            release.examples(split),
-            train=release.examples(release.train_split(split)) if baselines else None,
+            judged,
+            examples(split),
+            train=examples(release.train_split(split)) if baselines else None,
             baselines=baselines,
+            **({"beams": release.beams} if release.beams > 1 else {}),
         )
         print(f"{split}\n{report.table()}", flush=True)
         figures = report.as_dict()
         splits[split] = {
             "what": description,
+            **({"shown": list(release.shown)} if release.shown else {}),
             **{key: figures[key] for key in ("kind", "rows", "groups", "metrics", "weights_sha256")},
             "baselines": figures["baselines"] or stored[split]["baselines"],
         }
