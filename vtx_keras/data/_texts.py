@@ -76,7 +76,8 @@ def prepared(examples: Examples | tf.data.Dataset, model: VisionText) -> Sentenc
     source = getattr(examples, "encoded", examples)
     if "caption" not in source.element_spec:
         raise BadData(f"text= has {sorted(source.element_spec)}: expected data.sentences(file)")
-    texts = [as_text(row) for row in source.map(lambda row: row["caption"]).as_numpy_iterator()]
+    chunks = source.map(lambda row: row["caption"]).batch(CHUNK).as_numpy_iterator()
+    texts = [as_text(caption) for chunk in chunks for caption in chunk]
     length = model.options["max_length"] + 1
     encode = tensors.encoder(model.vocabulary, start=True, end=True)
     parts = [encode(tf.constant(texts[at : at + CHUNK]), length + 1).numpy() for at in range(0, len(texts), CHUNK)]
