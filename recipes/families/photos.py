@@ -71,8 +71,7 @@ def captioner(recipe: str, fusion: str, **changes: Any) -> Release:
         "train_split": lambda split: "all",
         "eval_data": "flickr8k",
         "licence": "research and education: see the data sets",
-        "formats": tuple((name, how) for name in ("litert", "onnx") for how in (None, "int8"))
-        + (("saved_model", None),),
+        "formats": (("litert", None), ("litert", "int8"), ("onnx", None), ("onnx", "int8"), ("saved_model", None)),
     }
     return Release(recipe, **{"about": about, "expect": expect, **settings, **changes})
 
