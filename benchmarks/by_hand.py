@@ -47,7 +47,7 @@ def onnx_rows(images: int, rounds: int) -> list[dict]:
 
     import onnxruntime  # isort: skip (after `vtx_keras.export`, which switches its telemetry off)
 
-    model = zoo.build("cross_attn_captioner")
+    model = zoo.build("cross_attn_captioner", weights="emoji")
     examples = _verify.load_examples(model, None, images)
     wanted = _verify.results_of(model, _verify.expected(model, examples))
     options = onnxruntime.SessionOptions()

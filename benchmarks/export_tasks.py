@@ -88,7 +88,7 @@ def captioner(_epochs: int) -> tuple[Any, Any]:
     """Return the released model, compared on the bundled sample."""
     from vtx_keras import zoo
 
-    return zoo.build("cross_attn_captioner"), None
+    return zoo.build("cross_attn_captioner", weights="emoji"), None
 
 
 def vqa(epochs: int) -> tuple[Any, Any]:

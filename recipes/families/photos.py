@@ -37,7 +37,7 @@ SPLITS = {
     "coco": "499 photographs of kitchens, streets, animals and food, one reference each, beams 4",
 }
 COCO_COPIES = 3  # of each photograph of coco_sample in an epoch: it has one caption, where Flickr8k has five
-LEAST = 8  # a word occurs so often at least; others are unknown
+LEAST = 16  # a word occurs so often at least; others are unknown
 EPOCHS, REWARDED = 14, 4  # on words, then on the CIDEr-D of sampled captions
 
 

@@ -198,7 +198,7 @@ def test_a_model_whose_encoder_was_cut_off_can_still_be_saved_in_one_file(tmp_pa
 def test_the_released_captioner_writes_the_captions_of_its_card():
     folder = released_root() / "cross_attn_captioner" / "emoji"
     examples = json.loads((folder / "results.json").read_text())["examples"]
-    model = zoo.build("cross_attn_captioner")
+    model = zoo.build("cross_attn_captioner", weights="emoji")
     assert model.generate([folder / example["picture"] for example in examples]) == [
         example["said"] for example in examples
     ]

@@ -68,9 +68,9 @@ def vtx(*arguments: str) -> subprocess.CompletedProcess:
 def test_vtx_predict_captions_goes_on_past_a_bad_picture_and_says_so():
     examples = json.loads((released_root() / "cross_attn_captioner/emoji/results.json").read_text())["examples"]
     picture = str(released_root() / "cross_attn_captioner/emoji" / examples[0]["picture"])
-    run = vtx("predict", "cross_attn_captioner", picture)
+    run = vtx("predict", "cross_attn_captioner", "--weights", "emoji", picture)
     assert (run.returncode, run.stdout.strip(), run.stderr) == (0, examples[0]["said"], "")
-    run = toys.vtx("predict", "cross_attn_captioner", "missing.png", picture, "--json")
+    run = toys.vtx("predict", "cross_attn_captioner", "--weights", "emoji", "missing.png", picture, "--json")
     rows = [json.loads(line) for line in run.stdout.splitlines()]
     assert run.exit_code == 1
     assert "missing.png" in rows[0]["error"]

@@ -203,7 +203,7 @@ def test_a_table_reads_as_it_prints():
 
 def test_the_sample_is_evaluated_without_a_network():
     found = evaluate.run(
-        zoo.build("cross_attn_captioner"),
+        zoo.build("cross_attn_captioner", weights="emoji"),
         data.load("sample", "validation"),
         train=data.load("sample"),
         limit=12,

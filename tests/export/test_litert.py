@@ -255,7 +255,7 @@ def test_the_program_reports_a_broken_image_or_file_in_a_line(exported, tmp_path
 
 @pytest.mark.slow
 def test_the_released_captioner_in_every_precision(tmp_path):
-    model = zoo.build("cross_attn_captioner")
+    model = zoo.build("cross_attn_captioner", weights="emoji")
     for quantize, most in ((None, 1.05), ("float16", 0.55), ("int8", 0.36)):
         report = export.litert(model, tmp_path / "m.tflite", quantize=quantize)
         assert report.n >= 60

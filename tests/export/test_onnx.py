@@ -235,7 +235,7 @@ def test_the_program_leaves_nothing_in_the_home(exported, tmp_path):
 
 @pytest.mark.slow
 def test_the_released_captioner_in_every_precision(tmp_path):
-    model = zoo.build("cross_attn_captioner")
+    model = zoo.build("cross_attn_captioner", weights="emoji")
     for quantize, most in ((None, 1.05), ("float16", 0.55), ("int8", 0.36)):
         report = export.onnx(model, tmp_path / "m.onnx", quantize=quantize)
         assert report.n >= 60

@@ -253,7 +253,7 @@ def test_five_runtimes_write_the_same_sentences(tmp_path):
     """Keras, XLA, and, in processes without the package, a SavedModel behind a server, LiteRT and onnxruntime."""
     import tensorflow as tf
 
-    model = zoo.build("cross_attn_captioner")
+    model = zoo.build("cross_attn_captioner", weights="emoji")
     sample = Path(data.sample("photos/cat.jpg")).parents[1]
     shown = [*sorted(sample.glob("photos/*.jpg")), *sorted(sample.glob("emoji/*.png"))[::8]]
     assert len(shown) >= 24

@@ -13,6 +13,8 @@ import click
 from vtx_keras.cli._console import quiet, reporting_errors
 
 STOPPED, DIVERGED = 75, 3
+FEW_HELD_OUT = 8  # rows, too few to validate on
+PHOTOS = "photos"  # the release from which captioners of own pictures start
 FEW = 300  # updates, too few for a captioner of a few hundred images to learn where captions end
 
 
@@ -23,16 +25,19 @@ FEW = 300  # updates, too few for a captioner of a few hundred images to learn w
 @click.option("--split", help="Split to train on [default: train; all rows of data without splits].")
 @click.option("--validation", help="Split of the data, a CSV, or none [default: validation, if it exists].")
 @click.option("--folder", type=click.Path(path_type=Path), help="Folder of data sets, as for vtx data.")
-@click.option("--weights", default="none", show_default=True, help="none, default, encoders, a tag or a folder.")
+@click.option(
+    "--weights",
+    help="none, default, encoders, a tag or a folder [default: photos for a captioner of a CSV or folder, else none].",
+)
 @click.option("--size", type=click.Choice(["tiny", "small", "base"]), help="Preset of widths and depths.")
 @click.option("--set", "settings", multiple=True, metavar="OPTION=VALUE", help="Model option: dim=256; repeatable.")
-@click.option("--vocabulary", help="Vocabulary file, or train: learn it from the texts.")
+@click.option("--vocabulary", help="Vocabulary file; train: learn it from the texts; more: add their words.")
 @click.option("--freeze", multiple=True, type=click.Choice(["image", "text"]), help="Encoder to freeze.")
-@click.option("--epochs", type=click.IntRange(1), default=10, show_default=True)
-@click.option("--batch-size", type=click.IntRange(1), default=32, show_default=True)
+@click.option("--epochs", type=click.IntRange(1), help="[default: 10, for photos by the number of rows]")
+@click.option("--batch-size", type=click.IntRange(1), help="[default: 32, for photos by the number of rows]")
 @click.option("--augment/--no-augment", default=False, show_default=True, help="Crop, rotate and recolour pictures.")
 @click.option("--unknown", type=click.Choice(["error", "drop"]), default="error", help="Labels that are no class.")
-@click.option("--learning-rate", type=float, default=3e-4, show_default=True)
+@click.option("--learning-rate", type=float, help="[default: 0.0003, for photos by the number of rows]")
 @click.option("--weight-decay", type=float, default=0.05, show_default=True)
 @click.option("--warmup", type=click.FloatRange(0, 1), default=0.05, show_default=True, help="Share of warm-up steps.")
 @click.option("--clip", type=float, default=1.0, show_default=True, help="Largest gradient norm; 0 for none.")
@@ -70,6 +75,7 @@ def train(model: str, name: str, **options: Any) -> None:
     vtx train gated_vqa --data vqa_rad/official --set image_encoder=efficientnet_lite0 --weights encoders --freeze image
     """
     with reporting_errors():
+        options = _with_defaults(model, name, options)
         with quiet():
             import keras
             from keras import ops
@@ -98,6 +104,37 @@ def train(model: str, name: str, **options: Any) -> None:
             click.echo(f"next: {shlex.join(command)}")
 
 
+def _with_defaults(model: str, name: str, options: dict[str, Any]) -> dict[str, Any]:
+    """Fill in where to start, and how long and fast to train: a captioner of own pictures starts from photographs."""
+    from vtx_keras import zoo
+    from vtx_keras.checkpoints._folder import released_tags
+
+    own = name.lower().endswith((".csv", ".tsv")) or Path(name).is_dir()
+    changed = options["settings"] or options["size"] or options["vocabulary"] or options["dtype"] or zoo.is_saved(model)
+    if options["weights"] is None and own and not changed and PHOTOS in released_tags(model):
+        from vtx_keras.train._settings import by_rows
+
+        rows = len(_texts(_examples(name, options)))
+        found = {**by_rows(rows), "weights": PHOTOS, "freeze": ("image",), "vocabulary": "more"}
+        click.echo(
+            f"starts from {model}/{PHOTOS} for {rows} captions: {found['epochs']} epochs, batches of "
+            f"{found['batch_size']}, learning rate {found['learning_rate']:g}; --weights none starts anew",
+            err=True,
+        )
+    else:
+        found = {"weights": "none", "epochs": 10, "batch_size": 32, "learning_rate": 3e-4}
+    return {**options, **{key: value for key, value in found.items() if options[key] in (None, ())}}
+
+
+def _examples(name: str, options: dict[str, Any]) -> Any:
+    """Return the examples to train on; sets the split, if the data have splits and none was named."""
+    from vtx_keras import data
+
+    if options["split"] is None and data.has_splits(name, options["columns"]):
+        options["split"] = "train"
+    return data.named(name, options["split"], options["folder"], options["columns"])
+
+
 def _warn_of_few(model: str, history: Any, options: dict[str, Any]) -> None:
     """Warn if new layers got too few updates."""
     from vtx_keras import zoo
@@ -119,15 +156,14 @@ def _warn_of_few(model: str, history: Any, options: dict[str, Any]) -> None:
 def _run(model: str, name: str, options: dict[str, Any]) -> Any:
     import keras
 
-    from vtx_keras import data
     from vtx_keras.train import parallel
     from vtx_keras.train._callbacks import lower_is_better
     from vtx_keras.train._run import run
 
-    if options["split"] is None and data.has_splits(name, options["columns"]):
-        options["split"] = "train"
-    ds = data.named(name, options["split"], options["folder"], options["columns"])
+    ds = _examples(name, options)
     validation = _validation(name, options)
+    if validation is None and options["validation"] is None and options["weights"] == PHOTOS:
+        ds, validation = _parted(ds)
     devices = parallel.over(options["parallel"]) if options["parallel"] else contextlib.nullcontext()
     out = options["out"]
     if options["process"]:  # host 0 writes the run folder; the others need folders of their own
@@ -148,6 +184,23 @@ def _run(model: str, name: str, options: dict[str, Any]) -> Any:
             jit_compile=True if options["xla"] else "auto", about=_about(name, network, options),
             **{key: options[key] for key in passed_on},
         )  # fmt: skip
+
+
+def _parted(ds: Any) -> tuple[Any, Any]:
+    """Return the examples to train on, and those of about a tenth of the pictures; (all, None) if those are few."""
+    import tensorflow as tf
+
+    from vtx_keras import data
+
+    def kept(row: dict) -> Any:
+        return tf.strings.to_hash_bucket_fast(row["path" if "path" in row else "image"], 10) > 0
+
+    parts = [data.Examples(ds.encoded.filter(one)) for one in (kept, lambda row: tf.logical_not(kept(row)))]
+    train, held_out = (sum(1 for _ in part.encoded.map(lambda row: True)) for part in parts)
+    if held_out < FEW_HELD_OUT:
+        return ds, None
+    click.echo(f"{held_out} of {train + held_out} rows, of a tenth of the pictures, are held out to validate", err=True)
+    return parts[0], parts[1]
 
 
 def _validation(name: str, options: dict[str, Any]) -> Any:
@@ -190,8 +243,11 @@ def _network(model: str, ds: Any, options: dict[str, Any]) -> Any:
             overrides["classes"] = _classes(ds)
             click.echo(f"{len(overrides['classes'])} classes, as in {options['split'] or 'the table'}", err=True)
         if options["vocabulary"]:
-            train_vocabulary = options["vocabulary"] == "train"
-            overrides["vocabulary"] = text.learn(_texts(ds)) if train_vocabulary else options["vocabulary"]
+            overrides["vocabulary"] = options["vocabulary"]
+            if options["vocabulary"] == "train":
+                overrides["vocabulary"] = text.learn(_texts(ds))
+            elif options["vocabulary"] == "more":
+                overrides["vocabulary"] = text.extended(zoo.build(model, weights=weights).vocabulary, _texts(ds))
         network = zoo.build(model, weights=weights, dtype=options["dtype"], **overrides)
         for part in options["freeze"] if weights is None else ():
             raise ValueError(

@@ -12,6 +12,7 @@ import re
 import tempfile
 import unicodedata
 import warnings
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any, ClassVar
@@ -20,7 +21,7 @@ import numpy as np
 
 __all__ = [
     "END", "GAPS", "IDEOGRAPHS", "JOIN_RULES", "KANA", "LABEL_FIELDS", "MASK", "PAD", "SPECIALS", "START",
-    "TEXT_FIELDS", "UNK", "UNSEEN", "Vocabulary", "decode", "encode", "learn", "normalize", "tokenizer", "tokens",
+    "TEXT_FIELDS", "UNK", "UNSEEN", "Vocabulary", "decode", "encode", "extended", "learn", "normalize", "tokenizer", "tokens",
     "vocabulary",
 ]  # fmt: skip
 SPECIALS = ("[PAD]", "[UNK]", "[START]", "[END]", "[MASK]")
@@ -187,6 +188,16 @@ def learn(texts: Iterable[str | bytes], size: int = 8000) -> tuple[str, ...]:
     first = [*SPECIALS, *letters, *("##" + letter for letter in letters), *ideographs]
     learned = (piece for piece in pieces if piece.removeprefix("##") not in ideographs)
     return tuple(dict.fromkeys([*first, *learned]))[:size]
+
+
+def extended(vocabulary: Sequence[str], texts: Iterable[str | bytes], least: int = 2) -> tuple[str, ...]:
+    """Return a vocabulary with the words added that occur in the texts at least `least` times.
+
+    >>> extended(("[PAD]", "a", "cat"), ["a cat .", "a lynx .", "a lynx"])
+    ('[PAD]', 'a', 'cat', 'lynx', '.')
+    """
+    counts = Counter(word for text in texts for word in re.findall(r"\w+|[^\w\s]", normalize(text)))
+    return tuple(dict.fromkeys([*vocabulary, *(word for word, count in counts.most_common() if count >= least)]))
 
 
 @functools.lru_cache(maxsize=8)

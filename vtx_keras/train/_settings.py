@@ -81,6 +81,15 @@ class Settings:
         return cls(**options)
 
 
+def by_rows(rows: int) -> dict[str, Any]:
+    """Return settings with which a released captioner is fine-tuned on so many captions (benchmarks/few.py).
+
+    >>> by_rows(40)
+    {'epochs': 10, 'batch_size': 16, 'learning_rate': 0.0003}
+    """
+    return {"epochs": min(10, max(4, 12_000 // rows)), "batch_size": 16 if rows < 400 else 32, "learning_rate": 3e-4}
+
+
 def adamw(
     model: keras.Model,
     steps: int,
