@@ -29,6 +29,7 @@ from recipes import cards, copies
 from recipes.release import Release
 from vtx_keras import data, evaluate, export, media, text, train, zoo
 from vtx_keras.checkpoints._folder import WEIGHTS
+from vtx_keras.evaluate._run import _weights_hash as weights_hash
 
 STEPS = ("train", "judge", "export", "card")
 EMOJI_ENCODER = {"image_encoder": "mobilenet_v2_emoji", "image_shape": (97, 97, 3)}
@@ -160,7 +161,8 @@ def evaluate_release(release: Release) -> None:
         splits[split] = {
             "what": description,
             **({"shown": list(release.shown)} if release.shown else {}),
-            **{key: figures[key] for key in ("kind", "rows", "groups", "metrics", "weights_sha256")},
+            **{key: figures[key] for key in ("kind", "rows", "groups", "metrics")},
+            "weights_sha256": weights_hash(model),
             "baselines": figures["baselines"] or stored[split]["baselines"],
         }
     cards.update_results(

@@ -6,7 +6,8 @@ import keras
 import pytest
 from toys import vtx, vtx_process
 
-from vtx_keras.cli._train import _warn_of_few
+from vtx_keras import data
+from vtx_keras.cli._train import _parted, _warn_of_few, _with_defaults
 
 
 @pytest.mark.skipif(keras.backend.backend() != "tensorflow", reason="one backend is enough for the command line")
@@ -52,3 +53,38 @@ def test_vtx_train_trains_and_reports_mistakes(tmp_path, monkeypatch):
     run = vtx("train", "gated_vqa", "--data", "sample/questions", *small, "--dry-run")
     assert run.exit_code == 0, run.stderr[-3000:]
     assert "can be saved" in run.stdout
+
+
+def own_pictures(folder, rows):
+    from PIL import Image
+
+    for number in range(rows):
+        Image.new("RGB", (8, 8), (number, 0, 0)).save(folder / f"{number}.png")
+    lines = [f"{number}.png,a photograph number {number % 2}" for number in range(rows)]
+    (folder / "mine.csv").write_text("\n".join(["image,caption", *lines]) + "\n", encoding="utf-8")
+    return str(folder / "mine.csv")
+
+
+def test_own_pictures_start_from_the_captioner_of_photographs(tmp_path, capsys):
+    table = own_pictures(tmp_path, 3)
+    unset = dict.fromkeys(("weights", "size", "vocabulary", "dtype", "epochs", "batch_size", "learning_rate"))
+    unset |= dict.fromkeys(("split", "folder", "columns"), None) | {"settings": (), "freeze": ()}
+    found = _with_defaults("cross_attn_captioner", table, dict(unset))
+    assert (found["weights"], found["freeze"], found["vocabulary"]) == ("photos", ("image",), "more")
+    assert found["epochs"] == 10
+    assert "starts from cross_attn_captioner/photos for 3 captions" in capsys.readouterr().err
+    for name, changes in (("sample", {}), (table, {"size": "tiny"}), (table, {"settings": ("dim=32",)})):
+        found = _with_defaults("cross_attn_captioner", name, {**unset, **changes})
+        assert (found["weights"], found["epochs"], found["learning_rate"]) == ("none", 10, 3e-4)
+    assert _with_defaults("gated_vqa", table, dict(unset))["weights"] == "none"
+    assert _with_defaults("cross_attn_captioner", table, {**unset, "epochs": 3})["epochs"] == 3
+
+
+def test_a_tenth_of_the_pictures_is_held_out(tmp_path):
+    ds = data.from_csv(own_pictures(tmp_path, 120))
+    train, held_out = _parted(ds)
+    names = [{row["path"] for row in part.encoded.as_numpy_iterator()} for part in (train, held_out)]
+    assert not names[0] & names[1]
+    assert len(names[0] | names[1]) == 120
+    assert 8 <= len(names[1]) <= 24
+    assert _parted(data.from_csv(own_pictures(tmp_path, 6)))[1] is None

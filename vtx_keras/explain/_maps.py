@@ -59,6 +59,7 @@ def attention(
     >>> explanation.words, explanation.maps.shape, explanation.heat("cat?").shape
     (['is', 'it', 'a', 'cat?'], (4, 2, 2), (40, 60))
     """
+    media.check_on_error(on_error)
     _check_model(model)
     method = _checked_method(model, method, block)
     if target is not None and (method != "gradcam" or not isinstance(model, Answerer)):

@@ -20,8 +20,8 @@ import numpy as np
 from PIL import Image, ImageOps
 
 __all__ = [
-    "PIXEL_LIMIT", "SUFFIXES", "BadItems", "BadPicture", "batch", "frame_places", "prepare", "read", "read_clip",
-    "resize", "settle",
+    "PIXEL_LIMIT", "SUFFIXES", "BadItems", "BadPicture", "batch", "check_on_error", "frame_places", "prepare", "read",
+    "read_clip", "resize", "settle",
 ]  # fmt: skip
 PIXEL_LIMIT = 50_000_000  # assign media.PIXEL_LIMIT to change it everywhere
 CLIP_LIMIT = 20  # pixel limits for a whole animation: to read a late frame, all frames before it are decoded
@@ -142,6 +142,15 @@ def batch(items: Any, shape: Sequence[int], fit: str = "pad") -> tuple[np.ndarra
     return pixels[: len(good)], good, errors
 
 
+def check_on_error(on_error: str) -> None:
+    """Raise ValueError for another value than "raise" or "none".
+
+    >>> check_on_error("none")
+    """
+    if on_error not in ("raise", "none"):
+        raise ValueError(f'on_error={on_error!r}: expected "raise" or "none"')
+
+
 def settle(results: Sequence, good: Sequence[int], errors: dict[int, str], total: int, on_error: str) -> list:
     """Return a list of length `total` with the results of good items at their indices, and None elsewhere.
 
@@ -150,8 +159,7 @@ def settle(results: Sequence, good: Sequence[int], errors: dict[int, str], total
     >>> settle(["a cat"], [1], {0: "empty"}, 2, "none")
     [None, 'a cat']
     """
-    if on_error not in ("raise", "none"):
-        raise ValueError(f'on_error={on_error!r}: expected "raise" or "none"')
+    check_on_error(on_error)
     by_index = dict(zip(good, results, strict=True))
     placed = [by_index.get(index) for index in range(total)]
     if errors and on_error == "raise":

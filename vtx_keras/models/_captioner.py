@@ -47,6 +47,7 @@ class Captioner(VisionText):
         >>> len(model.generate(np.zeros((2, 32, 32, 3)), prompt="a", max_length=4))
         2
         """
+        media.check_on_error(on_error)
         sampling = _sampling(sampler, beams, top_k, top_p, temperature, seed)
         length = self.check_length(max_length)
         pixels, good, errors = self.prepare(images)

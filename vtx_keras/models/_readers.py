@@ -58,6 +58,7 @@ class Answerer(PairModel):
         >>> model.answer(np.zeros((1, 32, 32, 3)), ["is it a cat?"])[0] in ("no", "yes")
         True
         """
+        media.check_on_error(on_error)
         logits, good, errors, total = self.logits(
             images, questions, batch_size, allow_empty=self.options["allow_empty"]
         )
@@ -83,6 +84,7 @@ class Matcher(PairModel):
         >>> 0 <= model.match(np.zeros((1, 32, 32, 3)), ["a cat"])[0] <= 1
         True
         """
+        media.check_on_error(on_error)
         logits, good, errors, total = self.logits(images, texts, batch_size)
         probabilities = 1 / (1 + np.exp(-logits[:, 0].astype("float64")))
         return media.settle([float(p) for p in probabilities], good, errors, total, on_error)
@@ -102,6 +104,7 @@ class Retriever(VisionText):
         >>> model.similarity(np.zeros((2, 32, 32, 3)), ["a", "b", "c"]).shape
         (2, 3)
         """
+        media.check_on_error(on_error)
         pixels, good, errors = self.prepare(images)
         tokens = self.tokens_of(texts)
         columns = self.in_batches(self.tower("text"), {"tokens": tokens}, batch_size)

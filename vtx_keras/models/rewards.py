@@ -14,14 +14,15 @@ import keras
 import numpy as np
 from keras import ops
 
-from vtx_keras.inputs.text import END, PAD, START
+from vtx_keras.inputs.text import END, PAD, SPECIALS, START
 from vtx_keras.models._captioner import Captioner
-from vtx_keras.models.decode import NEVER, UNWRITABLE
+from vtx_keras.models.decode import NEVER
 from vtx_keras.models.layers import cut
 
 __all__ = ["Rarity", "Rewarded", "advantages", "by_cider", "cider", "ngrams", "rarity", "rewarded"]
 ORDERS = 4  # n-grams of one to four tokens
 SIGMA = 6.0  # of CIDEr-D's length penalty
+BLOCK = 64  # words whose probabilities are summed first
 FACTOR = 1_540_483_477  # odd, of the hash of n-grams, which wraps around in int32
 Reward = Callable[[Any, Any], Any]  # row numbers (batch,), ids (batch, samples, length) -> scores (batch, samples)
 
@@ -168,13 +169,13 @@ class Rewarded(Captioner):
         Keras calls this outside the model's `call`, so that no dropout is applied while captions are sampled.
         """
         words = super().compute_loss(x, y, y_pred, sample_weight, training)
-        batch, length = ops.shape(x["tokens"])[0], self.options["max_length"]
-        count = self.plan["samples"] if training else 1
+        batch = ops.shape(x["tokens"])[0]
+        count, length = (self.plan["samples"], self.plan["length"]) if training else (1, self.options["max_length"])
         noise = keras.random.uniform((batch, count, length), seed=self.draws) if training else None
         # JAX cannot differentiate a loop of unknown length, even where nothing depends on it.
         values = [(variable, ops.stop_gradient(variable.value)) for variable in self.variables]
         with keras.StatelessScope(values):
-            ids = self.sample(ops.stop_gradient(x["image"]), count, noise)  # (batch, samples, length)
+            ids = self.sample(ops.stop_gradient(x["image"]), count, length, noise)  # (batch, samples, length)
         rewards = self.plan["reward" if training else "validation_reward"](x["row"][:, 0], ids)  # (batch, samples)
         real = ops.ones((batch, 1)) if sample_weight is None else ops.max(sample_weight, axis=1, keepdims=True)
         real = ops.cast(real > 0, "float32")  # rows that pad a batch have no weight
@@ -187,13 +188,12 @@ class Rewarded(Captioner):
         loss = ops.sum(advantage * weights * losses) / ops.maximum(ops.sum(weights), 1.0)
         return loss + self.plan["weight_of_words"] * words
 
-    def sample(self, images: Any, count: int, noise: Any = None) -> Any:
+    def sample(self, images: Any, count: int, length: int, noise: Any = None) -> Any:
         """Return `count` captions per image as ids (batch, count, length), END included, 0-padded.
 
         Drawn by `noise` (batch, count, length) in [0, 1), or the likeliest words. Samples of an image are beams that
         are never reordered: the image is encoded once.
         """
-        length = self.options["max_length"]
         step, cache = self.decoder(images, length, count)
         positions, beam, rows = ops.arange(length), ops.arange(count), ops.zeros((ops.shape(images)[0], 1), "int32")
         start = rows + ops.zeros((1, count), "int32") + START  # (batch, count)
@@ -258,17 +258,32 @@ class Rewarded(Captioner):
 def drawn(logits: Any, level: Any = None) -> Any:
     """Return tokens (batch, count): where the cumulative probability passes `level` (batch, count, 1), or likeliest.
 
+    The place is found among blocks of words and then in one: a sum over the whole vocabulary is slow.
+
     >>> logits = ops.log(ops.array([[[1e-9] * 5 + [0.25, 0.75]]]))
     >>> [int(drawn(logits, ops.array([[[level]]]))[0, 0]) for level in (0.01, 0.24, 0.26, 0.99)]
     [5, 5, 6, 6]
     """
-    size = logits.shape[-1]
-    logits = ops.where(np.isin(np.arange(size), UNWRITABLE), NEVER, logits)
+    words = len(SPECIALS)  # the first of them; of the special tokens only END is written
+    choices = ops.concatenate([logits[:, :, END : END + 1], logits[:, :, words:]], axis=-1)
     if level is None:
-        return ops.cast(ops.argmax(logits, axis=-1), "int32")
-    cumulative = ops.cumsum(ops.exp(logits - ops.max(logits, axis=-1, keepdims=True)), axis=-1)
-    passed = ops.sum(ops.cast(cumulative <= level * cumulative[:, :, -1:], "int32"), axis=-1)
-    return ops.minimum(passed, size - 1)
+        chosen = ops.cast(ops.argmax(choices, axis=-1), "int32")
+        return ops.where(chosen == 0, END, chosen + words - 1)
+    count = choices.shape[-1]
+    filler = ops.zeros_like(logits[:, :, :1]) + ops.full((-count % BLOCK,), NEVER)
+    choices = ops.concatenate([choices, filler], axis=-1)
+    weights = ops.exp(choices - ops.max(choices, axis=-1, keepdims=True))
+    weights = ops.reshape(weights, (-1, logits.shape[1], choices.shape[-1] // BLOCK, BLOCK))
+    sums = ops.sum(weights, axis=-1)  # (batch, count, blocks)
+    cumulative = ops.cumsum(sums, axis=-1)
+    level = level * cumulative[:, :, -1:]
+    block = ops.sum(ops.cast(cumulative <= level, "int32"), axis=-1, keepdims=True)
+    block = ops.minimum(block, sums.shape[-1] - 1)  # (batch, count, 1)
+    inside = ops.take_along_axis(weights, ops.expand_dims(block, -1), axis=2)[:, :, 0]  # (batch, count, BLOCK)
+    before = ops.take_along_axis(cumulative - sums, block, axis=-1)
+    passed = ops.sum(ops.cast(before + ops.cumsum(inside, axis=-1) <= level, "int32"), axis=-1)
+    chosen = ops.minimum(block[:, :, 0] * BLOCK + ops.minimum(passed, BLOCK - 1), count - 1)
+    return ops.where(chosen == 0, END, chosen + words - 1)
 
 
 def rewarded(
@@ -277,12 +292,14 @@ def rewarded(
     validation_reward: Reward | None = None,
     *,
     samples: int = 5,
+    length: int | None = None,
     weight_of_words: float = 0.2,
 ) -> Rewarded:
     """Return a model of the same layers, compiled alike, that `fit` trains on the reward of sampled captions.
 
-    Its metric `reward` is the mean reward of the samples; in evaluation that of the likeliest words by
-    `validation_reward`. `data.batches(ds, model)` gives its inputs.
+    Samples have up to `length` tokens; fewer than the model's `max_length` save time. The metric `reward` is the mean
+    reward of the samples; in evaluation, that of greedy captions by `validation_reward`. `data.batches(ds, model)`
+    gives the inputs.
     """
     if samples < 2:
         raise ValueError(f"samples={samples}: expected at least 2, which are compared")
@@ -294,6 +311,7 @@ def rewarded(
         "reward": reward,
         "validation_reward": validation_reward or reward,
         "samples": samples,
+        "length": captioner.check_length(length),
         "weight_of_words": weight_of_words,
     }
     if captioner.compiled:
