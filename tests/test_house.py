@@ -325,7 +325,7 @@ def test_no_test_module_imports_another():
 # Parameters that an interface gives to a function which has no use for them.
 GIVEN = {
     "context", "data", "encoder", "epoch", "exif", "file", "frame", "frames", "fusion", "image_shape", "logs", "mask",
-    "option", "policy", "raw", "shape", "state", "text_mask", "text_shape", "xmp",
+    "option", "policy", "raw", "seen_shape", "shape", "state", "text_mask", "text_shape", "vision_shape", "xmp",
 }  # fmt: skip
 
 
