@@ -15,6 +15,7 @@ from vtx_keras.models.rewards import by_cider, rarity, rewarded
 from vtx_keras.train._settings import Settings
 
 MOST = 20  # references per picture that are read
+SHARE = 0.95  # of the references are no longer than a sample may be: time grows with the longest
 
 
 def check(model: VisionText, data: Any, validation: Any, *, told: bool) -> None:
@@ -30,14 +31,19 @@ def check(model: VisionText, data: Any, validation: Any, *, told: bool) -> None:
 
 
 def by_cider_of(model: Captioner, data: Any, validation: Any, settings: Settings) -> Captioner:
-    """Return the model of `rewarded` whose samples are compared with the captions of these examples."""
+    """Return the model of `rewarded` whose samples are compared with the captions of these examples.
+
+    N-grams are as rare as in `data`; the metric of validation compares with the captions of `validation`.
+    """
     references, picture_of = references_of(data, model)
     table, held_out = rarity(references), None
     if validation is not None:
         held_out = by_cider(*references_of(validation, model), table)
+    lengths = (references != PAD).sum(axis=-1)
     return rewarded(
-        model, by_cider(references, picture_of, table), held_out,
-        samples=settings.samples_per_picture, weight_of_words=settings.weight_of_words,
+        model, by_cider(references, picture_of, table), held_out, samples=settings.samples_per_picture,
+        length=int(np.quantile(lengths[lengths > 0], SHARE, method="higher")),
+        weight_of_words=settings.weight_of_words,
     )  # fmt: skip
 
 
@@ -72,6 +78,10 @@ def references_of(examples: Any, model: Captioner) -> tuple[np.ndarray, np.ndarr
         pictures.append(captions.setdefault(picture, {}))
         pictures[-1].update(dict.fromkeys(as_text(one) for one in np.atleast_1d(row[key])))
     texts = [list(one)[:MOST] for one in captions.values()]
+    if len(texts) < 2:
+        raise ValueError(
+            f'{len(texts)} pictures: objective="cider" needs at least 2, because it weighs words by rarity'
+        )
     place = {id(one): at for at, one in enumerate(captions.values())}
     length = model.options["max_length"]
     with warnings.catch_warnings():
