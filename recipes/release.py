@@ -43,7 +43,7 @@ class Release:
     encoder: Callable[[], keras.Model] | None = None  # builds an image encoder that is not a published one
     vocabulary_size: int | None = 2000  # None: the bundled English vocabulary
     words: Callable[[], Sequence[str]] | None = None  # the vocabulary, in place of one that is learned
-    stages: Callable[[keras.Model, Path], Path] | None = None  # trains the model in a folder; returns the best weights
+    trained: Callable[[keras.Model, Path], Path] | None = None  # trains it in a folder; returns the best weights
     prepare: Callable[[keras.Model], None] | None = None  # changes the new model before training
     start_from: str | None = None  # a release: its vocabulary, and its weights wherever path and shape agree
     copies: int = 1  # of each picture, all but the first augmented

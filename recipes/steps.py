@@ -63,8 +63,8 @@ def train_release(release: Release, new: bool = False) -> None:
     if new and release.run.exists():
         release.run.rename(release.run.with_name(f"{release.run.name}.{int(time.time())}"))
     resumed = (release.run / "last").is_dir()
-    if release.stages is not None:
-        best = release.stages(model, release.run)
+    if release.trained is not None:
+        best = release.trained(model, release.run)
     else:
         history = train.run(
             model, examples, release.run, epochs=release.epochs, batch_size=release.batch_size, ema=0.99, samples=0,
