@@ -11,6 +11,7 @@ from typing import Any
 
 from recipes import ablation, cards
 from recipes.ablation import FUSIONS, STORED, TASKS, TEST, ZOO, cells, encoder_hash, read_stored
+from vtx_keras.checkpoints._folder import CONFIG
 
 ADVICE, FIGURE, PAGE = Path(__file__).with_name("advice.md"), ZOO / "fusions.png", ZOO / "README.md"
 
@@ -20,7 +21,7 @@ def released(place: str = "") -> str:
     rows = []
     for path in sorted(ZOO.glob("*/*/results.json")):
         name, tag = path.parts[-3:-1]
-        if name != "encoders":
+        if name != "encoders" and (path.parent / CONFIG).is_file():
             results = cards.read_results(path.parent)
             headline, file = results["headline"], next(one for one in results["exports"] if one["quantize"] == "int8")
             interval = "" if headline["low"] is None else f" [{headline['low']:.3f}, {headline['high']:.3f}]"

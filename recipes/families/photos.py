@@ -18,7 +18,7 @@ from typing import Any
 import tensorflow as tf
 
 from recipes.release import Release
-from vtx_keras import data, text, train, zoo
+from vtx_keras import data, text, train
 
 ENCODER = {"image_encoder": "efficientnet_lite2", "image_shape": (224, 224, 3), "resize": "stretch"}
 DECODER = {"dim": 256, "depth": 3, "heads": 4, "concepts": 5, "max_length": 22, "dropout": 0.1}

@@ -211,10 +211,10 @@ class Entry:
 
 
 MODELS = {
-    "concat_mlp_captioner": Entry("captioner", "concat_mlp", default="emoji"),
-    "gated_captioner": Entry("captioner", "gated", default="emoji"),
-    "cross_attn_captioner": Entry("captioner", "cross_attn", default="emoji"),
-    "merged_attn_captioner": Entry("captioner", "merged_attn", default="emoji"),
+    "concat_mlp_captioner": Entry("captioner", "concat_mlp"),
+    "gated_captioner": Entry("captioner", "gated"),
+    "cross_attn_captioner": Entry("captioner", "cross_attn", default="photos"),
+    "merged_attn_captioner": Entry("captioner", "merged_attn"),
     "concat_mlp_video_captioner": Entry("captioner", "concat_mlp", video=True),
     "gated_video_captioner": Entry("captioner", "gated", video=True),
     "cross_attn_video_captioner": Entry("captioner", "cross_attn", video=True, default="emoji"),
