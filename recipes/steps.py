@@ -29,6 +29,7 @@ from recipes import cards, copies
 from recipes.release import Release
 from vtx_keras import data, evaluate, export, media, text, train, zoo
 from vtx_keras.checkpoints._folder import WEIGHTS
+from vtx_keras.data._examples import image_of
 from vtx_keras.evaluate._run import _weights_hash as weights_hash
 
 STEPS = ("train", "judge", "export", "card")
@@ -186,14 +187,20 @@ def example_rows(release: Release, model: keras.Model, most: int = 12) -> list[d
     examples, inputs = [], []
     for number, row in enumerate(rows[:: max(1, len(rows) // most)][:most]):
         clip = len(model.image_shape) == 4
-        picture = media.read_clip(row["image"], model.image_shape[0])[0] if clip else media.read(row["image"])
+        stored = image_of(row)
+        picture = media.read_clip(stored, model.image_shape[0])[0] if clip else media.read(stored)
         texts = {name: row[name].decode() for name in TEXTS if name in row}
         if np.ndim(row.get("label")) == 1:
             texts["label"] = ", ".join(name.decode() for name in row["label"])
         title = row["name"].decode() if "name" in row else texts.get("caption", f"example {number}")
         file = re.sub(r"\W+", "-", title).strip("-").lower()[:60] + ".png"
-        Image.fromarray(media.resize(picture, (128, 128))).save(release.folder / file, optimize=True)
-        inputs.append(row["image"] if clip else release.folder / file)
+        if release.kept_features:  # a photograph, whose shape the model is used to
+            small = Image.fromarray(picture)
+            small.thumbnail((224, 224))
+        else:
+            small = Image.fromarray(media.resize(picture, (128, 128)))
+        small.save(release.folder / file, optimize=True)
+        inputs.append(stored if clip else release.folder / file)
         examples.append({"picture": file, **texts})
     names = [row.get("caption", "") for row in examples]
     for row, image in zip(examples, inputs, strict=True):
@@ -207,7 +214,7 @@ def draw_strip(folder: Path, examples: list[dict[str, Any]]) -> None:
     """Draw the examples on one sheet with their captions, and in brackets the right name where that differs."""
     rows = [
         {
-            "image": np.asarray(Image.open(folder / row["picture"])),
+            "image": media.resize(np.asarray(Image.open(folder / row["picture"])), (128, 128)),
             "caption": row["said"] if row["said"] == row["caption"].lower() else f"{row['said']} [{row['caption']}]",
         }
         for row in examples

@@ -44,13 +44,13 @@ STEPS = (
     Step("Which optional parts are missing, and what needs them?", "vtx doctor"),
     Step(
         "Several files at once, one of which is not a picture.",
-        "vtx predict cross_attn_captioner vtx_keras/sample/photos/[a-d]*.jpg README.md",
+        "vtx predict cross_attn_captioner zoo/cross_attn_captioner/emoji/[l-m]*.png README.md",
     ),
     Step("Help is fast, because it does not load TensorFlow.", "vtx --help"),
     Step("A mistake.", "vtx predict cross_atn_captioner photo.png"),
     Step(
         "Fine-tune the released captioner on the bundled sample.",
-        "vtx train cross_attn_captioner --weights emoji --data sample --freeze image",
+        "vtx train cross_attn_captioner --weights default --data sample --freeze image",
     ),
     Step("Evaluate it.", "vtx eval runs/cross_attn_captioner/best --data sample --split validation"),
     Step(
@@ -59,7 +59,7 @@ STEPS = (
     ),
     Step(
         "Run the phone's program, which does not need vtx_keras.",
-        "python export/mobile/run.py phone/model.tflite vtx_keras/sample/photos/cat.jpg",
+        "python export/mobile/run.py phone/model.tflite zoo/cross_attn_captioner/emoji/mending-heart.png",
     ),
 )
 LAST = Step("The README's second line: install for development, and run the tests.", TEST)

@@ -30,6 +30,13 @@ from vtx_keras.cli._console import quiet, reporting_errors
 @click.option(
     "--baselines/--no-baselines", default=True, help="Also evaluate baselines that need no model.", show_default=True
 )
+@click.option(
+    "--baseline",
+    "chosen",
+    multiple=True,
+    help="Only these: most_frequent, question_alone, nearest_neighbour, chance, and of captions, on request, consensus"
+    " or human; repeatable.",
+)
 @click.option("--scorer", "scorers", multiple=True, help="bleu, rouge_l, cider, meteor or spice; repeatable.")
 @click.option("--tokenizer", type=click.Choice(["plain", "penn"]), default="plain", show_default=True)
 @click.option("--seed", type=int, default=0, show_default=True, help="Seed of --limit and of the intervals.")
@@ -48,6 +55,7 @@ def evaluate(
     beams: int,
     batch_size: int,
     baselines: bool,
+    chosen: tuple[str, ...],
     scorers: tuple[str, ...],
     tokenizer: str,
     seed: int,
@@ -71,16 +79,20 @@ def evaluate(
             from vtx_keras.evaluate import BASELINES, run
 
             ops.zeros(1)  # initialises the devices, which logs
+        names = (chosen or BASELINES) if baselines else ()
+        if chosen and not baselines:
+            raise ValueError("--baseline names baselines and --no-baselines wants none: leave one of them out")
         # Check what is fast to check before loading what is slow to load.
         path = _place(model, weights)
         ds, about = _examples(name, split, folder, columns)
-        train, missing = _training(name, about["split"], train_split, folder, columns) if baselines else (None, "")
+        learned = set(names) - {"human"}  # from the training split
+        train, missing = _training(name, about["split"], train_split, folder, columns) if learned else (None, "")
         about |= {"missing": missing} if missing else {}
         network = zoo.named(model, weights)
         about = {"command": _command(), **about, **_files(model, weights, path)}
         ds = ds if prompt is None else _prompted(network, ds, prompt)
         results = run(
-            network, ds, train=train, baselines=BASELINES if baselines else (), limit=limit, folder=out, seed=seed,
+            network, ds, train=train, baselines=names, limit=limit, folder=out, seed=seed,
             beams=beams, batch_size=batch_size, scorers=scorers or None, tokenizer=tokenizer, about=about,
         )  # fmt: skip
     if as_json:

@@ -1,14 +1,16 @@
 """Predict without the model: baselines that a useful model must beat.
 
 Each takes the model's outcome and returns one for the same rows with other predictions, so that both are measured
-alike. Baselines use only the training split; the nearest neighbour is the training image with the closest features.
+alike. Baselines use only the training split (`human` uses the references); the nearest neighbour is the training image
+with the closest features.
 """
 
 from __future__ import annotations
 
 import functools
+import math
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import keras
@@ -17,14 +19,18 @@ import numpy as np
 from vtx_keras.checkpoints import _encoders as published
 from vtx_keras.checkpoints._folder import BadWeights
 from vtx_keras.data import _examples as examples
+from vtx_keras.evaluate._captions import ORDERS, ngrams
 from vtx_keras.evaluate._measures import chance
 from vtx_keras.evaluate._outcomes import Outcome
 from vtx_keras.inputs import media
-from vtx_keras.inputs.text import normalize
+from vtx_keras.inputs.text import normalize, tokens
 from vtx_keras.models._base import VisionText, run_in_batches
 from vtx_keras.models._readers import Answerer
 
-BASELINES = ("most_frequent", "question_alone", "nearest_neighbour", "chance")
+BASELINES = ("most_frequent", "question_alone", "nearest_neighbour", "chance")  # by default
+ON_REQUEST = ("consensus", "human")  # of captions
+NEIGHBOURS = 60  # of an image, whose captions are the candidates of its consensus
+SHARE = 0.5  # of the candidates, the most similar ones: a candidate's score is its mean similarity to them
 ENCODER, SIDE = "efficientnet_lite0", 160  # its published weights have not seen our data
 
 
@@ -98,23 +104,60 @@ def nearest_neighbour(
     'a lion'
     """
     train_points, row_points = points
-    train_rows_of = defaultdict(list)
-    for number, text in enumerate(train.inputs):
-        train_rows_of[normalize(text)].append(number)
-    rows_of = defaultdict(list)
-    for number, row in enumerate(outcome.rows):
-        rows_of[normalize(row.read)].append(number)
     nearest = np.zeros(len(outcome.rows), int)
-    for text, rows in rows_of.items():
-        pool = np.array(train_rows_of.get(text) or range(len(train_points)))
-        for start in range(0, len(rows), 512):
-            batch = rows[start : start + 512]
-            nearest[batch] = pool[(row_points[batch] @ train_points[pool].T).argmax(axis=1)]
+    for rows, pool in _batches(outcome, train):
+        nearest[rows] = pool[(row_points[rows] @ train_points[pool].T).argmax(axis=1)]
     if outcome.kind == "labels":
         targets = [train.targets[number] for number in nearest]
         scores = np.array([[1.0 if name in labels else -1.0 for name in names] for labels in targets])
         return _with_scores(outcome, scores, names)
     return _with_texts(outcome, [_most_common(train.targets[number]) for number in nearest])
+
+
+def consensus(
+    outcome: Outcome,
+    train: TrainingTexts,
+    points: tuple[np.ndarray, np.ndarray],
+    *,
+    neighbours: int = NEIGHBOURS,
+    share: float = SHARE,
+) -> Outcome:
+    """Predict the consensus caption (Devlin et al., 2015) of the nearest training images.
+
+    Their captions are the candidates. Each scores its mean CIDEr similarity to the `share` of the other candidates that
+    are most similar to it, and the best one is the prediction. `points` are those of `nearest_neighbour`. Training rows
+    of one image are joined, so copies of a row count once.
+
+    >>> from vtx_keras.evaluate._outcomes import Row
+    >>> outcome = Outcome("captions", (Row(0, "0", "0", "", ("a cat",)),), {})
+    >>> train = TrainingTexts(("",) * 3, (("a lion",), ("a dog runs", "one dog runs"), ("the dog runs", "a bus")))
+    >>> points = np.eye(3), np.array([[0.8, 0.5, 0.33]])
+    >>> consensus(outcome, train, points).rows[0].said
+    'a dog runs'
+    """
+    train, train_points = _by_image(train, points[0])
+    vectors = _cider_vectors(train.targets)
+    predictions = [""] * len(outcome.rows)
+    for rows, pool in _batches(outcome, train):
+        near = points[1][rows] @ train_points[pool].T
+        for row, order in zip(rows, np.argsort(-near, axis=1, kind="stable")[:, :neighbours], strict=True):
+            texts = [text for number in pool[order] for text in train.targets[number]]
+            if texts:
+                grams, values = zip(*(vector for number in pool[order] for vector in vectors[number]), strict=True)
+                predictions[row] = texts[_most_central(grams, values, share)]
+    return _with_texts(outcome, predictions)
+
+
+def human(outcome: Outcome) -> Outcome:
+    """Predict the first reference of every row, and expect its others: a person's caption, scored like a model's.
+
+    >>> from vtx_keras.evaluate._outcomes import Row
+    >>> row = human(Outcome("captions", (Row(0, "0", "0", "", ("a cat", "one cat"), "a dog"),), {})).rows[0]
+    >>> row.said, row.expected
+    ('a cat', ('one cat',))
+    """
+    rows = tuple(row._replace(said=row.expected[0], expected=row.expected[1:]) for row in outcome.rows)
+    return outcome._replace(rows=rows)
 
 
 def chance_level(outcome: Outcome) -> dict[str, float] | Outcome:
@@ -149,6 +192,8 @@ def _published_encoder(policy: str) -> keras.Model:
 
 def encoder_of(model: VisionText) -> tuple[str, Callable[[Sequence], tuple[np.ndarray, list[int]]]]:
     """Return an encoder's name, and a function from images to unit features (readable, dim) and their indices."""
+    if not model.has_layer("image_encoder"):
+        return "the encoder, as kept", lambda kept: (_unit_means(np.asarray(kept, "float32")), list(range(len(kept))))
     clip = model.image_shape[:-3]
     side: tuple[int, ...]
     try:
@@ -162,10 +207,15 @@ def encoder_of(model: VisionText) -> tuple[str, Callable[[Sequence], tuple[np.nd
             return np.zeros((0, 1), "float32"), good
         flat = pixels.reshape(-1, *side) if len(encoder.input.shape) == 4 else pixels
         maps = run_in_batches(encoder.predict_on_batch, flat, 16)
-        means = maps.reshape(len(good), -1, maps.shape[-1]).mean(axis=1)
-        return means / np.maximum(np.linalg.norm(means, axis=1, keepdims=True), 1e-9), good
+        return _unit_means(maps.reshape(len(good), -1, maps.shape[-1])), good
 
     return name, run
+
+
+def _unit_means(maps: np.ndarray) -> np.ndarray:
+    """Return the mean feature of each map (rows, ..., width) as a unit vector."""
+    means = maps.reshape(len(maps), -1, maps.shape[-1]).mean(axis=1)
+    return means / np.maximum(np.linalg.norm(means, axis=1, keepdims=True), 1e-9)
 
 
 @functools.lru_cache(maxsize=1)
@@ -204,18 +254,29 @@ def features(
     return np.stack([empty if (value := cache[key]) is None else value for key in order])
 
 
+def check_baselines(names: Sequence[str]) -> None:
+    """Raise `ValueError` for an unknown baseline.
+
+    >>> check_baselines(["humane"])
+    Traceback (most recent call last):
+    ValueError: there is no baseline 'humane': choose among most_frequent, question_alone, nearest_neighbour, chance, \
+consensus, human
+    """
+    every = (*BASELINES, *ON_REQUEST)
+    unknown = [name for name in names if name not in every]
+    if unknown:
+        raise ValueError(f"there is no baseline {unknown[0]!r}: choose among {', '.join(every)}")
+
+
 def applicable(outcome: Outcome, wanted: Sequence[str]) -> list[str]:
     """Return which of the wanted baselines apply to this kind of outcome.
 
     >>> applicable(Outcome("captions", (), {}), BASELINES)
     ['most_frequent', 'nearest_neighbour']
     """
-    unknown = [name for name in wanted if name not in BASELINES]
-    if unknown:
-        raise ValueError(f"there is no baseline {unknown[0]!r}: choose among {', '.join(BASELINES)}")
     texts = ("most_frequent", "nearest_neighbour")
     names = {
-        "captions": texts,
+        "captions": (*texts, *ON_REQUEST),
         "labels": texts,
         "answers": (*texts, "question_alone"),
         "label": (*texts, "question_alone"),
@@ -228,6 +289,79 @@ def applicable(outcome: Outcome, wanted: Sequence[str]) -> list[str]:
 def classes_of(model: VisionText) -> list[str]:
     """Return the names of a model's classes, or [] if it has none."""
     return model.class_names if isinstance(model, Answerer) else []
+
+
+def _batches(outcome: Outcome, train: TrainingTexts) -> Iterator[tuple[list[int], np.ndarray]]:
+    """Yield batches of rows that read the same text, with the training rows that read it, or all if none does."""
+    train_rows_of = defaultdict(list)
+    for number, text in enumerate(train.inputs):
+        train_rows_of[normalize(text)].append(number)
+    rows_of = defaultdict(list)
+    for number, row in enumerate(outcome.rows):
+        rows_of[normalize(row.read)].append(number)
+    for text, rows in rows_of.items():
+        pool = np.array(train_rows_of.get(text) or range(len(train.inputs)), int)
+        for start in range(0, len(rows), 512):
+            yield rows[start : start + 512], pool
+
+
+def _by_image(train: TrainingTexts, points: np.ndarray) -> tuple[TrainingTexts, np.ndarray]:
+    """Join training rows of one input text and image (by its features); leave out images without features or texts."""
+    texts_of: dict[tuple[str, int], dict[str, str]] = {}
+    first: list[int] = []
+    for number, (read, targets) in enumerate(zip(train.inputs, train.targets, strict=True)):
+        if targets and points[number].any():
+            key = normalize(read), hash(points[number].tobytes())
+            if key not in texts_of:
+                texts_of[key] = {}
+                first.append(number)
+            for text in targets:
+                texts_of[key].setdefault(normalize(text), text)
+    inputs = tuple(train.inputs[number] for number in first)
+    return TrainingTexts(inputs, tuple(tuple(texts.values()) for texts in texts_of.values())), points[first]
+
+
+def _cider_vectors(targets: Sequence[Sequence[str]]) -> list[list[tuple[np.ndarray, np.ndarray]]]:
+    """Return n-gram numbers and tf-idf values of every caption by image; a product of two is their CIDEr / 10."""
+    number_of: dict[tuple[str, ...], int] = {}
+    images = []
+    for texts in targets:
+        counts = [ngrams(tokens(text)) for text in texts]
+        numbers = [np.array([number_of.setdefault(gram, len(number_of)) for gram in count], int) for count in counts]
+        images.append([(gram, np.array([*count.values()], float)) for gram, count in zip(numbers, counts, strict=True)])
+    order_of = np.array([len(gram) - 1 for gram in number_of], int)
+    frequency = np.zeros(len(number_of))
+    for image in images:
+        frequency[np.unique(np.concatenate([gram for gram, _ in image]))] += 1
+    rarity = math.log(max(len(targets), 1)) - np.log(frequency)
+
+    def vector(gram: np.ndarray, count: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        values, order = count * rarity[gram], order_of[gram]
+        sizes = np.sqrt(ORDERS * np.bincount(order, values**2, ORDERS))
+        return gram.astype("int32"), (values / np.maximum(sizes[order], 1e-9)).astype("float32")
+
+    return [[vector(*caption) for caption in image] for image in images]
+
+
+def _most_central(grams: Sequence[np.ndarray], values: Sequence[np.ndarray], share: float) -> int:
+    """Return the index of the vector with the highest mean product with the `share` of others that are closest to it.
+
+    >>> _most_central([np.array([0]), np.array([1, 2]), np.array([1])], [np.ones(1), np.ones(2), np.ones(1)], 0.5)
+    1
+    """
+    count = len(grams)
+    most = min(max(1, round(share * count)), count - 1)
+    if not most:
+        return 0
+    rows = np.repeat(np.arange(count), [len(gram) for gram in grams])
+    _, columns, uses = np.unique(np.concatenate(grams), return_inverse=True, return_counts=True)
+    shared = uses > 1  # other n-grams are in no product
+    keep = shared[columns]
+    dense = np.zeros((count, int(shared.sum())), "float32")
+    dense[rows[keep], (np.cumsum(shared) - 1)[columns[keep]]] = np.concatenate(values)[keep]
+    products = dense @ dense.T
+    np.fill_diagonal(products, -np.inf)
+    return int(np.partition(products, count - most, axis=1)[:, count - most :].mean(axis=1).argmax())
 
 
 def _with_texts(outcome: Outcome, texts: Sequence[str]) -> Outcome:

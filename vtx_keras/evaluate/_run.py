@@ -19,11 +19,12 @@ from vtx_keras.evaluate import _baselines as baseline
 from vtx_keras.evaluate._captions import check_scorers
 from vtx_keras.evaluate._measures import Measure, intervals
 from vtx_keras.evaluate._outcomes import Outcome, measures_of, said_of
-from vtx_keras.evaluate._report import Results, cases_of, keep
+from vtx_keras.evaluate._report import KINDS, Results, cases_of, keep
 from vtx_keras.models._base import VisionText
 from vtx_keras.models._captioner import Captioner
 
 MOST_TRAINED = 20_000  # training rows that the nearest neighbour is searched among
+HUMAN = "human: the first reference, scored against the others; the model is scored against all, which are one more"
 PACKAGES = ("vtx_keras", "keras", "tensorflow", "jax", "numpy", "pillow", "pycocoevalcap")
 
 
@@ -46,10 +47,11 @@ def run(
     """Evaluate `model` on the examples `ds`, with 95 % intervals, beside baselines computed from `train`.
 
     `ds` and `train` are `Examples` of `data.load` or `data.from_csv`, or lists of such examples; they are read more
-    than once, a few examples at a time. `limit` draws that many rows at random (the first ones if the length of `ds` is
-    unknown). Intervals are bootstrapped over concepts or images, not over rows. With `folder`, `results.json` and
-    `results.html` are written there. `scorers` and `tokenizer` are those of `metrics.caption_scores`; `about` is stored
-    with the results.
+    than once, a few examples at a time. `baselines` are `BASELINES` or some of them; of captions also "consensus" (what
+    the captions of similar training images agree on) and "human" (the first of several references, scored against the
+    others). `limit` draws that many rows at random (the first ones if the length of `ds` is unknown). Intervals are
+    bootstrapped over concepts or images, not over rows. With `folder`, `results.json` and `results.html` are written
+    there. `scorers` and `tokenizer` are those of `metrics.caption_scores`; `about` is stored with the results.
 
     >>> from vtx_keras import zoo
     >>> model = zoo.build("gated_vqa", weights=None, dim=32, image_shape=(32, 32, 3), classes=["no", "yes"])
@@ -62,6 +64,7 @@ def run(
     if not isinstance(model, Captioner) and (beams != 1 or scorers or tokenizer != "plain"):
         raise ValueError(f"a {model.name} writes no sentences: leave out beams, scorers and tokenizer")
     check_scorers(scorers or ())
+    baseline.check_baselines(baselines)
     if folder is not None:
         Path(folder).mkdir(parents=True, exist_ok=True)  # fail now if it cannot be written
     stream, count = _stream(ds, limit, seed)
@@ -123,7 +126,18 @@ def _baselines(
     figures: dict[str, dict] = {}
     notes: list[str] = []
     names = baseline.classes_of(model)
+    asked = [name for name in wanted if name in baseline.ON_REQUEST]
     wanted = baseline.applicable(outcome, wanted)
+    if asked and outcome.kind != "captions":
+        notes.append(f"there is no {', no '.join(asked)} of {KINDS[outcome.kind]}, but of captions")
+    if "human" in wanted:
+        single = sum(len(row.expected) < 2 for row in outcome.rows)
+        if single:
+            notes.append(f"there is no human: {single:,d} of {len(outcome.rows):,d} rows have a single reference")
+        else:
+            others["human"] = baseline.human(outcome)
+            notes.append(HUMAN)
+        wanted.remove("human")
     if "chance" in wanted:
         predicted = baseline.chance_level(outcome)
         if isinstance(predicted, Outcome):
@@ -134,16 +148,17 @@ def _baselines(
     if not wanted:
         return others, figures, notes
     if train is None:
-        return others, figures, [f"without a training split there is no {', no '.join(wanted)}"]
+        return others, figures, [*notes, f"without a training split there is no {', no '.join(wanted)}"]
     read, count = _stream(train, MOST_TRAINED, seed)
     train_texts = baseline.training_texts(model, train)
     if not train_texts.targets:
-        return others, figures, ["the training split is empty: no baseline learns from it"]
+        return others, figures, [*notes, "the training split is empty: no baseline learns from it"]
     if "most_frequent" in wanted:
         others["most_frequent"] = baseline.most_frequent(outcome, train_texts, names)
     if "question_alone" in wanted and any(train_texts.inputs):
         others["question_alone"] = baseline.question_alone(outcome, train_texts)
-    if "nearest_neighbour" in wanted:
+    near = [name for name in ("nearest_neighbour", "consensus") if name in wanted]
+    if near:
         encoder, encode = baseline.encoder_of(model)
         cache = baseline.feature_cache(encoder, model.image_shape[:-3]) if encoder == baseline.ENCODER else {}
         neighbours = baseline.training_texts(model, list(_without_images(read())))
@@ -155,11 +170,13 @@ def _baselines(
             points = baseline.features(encode, evaluated, update, cache)
         index_of = {place: number for number, place in enumerate(sorted(places))}
         eval_points = points[[index_of[row.place] for row in outcome.rows]]
-        others["nearest_neighbour"] = baseline.nearest_neighbour(
-            outcome, neighbours, names, (train_points, eval_points)
-        )
+        both = (train_points, eval_points)
+        if "nearest_neighbour" in near:
+            others["nearest_neighbour"] = baseline.nearest_neighbour(outcome, neighbours, names, both)
+        if "consensus" in near:
+            others["consensus"] = baseline.consensus(outcome, neighbours, both)
         notes.append(
-            f"nearest_neighbour: by the features of {encoder}, among {len(neighbours.targets):,d} training rows"
+            f"{', '.join(near)}: by the features of {encoder}, among {len(neighbours.targets):,d} training rows"
         )
     return others, figures, notes
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import keras
 import numpy as np
 import pytest
-from toys import WORDS, toy
+from toys import WORDS, eager, toy
 
 from vtx_keras import data, train
 from vtx_keras.checkpoints._restore import digest
@@ -16,7 +16,7 @@ CAPTIONS = [" ".join(WORDS[at : at + 4]) for at in (0, 4, 8)]
 
 
 def examples(rows: int = 12, **fields):
-    """Pictures of one colour, each with the captions of its colour."""
+    """Pictures of one grey, each with the captions of its grey."""
     import tensorflow as tf
 
     kinds = np.arange(rows) % len(CAPTIONS)
@@ -26,8 +26,7 @@ def examples(rows: int = 12, **fields):
 
 
 def run(folder, model, **settings):
-    model.freeze("image")
-    options = {"objective": "cider", "batch_size": 6, "epochs": 1, "learning_rate": 1e-2, "verbose": False}
+    options = {"objective": "cider", "batch_size": 4, "epochs": 1, "learning_rate": 1e-2, "verbose": False}
     return train.run(model, examples(), folder, validation=examples(6), samples=0, **{**options, **settings})
 
 
@@ -44,32 +43,35 @@ class Stop(keras.callbacks.Callback):
             raise KeyboardInterrupt
 
 
-def test_a_reward_rises_and_a_stopped_run_ends_with_the_same_bits(tmp_path):
-    keras.utils.set_random_seed(1)
-    start = toy("cross_attn_captioner", dropout=0.1)
-    start.freeze("image")
-    train.run(start, examples(), tmp_path / "words", epochs=8, batch_size=6, learning_rate=1e-2, verbose=False)
-    weights = [variable.numpy() for variable in start.variables]
-
+def test_a_stopped_run_ends_with_the_same_bits(tmp_path):
     def again(folder, steps=0):
-        keras.utils.set_random_seed(2)
-        model = toy("cross_attn_captioner", dropout=0.1)
-        for variable, value in zip(model.variables, weights, strict=True):
-            variable.assign(value)
-        settings = {"epochs": 6, "ema": 0.5, "scores": 4, "save_every": 1, "callbacks": [Stop(steps)]}
+        keras.utils.set_random_seed(1)
+        model = toy("cross_attn_captioner", dropout=0.1, max_length=6)
+        model.freeze("image")
+        model = eager(model)
+        settings = {"ema": 0.5, "scores": 2, "save_every": 1, "callbacks": [Stop(steps)]}
         history = run(tmp_path / folder, model, **settings)
         return digest(model), history.history, run_folder.latest(tmp_path / folder / "states")[1]
 
     ended, history, values = again("whole")
-    assert history["reward"][-1] > history["reward"][0] + 0.5
-    assert history["val_reward"][-1] > history["val_reward"][0]
-    assert {"val_cider", "val_loss", "accuracy"} <= set(history)
+    assert {"reward", "val_reward", "val_cider", "val_loss", "accuracy"} <= set(history)
     with pytest.raises(KeyboardInterrupt):
-        again("stopped", steps=5)
+        again("stopped", steps=2)
     resumed = again("stopped")
     assert resumed[:2] == (ended, history)
     for ours, theirs in zip(resumed[2], values, strict=True):
         np.testing.assert_array_equal(ours, theirs)
+
+
+@pytest.mark.slow
+def test_captions_become_better_than_words_alone_make_them(tmp_path):
+    keras.utils.set_random_seed(1)
+    model = toy("cross_attn_captioner", dropout=0.1)
+    model.freeze("image")
+    before = run(tmp_path / "words", model, objective="words", epochs=10, scores=6).history["val_cider"][-1]
+    history = run(tmp_path / "reward", model, epochs=10, scores=6).history
+    assert history["reward"][-1] > history["reward"][0] + 1
+    assert history["val_cider"][-1] >= before
 
 
 def test_what_has_no_reward_is_an_error(tmp_path):
