@@ -51,7 +51,7 @@ def captioner(recipe: str, fusion: str, **changes: Any) -> Release:
     expect = (
         "A first version, trained for half an hour on two cores: on Flickr8k it does as well as the consensus of "
         "neighbouring captions, not better. People, dogs and sports outdoors are mostly recognized; vehicles, animals "
-        'and food often; their colours, number and doings often not. Sentences repeat words ("a large white and white") '
+        'and food often; their colours, number and doings often not. Sentences repeat words ("a white and white") '
         "where it is unsure. It is a start for fine-tuning, and not yet a captioner for anyone's photographs."
     )
     settings = {

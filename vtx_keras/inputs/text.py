@@ -21,8 +21,8 @@ import numpy as np
 
 __all__ = [
     "END", "GAPS", "IDEOGRAPHS", "JOIN_RULES", "KANA", "LABEL_FIELDS", "MASK", "PAD", "SPECIALS", "START",
-    "TEXT_FIELDS", "UNK", "UNSEEN", "Vocabulary", "decode", "encode", "extended", "learn", "normalize", "tokenizer", "tokens",
-    "vocabulary",
+    "TEXT_FIELDS", "UNK", "UNSEEN", "Vocabulary", "decode", "encode", "extended", "learn", "normalize", "tokenizer",
+    "tokens", "vocabulary",
 ]  # fmt: skip
 SPECIALS = ("[PAD]", "[UNK]", "[START]", "[END]", "[MASK]")
 PAD, UNK, START, END, MASK = range(5)
