@@ -107,7 +107,7 @@ def run(
         )  # fmt: skip
     identity = {
         "model": model.spec["name"],
-        "options": _hash({"overrides": model.options, "vocabulary": model.vocabulary, "dtype": model.spec["dtype"]}),
+        "options": _hash({"overrides": _as_before(model.options), "vocabulary": model.vocabulary, "dtype": model.spec["dtype"]}),
         "trainable": _hash([variable.path for variable in trained.trainable_variables]),
         "start": digest(model),
         "data": source.fingerprint,
@@ -368,6 +368,11 @@ def _unnamed(config: Any) -> Any:
     if not isinstance(config, dict):
         return config
     return {key: _unnamed(value) for key, value in config.items() if key not in ("name", "module")}
+
+
+def _as_before(options: Mapping[str, Any]) -> dict[str, Any]:
+    """Leave out the option that came later where it is not used, so that earlier runs resume."""
+    return {name: value for name, value in options.items() if name != "concepts" or value}
 
 
 def _hash(value: Any) -> str:
