@@ -105,9 +105,10 @@ def run(
             trained, source.steps * how.epochs, learning_rate=how.learning_rate, weight_decay=how.weight_decay,
             warmup=how.warmup, clip=how.clip, ema=how.ema, accumulate=how.accumulate,
         )  # fmt: skip
+    built = {"overrides": _as_before(model.options), "vocabulary": model.vocabulary, "dtype": model.spec["dtype"]}
     identity = {
         "model": model.spec["name"],
-        "options": _hash({"overrides": _as_before(model.options), "vocabulary": model.vocabulary, "dtype": model.spec["dtype"]}),
+        "options": _hash(built),
         "trainable": _hash([variable.path for variable in trained.trainable_variables]),
         "start": digest(model),
         "data": source.fingerprint,
