@@ -194,7 +194,7 @@ def extended(vocabulary: Sequence[str], texts: Iterable[str | bytes], least: int
     """Return a vocabulary with the words added that occur in the texts at least `least` times.
 
     >>> extended(("[PAD]", "a", "cat"), ["a cat .", "a lynx .", "a lynx"])
-    ('[PAD]', 'a', 'cat', 'lynx', '.')
+    ('[PAD]', 'a', 'cat', '.', 'lynx')
     """
     counts = Counter(word for text in texts for word in re.findall(r"\w+|[^\w\s]", normalize(text)))
     return tuple(dict.fromkeys([*vocabulary, *(word for word, count in counts.most_common() if count >= least)]))
