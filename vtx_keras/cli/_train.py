@@ -193,7 +193,8 @@ def _parted(ds: Any) -> tuple[Any, Any]:
     from vtx_keras import data
 
     def kept(row: dict) -> Any:
-        return tf.strings.to_hash_bucket_fast(row["path" if "path" in row else "image"], 10) > 0
+        name = tf.strings.regex_replace(row["path"], r".*[/\\]", "")  # the folder may move
+        return tf.strings.to_hash_bucket_fast(name, 10) > 0
 
     parts = [data.Examples(ds.encoded.filter(one)) for one in (kept, lambda row: tf.logical_not(kept(row)))]
     train, held_out = (sum(1 for _ in part.encoded.map(lambda row: True)) for part in parts)
