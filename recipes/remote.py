@@ -40,7 +40,7 @@ def pack(release: Release, pictures: Path | None = None) -> None:
     """Write each picture once (unless `pictures` is a file of them), the ids of all texts, and the settings."""
     from recipes.copies import with_transparency
     from recipes.steps import initial_model
-    from vtx_keras.models._readers import Matcher
+    from vtx_keras.models._methods import Matcher
 
     examples, folder = release.examples("train"), FOLDER / release.run.name
     has_start = release.encoder is not None or release.start_from is not None or release.prepare is not None

@@ -174,13 +174,22 @@ def test_every_name_of_a_door_is_there():
             assert getattr(module, name) is not None
 
 
-def test_modules_are_few_and_read_in_one_sitting():
+def test_modules_are_fewer_than_sixty_and_read_in_one_sitting():
     lengths = {module: len(ast.unparse(tree)) and tree.body[-1].end_lineno for module, tree in modules().items()}
     assert {module: length for module, length in lengths.items() if length > 400} == {}
-    faces = {"encoders", "media", "text", "tuning", "inputs", "models", "cli"}  # that only gather names, like the doors
+    faces = {
+        "encoders",
+        "media",
+        "text",
+        "tuning",
+        "zoo",
+        "inputs",
+        "models",
+        "cli",
+    }  # that only gather names, like the doors
     code = [module for module in modules() if module not in faces and module not in doors()]
     code = [module for module in code if not module.startswith("data.sets")]  # a module for each data set, no more
-    assert len(code) < 70, "more modules than a stranger can draw"
+    assert len(code) < 60, "more modules than a stranger can draw"
 
 
 # --- private names

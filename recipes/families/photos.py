@@ -2,6 +2,8 @@
 
 The data lie in the manual folder of tfds (docs/data.md): `flickr8k/`, and beside it `coco_sample/` (1,441 photographs
 of COCO with a caption each) and `captions.txt.gz` (sentences that people wrote about photographs).
+
+    python -m recipes.families.photos      # what the encoder sees: the chances in vtx_keras/data/_behind.py
 """
 
 from __future__ import annotations
@@ -15,10 +17,12 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import tensorflow as tf
 
 from recipes.release import Release
-from vtx_keras import data, text, train
+from vtx_keras import data, text, train, zoo
+from vtx_keras.models import concepts
 
 ENCODER = {"image_encoder": "efficientnet_lite2", "image_shape": (224, 224, 3), "resize": "stretch"}
 DECODER = {"dim": 256, "depth": 3, "heads": 4, "concepts": 5, "max_length": 22, "dropout": 0.1}
@@ -159,3 +163,23 @@ def _examples(rows: Callable[[], Iterator[Mapping[str, Any]]], count: int) -> da
     form = flickr8k("validation").encoded.element_spec
     source = tf.data.Dataset.from_generator(tf.autograph.experimental.do_not_convert(rows), output_signature=form)
     return data.Examples(source.apply(tf.data.experimental.assert_cardinality(count)))
+
+
+def chances_of_concepts(images: int = 2000) -> None:
+    """Print the deciles of the chances that the encoder gives to words that the captions mention, and to others."""
+    model = zoo.build("gated_captioner", weights="encoders", vocabulary=["a"], dim=32, depth=1, concepts=5, **ENCODER)
+    model.freeze("image")
+    rows = data.features(flickr8k("train").take(images), model, "runs/features", seen=True)
+    chances: dict[bool, list[float]] = {True: [], False: []}
+    for row in rows.map(lambda row: {"seen": row["seen"], "captions": row["captions"]}).as_numpy_iterator():
+        said = {number for caption in row["captions"] for number in concepts.mentioned(caption.decode())}
+        for number, chance in row["seen"][1:]:
+            if chance > 0:
+                chances[int(number) in said].append(chance)
+    for right, values in chances.items():
+        deciles = ", ".join(f"{one:.2f}" for one in np.quantile(values, np.arange(11) / 10))
+        print(f"{'mentioned' if right else 'others'}: {len(values) / images:.2f} an image, deciles {deciles}")
+
+
+if __name__ == "__main__":
+    chances_of_concepts()

@@ -36,6 +36,8 @@ def test_vtx_eval_scores_a_csv_and_writes_results(tmp_path):
     assert len(kept["about"]["sha256"]) == len(kept["about"]["weights_file_sha256"]) == 64
     run = toys.vtx("eval", saved, "--data", tmp_path / "rows.csv", "--no-baselines", "--json")
     assert json.loads(run.stdout)["baselines"] == {}
+    run = toys.vtx("eval", saved, "--data", tmp_path / "rows.csv", "--baseline", "most_frequent", "--json")
+    assert list(json.loads(run.stdout)["baselines"]) == ["most_frequent"]
 
 
 def test_the_text_after_a_prompt_is_scored(tmp_path):
@@ -67,6 +69,8 @@ def test_vtx_eval_reports_a_mistake_in_a_line(tmp_path):
         (("cross_attn_captioner", "--data", "sampel"), "did you mean sample"),
         (("cross_attn_captioner", "--data", "sample", "--split", "tset"), "there is no split"),
         (("cross_attn_captioner", "--data", "sample", "--scorer", "ciderr"), "there is no scorer 'ciderr'"),
+        (("cross_attn_captioner", "--data", "sample", "--baseline", "humane"), "there is no baseline 'humane'"),
+        (("retriever", "--data", "sample", "--baseline", "human", "--no-baselines"), "leave one of them out"),
         (("retriever", "--data", "sample", "--beams", "3"), "leave out beams, scorers and tokenizer"),
         (("retriever", "--data", "sample", "--out", tmp_path / "a file"), "File exists"),
     ):

@@ -69,15 +69,16 @@ def test_own_pictures_start_from_the_captioner_of_photographs(tmp_path, capsys):
     table = own_pictures(tmp_path, 3)
     unset = dict.fromkeys(("weights", "size", "vocabulary", "dtype", "epochs", "batch_size", "learning_rate"))
     unset |= dict.fromkeys(("split", "folder", "columns"), None) | {"settings": (), "freeze": ()}
-    found = _with_defaults("cross_attn_captioner", table, dict(unset))
+    ds = data.from_csv(table)
+    found = _with_defaults("cross_attn_captioner", table, ds, dict(unset))
     assert (found["weights"], found["freeze"], found["vocabulary"]) == ("photos", ("image",), "more")
     assert found["epochs"] == 10
     assert "starts from cross_attn_captioner/photos for 3 captions" in capsys.readouterr().err
     for name, changes in (("sample", {}), (table, {"size": "tiny"}), (table, {"settings": ("dim=32",)})):
-        found = _with_defaults("cross_attn_captioner", name, {**unset, **changes})
+        found = _with_defaults("cross_attn_captioner", name, ds, {**unset, **changes})
         assert (found["weights"], found["epochs"], found["learning_rate"]) == ("none", 10, 3e-4)
-    assert _with_defaults("gated_vqa", table, dict(unset))["weights"] == "none"
-    assert _with_defaults("cross_attn_captioner", table, {**unset, "epochs": 3})["epochs"] == 3
+    assert _with_defaults("gated_vqa", table, ds, dict(unset))["weights"] == "none"
+    assert _with_defaults("cross_attn_captioner", table, ds, {**unset, "epochs": 3})["epochs"] == 3
 
 
 def test_a_tenth_of_the_pictures_is_held_out(tmp_path):

@@ -10,7 +10,7 @@ from images import encoded
 from PIL import Image
 
 from vtx_keras import data
-from vtx_keras.data import _feature_cache
+from vtx_keras.data import _behind
 from vtx_keras.inputs import text
 
 
@@ -37,7 +37,7 @@ def test_training_on_features_trains_the_model(name, form, tmp_path, capsys):
 
 
 def test_stored_features_are_read_and_missing_ones_made(tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr(_feature_cache, "SHARD", 2)
+    monkeypatch.setattr(_behind, "SHARD", 2)
     model = toys.toy("retriever")
     model.freeze("image")
     wanted = [row["image"] for row in data.features(pairs("encoded"), model, tmp_path).as_numpy_iterator()]
@@ -57,7 +57,7 @@ def test_stored_features_are_read_and_missing_ones_made(tmp_path, monkeypatch, c
 
 
 def test_an_image_of_several_examples_is_encoded_once(tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr(_feature_cache, "SHARD", 2)
+    monkeypatch.setattr(_behind, "SHARD", 2)
     model = toys.toy("retriever")
     model.freeze("image")
     once = [row["image"] for row in data.features(pairs("encoded", 3), model, tmp_path / "once").as_numpy_iterator()]

@@ -18,7 +18,7 @@ from vtx_keras import export
 from vtx_keras.export import _verify as verify
 from vtx_keras.inputs import text
 from vtx_keras.inputs.media import prepare
-from vtx_keras.models._captioner import Captioner
+from vtx_keras.models._methods import Captioner
 
 pytestmark = pytest.mark.skipif(keras.backend.backend() != "tensorflow", reason="exports are made by TensorFlow")
 

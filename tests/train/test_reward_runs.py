@@ -10,7 +10,7 @@ from toys import WORDS, eager, toy
 from vtx_keras import data, train
 from vtx_keras.checkpoints._restore import digest
 from vtx_keras.train import _folder as run_folder
-from vtx_keras.train._rewards import by_cider_of
+from vtx_keras.train._settings import by_cider_of
 
 pytest.importorskip("tensorflow")
 CAPTIONS = [" ".join(WORDS[at : at + 4]) for at in (0, 4, 8)]

@@ -9,7 +9,8 @@ import tensorflow as tf
 from toys import LARGER, SHAPE, toy
 
 from vtx_keras import data, train
-from vtx_keras.inputs import concepts, text
+from vtx_keras.inputs import text
+from vtx_keras.models import concepts
 
 WORDS = ["a", "dog", "cat", "on", "the", "mat", "bus", "street", "is", "red", "runs", "big"]
 TEXTS = ["a dog on the mat", "the cat runs", "a big red bus is on the street", "a dog", "the dog is big"]
@@ -28,7 +29,7 @@ def model():
 
 
 def drawn(model, **how):
-    from vtx_keras.data._texts import prepared, sentence_epochs
+    from vtx_keras.data._behind import prepared, sentence_epochs
 
     epochs = sentence_epochs(prepared(data.sentences(TEXTS * 8), model), model.behind_encoder(told=True), **how)
     return epochs, lambda number, done: (epochs.begin(number, done), list(epochs.batches))[1]

@@ -1,4 +1,4 @@
-"""Saving models to weights folders and files, loading them, and transferring weights between models."""
+"""Building models by name, saving them to weights folders and files, loading them, and transferring weights."""
 
 from __future__ import annotations
 
@@ -24,6 +24,7 @@ from vtx_keras.checkpoints._folder import (
     WEIGHTS,
     BadWeights,
     config_hash,
+    find,
     halve,
     read_config,
 )
@@ -31,10 +32,59 @@ from vtx_keras.inputs.text import Vocabulary
 from vtx_keras.models import encoders
 from vtx_keras.models._base import VisionText
 from vtx_keras.models.layers import cut
-from vtx_keras.models.options import SIZES, lookup, options_of
-from vtx_keras.models.tasks import construct, dtype_policy
+from vtx_keras.models.options import MODELS, SIZES, lookup, options_of
+from vtx_keras.models.tasks import ENCODERS, construct, dtype_policy
 
-# --- loading
+# --- building and loading
+
+
+def build(
+    name: str,
+    *,
+    weights: str | os.PathLike | None = "default",
+    vocabulary: str | os.PathLike | Sequence[str] | None = None,
+    dtype: str | None = None,
+    **overrides: Any,
+) -> VisionText:
+    """Build a model by name, compiled for its task.
+
+    `weights` is "default" (the released ones), a released tag, a folder written by `zoo.save` or training, None (a
+    new model), or "encoders" (pretrained encoders, the rest new). `vocabulary` is a file, a list of pieces, or texts
+    to learn them from; by default that of the weights, else the bundled English one. `dtype` is a Keras dtype policy.
+    `zoo.describe(name)` lists the `overrides`.
+
+    >>> build("cross_attn_captioner", weights=None, size="tiny").count_params() < 10_000_000
+    True
+    """
+    entry = lookup(name)
+    if weights is None:
+        return construct(name, overrides, Vocabulary.of(vocabulary), dtype)
+    if weights == "encoders":
+        text_encoder = overrides.get("text_encoder")
+        if vocabulary is None and isinstance(text_encoder, str) and text_encoder in encoders.TEXTS:
+            vocabulary = published.vocabulary_of(text_encoder)
+        load = dict.fromkeys(ENCODERS, published.loader)
+        return construct(name, overrides, Vocabulary.of(vocabulary), dtype, load=load)
+    folder = find(name, weights, entry.default)
+    return restore(folder, name, vocabulary=vocabulary, dtype=dtype, overrides=overrides)
+
+
+def is_saved(model: str | os.PathLike) -> bool:
+    """Return whether an argument of a command is a saved model, a path, and not a name of the zoo."""
+    return str(model) not in MODELS and Path(model).exists()
+
+
+def named(model: str | os.PathLike, weights: str | os.PathLike = "default") -> VisionText:
+    """Return the model that an argument of a command names: a saved one, or a name of the zoo with `weights`.
+
+    >>> named("cross_attn_captioner").name
+    'captioner'
+    """
+    if not is_saved(model):
+        return build(str(model), weights=weights)
+    if weights != "default":
+        raise ValueError(f"{model} is a saved model, with weights of its own: leave out --weights {weights}")
+    return load(model)
 
 
 def restore(

@@ -245,8 +245,7 @@ def _export_and_verify(
     from vtx_keras import export, zoo
     from vtx_keras.export import _saved_model as savedmodel
     from vtx_keras.export import _verify as verify
-    from vtx_keras.models._captioner import Captioner
-    from vtx_keras.models._readers import Retriever
+    from vtx_keras.models._methods import Captioner, Retriever
 
     samples = verify.load_examples(model, rows)
     arrays = {"image": samples.images} | ({} if samples.tokens is None else {"tokens": samples.tokens})

@@ -159,8 +159,7 @@ def predict(
 
 def runner(network: Any, name: str, question: str | None, settings: dict[str, Any]) -> Callable[[list], Iterable]:
     """Return a function from images to the model's result for each."""
-    from vtx_keras.models._captioner import Captioner
-    from vtx_keras.models._readers import Retriever
+    from vtx_keras.models._methods import Captioner, Retriever
 
     if isinstance(network, Captioner):
         if question is not None:

@@ -75,7 +75,6 @@ def train(model: str, name: str, **options: Any) -> None:
     vtx train gated_vqa --data vqa_rad/official --set image_encoder=efficientnet_lite0 --weights encoders --freeze image
     """
     with reporting_errors():
-        options = _with_defaults(model, name, options)
         with quiet():
             import keras
             from keras import ops
@@ -89,7 +88,9 @@ def train(model: str, name: str, **options: Any) -> None:
 
                 parallel.join(options["coordinator"], options["processes"], options["process"])
             keras.utils.set_random_seed(options["seed"])
-            history = _run(model, name, options)
+            ds = _examples(name, options)
+            options = _with_defaults(model, name, ds, options)
+            history = _run(model, name, ds, options)
         except (Stopped, Diverged) as error:
             click.echo(f"vtx: {error}", err=True)
             raise SystemExit(STOPPED if isinstance(error, Stopped) else DIVERGED) from error
@@ -104,26 +105,27 @@ def train(model: str, name: str, **options: Any) -> None:
             click.echo(f"next: {shlex.join(command)}")
 
 
-def _with_defaults(model: str, name: str, options: dict[str, Any]) -> dict[str, Any]:
+def _with_defaults(model: str, name: str, ds: Any, options: dict[str, Any]) -> dict[str, Any]:
     """Fill in where to start, and how long and fast to train: a captioner of own pictures starts from photographs."""
     from vtx_keras import zoo
     from vtx_keras.checkpoints._folder import released_tags
+    from vtx_keras.data._load import is_catalogued
 
-    own = name.lower().endswith((".csv", ".tsv")) or Path(name).is_dir()
+    own = "path" in ds.encoded.element_spec and not is_catalogued(name)  # a table or a folder of the user's
     changed = options["settings"] or options["size"] or options["vocabulary"] or options["dtype"] or zoo.is_saved(model)
     if options["weights"] is None and own and not changed and PHOTOS in released_tags(model):
         from vtx_keras.train._settings import by_rows
 
-        rows = len(_texts(_examples(name, options)))
-        found = {**by_rows(rows), "weights": PHOTOS, "freeze": ("image",), "vocabulary": "more"}
+        rows = len(_texts(ds))
+        found = {**by_rows(rows), "weights": PHOTOS, "freeze": ("image",), "vocabulary": "more", "hold_out": True}
         click.echo(
             f"starts from {model}/{PHOTOS} for {rows} captions: {found['epochs']} epochs, batches of "
             f"{found['batch_size']}, learning rate {found['learning_rate']:g}; --weights none starts anew",
             err=True,
         )
     else:
-        found = {"weights": "none", "epochs": 10, "batch_size": 32, "learning_rate": 3e-4}
-    return {**options, **{key: value for key, value in found.items() if options[key] in (None, ())}}
+        found = {"weights": "none", "epochs": 10, "batch_size": 32, "learning_rate": 3e-4, "hold_out": False}
+    return {**options, **{key: value for key, value in found.items() if options.get(key) in (None, ())}}
 
 
 def _examples(name: str, options: dict[str, Any]) -> Any:
@@ -153,16 +155,15 @@ def _warn_of_few(model: str, history: Any, options: dict[str, Any]) -> None:
     )
 
 
-def _run(model: str, name: str, options: dict[str, Any]) -> Any:
+def _run(model: str, name: str, ds: Any, options: dict[str, Any]) -> Any:
     import keras
 
     from vtx_keras.train import parallel
     from vtx_keras.train._callbacks import lower_is_better
     from vtx_keras.train._run import run
 
-    ds = _examples(name, options)
     validation = _validation(name, options)
-    if validation is None and options["validation"] is None and options["weights"] == PHOTOS:
+    if validation is None and options["validation"] is None and options["hold_out"]:
         ds, validation = _parted(ds)
     devices = parallel.over(options["parallel"]) if options["parallel"] else contextlib.nullcontext()
     out = options["out"]
@@ -224,6 +225,7 @@ def _validation(name: str, options: dict[str, Any]) -> Any:
 
 def _network(model: str, ds: Any, options: dict[str, Any]) -> Any:
     from vtx_keras import zoo
+    from vtx_keras.checkpoints._folder import find, read_config
     from vtx_keras.inputs import text
     from vtx_keras.models.options import lookup
 
@@ -248,7 +250,10 @@ def _network(model: str, ds: Any, options: dict[str, Any]) -> Any:
             if options["vocabulary"] == "train":
                 overrides["vocabulary"] = text.learn(_texts(ds))
             elif options["vocabulary"] == "more":
-                overrides["vocabulary"] = text.extended(zoo.build(model, weights=weights).vocabulary, _texts(ds))
+                if weights in (None, "encoders"):
+                    raise ValueError("--vocabulary more adds words to those of a model: name it with --weights")
+                released = read_config(find(model, str(weights), entry.default))
+                overrides["vocabulary"] = text.extended(released["vocabulary"], _texts(ds))
         network = zoo.build(model, weights=weights, dtype=options["dtype"], **overrides)
         for part in options["freeze"] if weights is None else ():
             raise ValueError(

@@ -3,19 +3,20 @@
 from __future__ import annotations
 
 import hashlib
+import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from itertools import islice
 from typing import Any
 
 import numpy as np
 
-from vtx_keras.inputs.text import LABEL_FIELDS, TEXT_FIELDS, normalize, tokens
+from vtx_keras.inputs.text import END, LABEL_FIELDS, PAD, TEXT_FIELDS, normalize, tokens
 from vtx_keras.models._base import VisionText
-from vtx_keras.models._captioner import Captioner
-from vtx_keras.models._readers import Answerer
+from vtx_keras.models._methods import Answerer, Captioner
 
 LABELS = ("answers", *LABEL_FIELDS)  # "answers", of several people, are for evaluation only
 GROUPS = ("concept", "image_id", "path", "id")  # fields that the rows of one image share, the widest first
+MOST_REFERENCES = 20  # of a picture, that a reward compares with
 
 
 def encoded_of(ds: Any) -> Any:
@@ -94,6 +95,43 @@ def expected(example: Mapping, keys: Sequence[str]) -> tuple[str, ...]:
         raise ValueError(f"examples have {sorted(example)}: expected one of {', '.join(keys)}")
     texts = as_texts(example[key])
     return tuple(text for text in texts if tokens(text)) or texts[:1]
+
+
+def references_of(ds: Any, model: Captioner) -> tuple[np.ndarray, np.ndarray]:
+    """Return the captions of each picture as ids (pictures, references, length), and the picture of each row (rows,).
+
+    Rows with the same `image_id` are one picture. Captions end with END; longer ones are cut as for training.
+    """
+    from vtx_keras.data._source import mapped  # needs TensorFlow
+
+    source = encoded_of(ds)
+    if "prompt" in source.element_spec or {"question", "answer"} <= set(source.element_spec):
+        raise ValueError('objective="cider" scores whole captions: leave prompts and questions out')
+    key = next((name for name in TEXT_FIELDS if name in source.element_spec), None)
+    if key is None:
+        raise ValueError(f"examples have no captions: expected one of {', '.join(TEXT_FIELDS)}")
+    kept = {key, "image_id"} & set(source.element_spec)
+    rows = mapped(source, lambda example: {name: example[name] for name in kept})
+    captions: dict[Any, dict[str, None]] = {}  # by picture, each once
+    pictures = []
+    for number, row in enumerate(rows.as_numpy_iterator()):
+        picture = row.get("image_id", number)
+        pictures.append(captions.setdefault(picture, {}))
+        pictures[-1].update(dict.fromkeys(as_text(one) for one in np.atleast_1d(row[key])))
+    texts = [list(one)[:MOST_REFERENCES] for one in captions.values()]
+    if len(texts) < 2:
+        raise ValueError(
+            f'{len(texts)} pictures: objective="cider" needs at least 2, because it weighs words by rarity'
+        )
+    place = {id(one): at for at, one in enumerate(captions.values())}
+    length = model.options["max_length"]
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # the survey of the examples says how many are cut
+        flat = model.vocabulary.encode([one for few in texts for one in few], length, end=True, allow_empty=True)
+    ids = np.zeros((len(texts), max(map(len, texts)), length), "int32")
+    flat[flat[:, 0] == END] = PAD  # captions without words
+    ids[np.arange(ids.shape[1]) < np.array([[len(few)] for few in texts])] = flat
+    return ids, np.array([place[id(one)] for one in pictures], "int32")
 
 
 def comparable_rows(

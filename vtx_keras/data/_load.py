@@ -95,7 +95,7 @@ def has_splits(name: str | os.PathLike, columns: str | None = None) -> bool:
     True
     """
     path = Path(name)
-    if _is_catalogued(name):
+    if is_catalogued(name):
         return True
     if path.is_dir() and (path / "captions.csv").is_file():
         path = path / "captions.csv"
@@ -133,12 +133,12 @@ def named(
     """
     if str(name).lower().endswith((".csv", ".tsv")):
         return files.from_csv(name, split, columns=files.pairs(columns))
-    if Path(name).is_dir() and not _is_catalogued(name):
+    if Path(name).is_dir() and not is_catalogued(name):
         return files.from_folder(name, split, columns=files.pairs(columns))
     return load(str(name), split or "train", folder=folder, columns=files.pairs(columns) or None)
 
 
-def _is_catalogued(name: str | os.PathLike) -> bool:
+def is_catalogued(name: str | os.PathLike) -> bool:
     """Return whether `load` reads this name without `columns`."""
     return str(name) in (*SAMPLES, *ADAPTERS) or str(name).split("/")[0] in sets.SETS
 

@@ -18,8 +18,7 @@ import numpy as np
 
 from vtx_keras.inputs import media, text
 from vtx_keras.models._base import VisionText
-from vtx_keras.models._captioner import Captioner
-from vtx_keras.models._readers import Answerer, Matcher
+from vtx_keras.models._methods import Answerer, Captioner, Matcher
 from vtx_keras.models.options import did_you_mean
 
 MASKED_SHARE = 0.15  # of the words, as in BERT

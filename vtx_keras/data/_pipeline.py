@@ -16,15 +16,14 @@ import tensorflow.experimental.numpy as tnp
 
 from vtx_keras._compat import forget_graph_seed
 from vtx_keras.data import _tensors as tensors
+from vtx_keras.data._behind import Sentences, drawing
 from vtx_keras.data._examples import encoded_of
 from vtx_keras.data._memory import MASKED_SHARE, hidden_words, with_negatives
 from vtx_keras.data._plan import BadData, Epochs, Plan, epoch_seed, plan_of, seed_for, survey, without
 from vtx_keras.data._source import Examples, mapped, plainly
-from vtx_keras.data._texts import Sentences, drawing
 from vtx_keras.inputs import media, text
 from vtx_keras.models._base import VisionText
-from vtx_keras.models._captioner import Captioner
-from vtx_keras.models._readers import Matcher, Retriever
+from vtx_keras.models._methods import Captioner, Matcher, Retriever
 from vtx_keras.models.options import did_you_mean
 
 WINDOW = 16  # batches that are sorted by length together

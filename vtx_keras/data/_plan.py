@@ -15,8 +15,7 @@ from vtx_keras.data import _tensors as tensors
 from vtx_keras.data._source import mapped
 from vtx_keras.inputs.text import LABEL_FIELDS, TEXT_FIELDS
 from vtx_keras.models._base import VisionText
-from vtx_keras.models._captioner import Captioner
-from vtx_keras.models._readers import Answerer, Matcher
+from vtx_keras.models._methods import Answerer, Captioner, Matcher
 from vtx_keras.models.options import did_you_mean
 
 

@@ -25,7 +25,7 @@ from vtx_keras.evaluate._outcomes import Outcome
 from vtx_keras.inputs import media
 from vtx_keras.inputs.text import normalize, tokens
 from vtx_keras.models._base import VisionText, run_in_batches
-from vtx_keras.models._readers import Answerer
+from vtx_keras.models._methods import Answerer
 
 BASELINES = ("most_frequent", "question_alone", "nearest_neighbour", "chance")  # by default
 ON_REQUEST = ("consensus", "human")  # of captions

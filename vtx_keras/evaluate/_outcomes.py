@@ -19,8 +19,7 @@ from vtx_keras.evaluate._measures import Measure, mean
 from vtx_keras.inputs import media, text
 from vtx_keras.inputs.text import TEXT_FIELDS
 from vtx_keras.models._base import VisionText
-from vtx_keras.models._captioner import Captioner
-from vtx_keras.models._readers import Answerer, Matcher, Retriever
+from vtx_keras.models._methods import Answerer, Captioner, Matcher, Retriever
 
 
 class Row(NamedTuple):

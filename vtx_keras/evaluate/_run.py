@@ -21,7 +21,7 @@ from vtx_keras.evaluate._measures import Measure, intervals
 from vtx_keras.evaluate._outcomes import Outcome, measures_of, said_of
 from vtx_keras.evaluate._report import KINDS, Results, cases_of, keep
 from vtx_keras.models._base import VisionText
-from vtx_keras.models._captioner import Captioner
+from vtx_keras.models._methods import Captioner
 
 MOST_TRAINED = 20_000  # training rows that the nearest neighbour is searched among
 HUMAN = "human: the first reference, scored against the others; the model is scored against all, which are one more"

@@ -19,8 +19,7 @@ from vtx_keras.explain._methods import (
 from vtx_keras.explain._pictures import Explanation
 from vtx_keras.inputs import media, text
 from vtx_keras.models._base import VisionText
-from vtx_keras.models._captioner import Captioner
-from vtx_keras.models._readers import Answerer, Matcher, Retriever
+from vtx_keras.models._methods import Answerer, Captioner, Matcher, Retriever
 from vtx_keras.models.options import did_you_mean
 
 METHODS = ("attention", "gradcam")

@@ -17,8 +17,7 @@ from keras import ops
 
 from vtx_keras.inputs import text
 from vtx_keras.models._base import VisionText, eager_is_faster
-from vtx_keras.models._captioner import Captioner
-from vtx_keras.models._readers import Matcher, PairModel, Retriever
+from vtx_keras.models._methods import Captioner, Matcher, PairModel, Retriever
 from vtx_keras.models.layers import Block, graph
 from vtx_keras.models.options import did_you_mean
 

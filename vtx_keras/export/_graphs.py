@@ -25,8 +25,7 @@ from vtx_keras._compat import frozen_function
 from vtx_keras.inputs import text
 from vtx_keras.inputs.text import UNK
 from vtx_keras.models._base import VisionText
-from vtx_keras.models._captioner import Captioner
-from vtx_keras.models._readers import Answerer, Retriever
+from vtx_keras.models._methods import Answerer, Captioner, Retriever
 from vtx_keras.models.decode import NEVER, UNWRITABLE, search
 
 FORMS = ("one", "split")

@@ -20,8 +20,7 @@ import tensorflow as tf
 from vtx_keras._compat import litert_schema
 from vtx_keras.export import _graphs, _verify
 from vtx_keras.models._base import VisionText
-from vtx_keras.models._captioner import Captioner
-from vtx_keras.models._readers import Retriever
+from vtx_keras.models._methods import Captioner, Retriever
 
 QUANTIZE = (None, "float16", "int8", "int8_encoder")
 

@@ -15,8 +15,7 @@ from onnx import AttributeProto, TensorProto, helper, load_model, numpy_helper, 
 
 from vtx_keras.export import _graphs, _verify
 from vtx_keras.models._base import VisionText
-from vtx_keras.models._captioner import Captioner
-from vtx_keras.models._readers import Retriever
+from vtx_keras.models._methods import Captioner, Retriever
 
 QUANTIZE = (None, "float16", "int8")
 OPSETS = (17, 18)

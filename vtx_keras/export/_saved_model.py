@@ -27,8 +27,7 @@ from vtx_keras._compat import saved_model_proto
 from vtx_keras.export import _graphs, _pictures, _strings, _verify
 from vtx_keras.inputs import media
 from vtx_keras.models._base import VisionText
-from vtx_keras.models._captioner import Captioner
-from vtx_keras.models._readers import Answerer, Matcher, Retriever
+from vtx_keras.models._methods import Answerer, Captioner, Matcher, Retriever
 
 
 def saved_model(

@@ -24,8 +24,7 @@ import numpy as np
 from vtx_keras.evaluate._captions import word_f1
 from vtx_keras.inputs import text
 from vtx_keras.models._base import VisionText, run_in_batches
-from vtx_keras.models._captioner import Captioner
-from vtx_keras.models._readers import Answerer, Matcher, Retriever
+from vtx_keras.models._methods import Answerer, Captioner, Matcher, Retriever
 
 
 class NotEqual(ValueError):

@@ -1,3 +1,3 @@
-"""Inputs of models: images and clips (`media`), texts (`text`), the words of ImageNet's classes (`concepts`)."""
+"""Inputs of models: images and clips (`media`), texts (`text`)."""
 
-__all__ = ["concepts", "media", "text"]
+__all__ = ["media", "text"]

@@ -15,7 +15,7 @@ import numpy as np
 from keras import ops
 
 from vtx_keras.inputs.text import END, PAD, SPECIALS, START
-from vtx_keras.models._captioner import Captioner
+from vtx_keras.models._methods import Captioner
 from vtx_keras.models.decode import NEVER
 from vtx_keras.models.layers import cut
 

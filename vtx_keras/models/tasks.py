@@ -17,8 +17,7 @@ from keras import ops
 from vtx_keras.inputs.text import PAD
 from vtx_keras.models import encoders
 from vtx_keras.models._base import VisionText
-from vtx_keras.models._captioner import Captioner
-from vtx_keras.models._readers import Answerer, Matcher, Retriever
+from vtx_keras.models._methods import Answerer, Captioner, Matcher, Retriever
 from vtx_keras.models.concepts import Concepts, WithConcepts
 from vtx_keras.models.fusion import FUSIONS, POOLING, Vision
 from vtx_keras.models.layers import Block, Pool, Positions, RowDense, Spec, graph, layer_norm

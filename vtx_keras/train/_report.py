@@ -20,7 +20,7 @@ from vtx_keras.evaluate._outcomes import Row, said_of
 from vtx_keras.explain._methods import attention_blocks
 from vtx_keras.inputs import media
 from vtx_keras.models._base import VisionText
-from vtx_keras.models._captioner import Captioner
+from vtx_keras.models._methods import Captioner
 
 if TYPE_CHECKING:
     from rich.progress import Progress as Bar

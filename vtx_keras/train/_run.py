@@ -24,10 +24,9 @@ from vtx_keras.data._memory import Batches
 from vtx_keras.models._base import VisionText, leaves
 from vtx_keras.models.options import did_you_mean
 from vtx_keras.train import _folder as run_folder
-from vtx_keras.train import _rewards as rewards
 from vtx_keras.train._callbacks import AveragedWeights, Checkpointer, Diverged, Stopped
 from vtx_keras.train._report import Progress
-from vtx_keras.train._settings import Settings, adamw
+from vtx_keras.train._settings import Settings, adamw, by_cider_of, check_reward
 
 PIXEL_CHANGES = ("crop", "flip", "rotation", "colour", "background")
 
@@ -82,17 +81,17 @@ def run(
     root = Path(folder).parent if folder is not None else Path("runs")
     alone = text is None and not isinstance(data, Batches) and not _has_pictures(data)
     if how.objective == "cider":
-        rewards.check(model, data, validation, told=text is not None or alone)
+        check_reward(model, data, validation, told=text is not None or alone)
     trained, data, validation_examples = _behind_frozen_encoder(
         model, data, validation, how, root, told=text is not None or alone, alone=alone
     )
     behind = trained is not model
     if how.objective == "cider":
-        trained = rewards.by_cider_of(trained, data, validation_examples, how)
+        trained = by_cider_of(trained, data, validation_examples, how)
     static = how.jit_compile is True or keras.distribution.distribution() is not None
     common = {"batch_size": how.batch_size, "buckets": how.buckets, "unknown": how.unknown, "static": static}
     if alone or text is not None:
-        from vtx_keras.data._texts import prepared
+        from vtx_keras.data._behind import prepared
 
         common["beside"] = prepared(data if alone else text, model)
     beside = {} if alone else {"training": True, "augment": how.augment, "beside_share": how.texts}
@@ -118,7 +117,7 @@ def run(
         "monitor": monitor, "backend": keras.backend.backend(), "steps_per_execution": how.steps_per_execution,
         "jit_compile": how.jit_compile, "callbacks": [type(callback).__name__ for callback in callbacks],
         "scores": how.scores, "tensorboard": how.tensorboard,
-        **({"buckets": how.buckets} if how.buckets else {}), **rewards.identity(how),
+        **how.later(),
     }  # fmt: skip
     folder, resumed = run_folder.choose(folder, model.spec["name"], identity, how.new)
     _compile(trained, optimizer, how, model.run_eagerly)
@@ -217,7 +216,7 @@ def _behind_frozen_encoder(
     how = augmentation(settings.augment)
     if model.get_layer("image_encoder").trainable or any(how.get(name) for name in PIXEL_CHANGES):
         return model, data, validation
-    if settings.verbose:
+    if settings.verbose and not alone:
         print(f"the image encoder is frozen: each picture is encoded once (features in {root / 'features'})")
     folder = root / "features"
     data = data if alone else features(data, model, folder, seen=told)
@@ -231,8 +230,8 @@ def _source(ds: Any, model: VisionText, **how: Any) -> Any:
         return SimpleNamespace(
             batches=ds, steps=ds.steps, begin=ds.begin, rows_of=ds.rows_of, fingerprint=ds.fingerprint
         )
+    from vtx_keras.data._behind import sentence_epochs
     from vtx_keras.data._pipeline import epochs
-    from vtx_keras.data._texts import sentence_epochs
 
     alone = how.pop("alone", False)
     if alone:

@@ -1,4 +1,4 @@
-"""Settings of a run, checked when made, and the optimizer that they describe."""
+"""Settings of a run, checked when made, and the optimizer and the objective that they describe."""
 
 from __future__ import annotations
 
@@ -8,9 +8,19 @@ from dataclasses import dataclass, fields
 from typing import Any
 
 import keras
+import numpy as np
 
+from vtx_keras.data._examples import references_of
+from vtx_keras.data._memory import Batches
+from vtx_keras.inputs.text import PAD
+from vtx_keras.models._base import VisionText
+from vtx_keras.models._methods import Captioner
 from vtx_keras.models.objectives import PacedAdamW, clipping
 from vtx_keras.models.options import did_you_mean
+from vtx_keras.models.rewards import by_cider, rarity, rewarded
+
+LATER = ("buckets", "objective", "samples_per_picture", "weight_of_words")  # since runs were first recorded
+SHARE = 0.95  # of the references are no longer than a sample may be: time grows with the longest
 
 
 @dataclass(frozen=True)
@@ -80,6 +90,15 @@ class Settings:
                 raise TypeError(f"train.run has no setting {name!r}{did_you_mean(name, names)}: {', '.join(names)}")
         return cls(**options)
 
+    def later(self) -> dict[str, Any]:
+        """Return the settings that earlier versions did not have, where they are not the default.
+
+        >>> Settings().later(), Settings(buckets=(8,)).later()
+        ({}, {'buckets': (8,)})
+        """
+        later = [one for one in fields(self) if one.name in LATER]
+        return {one.name: getattr(self, one.name) for one in later if getattr(self, one.name) != one.default}
+
 
 def by_rows(rows: int) -> dict[str, Any]:
     """Return settings with which a released captioner is fine-tuned on so many captions (benchmarks/few.py).
@@ -128,3 +147,32 @@ def adamw(
     )
     optimizer.exclude_from_weight_decay([one for one in model.trainable_variables if len(one.shape) < 2])
     return optimizer
+
+
+def check_reward(model: VisionText, data: Any, validation: Any, *, told: bool) -> None:
+    """Raise an error if these cannot be trained on a reward."""
+    if not isinstance(model, Captioner):
+        raise ValueError(f'objective="cider" trains captioners, and this is a {model.name}')
+    if told:
+        raise ValueError('objective="cider" needs pictures: leave out text=, because sentences alone have no reward')
+    if any(isinstance(given, Batches) for given in (data, validation)):
+        raise ValueError(
+            'objective="cider" needs examples, such as those of data.load; data.arrays are batches already'
+        )
+
+
+def by_cider_of(model: Captioner, data: Any, validation: Any, settings: Settings) -> Captioner:
+    """Return the model of `rewarded` whose samples are compared with the captions of these examples.
+
+    N-grams are as rare as in `data`; the metric of validation compares with the captions of `validation`.
+    """
+    references, picture_of = references_of(data, model)
+    table, held_out = rarity(references), None
+    if validation is not None:
+        held_out = by_cider(*references_of(validation, model), table)
+    lengths = (references != PAD).sum(axis=-1)
+    return rewarded(
+        model, by_cider(references, picture_of, table), held_out, samples=settings.samples_per_picture,
+        length=int(np.quantile(lengths[lengths > 0], SHARE, method="higher")),
+        weight_of_words=settings.weight_of_words,
+    )  # fmt: skip

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from vtx_keras.inputs import concepts
+from vtx_keras.models import concepts
 
 # Concepts whose plural has no "s", or that have none; the others follow the rules of spelling.
 PLURALS = {

@@ -7,11 +7,17 @@ from keras import ops
 from toys import LARGER, pretrained, toy
 
 from vtx_keras import encoders, zoo
-from vtx_keras.inputs import concepts
-from vtx_keras.models.concepts import LEAST, told
+from vtx_keras.models import concepts
+from vtx_keras.models.concepts import LEAST
 
 IMAGES = np.random.default_rng(0).integers(0, 255, (3, *LARGER)).astype("float32")
 TOKENS = np.array([[2, 7, 8, 9]] * 3)
+
+
+def told(words, chances):
+    """What `Concepts` would return, but for words that are told without a picture."""
+    pairs = np.stack([np.asarray(words, "float32"), np.asarray(chances, "float32")], axis=-1)
+    return np.concatenate([np.zeros_like(pairs[:, :1]), pairs], axis=1)
 
 
 @pytest.fixture(scope="module")
