@@ -7,6 +7,7 @@ from keras import ops
 from toys import LARGER, pretrained, toy
 
 from vtx_keras import encoders, zoo
+from vtx_keras.inputs.text import UNK
 from vtx_keras.models import concepts
 from vtx_keras.models.concepts import LEAST
 
@@ -101,3 +102,25 @@ def test_hidden_concepts_are_drawn_in_training_alone():
 def test_they_need_an_encoder_with_imagenets_head():
     with pytest.raises(ValueError, match="concepts=3: expected an image_encoder with ImageNet's head"):
         toy("gated_captioner", concepts=3)
+
+
+def test_a_concept_that_is_written_shares_the_embedding_of_its_word():
+    words = ["dog", "a", "cat"]
+    model = toy("cross_attn_captioner", image_encoder="mobilenet_v2", image_shape=LARGER, concepts=1, vocabulary=words)
+    ids = model.get_layer("concept_ids").ids
+    assert model.vocabulary[ids[concepts.names().index("dog")]] == "dog"
+    assert ids[concepts.names().index("broccoli")] == UNK  # no word of this vocabulary
+    features = np.ones((1, *model.behind_encoder().image_shape), "float32")
+    dog, broccoli = (told([[concepts.names().index(name)]], [[0.9]]) for name in ("dog", "broccoli"))
+
+    def first(seen):
+        return logits(model.behind_encoder(told=True), image=features, tokens=TOKENS[:1, :1], seen=seen)
+
+    before = first(dog), first(broccoli)
+    table = model.get_layer("words").embeddings
+    other_dog = ops.convert_to_numpy(table).copy()
+    other_dog[model.vocabulary.index("dog")] = 1.0
+    table.assign(other_dog)
+    others = [number for number, piece in enumerate(model.vocabulary) if piece != "dog"]  # all but its own logit
+    assert np.abs(first(dog) - before[0])[..., others].max() > 1e-4
+    np.testing.assert_allclose(first(broccoli)[..., others], before[1][..., others], atol=1e-6)

@@ -203,7 +203,9 @@ class VisionText(keras.Model):
         vision = self.get_layer("vision")(features)
         if not self.has_layer("concepts"):
             return vision
-        return self.get_layer("with_concepts")(vision, self.get_layer("concepts")(features))
+        seen = self.get_layer("concepts")(features)
+        named = [self.get_layer("words")(self.get_layer("concept_ids")(seen))] if self.has_layer("concept_ids") else []
+        return self.get_layer("with_concepts")(vision, seen, *named)
 
     def prepare(self, images: Any) -> tuple[np.ndarray, list[int], dict[int, str]]:
         """Turn images or clips into a batch at the model's size; return it, the indices in it, and errors by index.

@@ -12,6 +12,7 @@ wider word ("vizsla" is a dog), and a class without a common word has none.
 from __future__ import annotations
 
 import functools
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,10 +20,10 @@ import keras
 import numpy as np
 from keras import ops
 
-from vtx_keras.inputs.text import tokens
+from vtx_keras.inputs.text import UNK, tokens
 from vtx_keras.models.layers import layer_norm, register
 
-__all__ = ["LEAST", "Concepts", "WithConcepts", "matrix", "mentioned", "names"]
+__all__ = ["LEAST", "ConceptIds", "Concepts", "WithConcepts", "ids_of", "matrix", "mentioned", "names"]
 LEAST = 0.03  # a concept less likely than this is left out
 
 # Other words for a concept, each with its plural. Breeds count as dogs unless they are concepts themselves.
@@ -155,11 +156,30 @@ class Concepts(keras.layers.Layer):
 
 
 @register
+class ConceptIds(keras.layers.Layer):
+    """Reads what is seen (batch, 1 + count, 2), returns the ids (batch, count) of the words that name the concepts."""
+
+    def __init__(self, ids: Sequence[int], **kwargs: Any):
+        super().__init__(**kwargs)
+        self.ids = list(ids)
+
+    def compute_output_spec(self, seen: Any) -> keras.KerasTensor:
+        return keras.KerasTensor((seen.shape[0], seen.shape[1] - 1), dtype="int32")
+
+    def call(self, seen: Any) -> Any:
+        return ops.take(ops.convert_to_tensor(self.ids, "int32"), ops.cast(seen[:, 1:, 0], "int32"))
+
+    def get_config(self) -> dict:
+        return {**super().get_config(), "ids": self.ids}
+
+
+@register
 class WithConcepts(keras.layers.Layer):
     """Adds a token for each concept to the image tokens (batch, tokens, dim): (batch, tokens + count, dim).
 
     A word that is not likely is the learned token "nothing". Where there is no picture, a learned vector takes the
-    place of all its tokens. With `summed`, for fusions that pool the image, the concepts are added to every token.
+    place of all its tokens. `named` (batch, count, dim) are embeddings of the words in the table that the text is
+    written with. With `summed`, for fusions that pool the image, the concepts are added to every token.
     In training some concepts are hidden, so that the text does not depend on them alone.
     """
 
@@ -169,23 +189,21 @@ class WithConcepts(keras.layers.Layer):
         self.norm = layer_norm("norm", dtype=self.dtype_policy)
         self.draws = keras.random.SeedGenerator()
 
-    def compute_output_shape(self, vision_shape: tuple, seen_shape: tuple) -> tuple:
+    def compute_output_shape(self, vision_shape: tuple, seen_shape: tuple, named_shape: tuple | None = None) -> tuple:
         tokens = 0 if self.summed else seen_shape[1] - 1
         return (vision_shape[0], vision_shape[1] + tokens, self.dim)
 
-    def build(self, vision_shape: tuple, seen_shape: tuple) -> None:
+    def build(self, vision_shape: tuple, seen_shape: tuple, named_shape: tuple | None = None) -> None:
         small = keras.initializers.RandomNormal(stddev=0.02)
-        count = len(names())
-        self.table = self.add_weight(
-            shape=(count, self.dim), initializer=keras.initializers.RandomNormal(), name="words"
-        )
+        first = keras.initializers.RandomNormal() if named_shape is None else small
+        self.table = self.add_weight(shape=(len(names()), self.dim), initializer=first, name="words")
         self.kind = self.add_weight(shape=(self.dim,), initializer=small, name="kind")
         self.slope = self.add_weight(shape=(self.dim,), initializer=small, name="slope")
         self.nothing = self.add_weight(shape=(self.dim,), initializer=small, name="nothing")
         self.no_picture = self.add_weight(shape=(self.dim,), initializer=small, name="no_picture")
         self.norm.build((None, None, self.dim))
 
-    def call(self, vision: Any, seen: Any, training: bool | None = None) -> Any:
+    def call(self, vision: Any, seen: Any, named: Any = None, training: bool | None = None) -> Any:
         picture, chances = seen[:, :1, 1:] > 0, seen[:, 1:, 1:]  # (batch, 1, 1), (batch, count, 1)
         vision = ops.where(picture, vision, ops.cast(self.no_picture, vision.dtype))  # (batch, tokens, dim)
         if training and self.hidden:
@@ -195,6 +213,7 @@ class WithConcepts(keras.layers.Layer):
             shown = ops.logical_and(draws >= self.hidden, ops.logical_or(row >= self.hidden, ~picture))
             chances = ops.where(shown, chances, 0.0)
         words = ops.take(self.table, ops.cast(seen[:, 1:, 0], "int32"), axis=0)  # (batch, count, dim)
+        words = words if named is None else words + ops.cast(named, words.dtype)
         words = words + self.kind + self.slope * ops.log(ops.maximum(chances, LEAST))
         words = ops.where(chances > 0, ops.cast(self.norm(words), "float32"), ops.cast(self.nothing, "float32"))
         words = ops.cast(words, vision.dtype)
@@ -214,6 +233,12 @@ def names() -> tuple[str, ...]:
     ('accordion', True, False)
     """
     return tuple(sorted({word for _, words in _lines() for word in words}))
+
+
+def ids_of(vocabulary: Sequence[str]) -> list[int]:
+    """Return the id in a vocabulary of each concept, UNK for a word that it does not have whole."""
+    index = {piece: number for number, piece in enumerate(vocabulary)}
+    return [index.get(name, UNK) for name in names()]
 
 
 @functools.lru_cache(maxsize=1)

@@ -18,7 +18,7 @@ from vtx_keras.inputs.text import PAD
 from vtx_keras.models import encoders
 from vtx_keras.models._base import VisionText
 from vtx_keras.models._methods import Answerer, Captioner, Matcher, Retriever
-from vtx_keras.models.concepts import Concepts, WithConcepts
+from vtx_keras.models.concepts import ConceptIds, Concepts, WithConcepts, ids_of
 from vtx_keras.models.fusion import FUSIONS, POOLING, Vision
 from vtx_keras.models.layers import Block, Pool, Positions, RowDense, Spec, graph, layer_norm
 from vtx_keras.models.objectives import Contrastive, PacedAdam, WordAccuracy, WordLoss, clipping
@@ -35,14 +35,14 @@ ENCODERS = ("image_encoder", "text_encoder")
 def captioner(fusion: str, o: SimpleNamespace) -> Captioner:
     """Build a left-to-right decoder: causal self-attention, fusion, MLP; logits of the next word at every position."""
     inputs = {"image": keras.Input(o.image_shape, name="image"), "tokens": token_input()}
-    vision = image_tokens(inputs["image"], o, fusion)  # (batch, image tokens, dim)
     words = keras.layers.ReversibleEmbedding(
         o.vocabulary_size,
         o.dim,
         reverse_dtype="float32",
-        embeddings_initializer=keras.initializers.RandomNormal(stddev=0.02),
+        embeddings_initializer=keras.initializers.RandomNormal(stddev=o.dim**-0.5),
         name="words",
     )
+    vision = image_tokens(inputs["image"], o, fusion, words)  # (batch, image tokens, dim)
     tokens = Spec(o.spec, name="spec")(inputs["tokens"])  # (batch, words)
     x = Positions((o.max_length,), name="positions")(words(tokens))  # (batch, words, dim)
     if o.contrastive:
@@ -130,8 +130,13 @@ def with_word_head(
     return compiled(model, {"logits": loss, "words": WordLoss()}, {"logits": metrics, "words": [WordAccuracy()]})
 
 
-def image_tokens(image: Any, o: SimpleNamespace, fusion: str | None = None) -> Any:
-    """Encode an image or clip as tokens (batch, image tokens, dim), and the concepts in it as more tokens."""
+def image_tokens(
+    image: Any, o: SimpleNamespace, fusion: str | None = None, words: keras.layers.Layer | None = None
+) -> Any:
+    """Encode an image or clip as tokens (batch, image tokens, dim), and the concepts in it as more tokens.
+
+    A text side that writes gives its table of `words`, so that a concept resembles the word it is written as.
+    """
     encoder = encoders.image(
         o.image_encoder,
         image_shape=o.image_shape,
@@ -155,7 +160,8 @@ def image_tokens(image: Any, o: SimpleNamespace, fusion: str | None = None) -> A
     seen = head(features)  # (batch, 1 + concepts, 2)
     if o.load.get("image_encoder"):
         head.set_weights(o.load["image_encoder"](o.image_encoder, head=True).get_layer("logits").get_weights())
-    return WithConcepts(o.dim, summed=fusion in POOLING, name="with_concepts")(vision, seen)
+    named = [words(ConceptIds(ids_of(o.spec["vocabulary"]), name="concept_ids")(seen))] if words else []
+    return WithConcepts(o.dim, summed=fusion in POOLING, name="with_concepts")(vision, seen, *named)
 
 
 def text_tokens(tokens: Any, o: SimpleNamespace) -> Any:
