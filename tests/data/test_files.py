@@ -142,7 +142,8 @@ def test_a_file_is_read_or_listed_with_its_error(name, tmp_path):
 @pytest.mark.parametrize("words", WORDS, ids=lambda words: repr(words[:12]))
 def test_a_text_is_read_or_listed_with_its_error(words, tmp_path):
     (tmp_path / "good.png").write_bytes(encoded())
-    (tmp_path / "captions.csv").write_bytes(b"image,text\ngood.png," + words + b"\ngood.png,a good one\n")
+    picture(1).save(tmp_path / "other.png")
+    (tmp_path / "captions.csv").write_bytes(b"image,text\ngood.png," + words + b"\nother.png,a good one\n")
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         ds = data.from_csv(tmp_path / "captions.csv", most_bad=0.5)
@@ -242,8 +243,8 @@ def test_texts_that_are_not_utf_8_give_a_warning(tmp_path):
     Image.new("RGB", (8, 8)).save(tmp_path / "a.png")
     (tmp_path / "cells.csv").write_bytes("image,text\na.png,café crème\na.png,tea\n".encode("latin-1"))
     with pytest.warns(UserWarning, match=r"1 rows of .*cells.csv are not UTF-8"):
-        found = [one["caption"].numpy().decode() for one in data.from_csv(tmp_path / "cells.csv")]
-    assert found == ["caf\ufffd cr\ufffdme", "tea"]
+        (found,) = data.from_csv(tmp_path / "cells.csv")
+    assert [one.decode() for one in found["captions"].numpy()] == ["caf\ufffd cr\ufffdme", "tea"]
     (tmp_path / "a.txt").write_bytes("café".encode("latin-1"))
     with pytest.warns(UserWarning, match="1 texts in .* are not UTF-8"):
         data.from_folder(tmp_path)
@@ -356,3 +357,18 @@ def test_an_empty_folder_is_an_error(tmp_path):
         data.from_folder(tmp_path)
     with pytest.raises(BadData, match="there is no folder"):
         data.from_folder(tmp_path / "none")
+
+
+def test_rows_of_one_picture_are_references_of_one_example(tmp_path):
+    for name, colour in (("red", "red"), ("again", "red"), ("blue", "blue")):
+        Image.new("RGB", (8, 8), colour).save(tmp_path / f"{name}.png")
+    lines = ["red.png,w1 w2", "blue.png,w4", "red.png,w3", "again.png,w1 w2"]
+    (tmp_path / "mine.csv").write_text("\n".join(["image,caption", *lines]))
+    pairs = data.from_csv(tmp_path / "mine.csv")
+    assert len(pairs) == 2
+    found = [[caption.decode() for caption in row["captions"]] for row in pairs.encoded.as_numpy_iterator()]
+    assert found == [["w1 w2", "w3"], ["w4"]]
+    model = toys.toy("gated_captioner")
+    batches = data.batches(pairs, model, training=True)
+    drawn = {text for _ in range(8) for inputs, *_ in batches for text in model.vocabulary.decode(inputs["tokens"])}
+    assert drawn == {"w1 w2", "w3", "w4"}

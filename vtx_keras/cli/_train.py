@@ -116,11 +116,11 @@ def _with_defaults(model: str, name: str, ds: Any, options: dict[str, Any]) -> d
     if options["weights"] is None and own and not changed and PHOTOS in released_tags(model):
         from vtx_keras.train._settings import by_rows
 
-        rows = len(_texts(ds))
-        found = {**by_rows(rows), "weights": PHOTOS, "freeze": ("image",), "vocabulary": "more", "hold_out": True}
+        captions, pictures = len(_texts(ds)), sum(1 for _ in ds.encoded.map(lambda row: row["path"]))
+        found = {**by_rows(pictures), "weights": PHOTOS, "freeze": ("image",), "vocabulary": "more", "hold_out": True}
         click.echo(
-            f"starts from {model}/{PHOTOS} for {rows} captions: {found['epochs']} epochs, batches of "
-            f"{found['batch_size']}, learning rate {found['learning_rate']:g}; --weights none starts anew",
+            f"starts from {model}/{PHOTOS} for {captions} captions of {pictures} pictures: {found['epochs']} epochs, "
+            f"batches of {found['batch_size']}, learning rate {found['learning_rate']:g}; --weights none starts anew",
             err=True,
         )
     else:

@@ -21,7 +21,7 @@ import tensorflow as tf
 
 from vtx_keras._files import progress, whole
 from vtx_keras.data._plan import BadData
-from vtx_keras.data._source import Examples, adapted
+from vtx_keras.data._source import Examples, adapted, mapped
 from vtx_keras.inputs import media, text
 from vtx_keras.models.options import did_you_mean
 
@@ -48,8 +48,8 @@ def from_csv(
 
     Columns are recognised by name (`image` or `path`; `caption` or `text`; `question`, `answer`, `label`, `split`);
     others are ignored. `columns={"image": "photo"}` maps one of these names to another one. Paths are relative to
-    `images`, or by default to the CSV's folder. With a `split` column, pass the `split` to read. An image may occur in
-    several rows. It is an error if the share of bad rows exceeds `most_bad`.
+    `images`, or by default to the CSV's folder. With a `split` column, pass the `split` to read. Rows of one
+    image are one example with several "captions". It is an error if the share of bad rows exceeds `most_bad`.
 
     >>> from PIL import Image
     >>> folder = getfixture("tmp_path") if "getfixture" in globals() else Path(__import__("tempfile").mkdtemp())
@@ -273,7 +273,7 @@ def _checked_examples(rows: list[dict], split: str | None, listing: Path, most_b
             f"{len(bad)} of {len(rows)} rows cannot be used, more than {most_bad:.0%}: {common}. All are in {listing}. "
             "Fix them, or allow more with most_bad="
         )
-    good = [row for row, (reason, _) in zip(rows, verdicts, strict=True) if not reason]
+    good = [{**row, "digest": digest} for row, (reason, digest) in zip(rows, verdicts, strict=True) if not reason]
     if split is not None:
         good = [row for row in good if row.get("split") == split]
     if not good:
@@ -281,8 +281,21 @@ def _checked_examples(rows: list[dict], split: str | None, listing: Path, most_b
     if bad:
         warnings.warn(f"{len(bad)} of {len(rows)} rows are left out, see {listing}", stacklevel=3)
     keys = [key for key in ("path", "caption", "question", "answer", "text", "label") if key in good[0]]
-    columns = {key: tf.constant([row[key] for row in good]) for key in keys}
-    return adapted(tf.data.Dataset.from_tensor_slices(columns))
+    if keys == ["path", "caption"]:
+        good = _by_picture(good)
+        keys = ["path", "captions"] if any(len(row["captions"]) > 1 for row in good) else keys
+    columns = {key: tf.ragged.constant([row[key] for row in good]) for key in keys}
+    slices = tf.data.Dataset.from_tensor_slices(columns)
+    return adapted(mapped(slices, lambda row: {key: tf.convert_to_tensor(value) for key, value in row.items()}))
+
+
+def _by_picture(rows: Sequence[dict]) -> list[dict]:
+    """Join rows of the same pixels: their captions, each once, are references of one example."""
+    joined: dict[bytes, dict] = {}
+    for row in rows:
+        first = joined.setdefault(row["digest"], {**row, "captions": []})
+        first["captions"] += [row["caption"]] * (row["caption"] not in first["captions"])
+    return list(joined.values())
 
 
 def _verdicts(rows: Sequence[dict]) -> list[tuple[str, bytes]]:

@@ -101,7 +101,7 @@ class Settings:
 
 
 def by_rows(rows: int) -> dict[str, Any]:
-    """Return settings with which a released captioner is fine-tuned on so many captions (benchmarks/few.py).
+    """Return settings with which a released captioner is fine-tuned on so many pictures (benchmarks/few.py).
 
     >>> by_rows(40)
     {'epochs': 10, 'batch_size': 16, 'learning_rate': 0.0003}
