@@ -44,18 +44,18 @@ STEPS = (
     Step("Which optional parts are missing, and what needs them?", "vtx doctor"),
     Step(
         "Several files at once, one of which is not a picture.",
-        "vtx predict cross_attn_captioner zoo/cross_attn_captioner/emoji/[l-m]*.png README.md",
+        "vtx predict cross_attn_captioner --weights emoji zoo/cross_attn_captioner/emoji/[l-m]*.png README.md",
     ),
     Step("Help is fast, because it does not load TensorFlow.", "vtx --help"),
     Step("A mistake.", "vtx predict cross_atn_captioner photo.png"),
     Step(
         "Fine-tune the released captioner on the bundled sample.",
-        "vtx train cross_attn_captioner --weights default --data sample --freeze image",
+        "vtx train cross_attn_captioner --weights emoji --data sample --freeze image",
     ),
     Step("Evaluate it.", "vtx eval runs/cross_attn_captioner/best --data sample --split validation"),
     Step(
         "Export it for a phone.",
-        'pip install -q ".[export]" && vtx export cross_attn_captioner --to litert --quant int8 --out phone',
+        'pip install -q ".[export]" && vtx export cross_attn_captioner --weights emoji --to litert --quant int8 --out phone',
     ),
     Step(
         "Run the phone's program, which does not need vtx_keras.",

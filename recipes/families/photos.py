@@ -129,7 +129,7 @@ def coco_sample(split: str) -> data.Examples:
             image = (folder() / "coco_sample" / "images" / row["image"]).read_bytes()
             yield {"id": row["coco_id"], "image": image, "image_id": row["coco_id"], "captions": [row["caption"]]}
 
-    return _examples(rows, len(table))
+    return _examples(rows, len(table), flickr8k("validation").encoded.element_spec)
 
 
 def examples(split: str) -> data.Examples:
@@ -152,7 +152,7 @@ def plainly(photographs: data.Examples, rounds: int = 1) -> data.Examples:
         for row in photographs.encoded.repeat(rounds).as_numpy_iterator():
             yield {**row, "captions": [plain(caption.decode()) for caption in row["captions"]]}
 
-    return _examples(rows, rounds * len(photographs))
+    return _examples(rows, rounds * len(photographs), photographs.encoded.element_spec)
 
 
 @functools.lru_cache(maxsize=1)
@@ -180,9 +180,8 @@ def plain(caption: str) -> str:
     return " ".join(text.tokens(caption)).replace(" '", "'").replace(" n't", "n't")
 
 
-def _examples(rows: Callable[[], Iterator[Mapping[str, Any]]], count: int) -> data.Examples:
-    """Return rows in the form of `flickr8k` as examples."""
-    form = flickr8k("validation").encoded.element_spec
+def _examples(rows: Callable[[], Iterator[Mapping[str, Any]]], count: int, form: Any) -> data.Examples:
+    """Return rows of this form as examples."""
     source = tf.data.Dataset.from_generator(tf.autograph.experimental.do_not_convert(rows), output_signature=form)
     return data.Examples(source.apply(tf.data.experimental.assert_cardinality(count)))
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import importlib
+import os
 import re
 import subprocess
 import sys
@@ -25,11 +26,15 @@ def ablation(monkeypatch):
 @pytest.mark.slow
 @pytest.mark.skipif(keras.backend.backend() != "tensorflow", reason="once is enough")
 def test_the_recipe_for_coco_trains_saves_and_captions(tmp_path):
-    command = [sys.executable, ROOT / "recipes" / "coco_captions.py", "--mock", "--epochs", "2", "--batch-size", "4"]
-    run = subprocess.run([*command, "--size", "tiny"], cwd=tmp_path, capture_output=True, text=True, check=True)
-    assert (tmp_path / "runs" / "coco" / "config.json").is_file()
+    command = [sys.executable, "-m", "recipes.coco_captions", "--mock", "--epochs", "1", "--batch-size", "8"]
+    path = {**os.environ, "PYTHONPATH": str(ROOT)}
+    run = subprocess.run(
+        [*command, "--size", "tiny"], cwd=tmp_path, capture_output=True, text=True, check=True, env=path
+    )
+    for stage in ("words", "encoder", "reward"):
+        assert (tmp_path / "runs" / "coco" / stage / "best" / "config.json").is_file()
     assert (tmp_path / "coco.png").is_file()
-    assert run.stdout.count(" | ") == 5
+    assert len([line for line in run.stdout.splitlines() if " | " in line]) >= 5
 
 
 @pytest.mark.slow

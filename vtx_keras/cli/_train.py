@@ -70,7 +70,7 @@ def train(model: str, name: str, **options: Any) -> None:
     resume).
 
     \b
-    vtx train cross_attn_captioner --weights default --data sample --freeze image
+    vtx train cross_attn_captioner --weights emoji --data sample --freeze image
     vtx train cross_attn_captioner --data sample --size tiny
     vtx train gated_vqa --data vqa_rad/official --set image_encoder=efficientnet_lite0 --weights encoders --freeze image
     """

@@ -213,7 +213,7 @@ class Entry:
 MODELS = {
     "concat_mlp_captioner": Entry("captioner", "concat_mlp"),
     "gated_captioner": Entry("captioner", "gated"),
-    "cross_attn_captioner": Entry("captioner", "cross_attn", default="emoji"),
+    "cross_attn_captioner": Entry("captioner", "cross_attn", default="photos"),
     "merged_attn_captioner": Entry("captioner", "merged_attn"),
     "concat_mlp_video_captioner": Entry("captioner", "concat_mlp", video=True),
     "gated_video_captioner": Entry("captioner", "gated", video=True),
