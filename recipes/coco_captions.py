@@ -3,8 +3,8 @@
     python -m recipes.coco_captions                       # needs a GPU; tfds fetches 25 GB
     python -m recipes.coco_captions --mock --epochs 1     # tries everything but the data: random pictures and letters
 
-The splits of tfds are Karpathy's, which papers report: 113,287 photographs to train, 5,000 to choose the epoch, 5,000 to
-test. Three stages, each a run that resumes: words beside sentences without pictures, with the image encoder frozen and
+The splits of tfds are those of Karpathy, which papers report: 113,287 photographs to train, 5,000 to choose the epoch,
+5,000 to test. Three stages, each a run that resumes: words beside sentences, with the image encoder frozen and
 its features kept (14 GB); the encoder's last layers too, at a tenth of the rate; the reward of whole captions.
 """
 

@@ -11,6 +11,7 @@ from __future__ import annotations
 import csv
 import functools
 import gzip
+import math
 import re
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
@@ -42,8 +43,8 @@ SPLITS = {
 }
 ROUNDS = 3  # through the photographs in an epoch, each time with another caption
 LEAST = 16  # a word occurs so often at least; others are unknown
-EPOCHS = 14
-REWARDED = 3  # epochs of the reward stage
+BATCH = 64
+EPOCHS = (5, 4, 3)  # of the stages: words, words with more dropout, reward
 
 
 def captioner(recipe: str, fusion: str, **changes: Any) -> Release:
@@ -67,14 +68,13 @@ def captioner(recipe: str, fusion: str, **changes: Any) -> Release:
         "example_split": "sample",
         "options": {**ENCODER, **DECODER},
         "words": vocabulary,
-        "trained": train_in_two_stages,
-        "epochs": EPOCHS,
-        "batch_size": 64,
+        "trained": train_in_stages,
+        "epochs": ROUNDS * (EPOCHS[0] + EPOCHS[1]) + EPOCHS[2],
+        "batch_size": BATCH,
         "beams": 4,
         "shown": ("cider", "bleu_4", "rouge_l"),
         "kept_features": True,
         "baselines": ("nearest_neighbour", "consensus", "human"),
-        "train_split": lambda split: "all",
         "eval_data": "flickr8k",
         "licence": "research and education: see the data sets",
         "formats": (("litert", None), ("litert", "int8"), ("onnx", None), ("onnx", "int8"), ("saved_model", None)),
@@ -82,29 +82,35 @@ def captioner(recipe: str, fusion: str, **changes: Any) -> Release:
     return Release(recipe, **{"about": about, "expect": expect, **settings, **changes})
 
 
-def train_in_two_stages(model: Any, folder: Path) -> Path:
-    """Train on words, then on the reward of whole captions; return the folder of the best weights by validation."""
-    best = train_beside_sentences(model, folder)
-    return train_on_reward(zoo.load(best), folder.with_name(f"{folder.name}-rewarded"))
+def train_in_stages(model: Any, folder: Path) -> Path:
+    """Train on words, then more carefully, then on the reward of captions; return the best weights by validation."""
+    model.freeze("image")
+    steps = math.ceil(ROUNDS * len(examples("train")) / BATCH)
+    fast = train.adamw(model, 14 * steps, learning_rate=1e-3)  # it stops early, where validation no longer gains
+    best = train_on_words(model, folder, EPOCHS[0], optimizer=fast)
+    model = zoo.build("cross_attn_captioner", weights=best, dropout=0.25)
+    best = train_on_words(model, folder.with_name(f"{folder.name}-2"), EPOCHS[1], learning_rate=7e-4)
+    return train_on_reward(zoo.load(best), folder.with_name(f"{folder.name}-3"))
+
+
+def train_on_words(model: Any, folder: Path, epochs: int, **how: Any) -> Path:
+    """Train on photographs beside sentences without pictures; the best epoch is chosen by CIDEr on validation."""
+    model.freeze("image")
+    history = train.run(
+        model, plainly(examples("train"), ROUNDS), folder, validation=plainly(flickr8k("validation").take(400)),
+        text=data.sentences(sentences()), texts=0.5, epochs=epochs, batch_size=BATCH, buckets=(10, 12, 14, 17),
+        scores=300, monitor="val_cider", samples=0, jit_compile=False, **how,
+    )  # fmt: skip
+    return history.folder / "best"
 
 
 def train_on_reward(model: Any, folder: Path) -> Path:
     """Raise the CIDEr-D of sampled captions of the photographs."""
     model.freeze("image")
     history = train.run(
-        model, plainly(examples("all")), folder, validation=plainly(flickr8k("validation").take(400)),
-        objective="cider", epochs=REWARDED, batch_size=64, learning_rate=2e-4, weight_decay=0.0,
+        model, plainly(examples("train")), folder, validation=plainly(flickr8k("validation").take(400)),
+        objective="cider", epochs=EPOCHS[2], batch_size=BATCH, learning_rate=3e-4, weight_decay=0.0,
         scores=300, monitor="val_cider", samples=0, jit_compile=False,
-    )  # fmt: skip
-    return history.folder / "best"
-
-
-def train_beside_sentences(model: Any, folder: Path) -> Path:
-    """Train on photographs beside sentences without pictures; the best epoch is chosen by CIDEr on validation."""
-    history = train.run(
-        model, examples("train"), folder, validation=plainly(flickr8k("validation").take(400)),
-        text=data.sentences(sentences()), texts=0.5, epochs=EPOCHS, batch_size=64, learning_rate=1e-3,
-        buckets=(10, 12, 14, 17), scores=300, monitor="val_cider", samples=0, jit_compile=False,
     )  # fmt: skip
     return history.folder / "best"
 
@@ -133,16 +139,14 @@ def coco_sample(split: str) -> data.Examples:
 
 
 def examples(split: str) -> data.Examples:
-    """Return the photographs that a captioner learns from ("train"), their captions `plain`, or those of Flickr8k."""
+    """Return the photographs that a captioner learns from ("train"), or a split of Flickr8k or of `coco_sample`."""
     if split == "sample":  # Flickr8k's photographs may not be shown
         return data.from_csv(data.sample("photos/captions.csv"))
     if split == "coco":
         return coco_sample("validation")
-    if split == "all":  # each training photograph once
-        return flickr8k("train").concatenate(coco_sample("train"))
     if split != "train":
         return flickr8k(split)
-    return plainly(flickr8k("train").concatenate(coco_sample("train")), ROUNDS)
+    return flickr8k("train").concatenate(coco_sample("train"))
 
 
 def plainly(photographs: data.Examples, rounds: int = 1) -> data.Examples:
