@@ -55,7 +55,8 @@ STEPS = (
     Step("Evaluate it.", "vtx eval runs/cross_attn_captioner/best --data sample --split validation"),
     Step(
         "Export it for a phone.",
-        'pip install -q ".[export]" && vtx export cross_attn_captioner --weights emoji --to litert --quant int8 --out phone',
+        'pip install -q ".[export]" && '
+        "vtx export cross_attn_captioner --weights emoji --to litert --quant int8 --out phone",
     ),
     Step(
         "Run the phone's program, which does not need vtx_keras.",

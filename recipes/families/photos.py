@@ -44,7 +44,7 @@ SPLITS = {
 ROUNDS = 3  # through the photographs in an epoch, each time with another caption
 LEAST = 16  # a word occurs so often at least; others are unknown
 BATCH = 64
-EPOCHS = (5, 4, 3)  # of the stages: words, words with more dropout, reward
+EPOCHS = (5, 4)  # of the first stage, and of the second with more dropout
 
 
 def captioner(recipe: str, fusion: str, **changes: Any) -> Release:
@@ -55,10 +55,10 @@ def captioner(recipe: str, fusion: str, **changes: Any) -> Release:
         "from 6,942 captioned photographs and from 255,000 sentences without pictures."
     )
     expect = (
-        "A first version, trained for half an hour on two cores: on Flickr8k it does as well as the consensus of "
-        "neighbouring captions, not better. People, dogs and sports outdoors are mostly recognized; vehicles, animals "
-        'and food often; their colours, number and doings often not. Sentences repeat words ("a white and white") '
-        "where it is unsure. It is a start for fine-tuning, and not yet a captioner for anyone's photographs."
+        "Trained for an hour on two cores. People, dogs, sports outdoors, vehicles, animals, rooms and food are mostly "
+        "recognized; their colours, number and doings often not, and what nobody in these sets photographed (a rocket, "
+        "a flower from near) becomes people or dogs. It is a start for fine-tuning. Training images score far higher "
+        "than others, so more of the same training does not help; neither did a stage of self-critical training."
     )
     settings = {
         "sets": ("flickr8k",),
@@ -69,7 +69,7 @@ def captioner(recipe: str, fusion: str, **changes: Any) -> Release:
         "options": {**ENCODER, **DECODER},
         "words": vocabulary,
         "trained": train_in_stages,
-        "epochs": ROUNDS * (EPOCHS[0] + EPOCHS[1]) + EPOCHS[2],
+        "epochs": ROUNDS * sum(EPOCHS),
         "batch_size": BATCH,
         "beams": 4,
         "shown": ("cider", "bleu_4", "rouge_l"),
@@ -83,14 +83,17 @@ def captioner(recipe: str, fusion: str, **changes: Any) -> Release:
 
 
 def train_in_stages(model: Any, folder: Path) -> Path:
-    """Train on words, then more carefully, then on the reward of captions; return the best weights by validation."""
+    """Train fast, then slowly with more dropout; return the best weights by validation.
+
+    A third stage, 220 steps of `objective="cider"`, raised the reward of training images by 40 % and left validation
+    where it was.
+    """
     model.freeze("image")
     steps = math.ceil(ROUNDS * len(examples("train")) / BATCH)
     fast = train.adamw(model, 14 * steps, learning_rate=1e-3)  # it stops early, where validation no longer gains
     best = train_on_words(model, folder, EPOCHS[0], optimizer=fast)
     model = zoo.build("cross_attn_captioner", weights=best, dropout=0.25)
-    best = train_on_words(model, folder.with_name(f"{folder.name}-2"), EPOCHS[1], learning_rate=7e-4)
-    return train_on_reward(zoo.load(best), folder.with_name(f"{folder.name}-3"))
+    return train_on_words(model, folder.with_name(f"{folder.name}-2"), EPOCHS[1], learning_rate=7e-4)
 
 
 def train_on_words(model: Any, folder: Path, epochs: int, **how: Any) -> Path:
@@ -100,17 +103,6 @@ def train_on_words(model: Any, folder: Path, epochs: int, **how: Any) -> Path:
         model, plainly(examples("train"), ROUNDS), folder, validation=plainly(flickr8k("validation").take(400)),
         text=data.sentences(sentences()), texts=0.5, epochs=epochs, batch_size=BATCH, buckets=(10, 12, 14, 17),
         scores=300, monitor="val_cider", samples=0, jit_compile=False, **how,
-    )  # fmt: skip
-    return history.folder / "best"
-
-
-def train_on_reward(model: Any, folder: Path) -> Path:
-    """Raise the CIDEr-D of sampled captions of the photographs."""
-    model.freeze("image")
-    history = train.run(
-        model, plainly(examples("train")), folder, validation=plainly(flickr8k("validation").take(400)),
-        objective="cider", epochs=EPOCHS[2], batch_size=BATCH, learning_rate=3e-4, weight_decay=0.0,
-        scores=300, monitor="val_cider", samples=0, jit_compile=False,
     )  # fmt: skip
     return history.folder / "best"
 
