@@ -68,6 +68,7 @@ def captioner(recipe: str, fusion: str, **changes: Any) -> Release:
         "example_split": "sample",
         "options": {**ENCODER, **DECODER},
         "words": vocabulary,
+        "prepare": larger_words,
         "trained": train_in_stages,
         "epochs": ROUNDS * sum(EPOCHS),
         "batch_size": BATCH,
@@ -80,6 +81,12 @@ def captioner(recipe: str, fusion: str, **changes: Any) -> Release:
         "formats": (("litert", None), ("litert", "int8"), ("onnx", None), ("onnx", "int8"), ("saved_model", None)),
     }
     return Release(recipe, **{"about": about, "expect": expect, **settings, **changes})
+
+
+def larger_words(model: Any) -> None:
+    """Begin with embeddings of length one, of which concepts, which share them, are made."""
+    words = model.get_layer("words").embeddings
+    words.assign(words * (DECODER["dim"] ** -0.5 / 0.02))
 
 
 def train_in_stages(model: Any, folder: Path) -> Path:

@@ -189,7 +189,7 @@ class WithConcepts(keras.layers.Layer):
         self.norm = layer_norm("norm", dtype=self.dtype_policy)
         self.draws = keras.random.SeedGenerator()
 
-    def compute_output_shape(self, vision_shape: tuple, seen_shape: tuple, named_shape: tuple | None = None) -> tuple:
+    def compute_output_shape(self, vision_shape: tuple, seen_shape: tuple) -> tuple:
         tokens = 0 if self.summed else seen_shape[1] - 1
         return (vision_shape[0], vision_shape[1] + tokens, self.dim)
 

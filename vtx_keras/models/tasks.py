@@ -39,7 +39,7 @@ def captioner(fusion: str, o: SimpleNamespace) -> Captioner:
         o.vocabulary_size,
         o.dim,
         reverse_dtype="float32",
-        embeddings_initializer=keras.initializers.RandomNormal(stddev=o.dim**-0.5),
+        embeddings_initializer=keras.initializers.RandomNormal(stddev=0.02),
         name="words",
     )
     vision = image_tokens(inputs["image"], o, fusion, words)  # (batch, image tokens, dim)
