@@ -1,4 +1,4 @@
-"""Train a captioner for photographs on COCO captions, as `cross_attn_captioner/photos` was trained on fewer.
+"""Train a captioner for photographs on COCO captions: English beside pictures, the encoder, the reward.
 
     python -m recipes.coco_captions                       # needs a GPU; tfds fetches 25 GB
     python -m recipes.coco_captions --mock --epochs 1     # tries everything but the data: random pictures and letters
@@ -40,8 +40,9 @@ def main() -> None:
         photographs, validation, test = (
             plainly(data.load("coco_captions", split)) for split in ("train+restval", "val", "test")
         )
-        captions = [caption for row in photographs.encoded.as_numpy_iterator() for caption in row["captions"]]
-        counts = Counter(word for caption in captions for word in caption.decode().split())
+        rows = photographs.encoded.map(lambda row: row["captions"]).as_numpy_iterator()
+        captions = [caption.decode() for several in rows for caption in several]
+        counts = Counter(word for caption in captions for word in caption.split())
         model = zoo.build(
             "cross_attn_captioner",
             size=args.size,
@@ -53,8 +54,8 @@ def main() -> None:
             concepts=5,
         )
         data.preview(photographs.take(24), "coco.png")
-        more = [Path(args.sentences).read_text(encoding="utf-8")] if args.sentences else []
-        sentences = data.sentences([line for lines in (*more, *captions) for line in as_lines(lines)])
+        more = Path(args.sentences).read_text(encoding="utf-8").splitlines() if args.sentences else []
+        sentences = data.sentences([*more, *captions])
         common: dict[str, Any] = {
             "validation": validation.take(1000), "batch_size": args.batch_size, "scores": 500, "monitor": "val_cider",
             "samples": 0,
@@ -77,14 +78,9 @@ def main() -> None:
         )  # fmt: skip
 
         model = zoo.load(run.folder / "best")
-        print(evaluate.run(model, test.take(8) if args.mock else test, beams=4, folder=args.out))
+        print(evaluate.run(model, test.take(8) if args.mock else test, beams=4, folder=args.out).table())
         for example in validation.take(5):
             print(model.generate(example["image"].numpy(), beams=4)[0], "|", example["captions"][0].numpy().decode())
-
-
-def as_lines(lines: str | bytes) -> list[str]:
-    """Return a text's lines."""
-    return (lines.decode() if isinstance(lines, bytes) else lines).splitlines()
 
 
 if __name__ == "__main__":

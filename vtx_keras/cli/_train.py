@@ -116,7 +116,7 @@ def _with_defaults(model: str, name: str, ds: Any, options: dict[str, Any]) -> d
     if options["weights"] is None and own and not changed and PHOTOS in released_tags(model):
         from vtx_keras.train._settings import by_rows
 
-        captions, pictures = len(_texts(ds)), sum(1 for _ in ds.encoded.map(lambda row: row["path"]))
+        captions, pictures = len(_texts(ds)), len(ds)
         found = {**by_rows(pictures), "weights": PHOTOS, "freeze": ("image",), "vocabulary": "more", "hold_out": True}
         click.echo(
             f"starts from {model}/{PHOTOS} for {captions} captions of {pictures} pictures: {found['epochs']} epochs, "

@@ -96,17 +96,17 @@ def features(
             files.append(path)
     print(f"features of {total:,d} pictures: {total - new:,d} read, {new:,d} made, in {folder}")
 
-    concepts = np.concatenate([_seen(np.load(file), model) for file in files]) if seen else None
+    told = np.concatenate([_seen(np.load(file), model) for file in files]) if seen else None
 
     def rows() -> Iterator[dict]:
         file_of = functools.lru_cache(OPEN)(lambda number: np.load(files[number], mmap_mode="r"))
         for place in places:
             row = {"image": file_of(place // SHARD)[place % SHARD]}
-            yield row if concepts is None else {**row, "seen": concepts[place]}
+            yield row if told is None else {**row, "seen": told[place]}
 
     spec = {"image": tf.TensorSpec(encoder.output.shape[1:], tf.float16)}
-    if concepts is not None:
-        spec["seen"] = tf.TensorSpec(concepts.shape[1:], tf.float32)
+    if told is not None:
+        spec["seen"] = tf.TensorSpec(told.shape[1:], tf.float32)
     other_fields = mapped(
         source, lambda example: {name: value for name, value in example.items() if name not in ("image", "path")}
     )

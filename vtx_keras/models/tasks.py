@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import contextlib
 import copy
-import functools
 from collections.abc import Callable, Iterator, Mapping
 from types import SimpleNamespace
 from typing import Any
@@ -36,25 +35,23 @@ ENCODERS = ("image_encoder", "text_encoder")
 def captioner(fusion: str, o: SimpleNamespace) -> Captioner:
     """Build a left-to-right decoder: causal self-attention, fusion, MLP; logits of the next word at every position."""
     inputs = {"image": keras.Input(o.image_shape, name="image"), "tokens": token_input()}
-
-    @functools.cache
-    def words() -> keras.layers.Layer:
-        """The table of words, read by the text and by concepts, and written with."""
-        small = keras.initializers.RandomNormal(stddev=0.02)
-        return keras.layers.ReversibleEmbedding(
-            o.vocabulary_size, o.dim, reverse_dtype="float32", embeddings_initializer=small, name="words"
-        )
-
+    words = keras.layers.ReversibleEmbedding(
+        o.vocabulary_size,
+        o.dim,
+        reverse_dtype="float32",
+        embeddings_initializer=keras.initializers.RandomNormal(stddev=0.02),
+        name="words",
+    )
     vision = image_tokens(inputs["image"], o, fusion, words)  # (batch, image tokens, dim)
     tokens = Spec(o.spec, name="spec")(inputs["tokens"])  # (batch, words)
-    x = Positions((o.max_length,), name="positions")(words()(tokens))  # (batch, words, dim)
+    x = Positions((o.max_length,), name="positions")(words(tokens))  # (batch, words, dim)
     if o.contrastive:
         x = Block(o.dim, o.heads, causal=True, dropout=o.dropout, name="text_block")(x)
         text_alone, vision_alone = x, vision
     for i in range(o.depth):
         x, vision = fused_block(fusion, o, f"fusion_{i}", causal=True)(x, vision)
     logits = keras.layers.Activation("linear", dtype="float32", name="logits")(
-        words()(layer_norm("norm")(x), reverse=True)
+        words(layer_norm("norm")(x), reverse=True)
     )  # (batch, words, vocabulary)
     if o.contrastive:
         text_embedding = embedding(text_alone, o, "text", mask=ops.not_equal(tokens, PAD))  # (batch, dim)
@@ -134,11 +131,11 @@ def with_word_head(
 
 
 def image_tokens(
-    image: Any, o: SimpleNamespace, fusion: str | None = None, words: Callable[[], keras.layers.Layer] | None = None
+    image: Any, o: SimpleNamespace, fusion: str | None = None, words: keras.layers.Layer | None = None
 ) -> Any:
     """Encode an image or clip as tokens (batch, image tokens, dim), and the concepts in it as more tokens.
 
-    A text side that writes gives its table, `words()`, so that a concept resembles the word it is written as.
+    A text side that writes gives its table of `words`, so that a concept resembles the word it is written as.
     """
     encoder = encoders.image(
         o.image_encoder,
@@ -163,7 +160,7 @@ def image_tokens(
     seen = head(features)  # (batch, 1 + concepts, 2)
     if o.load.get("image_encoder"):
         head.set_weights(o.load["image_encoder"](o.image_encoder, head=True).get_layer("logits").get_weights())
-    named = [words()(ConceptIds(ids_of(o.spec["vocabulary"]), name="concept_ids")(seen))] if words else []
+    named = [words(ConceptIds(ids_of(o.spec["vocabulary"]), name="concept_ids")(seen))] if words else []
     return WithConcepts(o.dim, summed=fusion in POOLING, name="with_concepts")(vision, seen, *named)
 
 
