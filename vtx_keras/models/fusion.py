@@ -300,13 +300,16 @@ class Vision(keras.layers.Layer):
     """Turns features into tokens (batch, tokens, dim): norm, projection, positions in space and, for a clip, in time.
 
     `clip` means that the first axis after the batch is frames. With `temporal="gru"` a GRU runs along the frames, for
-    each place in the grid by itself, instead of learned positions per frame.
+    each place in the grid by itself, instead of learned positions per frame. `dropout` of the tokens, and half of it of
+    the features: what stands behind a frozen encoder sees each image in one form alone, and would learn it by heart.
     """
 
-    def __init__(self, dim: int, clip: bool = False, temporal: str = "positions", **kwargs: Any):
+    def __init__(self, dim: int, clip: bool = False, temporal: str = "positions", dropout: float = 0.0, **kwargs: Any):
         super().__init__(**kwargs)
-        self.dim, self.clip, self.temporal = dim, clip, temporal
+        self.dim, self.clip, self.temporal, self.rate = dim, clip, temporal, dropout
         self.norm = layer_norm("norm", dtype=self.dtype_policy)
+        self.feature_dropout = keras.layers.Dropout(dropout / 2, name="feature_dropout", dtype=self.dtype_policy)
+        self.dropout = keras.layers.Dropout(dropout, name="dropout", dtype=self.dtype_policy)
         self.projection = RowDense(dim, dtype=self.dtype_policy, name="projection")
         if clip and temporal == "gru":  # images have no frames
             self.memory = keras.layers.GRU(dim, return_sequences=True, dtype=self.dtype_policy, name="memory")
@@ -330,7 +333,8 @@ class Vision(keras.layers.Layer):
 
     def call(self, features: Any) -> Any:
         x = ops.reshape(features, (-1, self.places, features.shape[-1]))  # (batch * frames, places, width)
-        x = self.space(self.projection(self.norm(x)))  # (batch * frames, places, dim)
+        x = self.projection(self.feature_dropout(self.norm(x)))  # (batch * frames, places, dim)
+        x = self.space(self.dropout(x))
         if not self.clip:
             return x
         x = ops.reshape(x, (-1, self.frames, self.places, self.dim))  # (batch, frames, places, dim)
@@ -344,7 +348,8 @@ class Vision(keras.layers.Layer):
         return ops.reshape(x, (-1, self.frames * self.places, self.dim))  # (batch, frames * places, dim)
 
     def get_config(self) -> dict:
-        return {**super().get_config(), "dim": self.dim, "clip": self.clip, "temporal": self.temporal}
+        later = {"dropout": self.rate} if self.rate else {}  # absent from files of before
+        return {**super().get_config(), "dim": self.dim, "clip": self.clip, "temporal": self.temporal, **later}
 
 
 POOLING = ("concat_mlp", "gated")  # fusions that read the mean of the image tokens

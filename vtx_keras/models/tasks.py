@@ -148,7 +148,8 @@ def image_tokens(
         load=o.load.get("image_encoder"),
     )
     features = encoder(image)  # (batch, rows, columns, width), for clips by frame
-    vision = Vision(o.dim, clip=len(o.image_shape) == 4, temporal=o.temporal, name="vision")(features)
+    clip = len(o.image_shape) == 4
+    vision = Vision(o.dim, clip, o.temporal, dropout=o.dropout, name="vision")(features)  # (batch, image tokens, dim)
     if not getattr(o, "concepts", 0):
         return vision
     network = encoders.BACKBONES.get(o.image_encoder) if isinstance(o.image_encoder, str) else None
