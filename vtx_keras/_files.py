@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import contextlib
+import ctypes
+import errno
 import fnmatch
 import functools
+import glob
 import hashlib
 import importlib.util
 import io
@@ -52,10 +55,15 @@ def write(path: str | os.PathLike, content: str | bytes) -> None:
 
 @contextlib.contextmanager
 def new_folder(folder: Path) -> Iterator[Path]:
-    """Yield a temporary folder to write to; on success it replaces `folder` and takes over its other files."""
+    """Yield a temporary folder to write to; on success it replaces `folder` and takes over its other files.
+
+    A process that is killed at any point leaves the old folder or the new one, whole (`recovered`).
+    """
     folder.parent.mkdir(parents=True, exist_ok=True)
-    target = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
-    old = target.with_name(target.name + ".old")
+    recovered(folder)
+    for left in _left_by_the_dead(folder):
+        shutil.rmtree(left, ignore_errors=True)
+    target = Path(tempfile.mkdtemp(prefix=f".{folder.name}.{WRITING}{os.getpid()}-", dir=folder.parent))
     try:
         yield target
         target.chmod(0o755)
@@ -63,13 +71,106 @@ def new_folder(folder: Path) -> Iterator[Path]:
             for kept in folder.iterdir():
                 if not (target / kept.name).exists():
                     (shutil.copytree if kept.is_dir() else shutil.copy2)(kept, target / kept.name)
-            folder.rename(old)
-        target.rename(folder)
+        for file in target.rglob("*"):
+            if file.is_file():
+                with file.open("rb") as written:
+                    os.fsync(written.fileno())
+        exchange(target, folder)
     finally:
-        if old.exists() and not folder.exists():
-            old.rename(folder)
         shutil.rmtree(target, ignore_errors=True)
-        shutil.rmtree(old, ignore_errors=True)
+
+
+def exchange(new: Path, name: Path) -> None:
+    """Give `new` the name `name`; a folder of that name gets the other's, in one step if the system can.
+
+    >>> new, old = (Path(tempfile.mkdtemp(), one) for one in ("new", "old"))
+    >>> for folder in (new, old):
+    ...     folder.mkdir()
+    ...     _ = (folder / "which").write_text(folder.name)
+    >>> exchange(new, old)
+    >>> (old / "which").read_text(), (new / "which").read_text()
+    ('new', 'old')
+    """
+    if not name.exists():
+        new.rename(name)
+        return
+    if _exchanged_at_once(new, name):
+        return
+    aside = new.with_name(new.name + ASIDE)
+    try:
+        name.rename(aside)
+        new.rename(name)
+    finally:
+        if not name.exists():
+            aside.rename(name)
+    aside.rename(new)
+
+
+WRITING = "vtx-"  # before the process in the name of a folder that is being written
+ASIDE = ".old"  # the end of the name of a folder that makes room for another
+
+
+def recovered(folder: Path) -> Path:
+    """Return the folder, after undoing half of an `exchange` in two steps that was killed between them."""
+    if not folder.exists():
+        for left in _left_by_the_dead(folder):
+            if left.name.endswith(ASIDE):
+                left.rename(folder)
+                break
+    return folder
+
+
+def _left_by_the_dead(folder: Path) -> list[Path]:
+    """Return temporary folders of `new_folder` whose process is no more, the newest first."""
+    start = f".{folder.name}.{WRITING}"
+    found = [path for path in folder.parent.glob(f"{glob.escape(start)}*-*") if path.is_dir()]
+    dead = [path for path in found if not _runs(path.name.removeprefix(start).split("-")[0])]
+    return sorted(dead, key=lambda path: path.stat().st_mtime, reverse=True)
+
+
+def _runs(process: str) -> bool:
+    """Return whether a process of this number exists; what is no number belongs to something else, and counts as one.
+
+    >>> _runs(str(os.getpid())), _runs("4194999"), _runs("backup")
+    (True, False, True)
+    """
+    try:
+        os.kill(int(process), 0)  # signal 0 only tests whether the process exists
+    except ProcessLookupError:
+        return False
+    except (ValueError, OSError, OverflowError):  # it belongs to another user
+        return True
+    return True
+
+
+def _exchanged_at_once(first: Path, second: Path) -> bool:
+    """Exchange two names by one call of the system; return False where it has none."""
+    here, swap = -100, 2  # AT_FDCWD; RENAME_EXCHANGE of Linux, RENAME_SWAP of macOS
+    try:
+        system = ctypes.CDLL(None)
+        if sys.platform == "darwin":
+            return bool(system.renamex_np(os.fsencode(first), os.fsencode(second), swap) == 0)
+        return bool(system.renameat2(here, os.fsencode(first), here, os.fsencode(second), swap) == 0)
+    except (AttributeError, OSError, TypeError):  # Windows, old systems
+        return False
+
+
+def reserve(folder: Path, size: int) -> None:
+    """Raise OSError if a folder has no room for `size` bytes.
+
+    Try it before writing HDF5: the library cannot close a file that a full disk has cut short, and dies later.
+
+    >>> reserve(Path(tempfile.mkdtemp()), 1000)
+    """
+    try:
+        with tempfile.NamedTemporaryFile(prefix=".room-", dir=folder) as room:
+            if hasattr(os, "posix_fallocate"):  # heeds quotas, too
+                os.posix_fallocate(room.fileno(), 0, max(1, size))
+            elif shutil.disk_usage(folder).free < size:
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+    except OSError as error:
+        what = f"{error.strerror}: {size / 1e6:,.1f} MB are needed. Free some space, or choose another place"
+        raise OSError(error.errno, what, str(folder)) from error
 
 
 def file_hash(path: Path) -> str:
@@ -204,12 +305,8 @@ def _verified(path: Path, archive: Archive, advice: str) -> Path:
 def _sweep(folder: Path) -> None:
     """Remove the hidden folders of killed runs."""
     for part in folder.glob(".fetch-*"):
-        try:
-            os.kill(int(part.name.split("-")[1]), 0)  # signal 0 only tests whether the process exists
-        except (ValueError, ProcessLookupError):
+        if not _runs(part.name.split("-")[1]):
             shutil.rmtree(part, ignore_errors=True)
-        except PermissionError:
-            pass  # it exists, and belongs to another user
 
 
 def read_archive(path: str | os.PathLike, pattern: str) -> Iterator[tuple[str, bytes]]:

@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from vtx_keras._files import file_hash
+from vtx_keras._files import file_hash, recovered
 from vtx_keras.models.options import ABOUT, MODELS, lookup, options_of, resolve
 
 CONFIG, WEIGHTS, VOCABULARY = "config.json", "model.weights.h5", "vocabulary.txt"
@@ -51,7 +51,8 @@ def find(name: str, weights: str | os.PathLike, default: str | None) -> Path:
         weights = default
     if isinstance(weights, str) and weights in tags:
         return released_root() / name / str(weights)
-    folder = Path(weights)
+    folder = recovered(Path(weights))
+    recovered(folder / "best")
     if (folder / "best" / CONFIG).is_file() and not (folder / CONFIG).is_file():
         folder = folder / "best"
     if not (folder / CONFIG).is_file():

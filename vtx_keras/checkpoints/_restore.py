@@ -16,7 +16,7 @@ from typing import Any
 import keras
 import numpy as np
 
-from vtx_keras._files import file_hash, new_folder, version_of
+from vtx_keras._files import file_hash, new_folder, recovered, reserve, version_of
 from vtx_keras.checkpoints import _encoders as published
 from vtx_keras.checkpoints._folder import (
     CONFIG,
@@ -71,7 +71,7 @@ def build(
 
 def is_saved(model: str | os.PathLike) -> bool:
     """Return whether an argument of a command is a saved model, a path, and not a name of the zoo."""
-    return str(model) not in MODELS and Path(model).exists()
+    return str(model) not in MODELS and recovered(Path(model)).exists()
 
 
 def named(model: str | os.PathLike, weights: str | os.PathLike = "default") -> VisionText:
@@ -146,7 +146,8 @@ def _read(model: Any, folder: Path, *, without: Collection[str] = ()) -> None:
 
 def load(path: str | os.PathLike) -> VisionText:
     """Load a model saved by `zoo.save` or `model.save`: a `.keras` file, or a weights folder."""
-    path = Path(path)
+    path = recovered(Path(path))
+    recovered(path / "best")
     if (path / CONFIG).is_file() or (path / "best" / CONFIG).is_file():
         folder = path if (path / CONFIG).is_file() else path / "best"
         return restore(folder.resolve())
@@ -215,8 +216,11 @@ def save_folder(
         raise ValueError(f"{folder} holds something that is not a weights folder: choose another place")
 
     def write(target: Path) -> None:
-        _without_optimizer(model, named).save_weights(target / WEIGHTS)
+        stored = _without_optimizer(model, named)
+        reserve(target, size_of(stored))
+        stored.save_weights(target / WEIGHTS)
         if half:
+            reserve(target, size_of(stored) // 2)
             halve(target / WEIGHTS)
         (target / VOCABULARY).write_text("\n".join(model.vocabulary) + "\n", encoding="utf-8")
         spec = model.spec
@@ -234,6 +238,11 @@ def save_folder(
     with new_folder(folder) as target:
         write(target)
     return folder
+
+
+def size_of(model: keras.Model) -> int:
+    """Return about how many bytes an HDF5 file of a model's weights has: 2 kB for the name and place of each."""
+    return sum(2048 + 4 * int(np.prod(one.shape)) for one in model.weights)
 
 
 def _without_optimizer(model: Any, without: Collection[str] = ()) -> Any:

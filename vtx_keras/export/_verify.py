@@ -21,6 +21,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from vtx_keras._files import exchange
 from vtx_keras.evaluate._captions import word_f1
 from vtx_keras.inputs import text
 from vtx_keras.models._base import VisionText, run_in_batches
@@ -348,7 +349,11 @@ def write_verified(path: str | os.PathLike, write: Callable[[Path], None], compa
         for file in sorted(target.parent.iterdir()):
             artifact = file.name.startswith(path.stem) and file.suffix == path.suffix
             if report.ok or artifact:
-                _move(file, path.parent / (file.name if report.ok else f"{file.name}.failed"), Path(folder) / "old")
+                name = path.parent / (file.name if report.ok else f"{file.name}.failed")
+                if name.is_dir():  # `os.replace` cannot replace a folder with content
+                    exchange(file, name)
+                else:
+                    os.replace(file, name)
         report_file = target.parent / "report.json"
         report_file.write_text(report.to_json() + "\n", encoding="utf-8")
         os.replace(report_file, path.with_name(f"{path.name}{'' if report.ok else '.failed'}.report.json"))
@@ -365,13 +370,6 @@ def check_destination(path: Path) -> None:
         raise FileExistsError(f"{path} is a folder that holds other things: choose a new name")
     if path.parent.exists() and not path.parent.is_dir():
         raise NotADirectoryError(f"{path.parent} is a file, so nothing can be written in it: choose another place")
-
-
-def _move(source: Path, final: Path, old: Path) -> None:
-    """Move a file or folder to its name; a folder that has the name is moved to `old` first."""
-    if final.is_dir():  # `os.replace` cannot replace a folder with content
-        final.rename(old)
-    os.replace(source, final)
 
 
 def size_of(path: Path) -> float:
