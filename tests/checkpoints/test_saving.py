@@ -14,7 +14,7 @@ from toys import ANSWERS, SHAPE, inputs, outputs, pictures, toy
 
 from vtx_keras import zoo
 from vtx_keras.checkpoints import _restore
-from vtx_keras.checkpoints._folder import CONFIG, VOCABULARY, WEIGHTS, BadWeights, released_root
+from vtx_keras.checkpoints._folder import CONFIG, VOCABULARY, WEIGHTS, BadWeights, config_hash, released_root
 
 
 def flip(path):
@@ -46,6 +46,45 @@ def test_a_damaged_keras_file_is_refused(tmp_path):
     path.write_bytes(path.read_bytes()[:1000])
     with pytest.raises(BadWeights, match="cut short"):
         zoo.load(path)
+
+
+def rewritten(folder, **changes):
+    """Change a folder's config, with a hash of its own that fits."""
+    config = json.loads((folder / CONFIG).read_text()) | changes
+    config["sha256"] = config_hash(config)
+    (folder / CONFIG).write_text(json.dumps(config))
+
+
+def test_a_config_without_the_hashes_of_its_files_is_refused(saved, tmp_path):
+    folder = copy_of(saved[0], tmp_path)
+    rewritten(folder, files={})
+    with pytest.raises(BadWeights, match="has no sha256 of model.weights.h5"):
+        zoo.load(folder)
+
+
+@pytest.mark.parametrize("option", ["image_encoder", "text_encoder"])
+def test_a_saved_config_that_names_an_encoder_elsewhere_is_refused(saved, tmp_path, option):
+    folder = copy_of(saved[0], tmp_path)
+    overrides = json.loads((folder / CONFIG).read_text())["overrides"]
+    rewritten(folder, overrides={**overrides, option: "hf://someone/something"})
+    with pytest.raises(BadWeights, match=f"names {option} 'hf://someone/something', which would be fetched"):
+        zoo.load(folder)
+
+
+@pytest.mark.parametrize("name", ["mine", "mine.keras"])
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+def test_weights_that_are_not_finite_are_neither_saved_nor_loaded(tmp_path, monkeypatch, name, value):
+    model = toy("gated_vqa")
+    bias = model.get_layer("head").bias
+    bias.assign(bias + value)
+    with pytest.raises(BadWeights, match="head/bias has values that are NaN or infinite"):
+        zoo.save(model, tmp_path / name)
+    assert not list(tmp_path.iterdir())
+    with monkeypatch.context() as before:
+        before.setattr(_restore, "check_finite", lambda *args: None)
+        zoo.save(model, tmp_path / name)
+    with pytest.raises(BadWeights, match="head/bias has values that are NaN or infinite"):
+        zoo.load(tmp_path / name)
 
 
 @pytest.mark.parametrize("asked", ["auto", False])
@@ -189,7 +228,7 @@ def test_a_users_own_encoder_is_saved_and_loaded(tmp_path):
 def test_a_model_whose_encoder_was_cut_off_can_still_be_saved_in_one_file(tmp_path):
     model = toy("gated_vqa")
     model.behind_encoder()
-    _restore._without_optimizer(model, without_encoder=True)
+    _restore._without_optimizer(model, ["image_encoder"])
     again = zoo.load(zoo.save(model, tmp_path / "whole.keras"))
     x = inputs(model)
     np.testing.assert_allclose(outputs(again, x), outputs(model, x), atol=1e-6)

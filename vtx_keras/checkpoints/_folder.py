@@ -79,6 +79,8 @@ def parse_config(path: Path) -> dict:
 def read_config(folder: Path) -> dict:
     """Read the config of a weights folder, after checking the hash of every file."""
     config = parse_config(folder / CONFIG)
+    if not {WEIGHTS, VOCABULARY} <= set(config.get("files") or ()):
+        raise BadWeights(f"{folder / CONFIG} has no sha256 of {WEIGHTS} and {VOCABULARY}. Copy the folder again.")
     for name, wanted in config["files"].items():
         if not (folder / name).is_file():
             raise BadWeights(f"{folder / name} is missing. Copy the folder again.")

@@ -101,6 +101,7 @@ def restore(
     if saved["name"] != name:
         raise BadWeights(f"{folder} holds a {saved['name']}, not a {name}: zoo.build({saved['name']!r}, weights=…)")
     entry = lookup(saved["name"])
+    check_closed(saved, folder)
     options = {key: option.default for key, option in options_of(entry.task).items()} | saved["overrides"]
     saved = {**saved, "overrides": options}  # an option that is newer than the weights has its default
     if overrides.get("size", options["size"]) != options["size"]:  # another size replaces the saved widths
@@ -123,6 +124,27 @@ def restore(
     return model
 
 
+def check_closed(saved: dict, folder: Path) -> None:
+    """Raise `BadWeights` if a saved config names an encoder elsewhere: loading a folder must reach no network."""
+    for option in ENCODERS:
+        name = saved["overrides"].get(option)
+        if isinstance(name, str) and name not in encoders.NAMES:
+            raise BadWeights(
+                f"{folder / CONFIG} names {option} {name!r}, which would be fetched from elsewhere: expected one of "
+                f"{', '.join(encoders.BACKBONES)}, or the encoder itself, as zoo.save writes it"
+            )
+
+
+def check_finite(model: keras.Model, where: Path) -> None:
+    """Raise `BadWeights` if a weight is NaN or infinite, with its name."""
+    for weight in model.weights:
+        if "float" in weight.dtype and not bool(keras.ops.all(keras.ops.isfinite(weight))):
+            raise BadWeights(
+                f"{where}: {weight.path} has values that are NaN or infinite, and the model would say nothing of use. "
+                "Take weights of an earlier epoch, or train with a smaller learning rate"
+            )
+
+
 def external_encoders(saved: dict) -> dict[str, encoders.Loader]:
     """Return the loaders of encoders that a weights folder names instead of containing, after checking their hashes."""
     named = {option: saved[option] for option in ENCODERS if option in saved}
@@ -142,6 +164,7 @@ def _read(model: Any, folder: Path, *, without: Collection[str] = ()) -> None:
         _without_optimizer(model, without).load_weights(folder / WEIGHTS)
     except Exception as error:
         raise BadWeights(f"{folder / WEIGHTS} does not fit the model that its {CONFIG} describes: {error}") from error
+    check_finite(model, folder / WEIGHTS)
 
 
 def load(path: str | os.PathLike) -> VisionText:
@@ -165,10 +188,12 @@ def load(path: str | os.PathLike) -> VisionText:
         raise BadWeights(f"{path} is damaged: {damaged} in it does not match its checksum. Copy it again.")
     if uses_hub:
         import keras_hub  # noqa: F401  # registers its classes
-    with dtype_policy("float32"):  # layers have their own policies; see layers.graph
+    with dtype_policy("float32"), warnings.catch_warnings():  # layers have their own policies; see layers.graph
+        warnings.filterwarnings("ignore", message="Skipping variable loading for optimizer")  # it was not built yet
         model = keras.saving.load_model(path)
     if not isinstance(model, VisionText):
         raise BadWeights(f"{path} holds a {type(model).__name__}: expected a model of the zoo")
+    check_finite(model, path)
     return model
 
 
@@ -191,6 +216,7 @@ def save(model: VisionText, path: str | os.PathLike, *, half: bool = False) -> P
     if not isinstance(model, VisionText):
         raise TypeError(f"zoo.save takes a model from zoo.build, not a {type(model).__name__}: use its own save")
     model.check_whole()
+    check_finite(model, path)
     if path.suffix in (".h5", ".hdf5", ".zip", ".tflite", ".onnx", ".safetensors"):
         raise ValueError(f"{path}: expected a name that ends in .keras, or a folder's name")
     if path.suffix != ".keras":
