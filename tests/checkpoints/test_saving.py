@@ -58,7 +58,7 @@ def rewritten(folder, **changes):
 def test_a_config_without_the_hashes_of_its_files_is_refused(saved, tmp_path):
     folder = copy_of(saved[0], tmp_path)
     rewritten(folder, files={})
-    with pytest.raises(BadWeights, match="has no sha256 of model.weights.h5"):
+    with pytest.raises(BadWeights, match=r"has no sha256 of model\.weights\.h5"):
         zoo.load(folder)
 
 
