@@ -279,3 +279,18 @@ def test_ids_are_decoded_as_by_text():
     assert [one.decode() for one in strings.sentences(tf.constant(ids), vocabulary).numpy()] == text.decode(
         ids, vocabulary
     )
+
+
+@pytest.mark.parametrize("stuffing", [b"\xff" * 200_000, b"\xff\xfe\0\2" * 100_000])
+def test_a_jpeg_whose_header_does_not_end_is_refused_after_some_steps(decode, stuffing):
+    file = PHOTOS[0].read_bytes()
+    with pytest.raises(tf.errors.InvalidArgumentError, match="more than 1000 segments"):
+        decode(file[:2] + stuffing + file[2:])
+    few = file[:2] + stuffing[:400] + file[2:]
+    np.testing.assert_array_equal(decode(few), media.read(few))
+
+
+def test_no_images_are_an_empty_batch():
+    pixels, ok = pictures.batch(tf.constant([], tf.string), SHAPE)
+    assert pixels.shape == (0, *SHAPE)
+    assert ok.shape == (0,)

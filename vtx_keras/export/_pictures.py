@@ -3,6 +3,7 @@
 JPEG, PNG, GIF and BMP, by core operations only, so that a stock server runs them. Headers are read here, because sizes
 are checked before anything is decoded and Exif orientation is applied. Refused, because they would differ, are:
 
+    JPEG more than 1,000 segments, or bytes between them, before the scan
     PNG  grey or RGB of other than 8 bits with one transparent colour; Exif in a text chunk; compressed XMP
     BMP  16 bits per pixel, RLE, bit fields, OS/2 headers
     GIF  a frame that reaches beyond the screen
@@ -25,6 +26,7 @@ from vtx_keras.inputs import media
 MAGIC = ((b"\xff\xd8\xff",), (b"\x89PNG\r\n\x1a\n",), (b"GIF87a", b"GIF89a"), (b"BM",))  # JPEG, PNG, GIF, BMP
 PARALLEL = 4  # images decoded at the same time: each may take half a gigabyte, at the pixel limit
 LAST_FRAME = b",\0\0\0\0\1\0\1\0\0\2\2\x44\1\0;"  # a GIF's frame of one pixel, and the end of the file
+SEGMENTS = 1_000  # that are read of a JPEG's header, some 50 microseconds each
 LONGEST_SIDE = 65_535  # as in a JPEG; the resizing weights grow with it
 
 
@@ -125,14 +127,14 @@ def _number(raw: tf.Tensor, at: Any, size: int, little: Any = True) -> tf.Tensor
 
 def _jpeg(data: tf.Tensor, raw: tf.Tensor) -> tf.Tensor:
     shape = tf.image.extract_jpeg_shape(data)
-    exif, xmp = _metadata(raw)
-    with _require(_size_limit(shape[0], shape[1])):
+    exif, xmp, read = _metadata(raw)
+    with _require(_size_limit(shape[0], shape[1]), (read, f"more than {SEGMENTS} segments")):
         image = tf.io.decode_jpeg(data, channels=3, dct_method="INTEGER_ACCURATE")
     return _upright(image, _orientation(raw[exif[0] : exif[1]], tf.strings.substr(data, xmp[0], xmp[1] - xmp[0])))
 
 
-def _metadata(raw: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-    """Return where the first Exif and the last XMP of a JPEG begin and end, from the segments before its scan."""
+def _metadata(raw: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
+    """Return where the first Exif and the last XMP of a JPEG begin and end, and whether all of its header was read."""
 
     def starts_with(at: tf.Tensor, name: bytes) -> tf.Tensor:
         return tf.reduce_all(raw[at : at + len(name)] == np.frombuffer(name, "uint8"))
@@ -154,7 +156,8 @@ def _metadata(raw: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
         return after, *tf.cond(marker == 0xE1, application, lambda: (exif, xmp))
 
     start, none = tf.constant(2, tf.int64), tf.zeros(2, tf.int64)
-    return tf.while_loop(header, segment, (start, none, none))[1:]
+    at, exif, xmp = tf.while_loop(header, segment, (start, none, none), maximum_iterations=SEGMENTS)
+    return exif, xmp, ~header(at, exif, xmp)
 
 
 def _png(data: tf.Tensor, raw: tf.Tensor) -> tf.Tensor:
