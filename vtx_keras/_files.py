@@ -338,7 +338,9 @@ def _deb_data(path: Path) -> bytes:
     with path.open("rb") as file:
         file.seek(8)
         while len(header := file.read(60)) == 60:
-            size = int(header[48:58])
+            size = int(header[48:58]) if header[48:58].strip().isdigit() else -1
+            if size < 0:
+                break
             if header.startswith(b"data.tar"):
                 return file.read(size)
             file.seek(size + size % 2, os.SEEK_CUR)

@@ -69,3 +69,11 @@ def test_a_missing_client_is_named_with_its_installer(tmp_path, monkeypatch, cli
     monkeypatch.setenv("PATH", str(tmp_path))
     with pytest.raises(archives.BadArchive, match=rf"{client}.*missing: install .*Or put made.tgz .* by hand"):
         archives.fetch(MADE._replace(client=client), tmp_path, str)
+
+
+@pytest.mark.parametrize("size", [b"-60", b"many"])
+def test_a_debian_package_of_impossible_sizes_is_refused(tmp_path, size):
+    header = b"%-16s%-12s%-6s%-6s%-8s%-10s`\n" % (b"debian-binary", b"0", b"0", b"0", b"100644", size)
+    (tmp_path / "a.deb").write_bytes(b"!<arch>\n" + header + b"2.0\n")
+    with pytest.raises(archives.BadArchive, match="holds no data"):
+        list(archives.read_archive(tmp_path / "a.deb", "*"))

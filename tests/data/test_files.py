@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+import os
 import struct
 import warnings
 import zlib
@@ -79,10 +80,10 @@ CORPUS = {  # file, its bytes, and its error ("" for none)
     "wrong-extension.jpg": (encoded("PNG"), ""),
     "no-extension": (encoded("JPEG"), ""),
     "empty.jpg": (b"", "empty"),
-    "page.jpg": (b"<!DOCTYPE html><html><body>404</body></html>", "begins with b'<!DOCTYPE"),
-    "text.png": (b"not a picture at all", "begins with"),
-    "drawing.svg": (b'<svg xmlns="http://www.w3.org/2000/svg"/>', "begins with"),
-    "paper.pdf": (b"%PDF-1.7\n", "begins with"),
+    "page.jpg": (b"<!DOCTYPE html><html><body>404</body></html>", "HTML or XML"),
+    "text.png": (b"not a picture at all", "text: expected"),
+    "drawing.svg": (b'<svg xmlns="http://www.w3.org/2000/svg"/>', "HTML or XML"),
+    "paper.pdf": (b"%PDF-1.7\n", "a PDF"),
     "cut.jpg": (encoded("JPEG")[:-200], "cut off or damaged"),
     "cut.png": (encoded()[:-200], "cut off or damaged"),
     "header-only.jpg": (encoded("JPEG")[:24], "cut off or damaged"),
@@ -99,6 +100,7 @@ WORDS = {  # a caption's bytes in the CSV, and what is wrong with it
     b"tab\tand \x07bell": "",
     b'"quoted, with ""quotes"" and\na line break"': "",
     b"long " * 500: "",
+    b"long " * 30_000: "a caption of 149,999 letters: expected at most 100,000",
     b"": "an empty caption",
     b"   ": "an empty caption",
     "\u200b\u200d\ufeff".encode(): "an empty caption",
@@ -235,7 +237,7 @@ def test_an_open_quote_is_reported(tmp_path):
     lines = ["image,caption", '0.png,"an open quote', *("1.png,a thing" for _ in range(20))]
     with pytest.warns(UserWarning, match=r"1 texts of .* have several lines.*ends in line 22: .* a quote is left open"):
         data.from_csv(table(tmp_path, lines))
-    with pytest.raises(BadData, match=r"field larger than .*: is a quote left open"):
+    with pytest.raises(BadData, match=r"line 10022: a cell of .* letters, of several lines: is a quote left open"):
         data.from_csv(table(tmp_path, [*lines, *("1.png,a thing" for _ in range(10_000))]))
 
 
@@ -372,3 +374,21 @@ def test_rows_of_one_picture_are_references_of_one_example(tmp_path):
     batches = data.batches(pairs, model, training=True)
     drawn = {text for _ in range(8) for inputs, *_ in batches for text in model.vocabulary.decode(inputs["tokens"])}
     assert drawn == {"w1 w2", "w3", "w4"}
+
+
+def test_a_pipe_is_listed_as_one(tmp_path):
+    os.mkfifo(tmp_path / "pipe.png")
+    picture(1).save(tmp_path / "good.png")
+    (tmp_path / "captions.csv").write_text("image,text\npipe.png,a thing\ngood.png,a good one\n")
+    with pytest.warns(UserWarning, match="1 of 2 rows"):
+        data.from_csv(tmp_path / "captions.csv", most_bad=0.5)
+    assert "a pipe or device: expected a picture's file" in listed(tmp_path)[0]["reason"]
+
+
+def test_what_a_file_that_is_no_picture_contains_is_not_quoted(tmp_path):
+    (tmp_path / "passwords.png").write_text("root:x:0:0:secret\n")
+    picture(1).save(tmp_path / "good.png")
+    (tmp_path / "captions.csv").write_text("image,text\npasswords.png,a thing\ngood.png,a good one\n")
+    with pytest.warns(UserWarning, match="1 of 2 rows"):
+        data.from_csv(tmp_path / "captions.csv", most_bad=0.5)
+    assert "secret" not in (tmp_path / "bad_rows.csv").read_text(encoding="utf-8")

@@ -71,7 +71,7 @@ def test_frames_of_a_clip_may_differ_in_kind_and_size():
 BAD_CLIPS = {
     "empty list": ([], "without pictures"),
     "array of no frames": (np.zeros((0, 4, 6, 3)), "without pictures"),
-    "a bad frame": ([plain(), b"<html>"], "begins with"),
+    "a bad frame": ([plain(), b"<html>"], "HTML or XML"),
     "an animation cut off": (animated("GIF", [(i, 0, 0) for i in range(9)])[:-60], "cut off or damaged"),
     "a missing folder": ("no/such/folder", "no such file"),
     "rank 5": (np.zeros((1, 2, 4, 6, 3)), r"\(2, 4, 6, 3\)"),

@@ -6,6 +6,7 @@ Images that occur in more than one split raise a warning.
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import hashlib
 import os
@@ -25,6 +26,7 @@ from vtx_keras.data._source import Examples, adapted, mapped
 from vtx_keras.inputs import media, text
 from vtx_keras.models.options import did_you_mean
 
+LONGEST_TEXT, LONGEST_CELL = 100_000, 20_000_000  # letters of a text, and of a cell that can be read at all
 COLUMNS = {  # our name: accepted column names
     "path": ("path", "image", "image_path", "file", "filename", "file_name", "picture", "video"),
     "caption": ("caption", "text", "sentence", "title", "description"),
@@ -62,7 +64,7 @@ def from_csv(
     if not file.is_file():
         raise BadData(f"there is no file {str(file)!r}")
     not_utf8 = 0
-    with file.open(newline="", encoding="utf-8-sig", errors="surrogateescape") as lines:
+    with file.open(newline="", encoding="utf-8-sig", errors="surrogateescape") as lines, _long_cells():
         reader = _reader(lines)
         header = _renamed([_replace_invalid(cell) for cell in _next(reader, file)], columns or {}, file)
         index_of = _columns(header, file)
@@ -70,6 +72,9 @@ def from_csv(
         while cells := _next(reader, file):
             if any(cell.strip() for cell in cells):
                 decoded = [_replace_invalid(cell) for cell in cells]
+                if long := [len(cell) for cell in cells if len(cell) > LONGEST_TEXT and "\n" in cell]:
+                    where = f"{file}, line {reader.line_num}"
+                    raise BadData(f"{where}: a cell of {long[0]:,d} letters, of several lines: is a quote left open?")
                 not_utf8 += decoded != cells
                 row = {name: decoded[index].strip() if index < len(cells) else "" for name, index in index_of.items()}
                 if any(cell.strip() for cell in cells[len(header) :]):
@@ -135,6 +140,16 @@ def from_folder(
             "named by label: keep one of the two, or write a CSV and use from_csv"
         )
     return _checked_examples(rows, split, folder / "bad_rows.csv", most_bad)
+
+
+@contextlib.contextmanager
+def _long_cells() -> Iterator[None]:
+    """Let `csv` read cells of up to LONGEST_CELL letters, a limit of the whole process that is put back afterwards."""
+    before = csv.field_size_limit(LONGEST_CELL)
+    try:
+        yield
+    finally:
+        csv.field_size_limit(before)
 
 
 def _replace_invalid(raw: str) -> str:
@@ -320,6 +335,8 @@ def _image_verdict(path: str) -> tuple[str, bytes]:
 
 def _text_verdict(row: dict) -> str:
     for key in ("caption", "question"):
+        if len(row.get(key, "")) > LONGEST_TEXT:
+            return f"a {key} of {len(row[key]):,d} letters: expected at most {LONGEST_TEXT:,d}"
         if key in row and not text.normalize(row[key]):
             return f"an empty {key}"
     return next((f"an empty {key}" for key in ("answer", "label") if key in row and not row[key]), "")

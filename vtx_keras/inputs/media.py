@@ -26,6 +26,13 @@ __all__ = [
 PIXEL_LIMIT = 50_000_000  # assign media.PIXEL_LIMIT to change it everywhere
 CLIP_LIMIT = 20  # pixel limits for a whole animation: to read a late frame, all frames before it are decoded
 # Pillow opens many more formats, but some start other programs or hide a large image behind a small header.
+NOT_PICTURES = {
+    b"<": "HTML or XML",
+    b"%PDF": "a PDF",
+    b"PK": "a ZIP archive",
+    b"\x1f\x8b": "gzip",
+    b"\x7fELF": "a program",
+}
 FORMATS = ("JPEG", "PNG", "GIF", "WEBP", "AVIF", "BMP", "TIFF", "PPM")
 ANIMATED = ("GIF", "PNG", "WEBP", "AVIF")  # further images in a JPEG or TIFF are not frames
 SUFFIXES = (".jpg", ".jpeg", ".png", ".gif", ".webp", ".avif", ".bmp", ".tif", ".tiff", ".ppm", ".pgm")
@@ -300,7 +307,14 @@ def _opened(source: Any) -> Iterator[Image.Image]:
             with open(source, "rb") as file:
                 yield _identified(file)
         else:
-            raise BadPicture(f"{'a folder' if os.path.isdir(source) else 'no such file'}: expected a picture's file")
+            found = (
+                "a folder"
+                if os.path.isdir(source)
+                else "a pipe or device"
+                if os.path.exists(source)
+                else "no such file"
+            )
+            raise BadPicture(f"{found}: expected a picture's file")
     except BadPicture as error:
         raise BadPicture(f"{name}: {error}") from error
     except Exception as error:
@@ -316,8 +330,21 @@ def _identified(file: Any) -> Image.Image:
         if head and accepts and accepts(head) is True:
             file.seek(0)
             return factory(file, "")
-    content = f"begins with {head!r}" if head else "empty"
-    raise BadPicture(f"{content}: expected {', '.join(FORMATS)}. Convert it, or fetch it anew")
+    raise BadPicture(f"{_kind(head)}: expected {', '.join(FORMATS)}. Convert it, or fetch it anew")
+
+
+def _kind(head: bytes) -> str:
+    """Say what a file is by its first bytes, which are not quoted: a table may name files that are no pictures.
+
+    >>> _kind(b" <!DOCTYPE html>"), _kind(b"root:x:0:0"), _kind(b"")
+    ('HTML or XML', 'text', 'empty')
+    """
+    if not head:
+        return "empty"
+    for start, kind in NOT_PICTURES.items():
+        if head.lstrip().startswith(start):
+            return kind
+    return "text" if head.isascii() and head.decode("ascii").replace("\n", "").isprintable() else "no known format"
 
 
 def _from_image(image: Image.Image, pixel_limit: int) -> Image.Image:

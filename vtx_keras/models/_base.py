@@ -230,6 +230,8 @@ class VisionText(keras.Model):
 
     def tokens_of(self, texts: str | bytes | Sequence[str | bytes], **kwargs: Any) -> np.ndarray:
         """Return texts as ids: a start token, then the pieces."""
+        if texts is None:
+            raise TypeError("texts is None: expected a text, or a list of them")
         texts = [texts] if isinstance(texts, (str, bytes)) else list(texts)
         if not texts:
             raise ValueError("there are no texts: expected at least one")
