@@ -193,7 +193,7 @@ def test_an_operation_without_a_builtin_is_named_with_its_layer(tmp_path):
     [
         ({"quantize": "int4"}, "expected None, 'float16'"),
         ({"form": "both"}, "expected one of one, split"),
-        ({"beams": 0}, "at least 1"),
+        ({"beams": 0}, "from 1 to 100"),
         ({"beams": 2, "form": "split"}, "word by word"),
         ({"max_length": 99}, "from 1 to 8"),
     ],

@@ -20,6 +20,7 @@ BAD_INPUTS = [
     (lambda m: m.generate("missing.png"), "missing.png"),
     (lambda m: m.generate(__file__), "test_methods.py.*expected JPEG"),
     (lambda m: m.generate(pictures(m), beams=0), "beams"),
+    (lambda m: m.generate(pictures(m), beams=10**6), "beams=1000000: expected a whole number from 1 to 100"),
     (lambda m: m.generate(pictures(m), sampler="best"), "sampler"),
     (lambda m: m.generate(pictures(m), temperature=0.5), "no effect"),
     (lambda m: m.generate(pictures(m), sampler="top_p", beams=2), "beams"),

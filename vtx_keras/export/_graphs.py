@@ -26,7 +26,7 @@ from vtx_keras.inputs import text
 from vtx_keras.inputs.text import UNK
 from vtx_keras.models._base import VisionText
 from vtx_keras.models._methods import Answerer, Captioner, Retriever
-from vtx_keras.models.decode import NEVER, UNWRITABLE, search
+from vtx_keras.models.decode import NEVER, UNWRITABLE, check_beams, search
 
 FORMS = ("one", "split")
 MIN_INT8_SIZE = 20_000  # weights of a convolution from which rounding to 8 bits saves much and costs little accuracy
@@ -123,8 +123,7 @@ def check(model: VisionText, form: str, beams: int, max_length: int | None = Non
         )
     if form not in FORMS:
         raise ValueError(f"form={form!r}: expected one of {', '.join(FORMS)}")
-    if isinstance(beams, bool) or not isinstance(beams, int) or beams < 1:
-        raise ValueError(f"beams={beams!r}: expected a whole number of at least 1")
+    check_beams(beams)
     if isinstance(model, Captioner):
         length = model.check_length(max_length)
         if prompt is not None and (model.prompts(prompt, 1, length) == UNK).any():

@@ -20,8 +20,10 @@ from keras import ops
 from vtx_keras.inputs.text import END, MASK, PAD, START, UNK
 
 __all__ = [
-    "NEVER", "SAMPLERS", "UNWRITABLE", "check_sampling", "make_draw", "pick", "search", "whole_number",
+    "MOST_BEAMS", "NEVER", "SAMPLERS", "UNWRITABLE", "check_beams", "check_sampling", "make_draw", "pick", "search",
+    "whole_number",
 ]  # fmt: skip
+MOST_BEAMS = 100  # memory grows with them
 SAMPLERS = ("greedy", "random", "top_k", "top_p")
 UNWRITABLE = (PAD, UNK, START, MASK)  # special tokens that a decoder never writes (it does write END)
 NEVER = -1e9  # the logit or score of what is never chosen
@@ -36,6 +38,12 @@ def whole_number(value: Any) -> bool:
     return isinstance(value, (int, np.integer)) and not isinstance(value, bool)
 
 
+def check_beams(beams: int) -> None:
+    """Raise ValueError for a number of beams that cannot be searched."""
+    if not whole_number(beams) or not 1 <= beams <= MOST_BEAMS:
+        raise ValueError(f"beams={beams!r}: expected a whole number from 1 to {MOST_BEAMS}")
+
+
 def check_sampling(
     sampler: str, beams: int, top_k: int | None, top_p: float | None, temperature: float | None, seed: int | None
 ) -> None:
@@ -48,8 +56,7 @@ def check_sampling(
     """
     if sampler not in SAMPLERS:
         raise ValueError(f"sampler={sampler!r} is not one of {', '.join(SAMPLERS)}")
-    if not whole_number(beams) or beams < 1:
-        raise ValueError(f"beams={beams!r}: expected a whole number of at least 1")
+    check_beams(beams)
     if sampler != "greedy" and beams > 1:
         raise ValueError(f'beams={beams} needs sampler="greedy": beam search does not draw. Drop one of the two.')
     uses = {"top_k": ("top_k", "top_p"), "top_p": ("top_p",), "temperature": SAMPLERS[1:], "seed": SAMPLERS[1:]}
