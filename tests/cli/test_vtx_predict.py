@@ -52,6 +52,17 @@ def test_a_folder_a_pattern_and_a_file_give_the_same_results(model, folder):
     assert [set(row) for row in rows[:4]] == [{"picture", "result"}] * 2 + [{"picture", "error"}, {"picture", "result"}]
 
 
+def test_folders_in_a_folder_are_read_if_asked(model, folder):
+    (folder / "more" / ".hidden").mkdir(parents=True)
+    for place in ("more", "more/.hidden"):
+        Image.new("RGB", (32, 32)).save(folder / place / "3.png")
+    plain, deep = vtx(model, folder, "--json"), vtx(model, folder, "--recursive", "--json")
+    assert "has 1 folders that are not read: add --recursive" in plain.stderr
+    assert "not read" not in deep.stderr
+    names = [[Path(json.loads(line)["picture"]).name for line in run.stdout.splitlines()] for run in (plain, deep)]
+    assert names[1] == [*names[0], "3.png"]
+
+
 def test_standard_input_and_an_address_give_the_results_of_the_file(model, folder):
     handler = functools.partial(SimpleHTTPRequestHandler, directory=str(folder))
     handler.log_message = lambda *_: None

@@ -34,6 +34,22 @@ def test_16_bit_grey_is_scaled_not_clipped():
     assert np.array_equal(media.read(encoded(Image.fromarray(deep)))[..., 0], np.rint(deep / 257))
 
 
+def test_a_photograph_of_a_phone_is_read_upright(tmp_path, monkeypatch):
+    heif = pytest.importorskip("pillow_heif")
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    path = tmp_path / "IMG_0001.HEIC"
+    turned = np.zeros((40, 60, 3), "uint8")
+    turned[:, :30] = (200, 30, 30)  # on the left, as the sensor sees it; above, when the picture is upright
+    heif.from_pillow(Image.fromarray(turned)).save(path, exif=exif.tobytes(), quality=100)
+    pixels = media.read(path)
+    assert pixels.shape == (60, 40, 3)
+    np.testing.assert_allclose(pixels[[10, -10], 20], [(200, 30, 30), (0, 0, 0)], atol=12)
+    monkeypatch.setitem(sys.modules, "pillow_heif", None)
+    with pytest.raises(media.BadPicture, match="a HEIC picture: pip install pillow-heif"):
+        media.read(path)
+
+
 @pytest.mark.skipif(not features.check("avif"), reason="this Pillow has no AVIF")
 def test_avif_is_read():
     assert media.read(encoded(plain(), "AVIF")).shape == (4, 6, 3)

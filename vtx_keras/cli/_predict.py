@@ -30,10 +30,11 @@ class Source(NamedTuple):
     error: str = ""
 
 
-def sources(given: Sequence[str], *, clips: bool = False) -> Iterator[Source]:
+def sources(given: Sequence[str], *, clips: bool = False, recursive: bool = False) -> Iterator[Source]:
     """Yield the images that command-line arguments name; each address is fetched when its turn comes.
 
-    A folder stands for the images in it, or with `clips` for one clip with them as frames. A pattern is expanded if the
+    A folder stands for the images in it, with `recursive` also for those in its folders, or with `clips` for one clip
+    with them as frames. A pattern is expanded if the
     shell did not do it. "-" is one image on standard input.
 
     >>> [source.error for source in sources(["nowhere/*.png"])]
@@ -45,7 +46,7 @@ def sources(given: Sequence[str], *, clips: bool = False) -> Iterator[Source]:
         elif re.match(r"https?://", argument):
             yield _read_source(argument, lambda argument=argument: _download(argument))
         elif Path(argument).is_dir() and not clips:
-            yield from _in_folder(Path(argument))
+            yield from _in_folder(Path(argument), recursive)
         elif not Path(argument).exists() and glob.has_magic(argument):
             paths = sorted(glob.glob(argument, recursive=True))
             yield from (Source(path, Path(path)) for path in paths if clips or not Path(path).is_dir())
@@ -55,11 +56,14 @@ def sources(given: Sequence[str], *, clips: bool = False) -> Iterator[Source]:
             yield Source(argument, Path(argument))
 
 
-def _in_folder(folder: Path) -> Iterator[Source]:
+def _in_folder(folder: Path, recursive: bool) -> Iterator[Source]:
     from vtx_keras.inputs import media
 
-    visible = (path for path in sorted(folder.iterdir()) if not path.name.startswith("."))
-    paths = [path for path in visible if path.suffix.lower() in media.SUFFIXES]
+    found = folder.rglob("*") if recursive else folder.iterdir()
+    visible = [path for path in sorted(found) if not any(part[0] == "." for part in path.relative_to(folder).parts)]
+    paths = [path for path in visible if path.suffix.lower() in media.SUFFIXES and not path.is_dir()]
+    if inner := 0 if recursive else sum(path.is_dir() for path in visible):
+        click.echo(f"vtx: {folder} has {inner} folders that are not read: add --recursive", err=True)
     yield from (Source(str(path), path) for path in paths)
     if not paths:
         yield Source(str(folder), None, f"the folder holds no picture ({', '.join(media.SUFFIXES)})")
@@ -111,6 +115,7 @@ def _check_suffix(context: click.Context, option: click.Parameter, path: Path | 
 @click.option("--prompt", help="Start of the caption.")
 @click.option("--beams", type=click.IntRange(1), default=1, show_default=True)
 @click.option("--max-length", type=click.IntRange(1), help="Most tokens per caption.")
+@click.option("-r", "--recursive", is_flag=True, help="Read the folders in a folder, too.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object per line.")
 @click.option(
     "-o", "--out", type=click.Path(path_type=Path), callback=_check_suffix,
@@ -124,6 +129,7 @@ def predict(
     prompt: str | None,
     beams: int,
     max_length: int | None,
+    recursive: bool,
     as_json: bool,
     out: Path | None,
 ) -> None:
@@ -148,7 +154,7 @@ def predict(
         network = zoo.named(model, weights)
         settings = {"prompt": prompt, "beams": beams, "max_length": max_length}
         run = runner(network, model, question, settings)
-        inputs = sources(pictures, clips=len(network.image_shape) == 4)
+        inputs = sources(pictures, clips=len(network.image_shape) == 4, recursive=recursive)
         first = list(islice(inputs, EAGER_IMAGES + 1))
         network.run_eagerly = eager_is_faster(len(first))
         rows = predictions(run, chain(first, inputs))

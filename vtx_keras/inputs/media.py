@@ -25,7 +25,6 @@ __all__ = [
 ]  # fmt: skip
 PIXEL_LIMIT = 50_000_000  # assign media.PIXEL_LIMIT to change it everywhere
 CLIP_LIMIT = 20  # pixel limits for a whole animation: to read a late frame, all frames before it are decoded
-# Pillow opens many more formats, but some start other programs or hide a large image behind a small header.
 NOT_PICTURES = {
     b"<": "HTML or XML",
     b"%PDF": "a PDF",
@@ -33,9 +32,25 @@ NOT_PICTURES = {
     b"\x1f\x8b": "gzip",
     b"\x7fELF": "a program",
 }
+# Pillow opens many more formats, but some start other programs or hide a large image behind a small header.
 FORMATS = ("JPEG", "PNG", "GIF", "WEBP", "AVIF", "BMP", "TIFF", "PPM")
 ANIMATED = ("GIF", "PNG", "WEBP", "AVIF")  # further images in a JPEG or TIFF are not frames
-SUFFIXES = (".jpg", ".jpeg", ".png", ".gif", ".webp", ".avif", ".bmp", ".tif", ".tiff", ".ppm", ".pgm")
+SUFFIXES = (
+    ".jpg",
+    ".jpeg",
+    ".png",
+    ".gif",
+    ".webp",
+    ".avif",
+    ".bmp",
+    ".tif",
+    ".tiff",
+    ".ppm",
+    ".pgm",
+    ".heic",
+    ".heif",
+)
+HEIF = (b"heic", b"heix", b"heim", b"heis", b"hevc", b"mif1", b"msf1")  # brands of files that Pillow cannot read
 # By EXIF orientation, 2 to 8: mirror, rotate by 180°, flip, transpose, rotate right, transverse, rotate left.
 UPRIGHT = dict(zip(range(2, 9), map(Image.Transpose, (0, 3, 1, 5, 4, 6, 2)), strict=True))
 PATH, FILE = (str, os.PathLike), (str, os.PathLike, bytes, bytearray, Image.Image)
@@ -330,7 +345,20 @@ def _identified(file: Any) -> Image.Image:
         if head and accepts and accepts(head) is True:
             file.seek(0)
             return factory(file, "")
+    if head[4:8] == b"ftyp" and head[8:12] in HEIF:
+        file.seek(0)
+        return _heif(file)
     raise BadPicture(f"{_kind(head)}: expected {', '.join(FORMATS)}. Convert it, or fetch it anew")
+
+
+def _heif(file: Any) -> Image.Image:
+    """Open a HEIF picture, as phones make them, by pillow-heif."""
+    try:
+        import pillow_heif
+    except ImportError as error:
+        raise BadPicture("a HEIC picture: pip install pillow-heif reads it, or convert it to JPEG") from error
+    pillow_heif.register_heif_opener()
+    return Image.OPEN["HEIF"][0](file, "")
 
 
 def _kind(head: bytes) -> str:
