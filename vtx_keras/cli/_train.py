@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import re
 import shlex
 from pathlib import Path
 from typing import Any
@@ -266,9 +267,16 @@ def _network(model: str, ds: Any, options: dict[str, Any]) -> Any:
 
 
 def _setting(setting: str) -> tuple[str, Any]:
+    """Read OPTION=VALUE; a shape may be written without brackets, which some shells expand.
+
+    >>> _setting("image_shape=97x97"), _setting("dim=256"), _setting("fusion=gated")
+    (('image_shape', [97, 97, 3]), ('dim', 256), ('fusion', 'gated'))
+    """
     name, equals, value = setting.partition("=")
     if not equals:
         raise ValueError(f"--set {setting}: expected OPTION=VALUE, such as dim=256")
+    if name == "image_shape" and re.fullmatch(r"\d+(x\d+)+", value):
+        return name, [*map(int, value.split("x")), 3]
     try:
         return name, json.loads(value)
     except ValueError:
