@@ -243,10 +243,11 @@ def save_folder(
 
     def write(target: Path) -> None:
         stored = _without_optimizer(model, named)
-        reserve(target, size_of(stored))
+        size = sum(2048 + 4 * int(np.prod(one.shape)) for one in stored.weights)  # 2 kB for name and place of each
+        reserve(target, size)
         stored.save_weights(target / WEIGHTS)
         if half:
-            reserve(target, size_of(stored) // 2)
+            reserve(target, size // 2)
             halve(target / WEIGHTS)
         (target / VOCABULARY).write_text("\n".join(model.vocabulary) + "\n", encoding="utf-8")
         spec = model.spec
@@ -264,11 +265,6 @@ def save_folder(
     with new_folder(folder) as target:
         write(target)
     return folder
-
-
-def size_of(model: keras.Model) -> int:
-    """Return about how many bytes an HDF5 file of a model's weights has: 2 kB for the name and place of each."""
-    return sum(2048 + 4 * int(np.prod(one.shape)) for one in model.weights)
 
 
 def _without_optimizer(model: Any, without: Collection[str] = ()) -> Any:
