@@ -47,7 +47,8 @@ def main() -> None:
 def rows_of(name: str) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
     """Return the rows {"path", "captions"} to learn from and those that are held out, of a set in the manual folder.
 
-    Of Flickr8k both are of the validation split, which the released captioner was not trained on.
+    Of Flickr8k both are of the validation split: the released captioner was not trained on it, but its epoch was chosen
+    by some of these pictures.
     """
     from vtx_keras import data
 

@@ -12,6 +12,8 @@ import hashlib
 import importlib.util
 import io
 import os
+import platform
+import re
 import shutil
 import subprocess
 import sys
@@ -61,9 +63,11 @@ def new_folder(folder: Path) -> Iterator[Path]:
     """
     folder.parent.mkdir(parents=True, exist_ok=True)
     recovered(folder)
-    for left in _left_by_the_dead(folder):
-        shutil.rmtree(left, ignore_errors=True)
-    target = Path(tempfile.mkdtemp(prefix=f".{folder.name}.{WRITING}{os.getpid()}-", dir=folder.parent))
+    if folder.exists():  # else another process may be about to give it back its name
+        for left in _left_by_the_dead(folder):
+            shutil.rmtree(left, ignore_errors=True)
+    target = Path(tempfile.mkdtemp(prefix=f".{folder.name}.{_mark(os.getpid())}-", dir=folder.parent))
+    _being_written.add(target.name)
     try:
         yield target
         target.chmod(0o755)
@@ -72,12 +76,13 @@ def new_folder(folder: Path) -> Iterator[Path]:
                 if not (target / kept.name).exists():
                     (shutil.copytree if kept.is_dir() else shutil.copy2)(kept, target / kept.name)
         for file in target.rglob("*"):
-            if file.is_file():
-                with file.open("rb") as written:
+            if file.is_file() and os.name != "nt":
+                with contextlib.suppress(OSError), file.open("rb") as written:
                     os.fsync(written.fileno())
         exchange(target, folder)
     finally:
         shutil.rmtree(target, ignore_errors=True)
+        _being_written.discard(target.name)
 
 
 def exchange(new: Path, name: Path) -> None:
@@ -106,26 +111,39 @@ def exchange(new: Path, name: Path) -> None:
     aside.rename(new)
 
 
-WRITING = "vtx-"  # before the process in the name of a folder that is being written
+_being_written: set[str] = set()  # names of this process's temporary folders
 ASIDE = ".old"  # the end of the name of a folder that makes room for another
 
 
 def recovered(folder: Path) -> Path:
     """Return the folder, after undoing half of an `exchange` in two steps that was killed between them."""
-    if not folder.exists():
-        for left in _left_by_the_dead(folder):
+    real = folder.resolve()  # a link's target is what is written
+    if not real.exists():
+        for left in _left_by_the_dead(real):
             if left.name.endswith(ASIDE):
-                left.rename(folder)
+                with contextlib.suppress(FileNotFoundError):  # another process was first
+                    left.rename(real)
                 break
     return folder
 
 
+def _mark(process: int | str) -> str:
+    """Return what tells a machine's process in the name of a temporary folder."""
+    return f"vtx-{re.sub(r'[^A-Za-z0-9]', '', platform.node())}-{process}"
+
+
 def _left_by_the_dead(folder: Path) -> list[Path]:
-    """Return temporary folders of `new_folder` whose process is no more, the newest first."""
-    start = f".{folder.name}.{WRITING}"
+    """Return temporary folders of `new_folder` whose process, of this machine, is no more; the last name first."""
+    start = f".{folder.name}.{_mark('')}"
     found = [path for path in folder.parent.glob(f"{glob.escape(start)}*-*") if path.is_dir()]
-    dead = [path for path in found if not _runs(path.name.removeprefix(start).split("-")[0])]
-    return sorted(dead, key=lambda path: path.stat().st_mtime, reverse=True)
+
+    def dead(path: Path) -> bool:
+        process = path.name.removeprefix(start).split("-")[0]
+        if process == str(os.getpid()):  # or that of a process before, in a container that began again
+            return path.name.removesuffix(ASIDE) not in _being_written
+        return not _runs(process)
+
+    return sorted(filter(dead, found), reverse=True)
 
 
 def _runs(process: str) -> bool:
@@ -134,6 +152,8 @@ def _runs(process: str) -> bool:
     >>> _runs(str(os.getpid())), _runs("4194999"), _runs("backup")
     (True, False, True)
     """
+    if os.name == "nt":  # where signal 0 is Ctrl-C
+        return True
     try:
         os.kill(int(process), 0)  # signal 0 only tests whether the process exists
     except ProcessLookupError:

@@ -74,11 +74,26 @@ def test_ctrl_c_in_a_rename_keeps_the_folder(tmp_path, monkeypatch, last):
 
 
 def test_folders_of_others_are_left_alone(tmp_path):
-    for name in (".mine.4194999.bak", ".mine.vtx-1-running", ".mine.vtx-x-", ".other.vtx-4194999-a"):
+    running, dead = _files._mark(1), _files._mark(4194999)
+    for name in (".mine.4194999.bak", f".mine.{running}-a", ".mine.vtx-elsewhere-4194999-a", f".other.{dead}-a"):
         (tmp_path / name).mkdir()
+    for _ in range(2):
+        with _files.new_folder(tmp_path / "mine"):
+            pass
+    assert len(list(tmp_path.iterdir())) == 5
+    (tmp_path / f".mine.{dead}-a").mkdir()
     with _files.new_folder(tmp_path / "mine"):
         pass
     assert len(list(tmp_path.iterdir())) == 5
+
+
+def test_a_link_to_a_folder_that_lost_its_name_is_mended(tmp_path):
+    store = tmp_path / "store"
+    left = store / f".v3.{_files._mark(4194999)}-a.old"
+    left.mkdir(parents=True)
+    (tmp_path / "current").symlink_to(store / "v3")
+    assert _files.recovered(tmp_path / "current").is_dir()
+    assert [path.name for path in store.iterdir()] == ["v3"]
 
 
 @pytest.mark.parametrize("half", [False, True])

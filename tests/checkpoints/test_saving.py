@@ -10,7 +10,7 @@ import keras
 import numpy as np
 import pytest
 from checkpoints import copy_of
-from toys import ANSWERS, SHAPE, inputs, outputs, pictures, toy
+from toys import ANSWERS, SHAPE, inputs, outputs, pictures, pretrained, toy
 
 from vtx_keras import zoo
 from vtx_keras.checkpoints import _restore
@@ -85,6 +85,22 @@ def test_weights_that_are_not_finite_are_neither_saved_nor_loaded(tmp_path, monk
         zoo.save(model, tmp_path / name)
     with pytest.raises(BadWeights, match="head/bias has values that are NaN or infinite"):
         zoo.load(tmp_path / name)
+
+
+def test_numbers_beyond_float16_stay_float32_in_a_half_folder(tmp_path):
+    model = toy("gated_vqa")
+    bias = model.get_layer("head").bias
+    bias.assign(bias + 70_000.0)
+    again = zoo.load(zoo.save(model, tmp_path / "half", half=True))
+    np.testing.assert_array_equal(again.get_layer("head").bias, bias)
+
+
+def test_a_config_whose_named_encoder_is_another_is_refused(tmp_path):
+    folder = zoo.save(pretrained(), tmp_path / "mine")
+    overrides = json.loads((folder / CONFIG).read_text())["overrides"]
+    rewritten(folder, overrides={**overrides, "image_encoder": "MobileNetV3Small"})
+    with pytest.raises(BadWeights, match="weights of mobilenet_v2 for image_encoder='MobileNetV3Small'"):
+        zoo.load(folder)
 
 
 @pytest.mark.parametrize("asked", ["auto", False])
@@ -228,7 +244,7 @@ def test_a_users_own_encoder_is_saved_and_loaded(tmp_path):
 def test_a_model_whose_encoder_was_cut_off_can_still_be_saved_in_one_file(tmp_path):
     model = toy("gated_vqa")
     model.behind_encoder()
-    _restore._without_optimizer(model, ["image_encoder"])
+    _restore._without_optimizer(model, without_encoder=True)
     again = zoo.load(zoo.save(model, tmp_path / "whole.keras"))
     x = inputs(model)
     np.testing.assert_allclose(outputs(again, x), outputs(model, x), atol=1e-6)

@@ -57,7 +57,7 @@ def test_folders_in_a_folder_are_read_if_asked(model, folder):
     for place in ("more", "more/.hidden"):
         Image.new("RGB", (32, 32)).save(folder / place / "3.png")
     plain, deep = vtx(model, folder, "--json"), vtx(model, folder, "--recursive", "--json")
-    assert "has 1 folders that are not read: add --recursive" in plain.stderr
+    assert "the folders in it (1) are not read: add --recursive" in plain.stderr
     assert "not read" not in deep.stderr
     names = [[Path(json.loads(line)["picture"]).name for line in run.stdout.splitlines()] for run in (plain, deep)]
     assert names[1] == [*names[0], "3.png"]

@@ -93,7 +93,7 @@ def read_config(folder: Path) -> dict:
 
 
 def halve(path: Path, vectors: bool = True) -> None:
-    """Rewrite an HDF5 weights file in place, float32 as float16 and compressed; HDF5 decompresses as it reads.
+    """Rewrite an HDF5 weights file in place, compressed, float32 as float16 where it fits; HDF5 decompresses on reading.
 
     Without `vectors`, only arrays of two or more axes become float16, not norms and biases.
     """
@@ -106,7 +106,9 @@ def halve(path: Path, vectors: bool = True) -> None:
             if isinstance(item, h5py.Dataset):
                 value = item[()]
                 if getattr(value, "dtype", None) == np.float32 and (vectors or value.ndim > 1):
-                    value = value.astype("float16")
+                    with np.errstate(over="ignore"):
+                        small = value.astype("float16")
+                    value = small if np.isfinite(small).all() else value  # some variances are beyond 65,504
                 compression = {"compression": "gzip", "compression_opts": 9, "shuffle": True}
                 options = compression if np.size(value) >= MIN_COMPRESSED else {}
                 copied = target.create_dataset(name, data=value, **options)

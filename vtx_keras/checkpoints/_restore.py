@@ -9,7 +9,7 @@ import os
 import tempfile
 import warnings
 import zipfile
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -113,13 +113,13 @@ def restore(
             "vocabulary=: the text encoder of these weights has a word table of its own, which cannot be matched to "
             "another vocabulary. Leave vocabulary out, or train anew with weights=None"
         )
-    load = external_encoders(saved)
+    load = external_encoder(saved)
     model = construct(name, {**options, **overrides}, after, dtype or saved["dtype"], load=load)
     if model.options == saved["overrides"] and before == after:
-        _read(model, folder, without=tuple(load))
+        _read(model, folder, without_encoder="image_encoder" in saved)
         return model
     source = construct(name, saved["overrides"], before, saved["dtype"], load=load)
-    _read(source, folder, without=tuple(load))
+    _read(source, folder, without_encoder="image_encoder" in saved)
     transfer(source, model, new_head=_other_classes(source.options, model.options))
     return model
 
@@ -135,33 +135,42 @@ def check_closed(saved: dict, folder: Path) -> None:
             )
 
 
+class NotFinite(BadWeights):
+    """Raised for weights that are NaN or infinite."""
+
+
 def check_finite(model: keras.Model, where: Path) -> None:
-    """Raise `BadWeights` if a weight is NaN or infinite, with its name."""
+    """Raise `NotFinite` if a weight is NaN or infinite, with its name."""
     for weight in model.weights:
         if "float" in weight.dtype and not bool(keras.ops.all(keras.ops.isfinite(weight))):
-            raise BadWeights(
+            raise NotFinite(
                 f"{where}: {weight.path} has values that are NaN or infinite, and the model would say nothing of use. "
                 "Take weights of an earlier epoch, or train with a smaller learning rate"
             )
 
 
-def external_encoders(saved: dict) -> dict[str, encoders.Loader]:
-    """Return the loaders of encoders that a weights folder names instead of containing, after checking their hashes."""
-    named = {option: saved[option] for option in ENCODERS if option in saved}
-    for expected in named.values():
-        sha256 = file_hash(published.find(expected["name"]) / WEIGHTS)
-        if sha256 != expected["sha256"]:
-            raise BadWeights(
-                f"these weights were trained on {expected['name']} with sha256 {expected['sha256'][:16]}, but the one "
-                f"here has {sha256[:16]}: install the release they came with"
-            )
-    return dict.fromkeys(named, published.loader)
+def external_encoder(saved: dict) -> dict[str, encoders.Loader]:
+    """Return the loader of an encoder that a weights folder names instead of containing, after checking its hash."""
+    if "image_encoder" not in saved:
+        return {}
+    expected, name = saved["image_encoder"], saved["overrides"].get("image_encoder")
+    if expected["name"] != name:
+        raise BadWeights(
+            f"{CONFIG} has weights of {expected['name']} for image_encoder={name!r}. Copy the folder again."
+        )
+    sha256 = file_hash(published.find(name) / WEIGHTS)
+    if sha256 != expected["sha256"]:
+        raise BadWeights(
+            f"these weights were trained on {name} with sha256 {expected['sha256'][:16]}, but the one here "
+            f"has {sha256[:16]}: install the release they came with"
+        )
+    return {"image_encoder": published.loader}
 
 
-def _read(model: Any, folder: Path, *, without: Collection[str] = ()) -> None:
-    """Read verified weights into a model built from that folder's own config; `without` are encoders it only names."""
+def _read(model: Any, folder: Path, *, without_encoder: bool = False) -> None:
+    """Read verified weights into a model built from that folder's own config."""
     try:
-        _without_optimizer(model, without).load_weights(folder / WEIGHTS)
+        _without_optimizer(model, without_encoder=without_encoder).load_weights(folder / WEIGHTS)
     except Exception as error:
         raise BadWeights(f"{folder / WEIGHTS} does not fit the model that its {CONFIG} describes: {error}") from error
     check_finite(model, folder / WEIGHTS)
@@ -203,7 +212,7 @@ def load(path: str | os.PathLike) -> VisionText:
 def save(model: VisionText, path: str | os.PathLike, *, half: bool = False) -> Path:
     """Save a model to one file if `path` ends in `.keras`, else to a weights folder, completely or not at all.
 
-    A folder only names published encoders that have not been trained further; `half` stores float16.
+    A folder only names a published image encoder that has not been trained further; `half` stores float16.
 
     >>> from vtx_keras import zoo
     >>> model = zoo.build("gated_vqa", weights=None, dim=32, depth=1, vision_depth=1, image_shape=(32, 32, 3))
@@ -220,7 +229,7 @@ def save(model: VisionText, path: str | os.PathLike, *, half: bool = False) -> P
     if path.suffix in (".h5", ".hdf5", ".zip", ".tflite", ".onnx", ".safetensors"):
         raise ValueError(f"{path}: expected a name that ends in .keras, or a folder's name")
     if path.suffix != ".keras":
-        return save_folder(model, path, half=half, named=_unchanged_encoders(model))
+        return save_folder(model, path, half=half, encoder=_unchanged_encoder(model))
     path = path.resolve()  # replace the target of a link, not the link
     path.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=f".{path.name}.", dir=path.parent) as folder:
@@ -230,19 +239,18 @@ def save(model: VisionText, path: str | os.PathLike, *, half: bool = False) -> P
 
 
 def save_folder(
-    model: Any, folder: str | os.PathLike, *, half: bool = False, named: Mapping[str, dict[str, str]] | None = None
+    model: Any, folder: str | os.PathLike, *, half: bool = False, encoder: dict[str, str] | None = None
 ) -> Path:
     """Write a model's weights folder, completely or not at all. `half` stores float16, as releases do.
 
-    `named` has {"name", "sha256"} of each encoder that the model has as it was published: only these are saved.
+    `encoder` {"name", "sha256"} identifies a published image encoder that the model has unchanged: only this is saved.
     """
-    named = named or {}
     folder = Path(folder).resolve()  # replace the target of a link, not the link
     if folder.exists() and not (folder / CONFIG).is_file() and (not folder.is_dir() or any(folder.iterdir())):
         raise ValueError(f"{folder} holds something that is not a weights folder: choose another place")
 
     def write(target: Path) -> None:
-        stored = _without_optimizer(model, named)
+        stored = _without_optimizer(model, without_encoder=encoder is not None)
         size = sum(2048 + 4 * int(np.prod(one.shape)) for one in stored.weights)  # 2 kB for name and place of each
         reserve(target, size)
         stored.save_weights(target / WEIGHTS)
@@ -257,8 +265,9 @@ def save_folder(
             "dtype": spec["dtype"],
             "files": {name: file_hash(target / name) for name in (WEIGHTS, VOCABULARY)},
             "versions": {name: version_of(name) for name in ("vtx_keras", "keras", "keras-hub", "tensorflow")},
-            **named,
         }
+        if encoder is not None:
+            config["image_encoder"] = encoder
         config["sha256"] = config_hash(config)
         (target / CONFIG).write_text(json.dumps(config, indent=1) + "\n", encoding="utf-8")
 
@@ -267,46 +276,36 @@ def save_folder(
     return folder
 
 
-def _without_optimizer(model: Any, without: Collection[str] = ()) -> Any:
-    """Return a model of the same layers without the optimizer, whose state Keras would save, and without encoders."""
-    inputs = dict(model.input) if without else model.input
-    if "image_encoder" in without:
-        inputs["image"] = model.get_layer("vision").input
+def _without_optimizer(model: Any, *, without_encoder: bool = False) -> Any:
+    """Return a model of the same layers without the optimizer, whose state Keras would save with the weights."""
+    if without_encoder:
+        features = model.get_layer("vision").input
+        behind = {features.name: features}
         if model.has_layer("concepts"):  # its head belongs to the encoder
-            inputs["seen"] = model.get_layer("concepts").output
-    if "text_encoder" in without:
-        inputs["text"] = model.read_text
-    return cut(model, inputs, model.output) if without else keras.Model(inputs, model.output)
+            behind["seen"] = model.get_layer("concepts").output
+        return cut(model, {"tokens": model.input["tokens"], **behind}, model.output)
+    return keras.Model(model.input, model.output)
 
 
-def _unchanged_encoders(model: VisionText) -> dict[str, dict[str, str]]:
-    """Return name and hash of each published encoder that this model has unchanged."""
-    found = {}
-    for option in ENCODERS:
-        name = model.options.get(option)
-        if not isinstance(name, str) or name not in encoders.BACKBONES or not model.has_layer(option):
-            continue
-        try:
-            file = file_hash(published.find(name) / WEIGHTS)
-        except BadWeights:  # not available, so it cannot be compared
-            continue
-        given = tuple(model.image_shape[-3:]) if option == "image_encoder" else tuple(model.vocabulary)
-        if digest(model.get_layer(option)) == _published_digest(name, given, file):
-            found[option] = {"name": name, "sha256": file}
-    return found
+def _unchanged_encoder(model: VisionText) -> dict[str, str] | None:
+    """Return the name and hash of the published image encoder that this model has unchanged, or None."""
+    name = model.options["image_encoder"]
+    if not isinstance(name, str) or name not in encoders.IMAGES:
+        return None
+    try:
+        folder = published.find(name)
+    except BadWeights:  # not available, so it cannot be compared
+        return None
+    file = file_hash(folder / WEIGHTS)
+    if digest(model.get_layer("image_encoder")) != _published_digest(name, model.image_shape[-3:], file):
+        return None
+    return {"name": name, "sha256": file}
 
 
 @functools.lru_cache(maxsize=16)
-def _published_digest(name: str, given: tuple, file: str) -> str:
-    """Return the `digest` of a published encoder for this image shape or vocabulary.
-
-    Cached: a run saves every epoch, and building the encoder is slow.
-    """
-    if encoders.BACKBONES[name].modality == "image":
-        return digest(published.load(name, image_shape=given))
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # pieces that the encoder lacks are new, so that it differs
-        return digest(published.reader(name, given))
+def _published_digest(name: str, image_shape: tuple[int, ...], file: str) -> str:
+    """Return the `digest` of a published encoder. Cached: a run saves every epoch, and building the encoder is slow."""
+    return digest(published.load(name, image_shape=image_shape))
 
 
 def digest(model: keras.Model) -> str:

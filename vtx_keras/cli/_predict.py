@@ -63,7 +63,7 @@ def _in_folder(folder: Path, recursive: bool) -> Iterator[Source]:
     visible = [path for path in sorted(found) if not any(part[0] == "." for part in path.relative_to(folder).parts)]
     paths = [path for path in visible if path.suffix.lower() in media.SUFFIXES and not path.is_dir()]
     if inner := 0 if recursive else sum(path.is_dir() for path in visible):
-        click.echo(f"vtx: {folder} has {inner} folders that are not read: add --recursive", err=True)
+        click.echo(f"vtx: {folder}: the folders in it ({inner}) are not read: add --recursive", err=True)
     yield from (Source(str(path), path) for path in paths)
     if not paths:
         yield Source(str(folder), None, f"the folder holds no picture ({', '.join(media.SUFFIXES)})")

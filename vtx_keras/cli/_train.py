@@ -269,14 +269,15 @@ def _network(model: str, ds: Any, options: dict[str, Any]) -> Any:
 def _setting(setting: str) -> tuple[str, Any]:
     """Read OPTION=VALUE; a shape may be written without brackets, which some shells expand.
 
-    >>> _setting("image_shape=97x97"), _setting("dim=256"), _setting("fusion=gated")
-    (('image_shape', [97, 97, 3]), ('dim', 256), ('fusion', 'gated'))
+    >>> _setting("image_shape=97x97"), _setting("image_shape=97x97x3"), _setting("dim=256")
+    (('image_shape', [97, 97, 3]), ('image_shape', [97, 97, 3]), ('dim', 256))
     """
     name, equals, value = setting.partition("=")
     if not equals:
         raise ValueError(f"--set {setting}: expected OPTION=VALUE, such as dim=256")
     if name == "image_shape" and re.fullmatch(r"\d+(x\d+)+", value):
-        return name, [*map(int, value.split("x")), 3]
+        sides = [int(side) for side in value.split("x")]
+        return name, sides if sides[-1] == 3 else [*sides, 3]
     try:
         return name, json.loads(value)
     except ValueError:

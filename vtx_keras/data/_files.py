@@ -72,7 +72,8 @@ def from_csv(
         while cells := _next(reader, file):
             if any(cell.strip() for cell in cells):
                 decoded = [_replace_invalid(cell) for cell in cells]
-                if long := [len(cell) for cell in cells if len(cell) > LONGEST_TEXT and "\n" in cell]:
+                read = (cells[index] for index in index_of.values() if index < len(cells))
+                if long := [len(cell) for cell in read if len(cell) > LONGEST_TEXT and "\n" in cell]:
                     where = f"{file}, line {reader.line_num}"
                     raise BadData(f"{where}: a cell of {long[0]:,d} letters, of several lines: is a quote left open?")
                 not_utf8 += decoded != cells

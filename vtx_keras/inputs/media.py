@@ -341,13 +341,14 @@ def _identified(file: Any) -> Image.Image:
     """Read only the header. `Image.open` would also apply Pillow's pixel limit, which holds for the whole process."""
     Image.init()
     head = file.read(32)
+    brands = {head[at : at + 4] for at in range(8, len(head), 4)} if head[4:8] == b"ftyp" else set()
+    if head[8:12] in HEIF and brands and not brands & {b"avif", b"avis"}:  # Pillow takes "mif1" for AVIF
+        file.seek(0)
+        return _heif(file)
     for factory, accepts in filter(None, map(Image.OPEN.get, FORMATS)):
         if head and accepts and accepts(head) is True:
             file.seek(0)
             return factory(file, "")
-    if head[4:8] == b"ftyp" and head[8:12] in HEIF:
-        file.seek(0)
-        return _heif(file)
     raise BadPicture(f"{_kind(head)}: expected {', '.join(FORMATS)}. Convert it, or fetch it anew")
 
 

@@ -198,12 +198,6 @@ class VisionText(keras.Model):
     def has_layer(self, name: str) -> bool:
         return any(layer.name == name for layer in self.layers)
 
-    @property
-    def read_text(self) -> Any:
-        """The text encoder's output in the graph (batch, words, width), as the first layer after it reads it."""
-        after = next(name for name in ("text", "text_norm", "fusion_0") if self.has_layer(name))
-        return keras.tree.flatten(self.get_layer(after).input)[0]
-
     def vision_tokens(self, features: Any) -> Any:
         """Return the tokens (batch, tokens, dim) that the fusion reads, from the image encoder's features."""
         vision = self.get_layer("vision")(features)
