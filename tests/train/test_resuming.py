@@ -85,6 +85,22 @@ def test_a_nan_loss_stops_the_run_names_the_examples_and_keeps_good_weights(tmp_
     assert all(np.isfinite(np.array(weight)).all() for weight in kept.weights)
 
 
+class Breaking(keras.callbacks.Callback):
+    """Makes a weight infinite after the last batch of an epoch."""
+
+    def on_epoch_end(self, epoch, logs=None):
+        gamma = self.model.get_layer("norm").gamma
+        gamma.assign(gamma + np.inf)
+
+
+def test_weights_that_break_in_the_last_batch_of_an_epoch_end_the_run_as_diverged(tmp_path):
+    model = toy("gated_captioner")
+    with pytest.raises(train.Diverged, match="norm/gamma has values that are NaN or infinite"):
+        train.run(model, pairs(model), tmp_path / "run", epochs=2, callbacks=[Breaking()], verbose=False)
+    assert json.loads((tmp_path / "run" / "run.json").read_text())["state"].startswith("diverged")
+    assert (tmp_path / "run" / "diverged.json").is_file()
+
+
 def test_weights_that_are_not_finite_are_never_saved(tmp_path):
     model = toy("gated_captioner")
     model.get_layer("norm").gamma.assign(np.full(32, np.inf))

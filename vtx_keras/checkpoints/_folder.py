@@ -93,7 +93,7 @@ def read_config(folder: Path) -> dict:
 
 
 def halve(path: Path, vectors: bool = True) -> None:
-    """Rewrite an HDF5 weights file in place, compressed, float32 as float16 where it fits; HDF5 decompresses on reading.
+    """Rewrite an HDF5 weights file in place, compressed, float32 as float16 where it fits; HDF5 reads it as is.
 
     Without `vectors`, only arrays of two or more axes become float16, not norms and biases.
     """
