@@ -149,7 +149,9 @@ def image_tokens(
     )
     features = encoder(image)  # (batch, rows, columns, width), for clips by frame
     clip = len(o.image_shape) == 4
-    vision = Vision(o.dim, clip, o.temporal, dropout=o.dropout, name="vision")(features)  # (batch, image tokens, dim)
+    # Runs from before there were concepts, which resume to the same bits, have no dropout of the image.
+    dropout = o.dropout if getattr(o, "concepts", 0) else 0.0
+    vision = Vision(o.dim, clip, o.temporal, dropout=dropout, name="vision")(features)  # (batch, image tokens, dim)
     if not getattr(o, "concepts", 0):
         return vision
     network = encoders.BACKBONES.get(o.image_encoder) if isinstance(o.image_encoder, str) else None
