@@ -34,8 +34,7 @@ def sources(given: Sequence[str], *, clips: bool = False, recursive: bool = Fals
     """Yield the images that command-line arguments name; each address is fetched when its turn comes.
 
     A folder stands for the images in it, with `recursive` also for those in its folders, or with `clips` for one clip
-    with them as frames. A pattern is expanded if the
-    shell did not do it. "-" is one image on standard input.
+    with them as frames. A pattern is expanded if the shell did not do it. "-" is one image on standard input.
 
     >>> [source.error for source in sources(["nowhere/*.png"])]
     ['the pattern matches nothing']

@@ -26,7 +26,7 @@ from vtx_keras.inputs import media
 MAGIC = ((b"\xff\xd8\xff",), (b"\x89PNG\r\n\x1a\n",), (b"GIF87a", b"GIF89a"), (b"BM",))  # JPEG, PNG, GIF, BMP
 PARALLEL = 4  # images decoded at the same time: each may take half a gigabyte, at the pixel limit
 LAST_FRAME = b",\0\0\0\0\1\0\1\0\0\2\2\x44\1\0;"  # a GIF's frame of one pixel, and the end of the file
-SEGMENTS = 1_000  # that are read of a JPEG's header, some 50 microseconds each
+SEGMENTS = 1_000  # that are read of a JPEG's header
 LONGEST_SIDE = 65_535  # as in a JPEG; the resizing weights grow with it
 
 

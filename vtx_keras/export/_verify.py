@@ -104,7 +104,6 @@ class Report:
 RUNNER = Path(__file__).with_name("_runner.py")
 SHARE = {True: 1.0, False: 0.95}  # of results that must be identical, by whether the file is exact (float32)
 METRIC_LOSS = 0.01  # relative loss of the metric that a quantized file may have where fewer results are identical
-LEAST_LOSS = 0.002  # of a metric near 0, such as that of a captioner of photographs on the sample of drawings
 
 
 class Examples(NamedTuple):
@@ -304,7 +303,7 @@ def compare(
     _, metric_artifact = metric(model, of_artifact, examples.truth)
     enough = identical >= share * len(of_model)
     if quantize and not enough and metric_model and metric_artifact is not None:
-        enough = metric_artifact >= metric_model - max(METRIC_LOSS * metric_model, LEAST_LOSS)
+        enough = metric_artifact >= (1 - METRIC_LOSS) * metric_model
     if quantize:
         limits = (
             f"{quantize} rounds the weights, so {share:.0%} identical, or a metric within {METRIC_LOSS:.0%}, is enough"

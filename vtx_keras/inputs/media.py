@@ -25,31 +25,13 @@ __all__ = [
 ]  # fmt: skip
 PIXEL_LIMIT = 50_000_000  # assign media.PIXEL_LIMIT to change it everywhere
 CLIP_LIMIT = 20  # pixel limits for a whole animation: to read a late frame, all frames before it are decoded
-NOT_PICTURES = {
-    b"<": "HTML or XML",
-    b"%PDF": "a PDF",
-    b"PK": "a ZIP archive",
-    b"\x1f\x8b": "gzip",
-    b"\x7fELF": "a program",
-}
+NOT_PICTURES = {b"<": "HTML or XML", b"%PDF": "a PDF", b"PK": "a ZIP archive", b"\x1f\x8b": "a gzip archive"}
 # Pillow opens many more formats, but some start other programs or hide a large image behind a small header.
 FORMATS = ("JPEG", "PNG", "GIF", "WEBP", "AVIF", "BMP", "TIFF", "PPM")
 ANIMATED = ("GIF", "PNG", "WEBP", "AVIF")  # further images in a JPEG or TIFF are not frames
 SUFFIXES = (
-    ".jpg",
-    ".jpeg",
-    ".png",
-    ".gif",
-    ".webp",
-    ".avif",
-    ".bmp",
-    ".tif",
-    ".tiff",
-    ".ppm",
-    ".pgm",
-    ".heic",
-    ".heif",
-)
+    ".jpg", ".jpeg", ".png", ".gif", ".webp", ".avif", ".bmp", ".tif", ".tiff", ".ppm", ".pgm", ".heic", ".heif",
+)  # fmt: skip
 HEIF = (b"heic", b"heix", b"heim", b"heis", b"hevc", b"mif1", b"msf1")  # brands of files that Pillow cannot read
 # By EXIF orientation, 2 to 8: mirror, rotate by 180°, flip, transpose, rotate right, transverse, rotate left.
 UPRIGHT = dict(zip(range(2, 9), map(Image.Transpose, (0, 3, 1, 5, 4, 6, 2)), strict=True))
@@ -322,13 +304,8 @@ def _opened(source: Any) -> Iterator[Image.Image]:
             with open(source, "rb") as file:
                 yield _identified(file)
         else:
-            found = (
-                "a folder"
-                if os.path.isdir(source)
-                else "a pipe or device"
-                if os.path.exists(source)
-                else "no such file"
-            )
+            found = "a pipe or device" if os.path.exists(source) else "no such file"
+            found = "a folder" if os.path.isdir(source) else found
             raise BadPicture(f"{found}: expected a picture's file")
     except BadPicture as error:
         raise BadPicture(f"{name}: {error}") from error

@@ -19,7 +19,6 @@ import keras
 from vtx_keras._compat import averages_of, sync_jax
 from vtx_keras._files import write
 from vtx_keras.checkpoints import save
-from vtx_keras.checkpoints._restore import NotFinite
 from vtx_keras.models._base import VisionText
 from vtx_keras.models.options import did_you_mean
 from vtx_keras.train import _folder as run_folder
@@ -241,7 +240,7 @@ class Checkpointer(keras.callbacks.Callback):
         """End the run as diverged if a weight is not finite; `first` is the first batch since the last sound state."""
         try:
             yield
-        except (run_folder.NotFinite, NotFinite) as error:
+        except run_folder.NotFinite as error:
             self.diverged(str(error), first)
 
     def diverged(self, what: str, first: int) -> None:

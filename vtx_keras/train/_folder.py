@@ -18,7 +18,7 @@ import keras
 import numpy as np
 
 from vtx_keras._files import file_hash, version_of, write
-from vtx_keras.checkpoints._restore import as_bits
+from vtx_keras.checkpoints._restore import NotFinite, as_bits
 
 RUN, STATES, LOCK = "run.json", "states", ".lock"
 PACKAGES = ("vtx_keras", "keras", "keras-hub", "tensorflow", "tensorflow-text", "tensorflow-datasets", "jax", "numpy")
@@ -179,10 +179,6 @@ def _commit() -> str | None:
 
 KEPT = 2  # state files in a folder
 HASH = 16  # characters of the sha256 in a file's name
-
-
-class NotFinite(ArithmeticError):
-    """Raised instead of saving a state with NaN or infinite variables."""
 
 
 def variables(model: keras.Model) -> list[Any]:
