@@ -162,7 +162,9 @@ def duration(training: Mapping[str, Any]) -> str:
 
 
 def training_commands(release: Release, training: Mapping[str, Any]) -> str:
-    """Return the commands that train it again: one on a CPU, four with a GPU."""
+    """Return the commands that train it again: those of the release, one on a CPU, or four with a GPU."""
+    if release.commands:
+        return "\n".join(f"    {command}" for command in release.commands)
     module, run = f"zoo.{release.name}.{release.tag}.recipe", f"runs/remote/{release.run.name}"
     if "hardware" not in training:
         return f"    python -m {module}"

@@ -1,6 +1,6 @@
 """Train a captioner for photographs on COCO captions: English beside pictures, the encoder, the reward.
 
-    python -m recipes.coco_captions                       # needs a GPU; tfds fetches 25 GB
+    python -m recipes.coco_captions      # needs a GPU, and `vtx convert efficientnet_lite2` once; tfds fetches 25 GB
     python -m recipes.coco_captions --mock --epochs 1     # tries everything but the data: random pictures and letters
 
 The splits of tfds are those of Karpathy, which papers report: 113,287 photographs to train, 5,000 to choose the epoch,

@@ -12,6 +12,8 @@ import keras
 from vtx_keras import data
 from vtx_keras.evaluate import BASELINES
 
+TRAINING = "training.json"  # in a run's folder: on what and how long it was trained, where that was elsewhere
+
 
 class Table(NamedTuple):
     """One more table for a card, with its title and an explanation."""
@@ -59,6 +61,8 @@ class Release:
     eval_data: str | None = None  # `--data` of `vtx eval` on the card; "{part}" is what follows the split's name
     example_split: str | None = None  # the split of the example pictures; default: the first that is evaluated
     besides: Callable[[keras.Model], Table] | None = None  # measures one more table for the card
+    rows: int | None = None  # of an epoch, where they are not the training examples
+    commands: tuple[str, ...] = ()  # that train it, where that is not its recipe alone
 
     @property
     def folder(self) -> Path:

@@ -1,9 +1,9 @@
 """Train a recipe on a GPU without TensorFlow: pack it here, train it there, release the result here.
 
-    python -m recipes.remote pack zoo.cross_attn_captioner.languages.recipe    # writes a folder in runs/remote
-    KERAS_BACKEND=jax python -m recipes.remote train runs/remote/cross_attn_captioner-languages    # there
-    python -m recipes.remote take zoo.cross_attn_captioner.languages.recipe    # releases the trained folder
-    python -m zoo.cross_attn_captioner.languages.recipe judge export card
+    python -m recipes.remote pack zoo.cross_attn_captioner.emoji.recipe    # writes a folder in runs/remote
+    KERAS_BACKEND=jax python -m recipes.remote train runs/remote/cross_attn_captioner-emoji    # there
+    python -m recipes.remote take zoo.cross_attn_captioner.emoji.recipe    # releases the trained folder
+    python -m zoo.cross_attn_captioner.emoji.recipe judge export card
 
 On a CPU a recipe trains on a few augmented copies of each picture; here every picture is augmented anew each time. The
 GPU machine needs keras, keras-hub, jax, Pillow, matplotlib and safetensors. `pack --pictures runs/ENCODER/pictures.npz`

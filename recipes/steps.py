@@ -26,7 +26,7 @@ import tensorflow as tf
 from PIL import Image
 
 from recipes import cards, copies
-from recipes.release import Release
+from recipes.release import TRAINING, Release
 from vtx_keras import data, evaluate, export, media, text, train, zoo
 from vtx_keras.checkpoints._folder import WEIGHTS
 from vtx_keras.data._examples import image_of
@@ -75,8 +75,12 @@ def train_release(release: Release, new: bool = False) -> None:
     minutes = round((time.process_time() - cpu) / 60, 1)
     for file in zoo.save(zoo.load(best), release.run / "released", half=True).iterdir():
         shutil.copy2(file, release.folder / file.name)
-    training = {"rows": count(examples), "epochs": release.epochs}
-    if not resumed:
+    training = {"rows": release.rows or count(examples), "epochs": release.epochs}
+    elsewhere = release.run / TRAINING
+    if elsewhere.exists():
+        told = json.loads(elsewhere.read_text(encoding="utf-8"))
+        cards.update_results(release.folder, training={**told, **training})
+    elif not resumed:
         cards.update_results(release.folder, training={"cpu_minutes": minutes, **training})
     elif training.items() - cards.read_results(release.folder).get("training", {}).items():  # it was interrupted
         seconds = json.loads((release.run / "run.json").read_text(encoding="utf-8"))["seconds"]

@@ -83,6 +83,33 @@ def test_another_encoder_of_that_name_is_refused(tmp_path):
         zoo.build("gated_vqa", weights=tmp_path / "mine")
 
 
+def test_a_model_of_an_encoder_that_was_released_before_loads_with_the_same_one(tmp_path, monkeypatch):
+    model = toys.pretrained()
+    zoo.save(model, tmp_path / "mine")
+    path = tmp_path / "mine" / "config.json"
+    config = json.loads(path.read_text())
+    config["image_encoder"]["sha256"] = "0" * 64
+    config["sha256"] = weights.config_hash(config)
+    path.write_text(json.dumps(config))
+    before = published.PUBLISHED["mobilenet_v2"]._replace(former=("0" * 64,))
+    monkeypatch.setitem(published.PUBLISHED, "mobilenet_v2", before)
+    inputs = toys.inputs(model)
+    again = zoo.build("gated_vqa", weights=tmp_path / "mine")
+    np.testing.assert_array_equal(toys.outputs(model, inputs), toys.outputs(again, inputs))
+
+
+def test_an_encoder_that_was_trained_here_keeps_its_head_where_it_says_so():
+    whole = published.load("efficientnet_lite2_photos", head=True, image_shape=(64, 64, 3))
+    assert whole.output_shape == (None, 1000)
+    assert published.load("mobilenet_v2_emoji", head=True, image_shape=(65, 65, 3)).output_shape == (None, 1280)
+    told = {"weights": "encoders", "concepts": 2, "dim": 16, "depth": 1}
+    model = toys.toy("gated_captioner", image_encoder="efficientnet_lite2_photos", image_shape=(64, 64, 3), **told)
+    kernel = whole.get_layer("logits").get_weights()[0]
+    np.testing.assert_array_equal(model.get_layer("concepts").get_weights()[0], kernel)
+    with pytest.raises(ValueError, match="expected an image_encoder with ImageNet's head"):
+        toys.toy("gated_captioner", image_encoder="mobilenet_v2_emoji", image_shape=(65, 65, 3), **told)
+
+
 def test_an_encoder_without_its_weights_says_what_to_run(tmp_path, monkeypatch):
     monkeypatch.setenv("VTX_KERAS_CACHE", str(tmp_path))
     with pytest.raises(BadWeights, match=r"vtx convert resnet50"):

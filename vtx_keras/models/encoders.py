@@ -32,17 +32,27 @@ Loader = Callable[..., keras.Model]  # (name, image_shape=) or (name, vocabulary
 
 
 class Backbone(NamedTuple):
-    """A published network: modality, native side in pixels (or longest text in tokens), whose architecture it has."""
+    """A published network: modality, native side in pixels (or longest text in tokens), whose architecture it has.
+
+    One that was trained here from another may still have that one's head.
+    """
 
     modality: str
     size: int
     like: str = ""
+    kept_head: bool = False
+
+    @property
+    def has_head(self) -> bool:
+        """Whether it still names ImageNet's classes."""
+        return self.modality == "image" and (not self.like or self.kept_head)
 
 
 BACKBONES = {
     "efficientnet_lite0": Backbone("image", 224),
     "efficientnet_lite1": Backbone("image", 240),
     "efficientnet_lite2": Backbone("image", 260),
+    "efficientnet_lite2_photos": Backbone("image", 224, like="efficientnet_lite2", kept_head=True),
     "mobilenet_v2": Backbone("image", 224),
     "mobilenet_v2_emoji": Backbone("image", 97, like="mobilenet_v2"),
     "resnet50": Backbone("image", 224),
@@ -269,7 +279,7 @@ SCALING: dict[str, Mapping[str, float | list[float]]] = {
 def architecture(name: str, image_shape: tuple[int, ...] | None = None) -> keras.Model:
     """Build the whole network of an encoder, without weights: layer "features", then the head.
 
-    Encoders trained in this repository have no head; their output is the mean of the features.
+    An encoder that was trained here may have no head; its output is the mean of the features.
 
     >>> architecture("resnet50", (64, 64, 3)).output_shape
     (None, 1000)
@@ -294,7 +304,7 @@ def architecture(name: str, image_shape: tuple[int, ...] | None = None) -> keras
         x = _inverted_residuals(x, **_scaled(*LITE_GROWTH[kind]), epsilon=1e-3, symmetric=False)
     x = layers.Identity(name="features")(x)
     x = layers.GlobalAveragePooling2D(name="pool")(x)
-    return graph(pixels, x if BACKBONES[name].like else layers.Dense(1000, name="logits")(x), name=name)
+    return graph(pixels, layers.Dense(1000, name="logits")(x) if BACKBONES[name].has_head else x, name=name)
 
 
 def _scaled(width: float, depth: float) -> dict[str, Sequence[int]]:

@@ -239,7 +239,7 @@ MODELS = {
     "cross_attn_matcher": Entry("matcher", "cross_attn", default="emoji"),
     "co_attn_matcher": Entry("matcher", "co_attn"),
     "merged_attn_matcher": Entry("matcher", "merged_attn"),
-    "retriever": Entry("retriever", None, default="emoji"),
+    "retriever": Entry("retriever", None, default="photos"),
     "video_retriever": Entry("retriever", None, video=True),
 }
 

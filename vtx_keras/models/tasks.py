@@ -155,9 +155,9 @@ def image_tokens(
     if not getattr(o, "concepts", 0):
         return vision
     network = encoders.BACKBONES.get(o.image_encoder) if isinstance(o.image_encoder, str) else None
-    if network is None or network.like:
+    if network is None or not network.has_head:
         raise ValueError(
-            f"concepts={o.concepts}: expected an image_encoder with ImageNet's head, such as efficientnet_lite2"
+            f"concepts={o.concepts}: expected an image_encoder with ImageNet's head, such as efficientnet_lite0"
         )
     head = Concepts(o.concepts, name="concepts")
     seen = head(features)  # (batch, 1 + concepts, 2)

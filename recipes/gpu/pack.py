@@ -1,6 +1,6 @@
-"""Pack what the models of photographs learn from, for a GPU machine without TensorFlow (`recipes.photo_gpu`).
+"""Pack what the models of photographs learn from, for a GPU machine without TensorFlow (`recipes.gpu.tune`).
 
-    python -m recipes.photo_pack            # writes runs/photo_gpu; needs `vtx convert minilm_l6` once, before
+    python -m recipes.gpu.pack              # writes runs/photographs; after the two `vtx convert` of `recipes.gpu.tune`
 
 Pictures stay JPEG files at the sides that they are stored at; texts become ids of the photograph captioner's words.
 """
@@ -10,6 +10,7 @@ from __future__ import annotations
 import argparse
 import io
 import itertools
+import shutil
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
@@ -19,23 +20,22 @@ from PIL import Image
 
 from recipes import word_vectors
 from recipes.families import photos
+from recipes.gpu.loop import CAPTIONS, ENCODER, FOLDER, PARTS, SPLITS
 from vtx_keras import data, text, zoo
 from vtx_keras.checkpoints import _encoders as published
 from vtx_keras.data import _behind as behind
 from vtx_keras.inputs import media
 
-FOLDER = Path("runs/photo_gpu")
-SPLITS = ("train", "validation", "coco")
 LENGTH = photos.DECODER["max_length"] + 1
 SENTENCES = 300_000  # draws of sentences without pictures
 WIDTH = 192  # main directions of MiniLM's vectors that are kept
-PARTS = 4  # files of pictures
-SEPARATE = 1_000  # questions of a split that are packed at most, of the splits that are not learned from
 
 
 def pack(folder: Path = FOLDER) -> None:
     """Write pictures, captions, sentences, questions and vectors of captions."""
     folder.mkdir(parents=True, exist_ok=True)
+    encoder = ENCODER["image_encoder"]
+    shutil.copytree(published.find(encoder), folder / "encoders" / encoder, dirs_exist_ok=True)
     vocabulary = photos.vocabulary()
     rows = {split: list(photos.plainly(photos.examples(split)).encoded.as_numpy_iterator()) for split in SPLITS}
     files = [_at_its_side(row["image"]) for split in SPLITS for row in rows[split]]
@@ -57,11 +57,11 @@ def pack(folder: Path = FOLDER) -> None:
 
 
 def ids_of(captions: Sequence[Sequence[str]], vocabulary: Sequence[str]) -> np.ndarray:
-    """Return (pictures, 5, LENGTH) ids with START and END; captions are repeated where there are fewer."""
+    """Return (pictures, CAPTIONS, LENGTH) ids with START and END; captions are repeated where there are fewer."""
     flat = [one for several in captions for one in _five(several)]
     ids = text.Vocabulary(vocabulary).encode(flat, LENGTH - 1, start=True, end=True)
     ids = np.pad(ids, [[0, 0], [0, LENGTH - ids.shape[1]]])
-    return ids.reshape(len(captions), 5, LENGTH).astype("int16")
+    return ids.reshape(len(captions), CAPTIONS, LENGTH).astype("int16")
 
 
 def sentences(vocabulary: Sequence[str]) -> dict[str, np.ndarray]:
@@ -100,7 +100,9 @@ def vectors_of(texts: Sequence[str], reader: str = "minilm_l6") -> np.ndarray:
     """Return the main directions of a published text encoder's sentence vectors (texts, WIDTH), of length one."""
     vocabulary = tuple(published.words_of(reader))
     begin, end = (vocabulary.index(special) for special in ("[CLS]", "[SEP]"))
-    rows = [[begin, *(int(piece) for piece in row[:30]), end] for row in text.tokenizer(vocabulary).tokenize(list(texts))]
+    rows = [
+        [begin, *(int(piece) for piece in row[:30]), end] for row in text.tokenizer(vocabulary).tokenize(list(texts))
+    ]
     model, vectors = published.load(reader, head=True), np.zeros((len(rows), 384), "float32")
     order = np.argsort([len(row) for row in rows], kind="stable")  # texts of about one length together
     for places in np.array_split(order, max(1, len(rows) // 256)):
@@ -118,12 +120,12 @@ def _as_bytes(vectors: np.ndarray) -> np.ndarray:
 
 def _at_its_side(file: bytes) -> bytes:
     """Return a JPEG file of the encoder's side, the same bytes if it has it."""
-    side = photos.ENCODER["image_shape"][0]
+    side = ENCODER["image_shape"][0]
     with Image.open(io.BytesIO(file)) as picture:
         if picture.size == (side, side) and picture.format == "JPEG":
             return file
     stored = io.BytesIO()
-    Image.fromarray(media.resize(file, (side, side), photos.ENCODER["resize"])).save(stored, "JPEG", quality=80)
+    Image.fromarray(media.resize(file, (side, side), ENCODER["resize"])).save(stored, "JPEG", quality=80)
     return stored.getvalue()
 
 
@@ -132,7 +134,7 @@ def _sided(caption: str) -> bool:
 
 
 def _five(captions: Sequence[str]) -> Iterable[str]:
-    return itertools.islice(itertools.cycle(captions), 5)
+    return itertools.islice(itertools.cycle(captions), CAPTIONS)
 
 
 if __name__ == "__main__":
