@@ -18,7 +18,7 @@ import numpy as np
 from keras import ops
 
 from recipes.gpu.loop import BEHIND, CAPTIONS, ENCODER, arguments, begun, give, in_turn, keep, read, say, trained
-from recipes.gpu.tune import MOST_ALIKE, caption_loss, texts_of, tokens_of
+from recipes.gpu.tune import caption_loss, texts_of, tokens_of
 from vtx_keras import zoo
 from vtx_keras.inputs.text import END, PAD, UNK
 from vtx_keras.models.rewards import by_cider, cider, rarity, rewarded
@@ -246,8 +246,8 @@ def groups(args: argparse.Namespace, texts: dict) -> Iterator[tuple]:
         captions = np.repeat(rows[:, None], 1 + WRONG, axis=1)
         pictures = captions // CAPTIONS
         for place in range(1, 1 + WRONG):
-            pictures[:half, place] = wrong_pictures[rows[:half], random.integers(0, MOST_ALIKE, half)]
-            others = random.integers(0, 2 * MOST_ALIKE, len(rows) - half)
+            pictures[:half, place] = wrong_pictures[rows[:half], random.integers(0, wrong_pictures.shape[1], half)]
+            others = random.integers(0, wrong_texts.shape[1], len(rows) - half)
             captions[half:, place] = wrong_texts[rows[half:] // CAPTIONS, others]
         yield pictures.ravel(), tokens[captions.ravel()]
 

@@ -286,8 +286,9 @@ def hard_negatives(args: argparse.Namespace, as_image: Any, as_text: Any, texts:
     captions = np.concatenate([as_text({"tokens": part}) for part in np.array_split(tokens, len(tokens) // 500 + 1)])
     likeness = images @ captions.T  # (pictures, captions)
     likeness[np.arange(len(captions)) // CAPTIONS == np.arange(len(images))[:, None]] = -2.0
-    pictures = np.argpartition(-likeness, MOST_ALIKE, axis=0)[:MOST_ALIKE].T
-    wrong = np.argpartition(-likeness, 2 * MOST_ALIKE, axis=1)[:, : 2 * MOST_ALIKE]
+    most = min(MOST_ALIKE, len(images) - 1)
+    pictures = np.argpartition(-likeness, most, axis=0)[:most].T
+    wrong = np.argpartition(-likeness, 2 * most, axis=1)[:, : 2 * most]
     np.savez(args.features / "hard.npz", pictures=pictures.astype("int32"), texts=wrong.astype("int32"))
 
 
