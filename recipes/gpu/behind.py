@@ -1,7 +1,9 @@
 """Train the models of photographs behind the tuned encoder, from kept features, on a GPU: after `recipes.gpu.tune`.
 
-KERAS_BACKEND=jax python -m recipes.gpu.behind captioner gated --seconds 150 --reward 90
-KERAS_BACKEND=jax python -m recipes.gpu.behind all              # all of them, in processes beside each other
+    KERAS_BACKEND=jax python -m recipes.gpu.behind captioner gated --seconds 150 --reward 90
+    KERAS_BACKEND=jax python -m recipes.gpu.behind all              # all of them, in processes beside each other
+
+Each keeps its weights in `--out`, and what was judged on the way.
 """
 
 from __future__ import annotations
