@@ -208,7 +208,7 @@ def coco_sample(split: str) -> data.Examples:
             image = (folder() / "coco_sample" / "images" / row["image"]).read_bytes()
             yield {"id": row["coco_id"], "image": image, "image_id": row["coco_id"], "captions": [row["caption"]]}
 
-    return _examples(rows, len(table), flickr8k("validation").encoded.element_spec)
+    return as_examples(rows, len(table), flickr8k("validation").encoded.element_spec)
 
 
 def examples(split: str) -> data.Examples:
@@ -229,7 +229,7 @@ def plainly(photographs: data.Examples) -> data.Examples:
         for row in photographs.encoded.as_numpy_iterator():
             yield {**row, "captions": [plain(caption.decode()) for caption in row["captions"]]}
 
-    return _examples(rows, len(photographs), photographs.encoded.element_spec)
+    return as_examples(rows, len(photographs), photographs.encoded.element_spec)
 
 
 def views(photographs: data.Examples) -> data.Examples:
@@ -242,7 +242,7 @@ def views(photographs: data.Examples) -> data.Examples:
     for view in range(VIEWS):
         random = np.random.default_rng(view)
         rows += [_seen_otherwise(stored[number], view, random) for number in random.permutation(len(stored))]
-    return _examples(lambda: iter(rows), len(rows), photographs.encoded.element_spec)
+    return as_examples(lambda: iter(rows), len(rows), photographs.encoded.element_spec)
 
 
 def _seen_otherwise(row: dict, view: int, random: np.random.Generator) -> dict:
@@ -285,7 +285,7 @@ def plain(caption: str) -> str:
     return " ".join(text.tokens(caption)).replace(" '", "'").replace(" n't", "n't")
 
 
-def _examples(rows: Callable[[], Iterator[Mapping[str, Any]]], count: int, form: Any) -> data.Examples:
+def as_examples(rows: Callable[[], Iterator[Mapping[str, Any]]], count: int, form: Any) -> data.Examples:
     """Return rows of this form as examples."""
     source = tf.data.Dataset.from_generator(tf.autograph.experimental.do_not_convert(rows), output_signature=form)
     return data.Examples(source.apply(tf.data.experimental.assert_cardinality(count)))

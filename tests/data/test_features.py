@@ -71,6 +71,23 @@ def test_an_image_of_several_examples_is_encoded_once(tmp_path, monkeypatch, cap
     assert [row["caption"].decode() for row in found] == toys.texts(len(order))
 
 
+def test_other_examples_of_the_same_pictures_read_what_is_stored(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(_behind, "SHARD", 2)
+    model = toys.toy("retriever")
+    model.freeze("image")
+    stored = [row["image"] for row in data.features(pairs("encoded", 5), model, tmp_path).as_numpy_iterator()]
+    rows, order = list(pairs("encoded", 7).as_numpy_iterator()), [4, 6, 1, 5, 4]
+    columns = {"image": [rows[i]["image"] for i in order], "question": toys.texts(len(order))}
+    found = data.features(tf.data.Dataset.from_tensor_slices(columns), model, tmp_path)
+    assert "features of 4 pictures: 2 read, 2 made" in capsys.readouterr().out
+    images = [row["image"] for row in found.as_numpy_iterator()]
+    np.testing.assert_array_equal([images[0], images[2], images[4]], [stored[4], stored[1], stored[4]])
+    for names in tmp_path.glob("*.txt"):  # as a version that did not write them left the folder
+        names.unlink()
+    data.features(pairs("encoded", 5), model, tmp_path)
+    assert "features of 5 pictures: 5 read, 0 made" in capsys.readouterr().out
+
+
 def test_features_and_images_are_not_confused(tmp_path):
     model = toys.toy("retriever")
     model.freeze("image")

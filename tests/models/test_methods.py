@@ -115,3 +115,18 @@ def test_correct_input_gives_no_warning(captioner):
     with warnings.catch_warnings():
         warnings.simplefilter("error", UserWarning)
         captioner.generate(pictures(captioner, 2), prompt="w1")
+
+
+def test_a_retriever_behind_its_encoder_embeds_features_and_shares_its_weights(tmp_path):
+    model = toy("retriever")
+    x = pictures(model, 3)
+    model.freeze("image")
+    behind, features = model.behind_encoder(), model.get_layer("image_encoder").predict(x, verbose=0)
+    np.testing.assert_allclose(behind.similarity(features, texts(2)), model.similarity(x, texts(2)), atol=1e-5)
+    kernel = model.get_layer("text_projection").kernel
+    kernel.assign(kernel * 0.5 + 0.1)
+    seen = model.similarity(x, texts(2))
+    np.testing.assert_allclose(behind.similarity(features, texts(2)), seen, atol=1e-5)
+    with pytest.raises(ValueError, match="expected \\(pictures, "):
+        behind.similarity(x, texts(2))
+    model.save(tmp_path / "model.keras")  # its own graph is whole

@@ -17,7 +17,7 @@ import json
 import os
 import warnings
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -26,7 +26,7 @@ import numpy as np
 import tensorflow as tf
 
 from vtx_keras._compat import forget_graph_seed
-from vtx_keras._files import progress, whole
+from vtx_keras._files import progress, whole, write
 from vtx_keras.data import _tensors as tensors
 from vtx_keras.data._examples import as_text, encoded_of
 from vtx_keras.data._plan import BadData, Epochs, epoch_seed, seed_for
@@ -36,6 +36,7 @@ from vtx_keras.models import concepts
 from vtx_keras.models._base import VisionText
 
 SHARD = 512  # images per file
+PICTURES = ".txt"  # beside a file of features: the digests of its pictures
 OPEN = 256  # memory-mapped files at a time: systems allow about a thousand
 CHUNK = 10_000  # sentences that are encoded at a time
 MOST = 8  # concepts of a sentence that are kept
@@ -58,9 +59,9 @@ def features(
     """Return the same examples with the image encoder's features (float16) in place of their images.
 
     Features are stored in `folder`, in files named by a hash of the encoder's weights, the preprocessing and the
-    images. Existing files are reused, an interrupted run resumes, and another encoder never reads them. An image that
-    occurs in several examples is encoded once. With `seen`, for a model with concepts, there is also what it sees in
-    each image: `behind_encoder(told=True)` reads it.
+    images. They are reused by other examples of the same pictures in any order, an interrupted run resumes, and another
+    encoder never reads them. An image that occurs in several examples is encoded once. With `seen`, for a model with
+    concepts, there is also what it sees in each image: `behind_encoder(told=True)` reads it.
 
     >>> import tempfile
     >>> from vtx_keras import zoo
@@ -82,31 +83,34 @@ def features(
             "the image encoder is not frozen: model.freeze('image'), or cached features become stale", stacklevel=2
         )
     key, stored = _key(encoder, model), "path" if "image" not in source.element_spec else "image"
-    files, new, total = [], 0, 0
-    places: list[int] = []  # for each example, the index of its image
+    known, new = _known(folder, key), 0
+    digests: list[str] = []  # of each example's picture
     with progress("features of pictures") as update:
-        for chunk in _chunks(mapped(source, lambda example: example[stored]), stored, places):
-            path = folder / f"{key}-{_digest(chunk, stored)}.npy"
-            total += len(chunk)
+        for chunk in _unknown(mapped(source, lambda example: example[stored]), stored, known, digests):
+            path = folder / f"{key}-{_digest(list(chunk.values()), stored)}.npy"
             if not path.exists():
                 new += len(chunk)
                 with whole(path) as part:
-                    np.save(part, _encoded(chunk, encoder, model, batch_size, stored))
-            update(total)
-            files.append(path)
+                    np.save(part, _encoded(list(chunk.values()), encoder, model, batch_size, stored))
+            write(path.with_suffix(PICTURES), "\n".join(chunk))
+            known |= {digest: (path, row) for row, digest in enumerate(chunk)}
+            update(len(set(digests)))
+    total = len(set(digests))
     print(f"features of {total:,d} pictures: {total - new:,d} read, {new:,d} made, in {folder}")
 
-    told = np.concatenate([_seen(np.load(file), model) for file in files]) if seen else None
+    files = {known[digest][0] for digest in digests}
+    told = {file: _seen(np.load(file), model) for file in files} if seen else {}
 
     def rows() -> Iterator[dict]:
-        file_of = functools.lru_cache(OPEN)(lambda number: np.load(files[number], mmap_mode="r"))
-        for place in places:
-            row = {"image": file_of(place // SHARD)[place % SHARD]}
-            yield row if told is None else {**row, "seen": told[place]}
+        features_in = functools.lru_cache(OPEN)(lambda file: np.load(file, mmap_mode="r"))
+        for digest in digests:
+            file, place = known[digest]
+            row = {"image": features_in(file)[place]}
+            yield {**row, "seen": told[file][place]} if seen else row
 
     spec = {"image": tf.TensorSpec(encoder.output.shape[1:], tf.float16)}
-    if told is not None:
-        spec["seen"] = tf.TensorSpec(told.shape[1:], tf.float32)
+    if seen:
+        spec["seen"] = tf.TensorSpec(model.get_layer("concepts").output.shape[1:], tf.float32)
     other_fields = mapped(
         source, lambda example: {name: value for name, value in example.items() if name not in ("image", "path")}
     )
@@ -138,19 +142,27 @@ def _digest(rows: list, stored: str) -> str:
     return sha.hexdigest()[:16]
 
 
-def _chunks(pictures: tf.data.Dataset, stored: str, places: list[int]) -> Iterator[list]:
-    """Yield distinct images, SHARD at a time; append the index of each row's image to `places`."""
-    rows: list[Any] = []
-    index_of: dict[str, int] = {}
+def _known(folder: Path, key: str) -> dict[str, tuple[Path, int]]:
+    """Return the file and row of every picture, by its digest, whose features are stored."""
+    known: dict[str, tuple[Path, int]] = {}
+    for names in sorted(folder.glob(f"{key}-*{PICTURES}")):
+        if (path := names.with_suffix(".npy")).exists():
+            known |= {digest: (path, row) for row, digest in enumerate(names.read_text().split())}
+    return known
+
+
+def _unknown(
+    pictures: tf.data.Dataset, stored: str, known: Mapping[str, Any], digests: list[str]
+) -> Iterator[dict[str, Any]]:
+    """Yield distinct pictures that are not known, SHARD at a time by digest; append each row's digest to `digests`."""
+    rows: dict[str, Any] = {}
     for row in pictures.as_numpy_iterator():
-        digest = _digest([row], stored)
-        if digest not in index_of:
-            index_of[digest] = len(index_of)
-            rows.append(row)
-        places.append(index_of[digest])
+        digests.append(_digest([row], stored))
+        if digests[-1] not in known:
+            rows[digests[-1]] = row
         if len(rows) == SHARD:
             yield rows
-            rows = []
+            rows = {}
     if rows:
         yield rows
 

@@ -17,7 +17,7 @@ from keras import ops
 from vtx_keras.inputs import media, text
 from vtx_keras.models import decode
 from vtx_keras.models._base import VisionText
-from vtx_keras.models.layers import Block, graph, register
+from vtx_keras.models.layers import Block, cut, graph, register
 
 
 @register
@@ -283,11 +283,14 @@ class Retriever(VisionText):
 
     def tower(self, modality: str) -> keras.Model:
         """Return the "image" or "text" half as a model, with unit-length embeddings (batch, dim)."""
-        name = {"image": "image", "text": "tokens"}[modality]
+        name, first = {"image": ("image", "vision"), "text": ("tokens", "spec")}[modality]
 
         def make() -> keras.Model:
             output = self.get_layer(f"{modality}_embedding").output
-            tower = graph({name: self.input[name]}, output, modality)
+            if self.has_layer("image_encoder"):
+                tower = graph({name: self.input[name]}, output, modality)
+            else:
+                tower = cut(self, {name: self.get_layer(first).input}, output, name=modality)
             tower.run_eagerly = self.run_eagerly
             return tower
 
