@@ -1,5 +1,5 @@
 """Two models of a photograph and a text: answers to questions, and whether a sentence fits. They train behind the
-encoder of `photos`, and begin with what others know: the text side of `retriever/photos`, the rest of
+encoder of `photos`, and begin with what others know: the words and first text layer of `retriever/photos`, the rest of
 `cross_attn_captioner/photos`.
 """
 
@@ -23,13 +23,14 @@ from vtx_keras.evaluate._measures import intervals, mean
 OPTIONS = {**photos.ENCODER, **photos.DECODER, "text_depth": 1, "dropout": 0.3}
 FEATURES = "runs/features"
 BATCH = 128
-WORDS = 2_000  # that a model of questions reads
+EPOCHS = {"vqa": 4, "matcher": 1}
+WORDS = 2_000  # pieces, that a model of questions reads
 CANDIDATES = 10  # of the retriever's, which the matcher ranks
 ASKED_AT_ONCE = 64  # searches whose candidates are ranked together
-NEAR = 40  # pictures and texts nearest to a pair, among which is what it is mistaken for
+NEAR = 40  # texts nearest to a picture, and pictures to a text, from which wrong ones are drawn
 ASKED = {  # of the bundled photographs
     "cat.jpg": (("what is looking to the side?", "cat"), ("how many cats are there?", "one")),
-    "coffee.jpg": (("what is the colour of the saucer?", "red"), ("what is on the saucer?", "cup")),
+    "coffee.jpg": (("what is the colour of the plate?", "red"),),
     "rocket.jpg": (("what is the colour of the rocket?", "white"),),
     "astronaut.jpg": (("what is the colour of the suit?", "orange"), ("how many people are there?", "one")),
     "pagoda.jpg": (("where is the tower?", "hill"),),
@@ -63,8 +64,8 @@ def answerer(recipe: str, fusion: str) -> Release:
         prepare=begin,
         options=OPTIONS,
         trained=train_on_questions,
-        rows=photos.VIEWS * 13_631,
-        epochs=4,
+        rows=photos.VIEWS * 10_798,
+        epochs=EPOCHS["vqa"],
         batch_size=BATCH,
         kept_features=True,
         baselines=("most_frequent", "question_alone"),
@@ -80,7 +81,7 @@ def matcher(recipe: str, fusion: str) -> Release:
         recipe,
         about="Predicts how well a sentence fits a photograph. The image, at 224 × 224 px, is encoded by "
         f"EfficientNet-Lite2, the sentence by one layer, and in two blocks of width 256 {fusion}. It learned from "
-        "pairs that the retriever takes for right and that are wrong.",
+        "captions that fit, and from texts and photographs that the retriever finds near and that do not.",
         expect="Rank the ten best of `retriever/photos` by it (below). It knows people, dogs, sports and rooms.",
         sets=("flickr8k",),
         sources=photos.SOURCES,
@@ -95,7 +96,7 @@ def matcher(recipe: str, fusion: str) -> Release:
         options=OPTIONS,
         trained=train_on_pairs,
         rows=photos.VIEWS * 36_000,
-        epochs=2,
+        epochs=EPOCHS["matcher"],
         batch_size=BATCH,
         kept_features=True,
         besides=reranked,
@@ -105,13 +106,14 @@ def matcher(recipe: str, fusion: str) -> Release:
 
 
 def begin(model: Any) -> None:
-    """Give a new model what the releases know: the captioner's vision and fusion, the retriever's text side."""
+    """Give a new model what the releases know: the captioner's vision and fusion, the retriever's first text layer."""
     captioner = zoo.build("cross_attn_captioner", weights="photos", vocabulary=model.vocabulary)
     searcher = zoo.build("retriever", weights="photos", vocabulary=model.vocabulary)
     copy_weights(captioner, model)
     read = {variable.path: variable for variable in searcher.get_layer("text_encoder").weights}
     for variable in model.get_layer("text_encoder").weights:
-        variable.assign(read[variable.path])
+        if not variable.path.startswith("norm/"):  # it stands after another layer
+            variable.assign(read[variable.path])
 
 
 # --- questions
@@ -136,30 +138,36 @@ def words_of_questions() -> tuple[str, ...]:
 
 
 def more_questions() -> data.Examples:
-    """Return questions about all views of the training photographs: also what one caption of five answers alone.
+    """Return questions about all views of the training photographs: those of the set, and what one caption answers.
 
-    They are thinned out as the set is, and have its answers.
+    Of the latter are left out those that the captions answer differently. They are thinned out as the set is, and have
+    its answers.
     """
     pictures = photos.views(photos.flickr8k("train"))
-    said: dict[str, list[str]] = {}
+    made = {}
     for row in photos.flickr8k("train").encoded.map(without_image).as_numpy_iterator():
-        said[row["image_id"].decode()] = [caption.decode() for caption in row["captions"]]
-    made = {
-        name: list(dict.fromkeys([*rules.pairs(captions), *(pair for one in captions for pair in rules.pairs([one]))]))
-        for name, captions in said.items()
-    }
-    asked = rules.balanced(made, set(made))
-    known = {row["answer"] for row in questions("train").encoded.map(without_image).as_numpy_iterator()}
+        captions = [caption.decode() for caption in row["captions"]]
+        made[f"{row['image_id'].decode()}.jpg"] = [*rules.pairs(captions), *_of_one_caption(captions)]
+    asked = rules.balanced({name: list(dict.fromkeys(found)) for name, found in made.items()}, set(made))
+    known = {row["answer"].decode() for row in questions("train").encoded.map(without_image).as_numpy_iterator()}
+    kept = {name: [pair for pair in found if pair.answer in known] for name, found in asked.items()}
 
     def rows() -> Iterator[dict]:
         for row in pictures.encoded.as_numpy_iterator():
-            for pair in asked[row["image_id"].decode()]:
-                if pair.answer.encode() in known:
-                    yield {"image": row["image"], "question": pair.question, "answer": pair.answer}
+            for pair in kept[f"{row['image_id'].decode()}.jpg"]:
+                yield {"image": row["image"], "question": pair.question, "answer": pair.answer}
 
-    count = photos.VIEWS * sum(pair.answer.encode() in known for found in asked.values() for pair in found)
     words = tf.TensorSpec((), tf.string)
-    return photos.as_examples(rows, count, {"image": words, "question": words, "answer": words})
+    form = {"image": words, "question": words, "answer": words}
+    return photos.as_examples(rows, photos.VIEWS * sum(map(len, kept.values())), form)
+
+
+def _of_one_caption(captions: list[str]) -> Iterator[rules.Pair]:
+    """Yield what a caption answers alone, where no other answers it differently."""
+    said = [pair for caption in captions for pair in rules.pairs([caption])]
+    for pair in said:
+        if len({other.answer for other in said if (other.kind, other.about) == (pair.kind, pair.about)}) == 1:
+            yield pair
 
 
 def without_image(row: Mapping[str, Any]) -> dict[str, Any]:
@@ -171,8 +179,9 @@ def train_on_questions(model: Any, folder: Path) -> Path:
     """Train on the questions of all views; the best epoch is chosen by accuracy on validation."""
     model.freeze("image")
     history = train.run(
-        model, more_questions(), folder, validation=questions("validation"), epochs=4, batch_size=BATCH,
+        model, more_questions(), folder, validation=questions("validation"), epochs=EPOCHS["vqa"], batch_size=BATCH,
         learning_rate=5e-4, weight_decay=0.05, ema=0.995, monitor="val_accuracy", samples=0, jit_compile=False,
+        buckets=(8, 10, 12),
     )  # fmt: skip
     return history.folder / "best"
 
@@ -199,55 +208,73 @@ def by_kind(model: Any) -> Table:
 # --- pairs
 
 
-class Hard(NamedTuple):
-    """Photographs and their captions, and what the retriever takes for right of each."""
+class Searched(NamedTuple):
+    """Photographs, their captions, and how near the retriever finds each text to each picture."""
 
     pictures: list[bytes]  # their image_ids
     captions: list[str]
-    of: np.ndarray  # (captions,): numbers of pictures
-    texts: np.ndarray  # (pictures, NEAR): captions of others that are near
-    others: np.ndarray  # (captions, NEAR): other pictures that are near
+    of: np.ndarray  # (captions,): the number of each caption's picture
     similarity: np.ndarray  # (pictures, captions)
 
 
-def hard_pairs(photographs: data.Examples) -> Hard:
-    """Return which texts and pictures the released retriever finds near each other, wrongly."""
+def searched(photographs: data.Examples) -> Searched:
+    """Compare all captions with all pictures by the released retriever."""
     searcher = zoo.build("retriever", weights="photos")
     rows = list(features_of(photographs, searcher).as_numpy_iterator())
     of = np.repeat(np.arange(len(rows)), [len(row["captions"]) for row in rows])
-    captions = [photos.plain(caption.decode()) for row in rows for caption in row["captions"]]
-    features = np.stack([row["image"] for row in rows])
+    captions = [caption.decode() for row in rows for caption in row["captions"]]
+    names, features = [row["image_id"] for row in rows], np.stack([row["image"] for row in rows])
+    del rows
     similarity = searcher.behind_encoder().similarity(features, captions, batch_size=256)
-    similarity = similarity.astype("float32")
-    wrong = np.where(of == np.arange(len(rows))[:, None], -np.inf, similarity)
-    near = [np.argpartition(-table, NEAR, axis=1)[:, :NEAR] for table in (wrong, wrong.T)]
-    return Hard([row["image_id"] for row in rows], captions, of, *near, similarity)
+    return Searched(names, captions, of, similarity.astype("float32"))
+
+
+def mistaken(found: Searched) -> tuple[np.ndarray, np.ndarray]:
+    """Return the NEAR captions of others nearest to each picture, and the NEAR other pictures nearest to each caption.
+
+    Both are ordered by number. A text that several pictures have is wrong for none of them.
+    """
+    wrong = found.similarity.copy()
+    places: dict[str, list[int]] = {}
+    for place, caption in enumerate(found.captions):
+        places.setdefault(photos.plain(caption), []).append(place)
+    for same in places.values():
+        wrong[np.ix_(found.of[same], same)] = -np.inf
+
+    def nearest(table: np.ndarray) -> np.ndarray:
+        return np.stack([np.sort(np.argpartition(-row, NEAR)[:NEAR]).astype("int32") for row in table])
+
+    return nearest(wrong), nearest(wrong.T)
 
 
 def taught_pairs(split: str) -> data.Examples:
-    """Return, for each photograph, two captions that fit (1), and for each a wrong text and a wrong picture (0).
+    """Return two captions that fit each photograph (1), and for each a wrong text and a wrong picture (0).
 
-    Of the training split it returns all views.
+    Of the training split it returns all views. Half of the texts end with a full stop.
     """
-    hard = hard_pairs(photos.flickr8k(split))
-    plain = photos.plainly(photos.flickr8k(split))
-    views = photos.views(photos.flickr8k(split)) if split == "train" else plain
-    stored = list(views.encoded.as_numpy_iterator())
-    number = {name: place for place, name in enumerate(hard.pictures)}
-    caption_of = {caption: place for place, caption in enumerate(hard.captions)}
+    found = searched(photos.flickr8k(split))
+    wrong_texts, wrong_pictures = mistaken(found)
+    captions = [photos.plain(caption) for caption in found.captions]
+    number = {name: place for place, name in enumerate(found.pictures)}
+    place_of = {(found.pictures[picture], captions[place]): place for place, picture in enumerate(found.of)}
+    del found
+    views = photos.views if split == "train" else photos.plainly
+    stored = list(views(photos.flickr8k(split)).encoded.as_numpy_iterator())
 
     def rows() -> Iterator[dict]:
         random = np.random.default_rng(0)
-        for begin in range(0, len(stored), len(number)):  # a view of all photographs
-            view = stored[begin : begin + len(number)]
+        for at in range(0, len(stored), len(number)):  # a view of all photographs
+            view = stored[at : at + len(number)]
             images = {number[row["image_id"]]: row["image"] for row in view}
             for row in view:
-                for caption in random.choice(row["captions"], min(2, len(row["captions"])), replace=False):
-                    wrong = random.choice(hard.texts[number[row["image_id"]]])
-                    other = random.choice(hard.others[caption_of[caption.decode()]])
-                    yield {"image": row["image"], "caption": caption, "label": 1}
-                    yield {"image": row["image"], "caption": hard.captions[wrong], "label": 0}
-                    yield {"image": images[other], "caption": caption, "label": 0}
+                for chosen in random.choice(len(row["captions"]), min(2, len(row["captions"])), replace=False):
+                    own = row["captions"][chosen].decode()
+                    wrong = captions[random.choice(wrong_texts[number[row["image_id"]]])]
+                    other = images[random.choice(wrong_pictures[place_of[row["image_id"], own]])]
+                    own, wrong = (f"{words} ." if random.random() < 0.5 else words for words in (own, wrong))
+                    yield {"image": row["image"], "caption": own, "label": 1}
+                    yield {"image": row["image"], "caption": wrong, "label": 0}
+                    yield {"image": other, "caption": own, "label": 0}
 
     count = sum(3 * min(2, len(row["captions"])) for row in stored)
     words = tf.TensorSpec((), tf.string)
@@ -258,39 +285,41 @@ def train_on_pairs(model: Any, folder: Path) -> Path:
     """Train on pairs of all views; the best epoch is chosen by accuracy on validation."""
     model.freeze("image")
     history = train.run(
-        model, taught_pairs("train"), folder, validation=taught_pairs("validation"), epochs=2, batch_size=BATCH,
-        learning_rate=5e-4, weight_decay=0.05, ema=0.995, monitor="val_accuracy", samples=0, jit_compile=False,
-        buckets=(8, 10, 12, 14, 17),
+        model, taught_pairs("train"), folder, validation=taught_pairs("validation"), epochs=EPOCHS["matcher"],
+        batch_size=BATCH, learning_rate=5e-4, weight_decay=0.05, ema=0.995, monitor="val_accuracy", samples=0,
+        jit_compile=False, buckets=(8, 10, 12, 14, 17),
     )  # fmt: skip
     return history.folder / "best"
 
 
 def reranked(model: Any, split: str = "test") -> Table:
     """Measure recall 1 both ways: by the retriever alone, and with its best ranked by the matcher."""
-    hard = hard_pairs(photos.flickr8k(split))
-    features = {row["image_id"]: row["image"] for row in features_of(photos.flickr8k(split), model).as_numpy_iterator()}
-    pixels = np.stack([features[name] for name in hard.pictures])
-    right = hard.of == np.arange(len(pixels))[:, None]  # (pictures, captions)
-    behind, rows = behind_encoder(model), []
-    for way, near, fits in (
-        ("caption for picture", hard.similarity, right),
-        ("picture for caption", hard.similarity.T, right.T),
+    found = searched(photos.flickr8k(split))
+    stored = {row["image_id"]: row["image"] for row in features_of(photos.flickr8k(split), model).as_numpy_iterator()}
+    pixels, behind, rows = np.stack([stored[name] for name in found.pictures]), behind_encoder(model), []
+    fits = found.of == np.arange(len(pixels))[:, None]  # (pictures, captions)
+
+    def texts_ranked(pictures: np.ndarray, texts: np.ndarray) -> list[float]:
+        said = [found.captions[place] for place in texts]
+        return behind.match(pixels[pictures], said, batch_size=320)
+
+    for way, table, right, groups, scores_of in (
+        ("caption for picture", found.similarity, fits, found.pictures, texts_ranked),
+        ("picture for caption", found.similarity.T, fits.T, found.of, lambda a, b: texts_ranked(b, a)),
     ):
-        best = np.argsort(-near, axis=1, kind="stable")[:, :CANDIDATES]
-        scores = []
+        best = np.argsort(-table, axis=1, kind="stable")[:, :CANDIDATES]
+        asked = np.indices(best.shape)[0]
+        scores: list[float] = []
         for at in range(0, len(best), ASKED_AT_ONCE):
-            rows_of, found = np.indices(best[at : at + ASKED_AT_ONCE].shape)[0] + at, best[at : at + ASKED_AT_ONCE]
-            pictures, texts = (rows_of, found) if near is hard.similarity else (found, rows_of)
-            said = [hard.captions[place] for place in texts.ravel()]
-            scores += behind.match(pixels[pictures.ravel()], said, batch_size=320)
+            part = slice(at, at + ASKED_AT_ONCE)
+            scores += scores_of(asked[part].ravel(), best[part].ravel())
         order = np.argsort(-np.reshape(scores, best.shape), axis=1, kind="stable")
-        found = np.take_along_axis(fits, best, axis=1)
-        before, after = found[:, 0].astype(float), np.take_along_axis(found, order, axis=1)[:, 0].astype(float)
-        measures = {"retriever": before, "retriever, then matcher": after, "gain, paired": after - before}
-        groups = hard.pictures if near is hard.similarity else hard.of
+        hits = np.take_along_axis(right, best, axis=1).astype(float)
+        before, after = hits[:, 0], np.take_along_axis(hits, order, axis=1)[:, 0]
+        measures = {"retriever": before, "retriever, then matcher": after, "the gain, paired": after - before}
         for ranking, values in intervals({name: mean(one) for name, one in measures.items()}, groups).items():
             rows.append([way, ranking, "{:.3f} [{:.3f}, {:.3f}]".format(*values)])
-    about = f"Recall 1 on the {split} split: the retriever's {CANDIDATES} best in its own order, and in the matcher's."
+    about = f"On the {split} split: the retriever's {CANDIDATES} best in its own order, and in the matcher's."
     return Table("Reranking the retriever's results", about, ["search", "ranked by", "recall 1"], rows)
 
 

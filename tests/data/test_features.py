@@ -82,10 +82,28 @@ def test_other_examples_of_the_same_pictures_read_what_is_stored(tmp_path, monke
     assert "features of 4 pictures: 2 read, 2 made" in capsys.readouterr().out
     images = [row["image"] for row in found.as_numpy_iterator()]
     np.testing.assert_array_equal([images[0], images[2], images[4]], [stored[4], stored[1], stored[4]])
+    alone = next(data.features(pairs("encoded", 5).skip(3).take(1), model, tmp_path / "alone").as_numpy_iterator())
+    np.testing.assert_array_equal(alone["image"], stored[3], "the same bits, whatever stands beside it")
+    capsys.readouterr()
     for names in tmp_path.glob("*.txt"):  # as a version that did not write them left the folder
         names.unlink()
     data.features(pairs("encoded", 5), model, tmp_path)
     assert "features of 5 pictures: 5 read, 0 made" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    "damage", [lambda path: path.write_bytes(b""), lambda path: np.save(path, np.zeros((1, 2, 2)))]
+)
+def test_a_damaged_file_is_made_again(damage, tmp_path, capsys):
+    model = toys.toy("retriever")
+    model.freeze("image")
+    features = data.features(pairs("encoded"), model, tmp_path)
+    stored = [np.array(row["image"]) for row in features.as_numpy_iterator()]  # not the mapped file, which is cut
+    (path,) = tmp_path.glob("*.npy")
+    damage(path)
+    again = [row["image"] for row in data.features(pairs("encoded"), model, tmp_path).as_numpy_iterator()]
+    assert "0 read, 6 made" in capsys.readouterr().out.splitlines()[-1]
+    np.testing.assert_array_equal(stored, again)
 
 
 def test_features_and_images_are_not_confused(tmp_path):

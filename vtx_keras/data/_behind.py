@@ -86,15 +86,14 @@ def features(
     known, new = _known(folder, key), 0
     digests: list[str] = []  # of each example's picture
     with progress("features of pictures") as update:
-        for chunk in _unknown(mapped(source, lambda example: example[stored]), stored, known, digests):
+        for chunk in _unknown(mapped(source, lambda example: example[stored]), stored, known, digests, update):
             path = folder / f"{key}-{_digest(list(chunk.values()), stored)}.npy"
-            if not path.exists():
+            if _stored_rows(path) != len(chunk):
                 new += len(chunk)
                 with whole(path) as part:
                     np.save(part, _encoded(list(chunk.values()), encoder, model, batch_size, stored))
             write(path.with_suffix(PICTURES), "\n".join(chunk))
             known |= {digest: (path, row) for row, digest in enumerate(chunk)}
-            update(len(set(digests)))
     total = len(set(digests))
     print(f"features of {total:,d} pictures: {total - new:,d} read, {new:,d} made, in {folder}")
 
@@ -143,16 +142,26 @@ def _digest(rows: list, stored: str) -> str:
 
 
 def _known(folder: Path, key: str) -> dict[str, tuple[Path, int]]:
-    """Return the file and row of every picture, by its digest, whose features are stored."""
+    """Return the file and row of every picture, by its digest, whose features are stored: the oldest, if twice."""
     known: dict[str, tuple[Path, int]] = {}
-    for names in sorted(folder.glob(f"{key}-*{PICTURES}")):
-        if (path := names.with_suffix(".npy")).exists():
-            known |= {digest: (path, row) for row, digest in enumerate(names.read_text().split())}
+    files = folder.glob(f"{key}-*{PICTURES}")
+    for names in sorted(files, key=lambda path: (path.stat().st_mtime_ns, path.name), reverse=True):
+        path, digests = names.with_suffix(".npy"), names.read_text(encoding="utf-8").split()
+        if _stored_rows(path) == len(digests):
+            known |= {digest: (path, row) for row, digest in enumerate(digests)}
     return known
 
 
+def _stored_rows(path: Path) -> int:
+    """Return how many rows a file of features has; 0 if it is missing or damaged."""
+    try:
+        return len(np.load(path, mmap_mode="r"))
+    except (OSError, ValueError, EOFError):
+        return 0
+
+
 def _unknown(
-    pictures: tf.data.Dataset, stored: str, known: Mapping[str, Any], digests: list[str]
+    pictures: tf.data.Dataset, stored: str, known: Mapping[str, Any], digests: list[str], update: Callable[[int], None]
 ) -> Iterator[dict[str, Any]]:
     """Yield distinct pictures that are not known, SHARD at a time by digest; append each row's digest to `digests`."""
     rows: dict[str, Any] = {}
@@ -163,16 +172,19 @@ def _unknown(
         if len(rows) == SHARD:
             yield rows
             rows = {}
+        if len(digests) % SHARD == 0:
+            update(len(set(digests)))
     if rows:
         yield rows
 
 
 def _encoded(rows: list, encoder: keras.Model, model: VisionText, batch_size: int, stored: str) -> np.ndarray:
-    outputs, size = [], min(batch_size, len(rows))
-    for at in range(0, len(rows), size):
-        part = rows[at : at + size]
+    """Return the features of pictures. Every batch is whole, whose size decides their last bits."""
+    outputs = []
+    for at in range(0, len(rows), batch_size):
+        part = rows[at : at + batch_size]
         fitted = tensors.fitted_rows(part, model.image_shape, model.options["resize"], paths=stored == "path")
-        whole_batch = np.resize(fitted, (size, *fitted.shape[1:]))  # a smaller batch would be traced again
+        whole_batch = np.resize(fitted, (batch_size, *fitted.shape[1:]))
         outputs.append(np.asarray(encoder.predict_on_batch(whole_batch.astype("float32"))).astype("float16"))
     return np.concatenate(outputs)[: len(rows)]
 
