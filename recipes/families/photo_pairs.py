@@ -21,7 +21,6 @@ from vtx_keras.data.sets import _flickr8k_qa as rules
 from vtx_keras.evaluate._measures import intervals, mean
 
 OPTIONS = {**photos.ENCODER, **photos.DECODER, "text_depth": 1, "dropout": 0.3}
-FEATURES = "runs/features"
 BATCH = 128
 EPOCHS = {"vqa": 4, "matcher": 1}
 WORDS = 2_000  # pieces, that a model of questions reads
@@ -335,4 +334,4 @@ def behind_encoder(model: Any) -> Any:
 def features_of(photographs: data.Examples, model: Any) -> tf.data.Dataset:
     """Return examples with the features of the shared encoder, made once."""
     model.freeze("image")
-    return data.features(photographs, model, FEATURES)
+    return data.features(photographs, model, photos.FEATURES)
