@@ -236,7 +236,7 @@ MODELS = {
     "merged_attn_classifier": Entry("classifier", "merged_attn"),
     "concat_mlp_matcher": Entry("matcher", "concat_mlp"),
     "gated_matcher": Entry("matcher", "gated"),
-    "cross_attn_matcher": Entry("matcher", "cross_attn", default="photos"),
+    "cross_attn_matcher": Entry("matcher", "cross_attn", default="emoji"),
     "co_attn_matcher": Entry("matcher", "co_attn"),
     "merged_attn_matcher": Entry("matcher", "merged_attn"),
     "retriever": Entry("retriever", None, default="photos"),
