@@ -52,7 +52,9 @@ def processor() -> str:
         return platform.processor() or platform.machine()
 
 
-def store(name: str, rows: list[dict], hardware: str | None = None, results: Path = RESULTS) -> None:
+def store(
+    name: str, rows: list[dict], hardware: str | None = None, results: Path = RESULTS, command: str | None = None
+) -> None:
     """Print the rows and store them with the hardware (by default one thread of this processor) and versions."""
     packages = (
         "tensorflow",
@@ -68,7 +70,7 @@ def store(name: str, rows: list[dict], hardware: str | None = None, results: Pat
         "tf2onnx",
     )
     report = {
-        "command": f"python benchmarks/{name}.py",
+        "command": command or f"python benchmarks/{name}.py",
         "hardware": hardware or f"{processor()}, one thread",
         "python": platform.python_version(),
         "versions": {package: release for package in packages if (release := installed(package))},

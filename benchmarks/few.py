@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from common import store
+from common import processor, store
 
 TAG = "photos"
 HELD_OUT = 300  # pictures
@@ -41,7 +41,9 @@ def main() -> None:
             row[f"{name}_spread"] = round(float(np.ptp(values)), 4)
         results.append(row)
         print(json.dumps(row), flush=True)
-    store(f"few_{args.set}", results)
+    sizes = " ".join(map(str, args.sizes))
+    command = f"python benchmarks/few.py {args.set} --sizes {sizes} --draws {args.draws}"
+    store(f"few_{args.set}", results, hardware=f"{processor()}, all cores", command=command)
 
 
 def rows_of(name: str) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
