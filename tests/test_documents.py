@@ -93,3 +93,12 @@ def test_the_page_on_data_tells_the_stored_baselines():
             for part in ("test: copy", "without", "rad/official test, all", "rad/disjoint test, all")
         ):
             assert any("{:.3f} [{:.3f}, {:.3f}]".format(*figure) in told for figure in figures), row
+
+
+def test_the_page_on_your_pictures_tells_what_few_pictures_change():
+    told = " ".join(page("docs/your-pictures.md").split())
+    rows = json.loads((ROOT / "benchmarks/results/few_flowers.json").read_text())["rows"]
+    for name in ("fine_tuned", "nearest_neighbour", "consensus"):
+        first, second, third = (f"{row[name]:.2f}" for row in rows)
+        assert f"{first}, {second} and {third}" in told
+    assert f"untouched {rows[0]['untouched']:.2f}" in told

@@ -21,7 +21,7 @@ from vtx_keras.data.sets import _flickr8k_qa as rules
 OPTIONS = {**photos.ENCODER, **photos.DECODER, "text_depth": 1, "dropout": 0.3}
 BATCH = 128
 EPOCHS = 4
-WORDS = 2_000  # pieces, that a model of questions reads
+WORDS = 2_000  # pieces that a model reads, and those of the questions
 ASKED = {  # of the bundled photographs
     "cat.jpg": (("what is looking to the side?", "cat"), ("how many cats are there?", "one")),
     "coffee.jpg": (("what is the colour of the plate?", "red"),),

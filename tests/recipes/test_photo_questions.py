@@ -1,4 +1,4 @@
-"""The questions about photographs that a model learns from, and those of its card."""
+"""What the releases for photographs learn from: questions, and captions for search."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import pytest
 import tensorflow as tf
 from paths import ROOT
 
-from vtx_keras import data
+from vtx_keras import data, zoo
 
 pytestmark = pytest.mark.skipif(keras.backend.backend() != "tensorflow", reason="the recipes read tf.data")
 PHOTOGRAPHS = ("cat.jpg", "coffee.jpg", "astronaut.jpg", "pagoda.jpg", "dogs.jpg", "brushes.jpg")
@@ -58,3 +58,19 @@ def test_the_questions_of_the_card_are_about_the_bundled_photographs(recipe):
     rows = list(recipe.questions("sample").encoded.as_numpy_iterator())
     assert len(rows) == sum(map(len, recipe.ASKED.values())) <= 12, "a card shows so many"
     assert rows[0]["image"] == data.sample("photos/cat.jpg").read_bytes()
+
+
+def test_a_retriever_goes_on_with_captions_that_may_end_with_a_full_stop(recipe, monkeypatch, tmp_path):
+    from recipes.families import photos
+    from recipes.gpu.loop import keep
+
+    model = zoo.build("retriever", weights="photos")
+    before = model.similarity(data.sample("photos/cat.jpg"), ["a brown cat ."])
+    monkeypatch.setattr(photos, "LEARNED", tmp_path)
+    keep(tmp_path / "retriever.npz", model.behind_encoder(), seconds=1)
+    first = next(photos.with_full_stops(photos.plainly(photos.flickr8k("train"))).encoded.as_numpy_iterator())
+    said = ["a brown cat looks aside", "a cat on the left"]
+    assert [one.decode() for one in first["captions"]] == [text + end for text in said for end in ("", " .")]
+    best = photos.train_for_search(model, tmp_path / "run", epochs=2, batch_size=6)
+    assert (tmp_path / "run" / "training.json").exists()
+    assert zoo.build("retriever", weights=best).similarity(data.sample("photos/cat.jpg"), ["a brown cat ."]) != before
