@@ -93,7 +93,6 @@ def one_draw(train_rows: list[dict], test_rows: list[dict]) -> dict[str, float]:
     """Fine-tune on rows as `vtx train` does, and return CIDEr of the model and of the baselines on others."""
     from vtx_keras import data, evaluate, train, zoo
     from vtx_keras.inputs import text
-    from vtx_keras.train._settings import by_rows
 
     def examples(rows: list[dict]) -> Any:
         import tensorflow as tf
@@ -114,8 +113,8 @@ def one_draw(train_rows: list[dict], test_rows: list[dict]) -> dict[str, float]:
     model.freeze("image")
     cpu = time.process_time()
     folder = Path("runs") / f"few-{time.time_ns()}"  # beside the kept features
-    settings = {**by_rows(len(train_rows)), "samples": 0, "verbose": False, "jit_compile": False}
-    train.run(model, pairs, folder, **settings)
+    settings = train.suited(model, pairs)
+    train.run(model, pairs, folder, samples=0, verbose=False, jit_compile=False, **settings)
     shutil.rmtree(folder)
     cpu = time.process_time() - cpu
     tuned = evaluate.run(model.behind_encoder(), kept[1], baselines=(), draws=20)

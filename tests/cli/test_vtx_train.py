@@ -72,14 +72,23 @@ def test_own_pictures_start_from_the_captioner_of_photographs(tmp_path, capsys):
     ds = data.from_csv(table)
     found = _with_defaults("cross_attn_captioner", table, ds, dict(unset))
     assert (found["weights"], found["freeze"], found["vocabulary"]) == ("photos", ("image",), "more")
-    assert found["epochs"] == 10
+    assert found["suited"]
     assert "starts from cross_attn_captioner/photos for 3 captions" in capsys.readouterr().err
     for name, changes in (("sample", {}), (table, {"size": "tiny"}), (table, {"settings": ("dim=32",)})):
         found = _with_defaults("cross_attn_captioner", name, ds, {**unset, **changes})
-        assert (found["weights"], found["epochs"], found["learning_rate"]) == ("none", 10, 3e-4)
+        assert (found["weights"], found["suited"]) == ("none", False)
     for other in ("gated_vqa", "retriever"):  # not even where photographs are released
         assert _with_defaults(other, table, ds, dict(unset))["weights"] == "none"
     assert _with_defaults("cross_attn_captioner", table, ds, {**unset, "epochs": 3})["epochs"] == 3
+
+
+def test_own_pictures_are_learned_as_far_as_they_are_from_photographs(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    run = vtx("train", "cross_attn_captioner", "--data", own_pictures(tmp_path, 3), "--epochs", "2", "--dry-run")
+    assert run.exit_code == 0, run.stderr[-3000:]
+    assert "far from what it writes" in run.stderr
+    assert "2 epochs that show each picture" in run.stderr
+    assert "can be saved" in run.stdout
 
 
 def test_a_tenth_of_the_pictures_is_held_out(tmp_path):

@@ -9,6 +9,7 @@ import pytest
 from toys import ANSWERS, pictures, texts, toy
 
 from vtx_keras.inputs import media
+from vtx_keras.inputs.text import PAD, UNK
 
 BAD_INPUTS = [
     (lambda m: m.generate([]), "at least one picture"),
@@ -109,6 +110,23 @@ def test_questions_and_images_pair_up_or_the_error_says_why_not():
         assert model.answer(x[0], [odd])[0] in ANSWERS
     numbered = toy("gated_vqa", classes=3)
     assert numbered.answer(x, "w1")[0] in ("0", "1", "2")
+
+
+def test_likelihood_is_that_of_the_pieces_one_after_the_other(captioner):
+    picture = np.full((1, 32, 32, 3), 90.0, "float32")
+    found = captioner.likelihood(picture, ["w1 w2", "w3 zebra w1"])
+    for told, one in zip(["w1 w2", "w3 zebra w1"], found, strict=True):
+        ids = captioner.vocabulary.encode([told], captioner.options["max_length"] + 1, start=True, end=True)
+        logits = np.array(captioner({"image": picture, "tokens": ids[:, :-1]}, training=False), "float64")[0]
+        chances = logits - np.log(np.exp(logits).sum(-1, keepdims=True))
+        counted = [(place, piece) for place, piece in enumerate(ids[0, 1:]) if piece not in (PAD, UNK)]
+        assert one == pytest.approx(sum(chances[place, piece] for place, piece in counted), abs=1e-3)
+    both_pictures = np.concatenate([picture, 0 * picture])
+    both = captioner.likelihood(both_pictures, "w1 w2")
+    assert both[0] == pytest.approx(found[0], abs=1e-3)
+    assert captioner.likelihood([both_pictures[0], b"no picture"], "w1 w2", on_error="none")[1] is None
+    with pytest.raises(ValueError, match="2 pictures and 3 texts"):
+        captioner.likelihood(both_pictures, ["a", "b", "c"])
 
 
 def test_correct_input_gives_no_warning(captioner):

@@ -19,6 +19,7 @@ from toys import WORDS, eager, toy
 from vtx_keras import _compat, data, train, zoo
 from vtx_keras.checkpoints._restore import digest
 from vtx_keras.train import _folder as run_folder
+from vtx_keras.train._suited import NEAR, by_distance, loss_of
 
 TF = keras.backend.backend() == "tensorflow"
 
@@ -133,6 +134,8 @@ def test_validation_masks_the_same_words_every_time(tmp_path):
         ({"epochs": 0}, "epochs=0"),
         ({"ema": 2.0}, "ema=2.0"),
         ({"save_every": 0}, "save_every=0"),
+        ({"repeats": 0}, "repeats=0"),
+        ({"repeats": 2}, "repeats= needs examples"),
         ({"scores": 5}, "pass validation="),
         ({"callbacks": [keras.callbacks.SwapEMAWeights()]}, "ema=0.999"),
         ({"callbacks": [keras.callbacks.ReduceLROnPlateau()]}, "optimizer= of yours"),
@@ -165,6 +168,32 @@ def test_a_frozen_encoder_encodes_each_image_once(tmp_path, capsys):
     assert (tmp_path / "run" / "samples.html").is_file()
     kept = zoo.build("gated_captioner", weights=tmp_path / "run" / "last")
     assert digest(kept) == digest(model)
+
+
+@pytest.mark.skipif(not TF, reason="tf.data")
+def test_few_examples_are_learned_as_far_as_they_are_from_the_model(tmp_path):
+    model = toy("gated_captioner")
+    model.freeze("image")
+    few = data.load("sample", "train").take(8)
+    new = loss_of(model, few, tmp_path)
+    assert new >= NEAR
+    settings = {**train.suited(model, few, tmp_path), "epochs": 2, "verbose": False}
+    assert settings["learning_rate"] == by_distance(8, new)["learning_rate"]
+    history = train.run(model, few, tmp_path / "run", **settings)
+    assert history.params["steps"] == -(-8 * settings["repeats"] // settings["batch_size"]) > 1
+    assert loss_of(model, few, tmp_path) < new
+    with pytest.raises(TypeError, match="captioners"):
+        train.suited(toy("gated_vqa"), few)
+
+
+def test_what_the_model_knows_is_changed_gently():
+    for pictures in (1, 20, 100, 399, 400, 4_000):
+        near, far = by_distance(pictures, 3.9), by_distance(pictures, 7.0)
+        assert near["learning_rate"] < far["learning_rate"] / 10
+        for one in (near, far):
+            steps = one["epochs"] * -(-pictures * one["repeats"] // one["batch_size"])
+            assert steps >= 40
+    assert by_distance(4_000, 7.0)["repeats"] == 1
 
 
 @pytest.mark.skipif(not TF, reason="tf.data")

@@ -16,6 +16,7 @@ from vtx_keras.cli._console import quiet, reporting_errors
 STOPPED, DIVERGED = 75, 3
 FEW_HELD_OUT = 8  # rows, too few to validate on
 PHOTOS = "photos"  # the release from which captioners of own pictures start
+USUAL = {"epochs": 10, "batch_size": 32, "repeats": 1, "learning_rate": 3e-4}
 FEW = 300  # updates, too few for a captioner of a few hundred images to learn where captions end
 
 
@@ -34,11 +35,14 @@ FEW = 300  # updates, too few for a captioner of a few hundred images to learn w
 @click.option("--set", "settings", multiple=True, metavar="OPTION=VALUE", help="Model option: dim=256; repeatable.")
 @click.option("--vocabulary", help="Vocabulary file; train: learn it from the texts; more: add their words.")
 @click.option("--freeze", multiple=True, type=click.Choice(["image", "text"]), help="Encoder to freeze.")
-@click.option("--epochs", type=click.IntRange(1), help="[default: 10, for photos by the number of rows]")
-@click.option("--batch-size", type=click.IntRange(1), help="[default: 32, for photos by the number of rows]")
+@click.option("--epochs", type=click.IntRange(1), help="[default: 10, for photos what suits the data]")
+@click.option("--batch-size", type=click.IntRange(1), help="[default: 32, for photos what suits the data]")
+@click.option(
+    "--repeats", type=click.IntRange(1), help="Times that an epoch shows each example. [default: 1, as above]"
+)
 @click.option("--augment/--no-augment", default=False, show_default=True, help="Crop, rotate and recolour pictures.")
 @click.option("--unknown", type=click.Choice(["error", "drop"]), default="error", help="Labels that are no class.")
-@click.option("--learning-rate", type=float, help="[default: 0.0003, for photos by the number of rows]")
+@click.option("--learning-rate", type=float, help="[default: 0.0003, for photos what suits the data]")
 @click.option("--weight-decay", type=float, default=0.05, show_default=True)
 @click.option("--warmup", type=click.FloatRange(0, 1), default=0.05, show_default=True, help="Share of warm-up steps.")
 @click.option("--clip", type=float, default=1.0, show_default=True, help="Largest gradient norm; 0 for none.")
@@ -107,7 +111,7 @@ def train(model: str, name: str, **options: Any) -> None:
 
 
 def _with_defaults(model: str, name: str, ds: Any, options: dict[str, Any]) -> dict[str, Any]:
-    """Fill in where to start, and how long and fast to train: a captioner of own pictures starts from photographs."""
+    """Fill in where to start: a captioner of own pictures starts from photographs."""
     from vtx_keras import zoo
     from vtx_keras.checkpoints._folder import released_tags
     from vtx_keras.data._load import is_catalogued
@@ -117,17 +121,19 @@ def _with_defaults(model: str, name: str, ds: Any, options: dict[str, Any]) -> d
     changed = options["settings"] or options["size"] or options["vocabulary"] or options["dtype"] or zoo.is_saved(model)
     known = not changed and lookup(model).task == "captioner" and PHOTOS in released_tags(model)
     if options["weights"] is None and own and known:
-        from vtx_keras.train._settings import by_rows
-
-        captions, pictures = len(_texts(ds)), len(ds)
-        found = {**by_rows(pictures), "weights": PHOTOS, "freeze": ("image",), "vocabulary": "more", "hold_out": True}
+        found = {"weights": PHOTOS, "freeze": ("image",), "vocabulary": "more", "hold_out": True, "suited": True}
         click.echo(
-            f"starts from {model}/{PHOTOS} for {captions} captions of {pictures} pictures: {found['epochs']} epochs, "
-            f"batches of {found['batch_size']}, learning rate {found['learning_rate']:g}; --weights none starts anew",
+            f"starts from {model}/{PHOTOS} for {len(_texts(ds))} captions of {len(ds)} pictures; --weights none starts "
+            "anew",
             err=True,
         )
     else:
-        found = {"weights": "none", "epochs": 10, "batch_size": 32, "learning_rate": 3e-4, "hold_out": False}
+        found = {"weights": "none", "hold_out": False, "suited": False}
+    return _filled(options, found)
+
+
+def _filled(options: dict[str, Any], found: dict[str, Any]) -> dict[str, Any]:
+    """Return options with those that were not given as found."""
     return {**options, **{key: value for key, value in found.items() if options.get(key) in (None, ())}}
 
 
@@ -174,20 +180,36 @@ def _run(model: str, name: str, ds: Any, options: dict[str, Any]) -> Any:
         out = Path(f"{out or 'runs/' + Path(model).name}-host{options['process']}")
     with devices:
         network = _network(model, ds, options)
+        options = _suited(network, ds, options) if options["suited"] else _filled(options, USUAL)
         callbacks = []
         monitor = options["monitor"] or ("val_loss" if validation is not None else "loss")
         if options["patience"]:
             mode = "min" if lower_is_better(monitor) else "max"
             callbacks.append(keras.callbacks.EarlyStopping(monitor, patience=options["patience"], mode=mode))
         passed_on = (
-            "epochs", "batch_size", "augment", "unknown", "learning_rate", "weight_decay", "warmup", "clip", "ema",
-            "accumulate", "steps_per_execution", "scores", "save_every", "seed", "new", "dry_run", "tensorboard",
+            "epochs", "batch_size", "repeats", "augment", "unknown", "learning_rate", "weight_decay", "warmup", "clip",
+            "ema", "accumulate", "steps_per_execution", "scores", "save_every", "seed", "new", "dry_run", "tensorboard",
         )  # fmt: skip
         return run(
             network, ds, out, validation=validation, monitor=monitor, callbacks=callbacks,
             jit_compile=True if options["xla"] else "auto", about=_about(name, network, options),
             **{key: options[key] for key in passed_on},
         )  # fmt: skip
+
+
+def _suited(network: Any, ds: Any, options: dict[str, Any]) -> dict[str, Any]:
+    """Fill in the settings that suit the data, and tell them."""
+    from vtx_keras.train._suited import MEASURED, NEAR, by_distance, loss_of
+
+    loss = loss_of(network, ds.take(MEASURED), (options["out"] or Path("runs/run")).parent)
+    options = _filled(options, by_distance(len(ds), loss))
+    click.echo(
+        f"the captions are {'near to' if loss < NEAR else 'far from'} what it writes (loss {loss:.1f} a word): "
+        f"{options['epochs']} epochs that show each picture {options['repeats']} times, batches of "
+        f"{options['batch_size']}, learning rate {options['learning_rate']:g}",
+        err=True,
+    )
+    return options
 
 
 def _parted(ds: Any) -> tuple[Any, Any]:
@@ -205,7 +227,8 @@ def _parted(ds: Any) -> tuple[Any, Any]:
     if held_out < FEW_HELD_OUT:
         return ds, None
     click.echo(f"{held_out} of {train + held_out} rows, of a tenth of the pictures, are held out to validate", err=True)
-    return parts[0], parts[1]
+    counted = [tf.data.experimental.assert_cardinality(count) for count in (train, held_out)]
+    return tuple(data.Examples(part.encoded.apply(one)) for part, one in zip(parts, counted, strict=True))
 
 
 def _validation(name: str, options: dict[str, Any]) -> Any:

@@ -102,6 +102,27 @@ class Captioner(VisionText):
             draw = decode.make_draw(noise, **{name: sampling[name] for name in ("top_k", "top_p", "temperature")})
         return self.search(images, prompt_ids, draw, length=length, beams=int(beams), length_penalty=length_penalty)
 
+    def likelihood(
+        self, images: Any, texts: str | Sequence[str], *, batch_size: int = 32, on_error: str = "raise"
+    ) -> list[float]:
+        """Return, per pair, the log-probability of the text, given the image: of two images, it tells the higher one.
+
+        One image may be paired with many texts, and one text with many images. Words outside the vocabulary do not
+        count. Longer texts are less likely, so compare images of one text, or texts with what they have elsewhere.
+
+        >>> from vtx_keras import zoo
+        >>> model = zoo.build("cross_attn_captioner", weights=None, dim=32, image_shape=(32, 32, 3))
+        >>> len(model.likelihood(np.zeros((2, 32, 32, 3)), "a cat"))
+        2
+        """
+        media.check_on_error(on_error)
+        texts = [texts] if isinstance(texts, (str, bytes)) else texts
+        ids = self.vocabulary.encode(list(texts), self.options["max_length"] + 1, start=True, end=True)
+        inputs, good, errors, total = paired(self, images, {"ids": ids})
+        run = self.cached(("likelihood", self.run_eagerly), lambda: _Likelihood(self))
+        sums = self.in_batches(run, inputs, batch_size) if good else np.zeros(0)
+        return media.settle([float(one) for one in sums], good, errors, total, on_error)
+
     def search(
         self, images: Any, prompt_ids: Any, draw: Any, *, length: int, beams: int, length_penalty: float = 1.0
     ) -> tuple[Any, Any]:
@@ -180,6 +201,23 @@ class Captioner(VisionText):
         return ids
 
 
+def paired(
+    model: VisionText, images: Any, texts: dict[str, np.ndarray]
+) -> tuple[dict[str, np.ndarray], list[int], dict[int, str], int]:
+    """Return inputs of the pairs with a valid image, their indices, errors by index, and the number of pairs."""
+    ((name, tokens),) = texts.items()
+    pixels, good, errors = model.prepare(images)
+    pictures = len(good) + len(errors)
+    total = max(pictures, len(tokens))
+    if pictures not in (1, total) or len(tokens) not in (1, total):
+        raise ValueError(f"{pictures} pictures and {len(tokens)} texts: expected equally many, or one of either")
+    if pictures == 1 and total > 1:
+        good, errors = (list(range(total)), {}) if good else ([], dict.fromkeys(range(total), errors[0]))
+        pixels = np.broadcast_to(pixels, (len(good), *pixels.shape[1:]))
+    tokens = np.broadcast_to(tokens, (total, tokens.shape[1]))[good]
+    return {"image": pixels, name: tokens}, good, errors, total
+
+
 class PairModel(VisionText):
     """A model from pairs of image and text to logits."""
 
@@ -190,19 +228,11 @@ class PairModel(VisionText):
 
         One image may be paired with many texts, and one text with many images.
         """
-        pixels, good, errors = self.prepare(images)
         tokens = self.tokens_of(texts, allow_empty=allow_empty)
-        pictures = len(good) + len(errors)
-        total = max(pictures, len(tokens))
-        if pictures not in (1, total) or len(tokens) not in (1, total):
-            raise ValueError(f"{pictures} pictures and {len(tokens)} texts: expected equally many, or one of either")
-        if pictures == 1 and total > 1:
-            good, errors = (list(range(total)), {}) if good else ([], dict.fromkeys(range(total), errors[0]))
-            pixels = np.broadcast_to(pixels, (len(good), *pixels.shape[1:]))
-        tokens = np.broadcast_to(tokens, (total, tokens.shape[1]))[good]
+        inputs, good, errors, total = paired(self, images, {"tokens": tokens})
         if not good:
             return np.zeros((0, 1), "float32"), good, errors, total
-        outputs = self.in_batches(self, {"image": pixels, "tokens": tokens}, batch_size)
+        outputs = self.in_batches(self, inputs, batch_size)
         return (outputs["logits"] if isinstance(outputs, dict) else outputs), good, errors, total
 
 
@@ -325,3 +355,21 @@ class _Generate(keras.Model):
                 inputs["noise"], top_k=top_k, top_p=inputs.get("top_p"), temperature=inputs.get("temperature")
             )
         return self.captioner.search(inputs["image"], inputs["prompt"], draw, **settings)
+
+
+class _Likelihood(keras.Model):
+    """The log-probability of texts as a model, so that `predict_on_batch` compiles it on every backend."""
+
+    def __init__(self, captioner: Captioner):
+        super().__init__(name="likelihood", dtype="float32")
+        self.captioner = captioner
+        self.compile(run_eagerly=captioner.run_eagerly)
+
+    def call(self, inputs: dict) -> Any:
+        ids = ops.cast(inputs["ids"], "int32")  # (batch, length + 1)
+        logits = self.captioner({"image": inputs["image"], "tokens": ids[:, :-1]}, training=False)
+        logits = logits["logits"] if isinstance(logits, dict) else logits
+        chances = ops.log_softmax(ops.cast(logits, "float32"), axis=-1)  # (batch, length, vocabulary)
+        written = ids[:, 1:, None]
+        known = ops.cast((written != text.PAD) & (written != text.UNK), "float32")
+        return ops.sum(ops.take_along_axis(chances, written, axis=-1) * known, axis=(1, 2))

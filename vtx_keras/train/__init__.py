@@ -10,6 +10,7 @@ _MODULE_OF = {
     "run": "_run",
     "Settings": "_settings",
     "adamw": "_settings",
+    "suited": "_suited",
     "parallel": "parallel",
     "Diverged": "_callbacks",
     "Stopped": "_callbacks",

@@ -86,6 +86,8 @@ def run(
         model, data, validation, how, root, told=text is not None or alone, alone=alone
     )
     behind = trained is not model
+    if how.repeats > 1:
+        data = _repeated(data, how.repeats)
     if how.objective == "cider":
         trained = by_cider_of(trained, data, validation_examples, how)
     static = how.jit_compile is True or keras.distribution.distribution() is not None
@@ -170,6 +172,8 @@ def _check(model: Any, data: Any, callbacks: Sequence[Any], optimizer: Any, how:
         raise ValueError("optimizer= is yours: give it use_ema and gradient_accumulation_steps yourself")
     if isinstance(data, Batches) and how.augment:
         raise ValueError("augment= needs examples, such as those of data.load; data.arrays are batches already")
+    if isinstance(data, Batches) and how.repeats > 1:
+        raise ValueError("repeats= needs examples, such as those of data.load; data.arrays are batches already")
     for callback in callbacks:
         if isinstance(callback, keras.callbacks.SwapEMAWeights):
             raise ValueError("a run swaps averaged weights by itself: pass ema=0.999 and leave SwapEMAWeights out")
@@ -222,6 +226,13 @@ def _behind_frozen_encoder(
     data = data if alone else features(data, model, folder, seen=told)
     validation = None if validation is None else features(validation, model, folder, seen=told)
     return model.behind_encoder(told), data, validation
+
+
+def _repeated(ds: Any, times: int) -> Any:
+    from vtx_keras.data import Examples
+    from vtx_keras.data._examples import encoded_of
+
+    return Examples(encoded_of(ds).repeat(times))
 
 
 def _source(ds: Any, model: VisionText, **how: Any) -> Any:

@@ -19,7 +19,7 @@ from vtx_keras.models.objectives import PacedAdamW, clipping
 from vtx_keras.models.options import did_you_mean
 from vtx_keras.models.rewards import by_cider, rarity, rewarded
 
-LATER = ("buckets", "objective", "samples_per_picture", "weight_of_words")  # since runs were first recorded
+LATER = ("buckets", "objective", "repeats", "samples_per_picture", "weight_of_words")  # since runs were first recorded
 SHARE = 0.95  # of the references are no longer than a sample may be: time grows with the longest
 
 
@@ -36,6 +36,7 @@ class Settings:
 
     epochs: int = 10
     batch_size: int = 32
+    repeats: int = 1  # times that an epoch shows each example: epochs of few examples would only save files
     augment: bool | Mapping[str, Any] = False
     buckets: tuple[int, ...] = ()  # text lengths: rows of similar length share a batch
     objective: str = "words"  # or "cider", the reward of sampled captions (models/rewards.py)
@@ -62,7 +63,7 @@ class Settings:
     verbose: bool = True
 
     def __post_init__(self) -> None:
-        for name in ("epochs", "batch_size", "accumulate", "steps_per_execution", "save_every"):
+        for name in ("epochs", "batch_size", "repeats", "accumulate", "steps_per_execution", "save_every"):
             value = getattr(self, name)
             if isinstance(value, bool) or not isinstance(value, int) or value < 1:
                 raise ValueError(f"{name}={value!r}: expected a whole number of at least 1")
@@ -98,15 +99,6 @@ class Settings:
         """
         later = [one for one in fields(self) if one.name in LATER]
         return {one.name: getattr(self, one.name) for one in later if getattr(self, one.name) != one.default}
-
-
-def by_rows(rows: int) -> dict[str, Any]:
-    """Return settings with which a released captioner is fine-tuned on so many pictures (benchmarks/few.py).
-
-    >>> by_rows(40)
-    {'epochs': 10, 'batch_size': 16, 'learning_rate': 0.0003}
-    """
-    return {"epochs": min(10, max(4, 12_000 // rows)), "batch_size": 16 if rows < 400 else 32, "learning_rate": 3e-4}
 
 
 def adamw(
