@@ -106,7 +106,9 @@ def exported(model, batch: int, beams: int, folder: Path) -> dict:
         sides[f"litert {quantize or 'float32'}"] = lambda image, run=run: run(image=image)["ids"]
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = options.inter_op_num_threads = 1
-    file = _onnx.convert_graph(_graphs.graphs(model, "one", **settings)["serving_default"], None, 17)
+    file = _onnx.convert_graph(
+        _graphs.graphs(model, "one", **settings)["serving_default"], None, 17
+    ).SerializeToString()
     session = onnxruntime.InferenceSession(file, options, providers=["CPUExecutionProvider"])
     sides["onnx float32"] = lambda image: session.run(["ids"], {"image": image})[0]
     _saved_model.save(model, _saved_model.signatures(model, **settings), folder / "1")

@@ -163,6 +163,13 @@ def test_only_the_weights_of_convolutions_are_rounded():
     assert_near(found, model, image)
 
 
+def test_a_file_too_large_for_litert_is_refused_before_the_work(captioner, tmp_path, monkeypatch):
+    monkeypatch.setattr(tflite, "MAX_BYTES", 2 * captioner.count_params())
+    with pytest.raises(ValueError, match=r"the file would have .* GB, and LiteRT reads"):
+        export.litert(captioner, tmp_path / "model.tflite")
+    tflite.check_size(captioner, "int8")
+
+
 @pytest.mark.slow
 def test_the_words_are_stored_once(tmp_path):
     model = toy("cross_attn_captioner", dim=64, vocabulary=[f"w{i}" for i in range(4000)])

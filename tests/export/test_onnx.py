@@ -12,6 +12,7 @@ import keras
 import numpy as np
 import pytest
 from exporting import as_bytes, assert_near, convolving, few, made
+from onnx import TensorProto, helper, numpy_helper
 from paths import PROGRAMS
 from toys import decisive, pictures, toy
 
@@ -126,6 +127,7 @@ def test_the_split_form_takes_many_images_at_once(captioner, halves):
     ],
 )
 def test_quantized_files_stay_near(quantize, forms, tmp_path):
+    keras.utils.set_random_seed(0)
     model = toy("cross_attn_captioner", dim=64, vocabulary=[f"w{i}" for i in range(4000)], max_length=4)
     rows = few(model)
     inputs = {"image": np.stack([row["image"] for row in rows]), "tokens": np.array([[2, 6, 7]] * len(rows))}
@@ -144,7 +146,7 @@ def test_quantized_files_stay_near(quantize, forms, tmp_path):
 
 def test_only_the_weights_of_convolutions_are_rounded():
     model, (depthwise, kernel) = convolving()
-    file = onnx_graph.convert_graph(graphs.image_encoder(model), "int8", 17)
+    file = onnx_graph.convert_graph(graphs.image_encoder(model), "int8", 17).SerializeToString()
     by_channel = np.transpose(kernel, (3, 2, 0, 1))
     assert as_bytes(by_channel).tobytes() in file
     assert np.transpose(depthwise, (2, 3, 0, 1)).astype("float16").tobytes() in file
@@ -152,6 +154,41 @@ def test_only_the_weights_of_convolutions_are_rounded():
     image = pictures(model, 3).astype("uint8")
     (found,) = session(file).run(None, {"image": image})
     assert_near(found, model, image)
+
+
+@pytest.mark.parametrize("quantize", [None, "int8"])
+def test_weights_that_no_file_holds_stand_beside_it(captioner, tmp_path, monkeypatch, quantize):
+    monkeypatch.setattr(onnx_graph, "MAX_BYTES", 1_000)
+    monkeypatch.setattr(onnx_graph, "LARGE", 100)
+    path, beside = tmp_path / "model.onnx", tmp_path / "model.onnx.data"
+    report = export.onnx(
+        captioner, path, quantize=quantize, verify_data=few(captioner), share=0.0 if quantize else None
+    )
+    assert beside.stat().st_size > path.stat().st_size / 4
+    assert report.megabytes == pytest.approx((beside.stat().st_size + path.stat().st_size) / 1e6, abs=0.01)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_large_weights_join_the_graph_after_it_is_converted(name, tmp_path, monkeypatch):
+    model = made(name)
+    usual = export.onnx(model, tmp_path / "usual.onnx", verify_data=few(model))
+    monkeypatch.setattr(onnx_graph, "LARGE", 100)
+    report = export.onnx(model, tmp_path / "model.onnx", verify_data=few(model))
+    assert report.identical == report.n == 6
+    assert report.difference < 1e-4
+    assert report.megabytes < usual.megabytes + 0.02
+
+
+def test_what_is_made_of_weights_alone_is_computed():
+    table = np.arange(2**18, dtype="float32").reshape(512, 512)
+    turned = helper.make_node("Transpose", ["table"], ["turned"], perm=[1, 0])
+    product = helper.make_node("MatMul", ["x", "turned"], ["y"])
+    given = [helper.make_tensor_value_info(name, TensorProto.FLOAT, [1, 512]) for name in ("x", "y")]
+    graph = helper.make_graph([turned, product], "g", given[:1], given[1:], [numpy_helper.from_array(table, "table")])
+    onnx_graph.fold_weights(graph)
+    assert [node.op_type for node in graph.node] == ["MatMul"]
+    (kept,) = graph.initializer
+    np.testing.assert_array_equal(numpy_helper.to_array(kept), table.T)
 
 
 @pytest.mark.slow

@@ -1,6 +1,6 @@
 """The graphs that are exported, and the files that accompany them.
 
-Graphs are TensorFlow functions over uint8 images and ids, with their weights frozen into constants:
+Graphs are TensorFlow functions over uint8 images and ids:
 
     form     graph                                                          of
     one      image -> ids, score                                            a captioner, with its decoding loop
@@ -12,8 +12,10 @@ Graphs are TensorFlow functions over uint8 images and ids, with their weights fr
 
 from __future__ import annotations
 
+import contextlib
+import functools
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import keras
@@ -33,11 +35,12 @@ MIN_INT8_SIZE = 20_000  # weights of a convolution from which rounding to 8 bits
 
 
 class Graph(NamedTuple):
-    """A frozen function, with the names of its inputs and outputs in order."""
+    """A traced function, with the names of its inputs and outputs in order; it takes `weights` after the inputs."""
 
     function: Any
     inputs: tuple[str, ...]
     outputs: tuple[str, ...]
+    weights: tuple[keras.Variable, ...] = ()
 
 
 def graphs(
@@ -49,11 +52,12 @@ def graphs(
     max_length: int | None = None,
     prompt: str | None = None,
     from_features: bool = False,
+    taken: Sequence[keras.Variable] = (),
 ) -> dict[str, Graph]:
     """Return a form's graphs by name: "serving_default", or "encode" and "decode_step", or "image" and "text".
 
     With `batch` None, the batch size and the length of texts are dynamic. With `from_features` the graphs leave out
-    the image encoder and take its output `features` in place of `image`.
+    the image encoder and take its output `features` in place of `image`. The weights `taken` are inputs.
 
     >>> from vtx_keras import zoo
     >>> model = zoo.build("cross_attn_captioner", weights=None, dim=32, depth=1, image_shape=(32, 32, 3))
@@ -61,6 +65,7 @@ def graphs(
     ('state_0', 'state_1')
     """
     check(model, form, beams, max_length, prompt)
+    trace = functools.partial(traced, weights=tuple(taken))
     image = tf.TensorSpec((batch, *model.image_shape), tf.uint8, "image")
     if from_features:
         image = _spec(model.get_layer("vision").input, batch, "features")
@@ -69,7 +74,7 @@ def graphs(
         length = model.check_length(max_length)
         prompt_ids = decoding_options(model, prompt=prompt, max_length=max_length).get("prompt_ids")
         if form == "split":
-            return split_graphs(model, image, length)
+            return split_graphs(model, image, length, trace)
 
         def caption(image: Any) -> dict:
             rows = ops.shape(image)[0]
@@ -79,14 +84,14 @@ def graphs(
             ids, score = search(step, cache, start, length=length, beams=beams)
             return {"ids": ids, "score": score}
 
-        return {"serving_default": freeze(caption, image)}
+        return {"serving_default": trace(caption, image)}
     if isinstance(model, Retriever):
         image_input = model.get_layer("vision").input if from_features else model.input["image"]
         image_tower = keras.Model(image_input, model.get_layer("image_embedding").output)
         text_tower = model.tower("text")
         return {
-            "image": freeze(lambda image: {"image_embedding": image_tower(ops.cast(image, "float32"))}, image),
-            "text": freeze(lambda tokens: {"text_embedding": text_tower({"tokens": tokens})}, tokens),
+            "image": trace(lambda image: {"image_embedding": image_tower(ops.cast(image, "float32"))}, image),
+            "text": trace(lambda tokens: {"text_embedding": text_tower({"tokens": tokens})}, tokens),
         }
     network = model.behind_encoder() if from_features else model
 
@@ -94,7 +99,7 @@ def graphs(
         outputs = network({"image": ops.cast(image, "float32"), "tokens": tokens}, training=False)
         return {"logits": outputs["logits"] if isinstance(outputs, dict) else outputs}
 
-    return {"serving_default": freeze(logits, image, tokens)}
+    return {"serving_default": trace(logits, image, tokens)}
 
 
 def decoding_options(
@@ -111,7 +116,7 @@ def image_encoder(model: VisionText, batch: int | None = None) -> Graph:
     """Return the graph image -> features, whose output is the input of graphs built `from_features`."""
     image = tf.TensorSpec((batch, *model.image_shape), tf.uint8, "image")
     encoder = model.get_layer("image_encoder")
-    return freeze(lambda image: {"features": encoder(ops.cast(image, "float32"))}, image)
+    return traced(lambda image: {"features": encoder(ops.cast(image, "float32"))}, image)
 
 
 def check(model: VisionText, form: str, beams: int, max_length: int | None = None, prompt: str | None = None) -> None:
@@ -138,7 +143,7 @@ def check(model: VisionText, form: str, beams: int, max_length: int | None = Non
         raise ValueError(f"prompt={prompt!r}: in form='split' the caller feeds the prompt's ids as the first tokens")
 
 
-def split_graphs(model: Captioner, image: tf.TensorSpec, length: int) -> dict[str, Graph]:
+def split_graphs(model: Captioner, image: tf.TensorSpec, length: int, trace: Callable[..., Graph]) -> dict[str, Graph]:
     """Return the graph that runs once per image and the one that runs once per word.
 
     The caller keeps the cache, zeros at first. Special ids that are never generated have a logit of -1e9.
@@ -149,7 +154,7 @@ def split_graphs(model: Captioner, image: tf.TensorSpec, length: int) -> dict[st
         layout[:] = decoder_states(model, image)
         return {f"state_{i}": state for i, state in enumerate(_tensors(layout))}
 
-    encoder, batch = freeze(encode, image), image.shape[0]
+    encoder, batch = trace(encode, image), image.shape[0]
     specs = [tf.TensorSpec((batch, 1), tf.int32, "token"), tf.TensorSpec((), tf.int32, "index")]
     empty = [cache for block in model.blocks for cache in block.empty_cache(1, length, 1)]
     specs += [_spec(cache, batch, f"cache_{i}") for i, cache in enumerate(empty)]
@@ -165,7 +170,7 @@ def split_graphs(model: Captioner, image: tf.TensorSpec, length: int) -> dict[st
         logits = ops.where(np.isin(np.arange(logits.shape[-1]), UNWRITABLE), NEVER, logits)
         return {"logits": logits[:, 0], **{f"next_cache_{i}": part for i, part in enumerate(_tensors(next_cache))}}
 
-    return {"encode": encoder, "decode_step": freeze(decode_step, *specs)}
+    return {"encode": encoder, "decode_step": trace(decode_step, *specs)}
 
 
 def decoder_states(model: Captioner, image: Any) -> list:
@@ -183,17 +188,25 @@ def _tensors(states: list) -> list:
     return [tensor for tensor in tf.nest.flatten(states) if tensor is not None]
 
 
-def freeze(function: Callable[..., dict], *specs: tf.TensorSpec) -> Graph:
-    """Trace a function into a graph without variables. Loops stay loops."""
+def traced(function: Callable[..., dict], *specs: tf.TensorSpec, weights: tuple[keras.Variable, ...] = ()) -> Graph:
+    """Trace a function into a graph that takes `weights` after its inputs; others stay variables, and loops loops."""
     names: list[str] = []
 
     def flat(*values: Any) -> tuple:
-        outputs = function(*values)
+        given = zip(weights, values[len(specs) :], strict=True)
+        with keras.StatelessScope(state_mapping=list(given)) if weights else contextlib.nullcontext():
+            outputs = function(*values[: len(specs)])
         names[:] = outputs
         return tuple(tf.identity(value, name) for name, value in outputs.items())
 
-    traced = tf.function(flat, input_signature=specs, autograph=False).get_concrete_function()
-    return Graph(frozen_function(traced), tuple(spec.name for spec in specs), tuple(names))
+    signature = [*specs, *(tf.TensorSpec(one.shape, one.dtype, f"weight_{i}") for i, one in enumerate(weights))]
+    graph = tf.function(flat, input_signature=signature, autograph=False).get_concrete_function()
+    return Graph(graph, tuple(spec.name for spec in specs), tuple(names), weights)
+
+
+def frozen(graph: Graph) -> Graph:
+    """Return the graph with its weights as constants."""
+    return graph._replace(function=frozen_function(graph.function))
 
 
 # --- companion files

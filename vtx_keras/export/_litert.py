@@ -24,6 +24,9 @@ from vtx_keras.models._methods import Captioner, Retriever
 
 QUANTIZE = (None, "float16", "int8", "int8_encoder")
 
+BYTES = {None: 4, "float16": 2, "int8": 1, "int8_encoder": 1}  # of a weight
+MAX_BYTES = 2**31  # of a flatbuffer
+
 
 class NoBuiltin(ValueError):
     """The model uses an operation that LiteRT does not have."""
@@ -73,6 +76,7 @@ def litert(
     if find_spec("ai_edge_litert") is None:
         raise ImportError("an exported file is tried in LiteRT: pip install ai-edge-litert")
     _graphs.check(model, form, beams, max_length, prompt)
+    check_size(model, quantize)
     _verify.check_destination(Path(path))
     settings = {"beams": beams, "max_length": max_length, "prompt": prompt} if isinstance(model, Captioner) else {}
     examples = _verify.load_examples(model, verify_data)
@@ -104,6 +108,16 @@ def litert(
     return _verify.write_verified(path, write, compare)
 
 
+def check_size(model: VisionText, quantize: str | None) -> None:
+    """Refuse a model whose file would be larger than a flatbuffer can be, before any work is done."""
+    stored = model.count_params() * BYTES[quantize]
+    if stored > MAX_BYTES:
+        raise ValueError(
+            f"the file would have {stored / 1e9:.1f} GB, and LiteRT reads {MAX_BYTES / 1e9:.1f}: choose "
+            'quantize="float16" or "int8", a smaller model, or export.onnx, which has no bound'
+        )
+
+
 def convert_model(model: VisionText, form: str, quantize: str | None, images: np.ndarray, **settings: Any) -> bytes:
     """Return the file's content without the zip at its end. `images` calibrate "int8_encoder"."""
     if quantize != "int8_encoder":
@@ -128,6 +142,7 @@ def run_converter(parts: Mapping[str, _graphs.Graph], quantize: str | None, imag
     """Return graphs as a LiteRT file with a signature for each, as TensorFlow's converter makes it."""
     with tempfile.TemporaryDirectory() as folder:
         module = tf.Module()
+        module.held = [graph.function.variables for graph in parts.values()]  # the converter makes them constants
         signatures = {name: _signature(graph) for name, graph in parts.items()}
         tf.saved_model.save(module, folder, signatures=signatures)
         converter = tf.lite.TFLiteConverter.from_saved_model(folder, signature_keys=list(parts))
@@ -145,14 +160,14 @@ def run_converter(parts: Mapping[str, _graphs.Graph], quantize: str | None, imag
 
 
 def _signature(graph: _graphs.Graph) -> Any:
-    """Return the frozen graph as a function that names its outputs."""
+    """Return the graph as a function that names its outputs."""
 
     def call(*values: Any) -> dict:
         return dict(zip(graph.outputs, tf.nest.flatten(graph.function(*values)), strict=True))
 
     specs = [
         tf.TensorSpec(tensor.shape, tensor.dtype, name)
-        for tensor, name in zip(graph.function.inputs, graph.inputs, strict=True)
+        for tensor, name in zip(graph.function.inputs, graph.inputs, strict=False)  # weights come after the inputs
     ]
     return tf.function(call, input_signature=specs, autograph=False)
 

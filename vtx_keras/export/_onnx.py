@@ -10,8 +10,10 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
+import keras
 import numpy as np
 from onnx import AttributeProto, TensorProto, helper, load_model, numpy_helper, save_model
+from onnx.reference import ReferenceEvaluator
 
 from vtx_keras.export import _graphs, _verify
 from vtx_keras.models._base import VisionText
@@ -19,8 +21,9 @@ from vtx_keras.models._methods import Captioner, Retriever
 
 QUANTIZE = (None, "float16", "int8")
 OPSETS = (17, 18)
-MAX_BYTES = 2_000_000_000  # of a protobuf file, which holds the weights itself
+MAX_BYTES = 2_000_000_000  # of weights in a protobuf file; more stand beside it
 MIN_SIZE = 1024  # numbers in a weight that is worth storing smaller
+LARGE = 2**18  # numbers in a weight of which copies matter
 
 
 def onnx(
@@ -43,7 +46,7 @@ def onnx(
     (batch, length) and outputs `logits`. A model in two parts becomes two files named after `path`: form "split"
     writes `model.encode.onnx` and `model.decode_step.onnx`, a retriever `model.image.onnx` and `model.text.onnx`.
     vocabulary.txt, tokenizer.json (for Hugging Face's `tokenizers`) and model.json (labels, and how to prepare an
-    image) are written beside them.
+    image) are written beside them; and weights, if they are more than 2 GB, in `model.onnx.data`.
 
     Beams, length and prompt (of form "one") are fixed in the file; by default they are those of `generate`.
 
@@ -80,9 +83,9 @@ def onnx(
     inputs = {"image": examples.images} | ({} if examples.tokens is None else {"tokens": examples.tokens})
 
     def write(target: Path) -> None:
-        for name, graph in _graphs.graphs(model, form, **settings).items():
+        for name, graph in _graphs.graphs(model, form, taken=large_weights(model), **settings).items():
             part = target if name == "serving_default" else target.with_name(f"{path.stem}.{name}.onnx")
-            part.write_bytes(convert_graph(graph, quantize, opset))
+            write_file(convert_graph(graph, quantize, opset), part)
         for name, content in companions.items():
             (target.parent / name).write_text(content, encoding="utf-8")
 
@@ -97,7 +100,7 @@ def onnx(
             quantize=quantize,
             format="onnx",
             form="towers" if isinstance(model, Retriever) else form,
-            megabytes=sum(map(_verify.size_of, target.parent.glob("*.onnx"))),
+            megabytes=sum(map(_verify.size_of, target.parent.glob("*.onnx*"))),
             settings={**settings, "opset": opset},
             versions={name: version(name) for name in ("tensorflow", "tf2onnx", "onnx", "onnxruntime")},
             next_command=f"python export/onnx/run.py {path} photo.png" + ' "a text"' * (examples.texts is not None),
@@ -106,8 +109,8 @@ def onnx(
     return _verify.write_verified(path, write, compare)
 
 
-def convert_graph(graph: _graphs.Graph, quantize: str | None, opset: int) -> bytes:
-    """Return a graph as the bytes of an ONNX file."""
+def convert_graph(graph: _graphs.Graph, quantize: str | None, opset: int) -> Any:
+    """Return a graph as an ONNX model."""
     model = run_converter(graph, opset)
     hoist_loop_invariants(model.graph)
     if quantize == "int8":
@@ -116,29 +119,47 @@ def convert_graph(graph: _graphs.Graph, quantize: str | None, opset: int) -> byt
         deduplicate_tables(model)
     if quantize == "float16":
         store_float16(model, lambda node: True)
-    if model.ByteSize() >= MAX_BYTES:
-        raise ValueError(f"the weights are {model.ByteSize() / 1e9:.1f} GB, and an .onnx file holds 2: quantize='int8'")
-    return model.SerializeToString()
+    return model
+
+
+def write_file(model: Any, path: Path) -> None:
+    """Write a model; weights that are too large for one file stand beside it, in `NAME.onnx.data`."""
+    large = sum(len(one.raw_data) for part in all_graphs(model.graph) for one in part.initializer) >= MAX_BYTES
+    save_model(model, path, save_as_external_data=large, location=f"{path.name}.data")
 
 
 def run_converter(graph: _graphs.Graph, opset: int) -> Any:
-    """Return a graph as an ONNX model, as tf2onnx converts it, with the graph's names of inputs and outputs."""
+    """Return a graph as an ONNX model, as tf2onnx converts it, with the graph's names of inputs and outputs.
+
+    The weights that the graph takes are no constants while tf2onnx works, which copies constants many times.
+    """
     import tf2onnx
 
-    tensors = [*graph.function.inputs, *graph.function.outputs]
+    function = _graphs.frozen(graph).function
+    tensors = [*function.inputs, *function.outputs]
     model, _ = tf2onnx.convert.from_graph_def(
-        graph.function.graph.as_graph_def(),
-        input_names=[tensor.name for tensor in graph.function.inputs],
-        output_names=[tensor.name for tensor in graph.function.outputs],
+        function.graph.as_graph_def(),
+        input_names=[tensor.name for tensor in function.inputs],
+        output_names=[tensor.name for tensor in function.outputs],
         opset=opset,
     )
-    names = (*graph.inputs, *graph.outputs)
+    weights = [f"weight_{i}" for i in range(len(graph.weights))]
+    names = (*graph.inputs, *weights, *graph.outputs)
     rename_tensors(model.graph, {tensor.name: name for tensor, name in zip(tensors, names, strict=True)})
+    _assign(model.graph.input, [one for one in model.graph.input if one.name not in weights])
+    for name, weight in zip(weights, graph.weights, strict=True):
+        model.graph.initializer.add().CopyFrom(numpy_helper.from_array(keras.ops.convert_to_numpy(weight), name))
+    fold_weights(model.graph)
     for tensor in (*model.graph.input, *model.graph.output):
         for axis, size in enumerate(tensor.type.tensor_type.shape.dim):
             if not size.dim_value:
                 size.dim_param = "length" if axis else "batch"
     return model
+
+
+def large_weights(model: VisionText) -> list[keras.Variable]:
+    """Return the large matrices; kernels of convolutions stay constants, which tf2onnx merges with what follows."""
+    return [one for one in model.variables if np.prod(one.shape) >= LARGE and len(one.shape) < 4]
 
 
 def check_companions(companions: Mapping[str, str], path: Path) -> None:
@@ -166,6 +187,25 @@ def rename_tensors(graph: Any, names: Mapping[str, str]) -> None:
         for node in part.node:
             node.input[:] = [names.get(name, name) for name in node.input]
             node.output[:] = [names.get(name, name) for name in node.output]
+
+
+def fold_weights(graph: Any) -> None:
+    """Compute what is made of weights alone, such as the transpose of a table: quantizers look for weights."""
+    weights = {one.name: one for one in graph.initializer}
+    large = {name for name, one in weights.items() if np.prod(one.dims) >= LARGE}
+    for part in all_graphs(graph):
+        for node in list(part.node):
+            if large & set(node.input) and set(node.input) <= set(weights) and len(node.output) == 1:
+                values = {name: numpy_helper.to_array(weights[name]) for name in node.input}
+                (value,) = ReferenceEvaluator(node).run(None, values)
+                made = numpy_helper.from_array(np.asarray(value), node.output[0])
+                part.node.remove(node)
+                graph.initializer.add().CopyFrom(made)
+                weights[made.name] = made
+                large.add(made.name)
+    used = {name for part in all_graphs(graph) for node in part.node for name in node.input}
+    used |= {one.name for one in graph.output}
+    _assign(graph.initializer, [one for one in graph.initializer if one.name in used])
 
 
 def hoist_loop_invariants(graph: Any) -> None:
@@ -289,7 +329,7 @@ def quantize_int8(model: Any) -> Any:
 
     with tempfile.TemporaryDirectory() as folder:
         before, after = Path(folder) / "before.onnx", Path(folder) / "after.onnx"
-        save_model(model, before)
+        write_file(model, before)
         quantize_dynamic(
             before,
             after,
@@ -297,6 +337,7 @@ def quantize_int8(model: Any) -> Any:
             per_channel=True,
             weight_type=QuantType.QInt8,
             extra_options={"EnableSubgraph": True},
+            use_external_data_format=before.with_name("before.onnx.data").exists(),
         )
         model = load_model(after)
     store_convolutions(model)

@@ -1,4 +1,4 @@
-"""How long and how fast to fine-tune a captioner: by the number of pictures, and how far they are from what it knows."""
+"""How long and how fast to fine-tune a captioner: by the number of pictures, and how far they are from its own."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ NEAR = 5.5  # nats a word: captions of Flickr8k cost the captioner of photograph
 def suited(model: Captioner, data: Any, root: str | os.PathLike = "runs") -> dict[str, Any]:
     """Return the settings of `train.run` with which a trained captioner learns these examples.
 
-    The model has seen none of them, so its loss tells how far they are from what it knows. Where it is low, few gentle
+    The model has seen none of them, so its loss tells how far they are from its own. Where it is low, few gentle
     steps keep what it knows; where it is high, the model learns fast and long. With a frozen image encoder the features
     are kept in `root`, where a run finds them. `benchmarks/few.py` measures what comes of it.
 
@@ -39,8 +39,8 @@ def suited(model: Captioner, data: Any, root: str | os.PathLike = "runs") -> dic
 def by_distance(pictures: int, loss: float) -> dict[str, Any]:
     """Return settings for so many pictures whose captions cost the model so many nats a word.
 
-    >>> by_distance(40, 3.9)
-    {'epochs': 4, 'repeats': 6, 'batch_size': 16, 'learning_rate': 3e-05}
+    >>> by_distance(100, 3.9)
+    {'epochs': 4, 'repeats': 3, 'batch_size': 16, 'learning_rate': 1e-05}
     >>> by_distance(40, 7.0)
     {'epochs': 4, 'repeats': 16, 'batch_size': 16, 'learning_rate': 0.001}
     """
@@ -48,7 +48,7 @@ def by_distance(pictures: int, loss: float) -> dict[str, Any]:
     steps = 60 + 0.1 * pictures if near else 150 + 0.15 * pictures
     batch_size = 16 if pictures < 400 else 32
     repeats = max(1, round(steps * batch_size / (EPOCHS * pictures)))
-    learning_rate = 3e-5 if near else 1e-3
+    learning_rate = 1e-5 * min(1, pictures / 100) if near else 1e-3
     return {"epochs": EPOCHS, "repeats": repeats, "batch_size": batch_size, "learning_rate": learning_rate}
 
 
