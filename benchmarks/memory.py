@@ -1,6 +1,6 @@
 """Memory that an export takes, as a multiple of the float32 weights: each format in a process of its own.
 
-    python benchmarks/memory.py                 # a captioner of 100 million parameters; --dim 1024 for 180 million
+    python benchmarks/memory.py                 # a captioner of 180 million parameters
 
 The process holds TensorFlow (0.7 GB) and the model beside what the export needs; the file is tried in another one.
 """
@@ -25,15 +25,16 @@ SUFFIX = {"litert": "tflite", "onnx": "onnx", "saved_model": "folder"}
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("formats", nargs="*", default=list(FORMATS))
-    parser.add_argument("--dim", type=int, default=768)
+    parser.add_argument("--dim", type=int, default=1024)
+    parser.add_argument("--depth", type=int, default=8)
     parser.add_argument("--one", action="store_true", help="measure in this process, and print the figures")
     args = parser.parse_args()
     if args.one:
-        print(json.dumps(measured(args.formats[0], args.dim)))
+        print(json.dumps(measured(args.formats[0], args.dim, args.depth)))
         return
     rows = []
     for name in args.formats:
-        command = [sys.executable, __file__, name, "--dim", str(args.dim), "--one"]
+        command = [sys.executable, __file__, name, "--dim", str(args.dim), "--depth", str(args.depth), "--one"]
         done = subprocess.run(command, capture_output=True, text=True)
         rows.append(
             json.loads(done.stdout.splitlines()[-1]) if not done.returncode else {"format": name, "failed": True}
@@ -43,12 +44,12 @@ def main() -> None:
         store("memory", rows, hardware=processor())
 
 
-def measured(name: str, dim: int) -> dict[str, float | str]:
+def measured(name: str, dim: int, depth: int) -> dict[str, float | str]:
     """Export a captioner with random weights, and return the peak of memory."""
     from vtx_keras import data, export, text, zoo
 
     words = text.vocabulary([f"w{number}" for number in range(20_000)])
-    options = {"dim": dim, "depth": 8, "heads": dim // 64, "vision_depth": 2, "image_shape": (64, 64, 3)}
+    options = {"dim": dim, "depth": depth, "heads": dim // 64, "vision_depth": 2, "image_shape": (64, 64, 3)}
     model = zoo.build("cross_attn_captioner", weights=None, vocabulary=words, max_length=8, **options)
     weights = 4 * model.count_params() / 1e9
     before = peak()

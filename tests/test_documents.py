@@ -95,10 +95,27 @@ def test_the_page_on_data_tells_the_stored_baselines():
             assert any("{:.3f} [{:.3f}, {:.3f}]".format(*figure) in told for figure in figures), row
 
 
+def test_the_page_on_exports_tells_the_memory_that_was_measured():
+    told = " ".join(page("docs/export.md").split())
+    peaks = {
+        row["format"]: row["peak_gb"]
+        for row in json.loads((ROOT / "benchmarks/results/memory.json").read_text())["rows"]
+    }
+    for name, called in (
+        ("litert", "for LiteRT"),
+        ("litert int8", "for its int8, 5"),
+        ("onnx", "for ONNX"),
+        ("onnx int8", "for its int8 and"),
+        ("saved_model", "for a SavedModel"),
+    ):
+        assert f"{peaks[name]:.1f} GB {called}" in told
+
+
 def test_the_page_on_your_pictures_tells_what_few_pictures_change():
-    told = " ".join(page("docs/your-pictures.md").split())
-    rows = json.loads((ROOT / "benchmarks/results/few_flowers.json").read_text())["rows"]
-    for name in ("fine_tuned", "nearest_neighbour", "consensus"):
-        first, second, third = (f"{row[name]:.2f}" for row in rows)
-        assert f"{first}, {second} and {third}" in told
-    assert f"untouched {rows[0]['untouched']:.2f}" in told
+    told = page("docs/your-pictures.md")
+    for name, called in (("flowers", "flowers"), ("fashion", "products"), ("flickr8k", "people and dogs")):
+        for row in json.loads((ROOT / f"benchmarks/results/few_{name}.json").read_text())["rows"]:
+            before, after, nearest, consensus = (
+                f"{row[one]:.2f}" for one in ("untouched", "fine_tuned", "nearest_neighbour", "consensus")
+            )
+            assert f"| {called} | {row['pictures']} | {before} | **{after}** | {nearest} | {consensus} |" in told

@@ -74,3 +74,17 @@ def test_a_retriever_goes_on_with_captions_that_may_end_with_a_full_stop(recipe,
     best = photos.train_for_search(model, tmp_path / "run", epochs=2, batch_size=6)
     assert (tmp_path / "run" / "training.json").exists()
     assert zoo.build("retriever", weights=best).similarity(data.sample("photos/cat.jpg"), ["a brown cat ."]) != before
+
+
+def test_the_card_of_the_retriever_tells_what_the_captioner_adds(recipe):
+    from recipes.families import photos
+
+    table = photos.ranked_again(zoo.build("retriever", weights="photos"), ("validation",))
+    assert [row[:2] for row in table.rows] == [
+        ["validation", "caption for picture"],
+        ["validation", "picture for caption"],
+    ]
+    for row in table.rows:
+        alone, again, gain = (float(one.split()[0]) for one in row[2:])
+        assert again >= alone > 0.5, "of six photographs most are found"
+        assert gain == pytest.approx(again - alone, abs=2e-3)
