@@ -23,6 +23,21 @@ def test_other_classes_keep_all_but_the_head_with_a_warning(saved):
             np.testing.assert_array_equal(np.array(before), np.array(after))
 
 
+def test_a_model_of_longer_texts_keeps_the_positions_of_shorter_ones(tmp_path):
+    model = toy("gated_captioner", max_length=6)
+    zoo.save(model, tmp_path / "saved")
+    with pytest.warns(UserWarning, match="texts have 9 positions"):
+        longer = zoo.build("gated_captioner", weights=tmp_path / "saved", max_length=9)
+    before, after = (np.array(one.get_layer("positions").weights[0]) for one in (model, longer))
+    np.testing.assert_array_equal(after[:6], before)
+    np.testing.assert_array_equal(after[6:], np.repeat(before[-1:], 3, axis=0))
+    picture = np.full((1, *model.image_shape), 90.0)
+    assert longer.generate(picture, max_length=6) == model.generate(picture)
+    with pytest.warns(UserWarning, match="texts have 4 positions"):
+        shorter = zoo.build("gated_captioner", weights=tmp_path / "saved", max_length=4)
+    np.testing.assert_array_equal(np.array(shorter.get_layer("positions").weights[0]), before[:4])
+
+
 def test_a_misfit_names_layer_expected_and_found(saved):
     with pytest.raises(BadWeights, match=r"image_encoder/vit/positions/axis_0: expected \(2, 64\), found \(2, 32\)"):
         zoo.build("gated_vqa", weights=saved[0], dim=64)

@@ -333,8 +333,8 @@ def as_bits(value: np.ndarray) -> np.ndarray:
 def transfer(source: Any, target: Any, *, new_head: bool) -> None:
     """Copy weights by path. With `new_head` the head stays new.
 
-    Positions of images and clips are interpolated to another grid, and embeddings are matched by piece to another
-    vocabulary, with a warning; anything else that does not fit is an error.
+    Positions are matched to another grid or length and embeddings by piece to another vocabulary, with a warning;
+    anything else that does not fit is an error.
     """
     stored = dict(_by_path(source))
     misfits, copies = [], []
@@ -374,12 +374,12 @@ def _adapted(
         return value
     if stored.shape == new.shape:
         return stored
-    of_images = path.startswith(("image_encoder/", "vision/"))
-    if "/axis_" in path and stored.ndim == 2 and stored.shape[1] == new.shape[1] and of_images:
-        notes.append("positions are interpolated to the new size")
-        positions = (np.arange(len(new)) + 0.5) * len(stored) / len(new) - 0.5
-        return np.stack([np.interp(positions, np.arange(len(stored)), column) for column in stored.T], axis=1)
-    return None
+    if "/axis_" not in path or stored.ndim != 2 or stored.shape[1] != new.shape[1]:
+        return None
+    of_words, places = not path.startswith(("image_encoder/", "vision/")), np.arange(len(new), dtype="float64")
+    notes.append(f"texts have {len(new)} positions" if of_words else "positions are interpolated to the new size")
+    places = places if of_words else (places + 0.5) * len(stored) / len(new) - 0.5  # beyond the last word: the last
+    return np.stack([np.interp(places, np.arange(len(stored)), column) for column in stored.T], axis=1)
 
 
 def _by_path(model: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
