@@ -52,13 +52,25 @@ def test_texts_near_an_image_are_ordered_by_how_much_better_they_tell_it(caption
     np.testing.assert_allclose(again, found, atol=1e-3)
 
 
+def test_only_the_nearest_images_are_read_and_unreadable_ones_come_last(captioner):
+    x, told, near = setting(captioner)
+    near[2] = np.nan  # as similarity(on_error="none") returns for what is no image
+    near[4] = -5.0  # far from all texts
+    images = [*x[:2], b"no picture", x[3], b"neither"]
+    found = reranked(captioner, near, images, told, best=3)
+    assert (found[2] == -np.inf).all()
+    assert (np.argsort(-found, axis=0)[3] == 4).all()
+    whole = reranked(captioner, np.delete(near, [2, 4], axis=0), x[[0, 1, 3]], told, best=3)
+    np.testing.assert_allclose(found[[0, 1, 3]], whole, atol=1e-3)
+
+
 def test_what_cannot_be_ranked_is_named(captioner):
     x, told, near = setting(captioner)
     with pytest.raises(ValueError, match=r"similarity \(5, 2\) of 5 images and 3 texts"):
         reranked(captioner, near[:, :2], x, told)
-    with pytest.raises(ValueError, match="not finite"):
-        reranked(captioner, np.where(near > 0, np.nan, near), x, told)
-    with pytest.raises(ValueError, match="unreadable"):
-        reranked(captioner, near, [*x[:4], b"no picture"], told)
+    with pytest.raises(ValueError, match="no image could be read"):
+        reranked(captioner, np.where(near > -2, np.nan, near), x, told)
+    with pytest.raises(ValueError, match=r"cannot be read: \[\(4, .*JPEG"):
+        reranked(captioner, near, [*x[:4], b"no picture"], told, best=5)
     with pytest.raises(ValueError, match="find='picture'"):
         reranked(captioner, near, x, told, find="picture")

@@ -222,14 +222,16 @@ class VisionText(keras.Model):
             return features, list(range(len(features))), {}
         return media.batch(images, self.image_shape, self.options["resize"])
 
-    def tokens_of(self, texts: str | bytes | Sequence[str | bytes], **kwargs: Any) -> np.ndarray:
+    def tokens_of(
+        self, texts: str | bytes | Sequence[str | bytes], length: int | None = None, **kwargs: Any
+    ) -> np.ndarray:
         """Return texts as ids: a start token, then the pieces."""
         if texts is None:
             raise TypeError("texts is None: expected a text, or a list of them")
         texts = [texts] if isinstance(texts, (str, bytes)) else list(texts)
         if not texts:
             raise ValueError("there are no texts: expected at least one")
-        return self.vocabulary.encode(texts, self.options["max_length"], start=True, **kwargs)
+        return self.vocabulary.encode(texts, length or self.options["max_length"], start=True, **kwargs)
 
     def in_batches(self, run: keras.Model, inputs: dict[str, np.ndarray], batch_size: int) -> Any:
         """Return `run.predict_on_batch` of the inputs, computed `batch_size` rows at a time."""

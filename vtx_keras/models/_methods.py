@@ -116,8 +116,7 @@ class Captioner(VisionText):
         2
         """
         media.check_on_error(on_error)
-        texts = [texts] if isinstance(texts, (str, bytes)) else texts
-        ids = self.vocabulary.encode(list(texts), self.options["max_length"] + 1, start=True, end=True)
+        ids = self.tokens_of(texts, self.options["max_length"] + 1, end=True)
         inputs, good, errors, total = paired(self, images, {"ids": ids})
         run = self.cached(("likelihood", self.run_eagerly), lambda: _Likelihood(self))
         sums = self.in_batches(run, inputs, batch_size) if good else np.zeros(0)
