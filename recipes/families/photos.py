@@ -28,7 +28,7 @@ from recipes.gpu.loop import give
 from recipes.release import TRAINING, Release, Table
 from vtx_keras import data, media, text, train, zoo
 from vtx_keras.evaluate._measures import intervals, mean
-from vtx_keras.models import concepts, reranking
+from vtx_keras.models import concepts, decode
 
 ENCODER = {"image_encoder": "efficientnet_lite2_photos", "image_shape": (224, 224, 3), "resize": "stretch"}
 DECODER = {"dim": 256, "depth": 2, "heads": 4, "concepts": 5, "max_length": 22, "dropout": 0.15}
@@ -197,7 +197,7 @@ def ranked_again(searcher: Any, splits: tuple[str, ...] = tuple(SEARCHED)) -> Ta
         of = np.repeat(np.arange(len(kept)), [len(row["captions"]) for row in kept])  # each text's picture
         near = searcher.behind_encoder().similarity(features, texts, batch_size=256)
         for find, name in (("text", "caption for picture"), ("image", "picture for caption")):
-            again = reranking.reranked(captioner.behind_encoder(), near, features, texts, find=find)
+            again = decode.reranked(captioner.behind_encoder(), near, features, texts, find=find)
             first, then = (_found(scores, of, find) for scores in (near, again))
             measures = {"alone": mean(first), "again": mean(then), "gain": mean(then - first)}
             found = intervals(measures, list(range(len(kept))) if find == "text" else of.tolist())
@@ -205,7 +205,7 @@ def ranked_again(searcher: Any, splits: tuple[str, ...] = tuple(SEARCHED)) -> Ta
             rows.append([split, name, *figures])
     about = (
         "Recall 1: the retriever's ten best in its own order, and ranked again by `cross_attn_captioner/photos` "
-        "(`vtx_keras.models.reranking`: how much likelier it makes the caption for this picture than for the ten "
+        "(`vtx_keras.models.decode`: how much likelier it makes the caption for this picture than for the ten "
         "nearest to the caption). Its weight beside the similarity was chosen on Flickr8k's validation split. "
         "Intervals by bootstrap over pictures."
     )

@@ -199,7 +199,7 @@ def _run(model: str, name: str, ds: Any, options: dict[str, Any]) -> Any:
 
 def _suited(network: Any, ds: Any, options: dict[str, Any]) -> dict[str, Any]:
     """Fill in the settings that suit the data, and tell them."""
-    from vtx_keras.train._suited import MEASURED, NEAR, by_distance, loss_of
+    from vtx_keras.train._settings import MEASURED, NEAR, by_distance, loss_of
 
     loss = loss_of(network, ds.take(MEASURED), (options["out"] or Path("runs/run")).parent)
     options = _filled(options, by_distance(len(ds), loss))

@@ -8,7 +8,6 @@ __all__ = [
     "layers",
     "objectives",
     "options",
-    "reranking",
     "rewards",
     "tasks",
 ]

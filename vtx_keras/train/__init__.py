@@ -10,7 +10,7 @@ _MODULE_OF = {
     "run": "_run",
     "Settings": "_settings",
     "adamw": "_settings",
-    "suited": "_suited",
+    "suited": "_settings",
     "parallel": "parallel",
     "Diverged": "_callbacks",
     "Stopped": "_callbacks",

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from toys import pictures, texts, toy
 
-from vtx_keras.models.reranking import reranked
+from vtx_keras.models.decode import reranked
 
 FEATURES_OF = 5  # pictures
 
