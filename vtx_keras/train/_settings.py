@@ -144,14 +144,15 @@ def by_distance(pictures: int, loss: float) -> dict[str, Any]:
     return {"epochs": EPOCHS, "repeats": repeats, "batch_size": batch_size, "learning_rate": learning_rate}
 
 
-def loss_of(model: Captioner, data: Any, root: str | os.PathLike) -> float:
+def loss_of(model: Captioner, examples: Any, root: str | os.PathLike) -> float:
     """Return the model's mean loss per word on examples."""
-    from vtx_keras.train._run import _behind_frozen_encoder, _source
+    from vtx_keras.data import batches, features
 
-    how = Settings(verbose=False)
-    trained, data, _ = _behind_frozen_encoder(model, data, None, how, Path(root), told=False, alone=False)
-    source = _source(data, trained, batch_size=how.batch_size)
-    return float(trained.evaluate(source.batches, steps=source.steps, verbose=0, return_dict=True)["loss"])
+    trained = model
+    if model.has_layer("image_encoder") and not model.get_layer("image_encoder").trainable:
+        examples, trained = features(examples, model, Path(root) / "features"), model.behind_encoder()
+    ready = batches(examples, trained, batch_size=32)
+    return float(trained.evaluate(ready, verbose=0, return_dict=True)["loss"])
 
 
 def adamw(
