@@ -231,8 +231,10 @@ def reranked(
     """Return scores (images, texts): of each text's `best` images (`find="text"`: each image's `best` texts) above all.
 
     `similarity` (images, texts) is that of a retriever for the same images, of which there should be many: with one,
-    no text tells it better than others. Images that the retriever could not read (NaN) come last. For a captioner
-    behind its encoder, `images` are features.
+    no text tells it better than others. The score is `weight` × similarity + how much likelier the captioner makes the
+    text for this image than, on average, for the `best` images nearest to the text: one that fits many images gains
+    nothing. Images that the retriever could not read (NaN) come last. For a captioner behind its encoder, `images` are
+    features.
 
     >>> from vtx_keras import zoo
     >>> searcher = zoo.build("retriever", weights=None, dim=32, image_shape=(32, 32, 3))
