@@ -29,7 +29,7 @@ def features(folder: str | None) -> dict[str, dict[str, np.ndarray]]:
     import tensorflow as tf
 
     from vtx_keras import data
-    from vtx_keras.checkpoints import _encoders as published
+    from vtx_keras.checkpoints.published import _encoders as published
     from vtx_keras.data import _tensors as tensors
 
     encoder = published.load("efficientnet_lite0", image_shape=(SIDE, SIDE, 3))
@@ -76,7 +76,7 @@ def embeddings(splits: dict, folder: Path) -> dict[str, np.ndarray]:
     """Return MiniLM's sentence embedding of every name."""
     sys.path.insert(0, str(ROOT))
     from recipes import word_vectors
-    from vtx_keras.checkpoints import _encoders as published
+    from vtx_keras.checkpoints.published import _encoders as published
 
     home = folder / "minilm_l6"
     if not (home / "config.json").is_file():

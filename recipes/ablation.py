@@ -29,8 +29,8 @@ from recipes.families import drawings, emoji_questions
 from recipes.steps import EMOJI_ENCODER, build_model
 from vtx_keras import data, evaluate, export, media, train, zoo
 from vtx_keras._files import file_hash, write
-from vtx_keras.checkpoints import _encoders as published
 from vtx_keras.checkpoints._folder import WEIGHTS
+from vtx_keras.checkpoints.published import _encoders as published
 from vtx_keras.data.sets._emoji import Emoji
 
 ZOO = Path(__file__).parents[1] / "zoo"

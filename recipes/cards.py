@@ -9,8 +9,8 @@ from typing import Any
 
 from recipes.release import Release, Table
 from vtx_keras._files import write
-from vtx_keras.checkpoints._encoders import PUBLISHED
 from vtx_keras.checkpoints._folder import CONFIG
+from vtx_keras.checkpoints.published._encoders import PUBLISHED
 from vtx_keras.data.sets import SETS
 
 NAMES = {"litert": "LiteRT", "onnx": "ONNX", "savedmodel": "SavedModel"}

@@ -34,8 +34,8 @@ from PIL import Image
 
 from recipes.augment import Pictures
 from vtx_keras._files import whole, write
-from vtx_keras.checkpoints import _encoders as published
 from vtx_keras.checkpoints._folder import WEIGHTS
+from vtx_keras.checkpoints.published import _encoders as published
 from vtx_keras.data.sets import concepts
 from vtx_keras.models.encoders import architecture, backbone_of, features_of
 from vtx_keras.train import adamw

@@ -15,8 +15,8 @@ from collections.abc import Sequence
 import numpy as np
 
 from vtx_keras import text
-from vtx_keras.checkpoints import _encoders as published
 from vtx_keras.checkpoints._folder import VOCABULARY
+from vtx_keras.checkpoints.published import _encoders as published
 from vtx_keras.models._base import VisionText, leaves, run_in_batches
 
 LENGTH = 32  # the most pieces of a text that are read

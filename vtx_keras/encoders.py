@@ -10,7 +10,7 @@ from typing import Any
 
 import keras
 
-from vtx_keras.checkpoints._encoders import load, loader
+from vtx_keras.checkpoints.published._encoders import load, loader
 from vtx_keras.models import encoders as _encoders
 from vtx_keras.models.encoders import PerFrame
 from vtx_keras.models.fusion import Vision

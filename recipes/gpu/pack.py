@@ -22,7 +22,7 @@ from recipes import word_vectors
 from recipes.families import photos
 from recipes.gpu.loop import CAPTIONS, ENCODER, FOLDER, PARTS, SPLITS
 from vtx_keras import data, text, zoo
-from vtx_keras.checkpoints import _encoders as published
+from vtx_keras.checkpoints.published import _encoders as published
 from vtx_keras.data import _behind as behind
 from vtx_keras.inputs import media
 

@@ -17,8 +17,8 @@ from recipes.encoder import milliseconds, minutes
 from recipes.gpu.loop import ENCODER, FOLDER, give
 from vtx_keras import data, media
 from vtx_keras._files import write
-from vtx_keras.checkpoints import _encoders as published
 from vtx_keras.checkpoints._folder import WEIGHTS
+from vtx_keras.checkpoints.published import _encoders as published
 from vtx_keras.models.encoders import architecture, backbone_of, features_of
 
 STEPS, RESULTS, LABELS = ("weights", "card"), "results.json", "labels.txt"

@@ -24,10 +24,10 @@ from keras import ops
 
 from recipes.gpu.loop import BEHIND, CAPTIONS, ENCODER, arguments, begun, in_turn, inner, keep, read, say, trained
 from vtx_keras import zoo
-from vtx_keras.checkpoints import _encoders as published
+from vtx_keras.checkpoints.published import _encoders as published
 from vtx_keras.inputs.text import END, PAD, UNK
+from vtx_keras.models._base import cut
 from vtx_keras.models.encoders import features_of
-from vtx_keras.models.layers import cut
 
 CHUNK = 250  # pictures that are encoded at a time
 MOST_ALIKE = 30  # wrong pictures of a caption, and twice as many captions of a picture, that the matcher learns from

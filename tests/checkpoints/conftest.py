@@ -15,8 +15,8 @@ from paths import REFERENCE
 from toys import batches, inputs, outputs, toy
 
 from vtx_keras import zoo
-from vtx_keras.checkpoints import _encoders as published
-from vtx_keras.checkpoints._encoders import PUBLISHED
+from vtx_keras.checkpoints.published import _encoders as published
+from vtx_keras.checkpoints.published._encoders import PUBLISHED
 
 sys.path.insert(0, str(REFERENCE))  # photographs.py, make.py and cards.py are programs that import each other
 

@@ -15,10 +15,10 @@ from photographs import pixels
 from toys import vtx
 
 from vtx_keras import _files as archives
-from vtx_keras.checkpoints import _encoders as published
-from vtx_keras.checkpoints import _readers as tensors
-from vtx_keras.checkpoints._encoders import PUBLISHED
 from vtx_keras.checkpoints._folder import CONFIG, WEIGHTS, BadWeights
+from vtx_keras.checkpoints.published import _encoders as published
+from vtx_keras.checkpoints.published import _readers as tensors
+from vtx_keras.checkpoints.published._encoders import PUBLISHED
 
 pytestmark = pytest.mark.usefixtures("bare_cache")
 

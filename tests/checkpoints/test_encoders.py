@@ -10,9 +10,9 @@ import toys
 from checkpoints import ARCHIVES
 
 from vtx_keras import encoders, zoo
-from vtx_keras.checkpoints import _encoders as published
 from vtx_keras.checkpoints import _folder as weights
 from vtx_keras.checkpoints._folder import BadWeights
+from vtx_keras.checkpoints.published import _encoders as published
 from vtx_keras.data._load import SAMPLE
 from vtx_keras.inputs import media, text
 from vtx_keras.models.encoders import architecture

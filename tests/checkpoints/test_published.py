@@ -17,9 +17,9 @@ from toys import other_backend
 
 from vtx_keras import _files as archives
 from vtx_keras._compat import frozen_function
-from vtx_keras.checkpoints import _encoders as published
-from vtx_keras.checkpoints._encoders import PUBLISHED
 from vtx_keras.checkpoints._folder import CONFIG, BadWeights
+from vtx_keras.checkpoints.published import _encoders as published
+from vtx_keras.checkpoints.published._encoders import PUBLISHED
 
 RELEASED = ("efficientnet_lite0", "mobilenet_v2")
 OTHERS = [name for name, entry in PUBLISHED.items() if entry.archive]  # published by others

@@ -15,8 +15,8 @@ from paths import ROOT
 from PIL import Image
 from toys import other_backend
 
-from vtx_keras.checkpoints import _encoders as published
 from vtx_keras.checkpoints._folder import BadWeights
+from vtx_keras.checkpoints.published import _encoders as published
 
 pytestmark = pytest.mark.skipif(keras.backend.backend() != "tensorflow", reason="it starts JAX itself")
 ON_JAX = """

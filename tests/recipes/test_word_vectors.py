@@ -9,7 +9,7 @@ from toys import batches, fit, toy
 
 from recipes import word_vectors
 from vtx_keras import zoo
-from vtx_keras.checkpoints import _encoders as published
+from vtx_keras.checkpoints.published import _encoders as published
 from vtx_keras.models._base import leaves
 
 

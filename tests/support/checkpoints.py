@@ -14,8 +14,8 @@ from pathlib import Path
 import keras
 import numpy as np
 
-from vtx_keras.checkpoints import _encoders as published
-from vtx_keras.checkpoints import _readers as tensors
+from vtx_keras.checkpoints.published import _encoders as published
+from vtx_keras.checkpoints.published import _readers as tensors
 
 # Where `-m network` finds published archives, and fetches those that are missing.
 ARCHIVES = Path(os.environ.get("VTX_KERAS_ARCHIVES") or published.cache() / "archives")

@@ -5,18 +5,20 @@ from typing import Any
 
 _MODULE_OF = {
     "BadWeights": "_folder",
-    "convert": "_encoders",
+    "convert": "published._encoders",
     "load": "_restore",
     "restore": "_restore",
     "save": "_restore",
-    "transfer": "_restore",
+    "transfer": "_transfer",
 }
-__all__ = sorted(_MODULE_OF)
+__all__ = sorted([*_MODULE_OF, "published"])
 
 
 def __getattr__(name: str) -> Any:
     if name in _MODULE_OF:
         return getattr(importlib.import_module(f"vtx_keras.checkpoints.{_MODULE_OF[name]}"), name)
+    if name == "published":
+        return importlib.import_module("vtx_keras.checkpoints.published")
     raise AttributeError(f"module 'vtx_keras.checkpoints' has no attribute {name!r}")
 
 

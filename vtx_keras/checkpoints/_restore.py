@@ -9,7 +9,7 @@ import os
 import tempfile
 import warnings
 import zipfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +17,7 @@ import keras
 import numpy as np
 
 from vtx_keras._files import file_hash, new_folder, recovered, reserve, version_of
-from vtx_keras.checkpoints import _encoders as published
+from vtx_keras.checkpoints import published as world
 from vtx_keras.checkpoints._folder import (
     CONFIG,
     VOCABULARY,
@@ -28,10 +28,11 @@ from vtx_keras.checkpoints._folder import (
     halve,
     read_config,
 )
+from vtx_keras.checkpoints._transfer import other_classes, transfer
+from vtx_keras.checkpoints.published import _encoders as published
 from vtx_keras.inputs.text import Vocabulary
 from vtx_keras.models import encoders
-from vtx_keras.models._base import VisionText
-from vtx_keras.models.layers import cut
+from vtx_keras.models._base import VisionText, cut
 from vtx_keras.models.options import MODELS, SIZES, lookup, options_of
 from vtx_keras.models.tasks import ENCODERS, construct, dtype_policy
 
@@ -49,14 +50,17 @@ def build(
     """Build a model by name, compiled for its task.
 
     `weights` is "default" (the released ones), a released tag, a folder written by `zoo.save` or training, None (a
-    new model), or "encoders" (pretrained encoders, the rest new). `vocabulary` is a file, a list of pieces, or texts
-    to learn them from; by default that of the weights, else the bundled English one. `dtype` is a Keras dtype policy.
-    `zoo.describe(name)` lists the `overrides`.
+    new model), "encoders" (pretrained encoders, the rest new), or a published checkpoint (docs/checkpoints.md):
+    "hf://owner/name", a tag such as "blip_base", a folder of transformers. `vocabulary` is a file, a list of pieces, or
+    texts to learn them from; by default that of the weights, else the bundled English one. `dtype` is a Keras dtype
+    policy. `zoo.describe(name)` lists the `overrides`.
 
     >>> build("cross_attn_captioner", weights=None, size="tiny").count_params() < 10_000_000
     True
     """
     entry = lookup(name)
+    if world.is_published(weights):
+        return fetched(str(weights), name, vocabulary=vocabulary, dtype=dtype, overrides=overrides)
     if weights is None:
         return construct(name, overrides, Vocabulary.of(vocabulary), dtype)
     if weights == "encoders":
@@ -67,6 +71,23 @@ def build(
         return construct(name, overrides, Vocabulary.of(vocabulary), dtype, load=load)
     folder = find(name, weights, entry.default)
     return restore(folder, name, vocabulary=vocabulary, dtype=dtype, overrides=overrides)
+
+
+def fetched(
+    address: str,
+    name: str | None = None,
+    *,
+    vocabulary: str | os.PathLike | Sequence[str] | None = None,
+    dtype: str | None = None,
+    overrides: Mapping[str, Any] | None = None,
+) -> VisionText:
+    """Load the model of an address, a tag or a folder of transformers; an address may hold what `zoo.push` wrote."""
+    folder = world.folder_of(address)
+    if not world.is_transformers(folder):
+        return restore(folder, name, vocabulary=vocabulary, dtype=dtype, overrides=overrides)
+    if vocabulary is not None:
+        raise BadWeights(f"vocabulary=: {address} has a tokenizer of its own, which its word table goes with")
+    return world.build(folder, name, dtype=dtype, **(overrides or {}))
 
 
 def is_saved(model: str | os.PathLike) -> bool:
@@ -80,6 +101,8 @@ def named(model: str | os.PathLike, weights: str | os.PathLike = "default") -> V
     >>> named("cross_attn_captioner").name
     'captioner'
     """
+    if weights == "default" and world.is_published(model):
+        return fetched(str(model))
     if not is_saved(model):
         return build(str(model), weights=weights)
     if weights != "default":
@@ -101,6 +124,12 @@ def restore(
     if saved["name"] != name:
         raise BadWeights(f"{folder} holds a {saved['name']}, not a {name}: zoo.build({saved['name']!r}, weights=…)")
     entry = lookup(saved["name"])
+    if "published" in saved:
+        if vocabulary is not None:
+            raise BadWeights(f"vocabulary=: {folder} is of a published model, with a tokenizer of its own")
+        model = world.restored(saved, dtype=dtype, **overrides)
+        _read(model, folder)
+        return model
     check_closed(saved, folder)
     options = {key: option.default for key, option in options_of(entry.task).items()} | saved["overrides"]
     saved = {**saved, "overrides": options}  # an option that is newer than the weights has its default
@@ -120,7 +149,7 @@ def restore(
         return model
     source = construct(name, saved["overrides"], before, saved["dtype"], load=load)
     _read(source, folder, without_encoder="image_encoder" in saved)
-    transfer(source, model, new_head=_other_classes(source.options, model.options))
+    transfer(source, model, new_head=other_classes(source.options, model.options))
     return model
 
 
@@ -178,6 +207,8 @@ def _read(model: Any, folder: Path, *, without_encoder: bool = False) -> None:
 
 def load(path: str | os.PathLike) -> VisionText:
     """Load a model saved by `zoo.save` or `model.save`: a `.keras` file, or a weights folder."""
+    if world.is_published(path):
+        return fetched(str(path))
     path = recovered(Path(path))
     recovered(path / "best")
     if (path / CONFIG).is_file() or (path / "best" / CONFIG).is_file():
@@ -268,6 +299,8 @@ def save_folder(
         }
         if encoder is not None:
             config["image_encoder"] = encoder
+        if "published" in spec:
+            config["published"] = spec["published"]
         config["sha256"] = config_hash(config)
         (target / CONFIG).write_text(json.dumps(config, indent=1) + "\n", encoding="utf-8")
 
@@ -325,75 +358,3 @@ def digest(model: keras.Model) -> str:
 def as_bits(value: np.ndarray) -> np.ndarray:
     """Return a bfloat16 array as 16-bit integers, because NumPy's files have no bfloat16."""
     return value.view("uint16") if value.dtype.name == "bfloat16" else value
-
-
-# --- transfer between models
-
-
-def transfer(source: Any, target: Any, *, new_head: bool) -> None:
-    """Copy weights by path. With `new_head` the head stays new.
-
-    Positions are matched to another grid or length and embeddings by piece to another vocabulary, with a warning;
-    anything else that does not fit is an error.
-    """
-    stored = dict(_by_path(source))
-    misfits, copies = [], []
-    notes: list[str] = []
-    for path, variable in _by_path(target):
-        if new_head and path.startswith("head/"):
-            continue
-        weight = stored.get(path)
-        value = None if weight is None else _adapted(path, np.array(weight), np.array(variable), source, target, notes)
-        if value is None:
-            misfits.append((path, tuple(variable.shape), "nothing" if weight is None else tuple(weight.shape)))
-        else:
-            copies.append((variable, value))
-    if misfits:
-        rows = "\n".join(f"  {path}: expected {expected}, found {found}" for path, expected, found in misfits[:10])
-        more = f"\n  … and {len(misfits) - 10} more" if len(misfits) > 10 else ""
-        raise BadWeights(
-            f"the weights do not fit the options given, in {len(misfits)} places:\n{rows}{more}\n"
-            "Leave out the options that change these layers, or train anew with weights=None."
-        )
-    for variable, value in copies:
-        variable.assign(value)
-    if new_head:
-        notes.append("the head is new (its classes changed); all else keeps its weights")
-    if notes:
-        warnings.warn(f"{target.name}: {'; '.join(dict.fromkeys(notes))}", stacklevel=4)
-
-
-def _adapted(
-    path: str, stored: np.ndarray, new: np.ndarray, source: Any, target: Any, notes: list[str]
-) -> np.ndarray | None:
-    """Return a weight in the form that the target has, or None if it does not fit; add to `notes` what was changed."""
-    before, after = source.vocabulary, target.vocabulary
-    if before != after and after.axis_of(path) is not None:
-        value, count = after.moved(path, stored, new, before)
-        notes.append(f"{count:,d} of {len(after):,d} pieces keep their embeddings, the rest start new")
-        return value
-    if stored.shape == new.shape:
-        return stored
-    if "/axis_" not in path or stored.ndim != 2 or stored.shape[1] != new.shape[1]:
-        return None
-    of_words, places = not path.startswith(("image_encoder/", "vision/")), np.arange(len(new), dtype="float64")
-    notes.append(f"texts have {len(new)} positions" if of_words else "positions are interpolated to the new size")
-    places = places if of_words else (places + 0.5) * len(stored) / len(new) - 0.5  # beyond the last word: the last
-    return np.stack([np.interp(places, np.arange(len(stored)), column) for column in stored.T], axis=1)
-
-
-def _by_path(model: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
-    """Yield the weights of a model and of models inside it, with their paths."""
-    for layer in model.layers:
-        if hasattr(layer, "layers"):
-            yield from _by_path(layer, f"{prefix}{layer.name}/")
-        else:
-            yield from ((prefix + weight.path, weight) for weight in layer.weights)
-
-
-def _other_classes(saved: dict, wanted: dict) -> bool:
-    """Return whether the classes differ, in number or names, so that the head must be new."""
-    before, after = saved.get("classes"), wanted.get("classes")
-    numbers = [value if isinstance(value, int) or value is None else len(value) for value in (before, after)]
-    renamed = isinstance(before, list) and isinstance(after, list) and before != after
-    return numbers[0] != numbers[1] or renamed

@@ -232,7 +232,7 @@ def _backend() -> Iterator[Finding]:
 
 
 def _folders() -> Iterator[Finding]:
-    from vtx_keras.checkpoints import _encoders as published
+    from vtx_keras.checkpoints.published import _encoders as published
     from vtx_keras.data import sets
 
     for part, folder, variable in (
@@ -372,7 +372,7 @@ def convert(name: str, out: Path | None, archives: Path | None, url: str | None,
     """
     with reporting_errors():
         with quiet():
-            from vtx_keras.checkpoints import _encoders as published
+            from vtx_keras.checkpoints.published import _encoders as published
         published.published(name)
         home, store = out or published.cache() / name, archives or published.cache() / "archives"
         click.echo(f"wrote {published.convert(name, home, store, half=half, url=url)}")

@@ -347,7 +347,7 @@ def _texts(ds: Any) -> list[str]:
 
 def _about(name: str, network: Any, options: dict[str, Any]) -> dict[str, Any]:
     """Return fields of run.json that the run does not know: arguments and licences."""
-    from vtx_keras.checkpoints._encoders import PUBLISHED
+    from vtx_keras.checkpoints.published._encoders import PUBLISHED
     from vtx_keras.data import sets
 
     licences = {}

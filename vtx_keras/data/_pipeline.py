@@ -277,7 +277,7 @@ def _bucketed(
     """
 
     def window(batch: dict) -> tf.data.Dataset:
-        lengths = plan.cut(tensors.normalize(_full_text(batch))).row_lengths() + plan.length - plan.room
+        lengths = plan.cut(_full_text(batch)).row_lengths() + plan.length - plan.room
         lengths = tf.cast(tf.minimum(lengths, plan.length), tf.int32)
         count = tf.shape(lengths)[0]
         place = tf.range(count) // batch_size  # of a batch, after sorting
@@ -326,7 +326,7 @@ def _finishing(plan: Plan, encode: Callable, how: dict, pad_to: int | None) -> C
             tokens, labels = ids[:, :-1], ids[:, 1:]
             weight = tf.cast((labels != text.PAD) & (labels != text.UNK), tf.float32)  # decoding never writes UNK
             if "prompt" in batch:
-                prompt_length = plan.cut(tensors.normalize(batch["prompt"])).row_lengths()[:, None]
+                prompt_length = plan.cut(batch["prompt"]).row_lengths()[:, None]
                 weight *= tf.cast(tf.range(tf.shape(labels)[1], dtype=tf.int64) >= prompt_length, tf.float32)
         else:
             tokens = ids

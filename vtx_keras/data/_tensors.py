@@ -10,7 +10,7 @@ import tensorflow as tf
 import tensorflow_text as tf_text
 
 from vtx_keras._compat import warp
-from vtx_keras.inputs import media, text
+from vtx_keras.inputs import _rules, media, text
 
 AUGMENT = {
     "crop": 0.3,  # largest share of the area that is cropped away
@@ -180,15 +180,35 @@ def _normalized(texts: tf.Tensor) -> tf.Tensor:
 
 
 def pieces(vocabulary: Sequence[str]) -> Callable[[tf.Tensor], tf.RaggedTensor]:
-    """Return a function from normalised texts (n,) to ragged ids (n, pieces).
+    """Return a function from texts (n,) to ragged ids (n, pieces), by the rule of the vocabulary.
 
-    >>> pieces(text.vocabulary(["cat", "##s"]))(tf.constant(["cats cat"])).to_list()
+    >>> pieces(text.vocabulary(["cat", "##s"]))(tf.constant(["Cats  cat"])).to_list()
     [[5, 6, 5]]
     """
-    tokenizer = tf_text.FastBertTokenizer(
-        list(vocabulary), token_out_type=tf.int32, unknown_token=text.SPECIALS[text.UNK]
-    )
-    return tokenizer.tokenize
+    rule = _rules.rule_of(vocabulary)
+    if rule is None:
+        tokenize = _word_pieces(vocabulary)
+        return lambda texts: tokenize(normalize(texts))
+
+    def by_python(texts: tf.Tensor) -> tf.RaggedTensor:
+        ids, lengths = tf.numpy_function(lambda rows: _read(rows, vocabulary, rule), [texts], [tf.int32, tf.int64])
+        ids, lengths = tf.ensure_shape(ids, [None]), tf.ensure_shape(lengths, texts.shape)
+        return tf.RaggedTensor.from_row_lengths(ids, lengths, validate=False)
+
+    return by_python
+
+
+def _read(texts: np.ndarray, vocabulary: Sequence[str], rule: dict) -> tuple[np.ndarray, np.ndarray]:
+    """Return the ids of all texts in one array, and how many each has."""
+    read = _rules.reader(vocabulary, rule)
+    rows = [read(one.decode("utf-8", "replace")) for one in texts]
+    return np.array([piece for row in rows for piece in row], "int32"), np.array(list(map(len, rows)), "int64")
+
+
+def _word_pieces(vocabulary: Sequence[str]) -> Callable[[tf.Tensor], tf.RaggedTensor]:
+    """Return a function from normalized texts, or ASCII ones of any rule that has WordPiece, to ragged ids."""
+    unknown = text.SPECIALS[text.UNK]
+    return tf_text.FastBertTokenizer(list(vocabulary), token_out_type=tf.int32, unknown_token=unknown).tokenize
 
 
 def encoder(
@@ -202,10 +222,13 @@ def encoder(
     >>> ids.numpy().tolist()
     [[2, 5, 6, 3, 0, 0]]
     """
-    tokenize = pieces(vocabulary)
+    tokenize, rule = pieces(vocabulary), _rules.rule_of(vocabulary)
+    if plain and (rule is None or rule["kind"] == "bert"):
+        fast = _word_pieces(vocabulary)
+        tokenize = (lambda texts: fast(tf.strings.lower(texts))) if rule is None or rule["lowercase"] else fast
 
     def encode(texts: tf.Tensor, length: int | tf.Tensor) -> tf.Tensor:
-        ragged_ids, width = tokenize(tf.strings.lower(texts) if plain else normalize(texts)), length - start
+        ragged_ids, width = tokenize(texts), length - start
         # The width of a bucket is a tensor.
         shape = (None, width) if isinstance(width, int) else tf.stack([-1, width])
         ids = ragged_ids.to_tensor(text.PAD, shape=shape)

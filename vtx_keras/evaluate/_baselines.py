@@ -16,8 +16,8 @@ from typing import Any, NamedTuple
 import keras
 import numpy as np
 
-from vtx_keras.checkpoints import _encoders as published
 from vtx_keras.checkpoints._folder import BadWeights
+from vtx_keras.checkpoints.published import _encoders as published
 from vtx_keras.data import _examples as examples
 from vtx_keras.evaluate._captions import ORDERS, ngrams
 from vtx_keras.evaluate._measures import chance

@@ -24,11 +24,11 @@ import tensorflow as tf
 from keras import ops
 
 from vtx_keras._compat import frozen_function
-from vtx_keras.inputs import text
+from vtx_keras.inputs import _rules, text
 from vtx_keras.inputs.text import UNK
 from vtx_keras.models._base import VisionText
 from vtx_keras.models._methods import Answerer, Captioner, Retriever
-from vtx_keras.models.decode import NEVER, UNWRITABLE, check_beams, search
+from vtx_keras.models.decode import NEVER, UNWRITABLE, check_beams
 
 FORMS = ("one", "split")
 MIN_INT8_SIZE = 20_000  # weights of a convolution from which rounding to 8 bits saves much and costs little accuracy
@@ -81,7 +81,7 @@ def graphs(
             cache = [block.empty_cache(rows, length, beams) for block in model.blocks]
             start = model.padded_prompt(rows, length, prompt_ids)
             step = model.make_step(decoder_states(model, image))
-            ids, score = search(step, cache, start, length=length, beams=beams)
+            ids, score = model.find(step, cache, start, length=length, beams=beams)
             return {"ids": ids, "score": score}
 
         return {"serving_default": trace(caption, image)}
@@ -260,6 +260,7 @@ ISOLATED = (
     r"[!-/]|[:-@]|[\[-`]|[{-~]|\p{P}|[\x{4E00}-\x{9FFF}]|[\x{3400}-\x{4DBF}]|[\x{20000}-\x{2A6DF}]|[\x{2A700}-\x{2B73F}]"
     r"|[\x{2B740}-\x{2B81F}]|[\x{2B820}-\x{2CEAF}]|[\x{F900}-\x{FAFF}]|[\x{2F800}-\x{2FA1F}]"
 )
+NOWHERE = "\uffff"  # is no character
 FINAL_SIGMA = r"(?<=[\p{L}\p{Mn}])\x{03A3}(?!\p{Mn}*\p{L})"  # Lowercase does not know a letter's position
 
 
@@ -269,6 +270,9 @@ def tokenizer(vocabulary: tuple[str, ...]) -> dict[str, Any]:
     >>> list(tokenizer(text.vocabulary(["cat"]))["model"]["vocab"])[-1]
     'cat'
     """
+    rule = _rules.rule_of(vocabulary)
+    if rule is not None and rule["kind"] == "tokenizers":
+        return _renumbered(rule["json"], vocabulary)
 
     def replace(pattern: str, content: str) -> dict:
         return {"type": "Replace", "pattern": {"Regex": pattern}, "content": content}
@@ -279,13 +283,19 @@ def tokenizer(vocabulary: tuple[str, ...]) -> dict[str, Any]:
     normalizers = [replace(text.UNSEEN, ""), replace(text.GAPS, " "), {"type": "NFKC"}, replace(FINAL_SIGMA, "\u03c2")]
     normalizers += [{"type": "Lowercase"}, {"type": "NFKC"}, replace(text.GAPS, " ")]
     splits = [split(SPACES, "Removed"), split(ISOLATED, "Isolated")]
+    normalizer: dict[str, Any] = {"type": "Sequence", "normalizers": normalizers}
+    pre_tokenizer: dict[str, Any] = {"type": "Sequence", "pretokenizers": splits}
+    if rule is not None:
+        normalizer = {"type": "BertNormalizer", "clean_text": True, "handle_chinese_chars": True}
+        normalizer |= {name: rule[name] for name in ("lowercase", "strip_accents")}
+        pre_tokenizer = {"type": "BertPreTokenizer"}
     return {
         "version": "1.0",
         "truncation": None,
         "padding": None,
         "added_tokens": [],  # "[UNK]" in a text is ordinary characters
-        "normalizer": {"type": "Sequence", "normalizers": normalizers},
-        "pre_tokenizer": {"type": "Sequence", "pretokenizers": splits},
+        "normalizer": normalizer,
+        "pre_tokenizer": pre_tokenizer,
         "post_processor": None,
         "decoder": None,
         "model": {
@@ -296,3 +306,24 @@ def tokenizer(vocabulary: tuple[str, ...]) -> dict[str, Any]:
             "vocab": {piece: i for i, piece in enumerate(vocabulary)},
         },
     }
+
+
+def _renumbered(content: dict, vocabulary: Sequence[str]) -> dict[str, Any]:
+    """Return a tokenizer.json with the ids of a vocabulary, without what cuts, pads or adds special tokens.
+
+    A piece that the vocabulary lacks, such as the name of a special token, has the id of [UNK]. In Unigram, where the
+    order of pieces is their ids, it is left out; and our special tokens have a name there that no text contains.
+    """
+    model, ids = dict(content["model"]), {piece: i for i, piece in enumerate(vocabulary)}
+    if isinstance(model["vocab"], list):
+        scores = dict(map(tuple, model["vocab"]))
+        least = min(scores.values())
+        named = [NOWHERE + piece if i < len(text.SPECIALS) else piece for i, piece in enumerate(vocabulary)]
+        model["vocab"], model["unk_id"] = [[piece, scores.get(piece, least)] for piece in named], text.UNK
+        added = [one for one in content.get("added_tokens", []) if one["content"] in ids]
+    else:
+        added = list(content.get("added_tokens", []))
+        model["vocab"] = {**dict.fromkeys([*model["vocab"], *(one["content"] for one in added)], text.UNK), **ids}
+    added = [{**one, "id": ids.get(one["content"], text.UNK)} for one in added if one["content"] not in text.SPECIALS]
+    nothing = dict.fromkeys(("truncation", "padding", "post_processor"))
+    return {**content, **nothing, "added_tokens": added, "model": model}

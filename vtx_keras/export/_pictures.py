@@ -9,8 +9,9 @@ are checked before anything is decoded and Exif orientation is applied. Refused,
     GIF  a frame that reaches beyond the screen
     all  a side of more than 65,535 pixels
 
-A CMYK JPEG may differ by one level. Damaged files are refused where `media` refuses them, except a GIF with impossible
-codes, which TensorFlow decodes to something.
+A CMYK JPEG may differ by one level. So may a picture that Pillow, from 13 on, resizes columns first, as one of 1:7; by
+bicubic or Lanczos, one of a thousand of its pixels differs by more, up to 6. Damaged files are refused where `media`
+refuses them, except a GIF with impossible codes, which TensorFlow decodes to something.
 """
 
 from __future__ import annotations
@@ -220,18 +221,12 @@ def _gif(data: tf.Tensor, raw: tf.Tensor) -> tf.Tensor:
     flags = byte(at + 9)
     local = at + 10 + table(flags)
     colours = tf.cond(flags >= 128, lambda: raw[at + 10 : local], lambda: raw[13:common])
-    greys = tf.repeat(tf.range(256, dtype=tf.int32), 3)
-    frame_file = tf.strings.join(
-        [
-            b"GIF89a",
-            tf.strings.substr(data, at + 5, none + 4),
-            b"\xf7\0\0" + bytes(np.repeat(np.arange(256, dtype="uint8"), 3)) + b",\0\0\0\0",
-            tf.strings.substr(data, at + 5, none + 4),
-            tf.where(tf.bitwise.bitwise_and(flags, 0x40) > 0, b"\x40", b"\0"),
-            tf.strings.substr(data, local, after_blocks(local + 1) - local),
-            LAST_FRAME,
-        ]
-    )
+    greys = np.repeat(np.arange(256, dtype="uint8"), 3)
+    size = tf.strings.substr(data, at + 5, none + 4)
+    codes = tf.strings.substr(data, local, after_blocks(local + 1) - local)
+    interlaced = tf.where(tf.bitwise.bitwise_and(flags, 0x40) > 0, b"\x40", b"\0")
+    start = (b"GIF89a", size, b"\xf7\0\0" + bytes(greys) + b",\0\0\0\0", size)
+    frame_file = tf.strings.join([*start, interlaced, codes, LAST_FRAME])
     with _require(
         _size_limit(height, width),
         (raw[at] == 0x2C, "expected a frame"),
@@ -244,7 +239,7 @@ def _gif(data: tf.Tensor, raw: tf.Tensor) -> tf.Tensor:
     borders = [[top, height - top - high], [left, width - left - wide]]
     clear = tf.cast(clear, tf.int32)
     index = tf.pad(index, borders, constant_values=tf.maximum(clear, 0))
-    palette = tf.concat([colours, tf.cast(greys[tf.size(colours) :], tf.uint8)], axis=0)
+    palette = tf.concat([colours, tf.constant(greys)[tf.size(colours) :]], axis=0)
     image = tf.gather(tf.reshape(palette, [256, 3]), index)
     return tf.where((index == clear)[..., None], tf.constant(255, tf.uint8), image)
 
@@ -317,9 +312,13 @@ def _upright(image: tf.Tensor, orientation: tf.Tensor) -> tf.Tensor:
 
 # --- resizing
 
-
 STRIP = 1 << 22  # pixels resized at a time
 BITS = 22  # of a weight's fraction, as in Pillow
+KERNELS = {  # by the end of a fit's name: how far Pillow's filter reaches, and its values from there to 0
+    "": (1, lambda x: 1.0 - x),
+    "bicubic": (2, lambda x: tf.where(x < 1, (1.5 * x - 2.5) * x * x + 1, (((x - 5) * x + 8) * x - 4) * -0.5)),
+    "lanczos": (3, lambda x: tf.experimental.numpy.sinc(x) * tf.experimental.numpy.sinc(x / 3)),
+}
 
 
 def resize(image: tf.Tensor, size: Sequence[int], fit: str = "pad") -> tf.Tensor:
@@ -328,42 +327,45 @@ def resize(image: tf.Tensor, size: Sequence[int], fit: str = "pad") -> tf.Tensor
     >>> resize(tf.zeros((20, 40, 3), tf.uint8), (4, 4)).numpy()[:, 0, 0].tolist()
     [255, 0, 0, 255]
     """
-    height, width = size
-    shape = tf.shape(image)
+    (height, width), shape, (kind, _, name) = size, tf.shape(image), fit.partition("-")
 
     def resized() -> tf.Tensor:
-        h, w = tf.cast(shape[0], tf.float64), tf.cast(shape[1], tf.float64)
-        zero = tf.constant(0.0, tf.float64)
-        if fit == "stretch":
-            return _resample(image, (height, zero, h), (width, zero, w))
-        if fit == "crop":
+        h, w, zero = (tf.cast(side, tf.float64) for side in (shape[0], shape[1], 0))
+        if kind == "stretch":
+            return _resample(image, (height, zero, h), (width, zero, w), name)
+        if kind == "crop":
             across = tf.minimum(w, width / height * h)
             down = tf.where(w / h >= width / height, h, w / (width / height))
             left, top = (w - across) / 2, (h - down) / 2
-            return _resample(image, (height, top, top + down), (width, left, left + across))
+            return _resample(image, (height, top, top + down), (width, left, left + across), name)
+        if kind == "shortest":
+            high, wide = (
+                tf.maximum(a, tf.cast(b * x / y, tf.int32)) for a, b, x, y in ((*size, h, w), (*size[::-1], w, h))
+            )
+            rows, columns = (high, zero, h, (high - height) // 2, height), (wide, zero, w, (wide - width) // 2, width)
+            with _require(_size_limit(high, wide)):
+                return _resample(image, rows, columns, name)
         scale = tf.minimum(width / w, height / h)
         high, wide = (tf.maximum(1, tf.cast(side * scale + 0.5, tf.int32)) for side in (h, w))
-        inner = _resample(image, (high, zero, h), (wide, zero, w))
-        top, left = (height - high) // 2, (width - wide) // 2
-        borders = [[top, height - high - top], [left, width - wide - left], [0, 0]]
-        return tf.pad(inner, borders, constant_values=255)
+        inner = _resample(image, (high, zero, h), (wide, zero, w), name)
+        borders = [[(a - b) // 2, (a - b + 1) // 2] for a, b in ((height, high), (width, wide))]
+        return tf.pad(inner, [*borders, [0, 0]], constant_values=255)
 
     unchanged = tf.reduce_all(shape[:2] == [height, width])
     return tf.ensure_shape(tf.cond(unchanged, lambda: image, resized), (height, width, 3))
 
 
-def _resample(image: tf.Tensor, rows: tuple, columns: tuple) -> tf.Tensor:
-    """Resize; `rows` and `columns` each give the new number, and the start and end of the old ones that are sampled."""
+def _resample(image: tf.Tensor, rows: tuple, columns: tuple, name: str) -> tf.Tensor:
+    """Resize; `rows` and `columns` give the new number, the start and end of the old that are sampled, and a part."""
     height, width = tf.shape(image)[0], tf.shape(image)[1]
-    across, down = _weights(width, *columns), _weights(height, *rows)
+    across, down = _weights(name, width, *columns), _weights(name, height, *rows)
 
     def narrow(strip: tf.Tensor) -> tf.Tensor:
         return tf.transpose(_apply(across, tf.transpose(strip, [1, 0, 2])), [1, 0, 2])
 
     strips = tf.maximum(1, height * width // STRIP)  # limits the memory that a large image takes
     high = -(-height // strips)
-    padded = tf.pad(image, [[0, strips * high - height], [0, 0], [0, 0]])
-    padded = tf.reshape(padded, [strips, high, width, 3])
+    padded = tf.reshape(tf.pad(image, [[0, strips * high - height], [0, 0], [0, 0]]), [strips, high, width, 3])
     spec = tf.TensorSpec((None, None, 3), tf.uint8)
     narrowed = tf.map_fn(narrow, padded, fn_output_signature=spec, parallel_iterations=1)
     return _apply(down, tf.reshape(narrowed, [strips * high, -1, 3])[:height])
@@ -377,20 +379,22 @@ def _apply(weights: tf.SparseTensor, image: tf.Tensor) -> tf.Tensor:
     return tf.reshape(tf.cast(rounded, tf.uint8), [-1, tf.shape(image)[1], 3])
 
 
-def _weights(length: tf.Tensor, size: Any, low: tf.Tensor, high: tf.Tensor) -> tf.SparseTensor:
-    """Return the resizing matrix (size, length): triangles, widened where it shrinks, each row summing to 1 << BITS."""
-    # Pillow stores the ends of the sampled range in single precision and computes in double.
-    low, high = (tf.cast(tf.cast(side, tf.float32), tf.float64) for side in (low, high))
-    scale = (high - low) / tf.cast(size, tf.float64)
-    reach = tf.maximum(scale, 1.0)
-    centres = low + (tf.cast(tf.range(size), tf.float64) + 0.5) * scale
+def _weights(name: str, length: Any, size: Any, low: Any, high: Any, begin: Any = 0, count: Any = None) -> Any:
+    """Return the resizing matrix (size, length), each row summing to 1 << BITS; or `count` of its rows from `begin`."""
+    support, kernel = KERNELS[name]
+    # Pillow stores the ends of the sampled range, and subtracts them, in single precision; the rest is in double.
+    low, high = tf.cast(low, tf.float32), tf.cast(high, tf.float32)
+    low, scale = tf.cast(low, tf.float64), tf.cast(high - low, tf.float64) / tf.cast(size, tf.float64)
+    shrink, count = tf.maximum(scale, 1.0), size if count is None else count
+    reach = support * shrink
+    centres = low + (tf.cast(begin + tf.range(count), tf.float64) + 0.5) * scale
     first = tf.maximum(tf.cast(centres - reach + 0.5, tf.int32), 0)
     last = tf.minimum(tf.cast(centres + reach + 0.5, tf.int32), length)
     at = first[:, None] + tf.range(tf.cast(tf.math.ceil(reach), tf.int32) * 2 + 1)
-    distance = tf.abs((tf.cast(at, tf.float64) - centres[:, None] + 0.5) * (1.0 / reach))
-    weights = tf.where(at < last[:, None], tf.maximum(1.0 - distance, 0.0), 0.0)
+    distance = tf.abs((tf.cast(at, tf.float64) - centres[:, None] + 0.5) * (1.0 / shrink))
+    weights = tf.where((at < last[:, None]) & (distance < support), kernel(distance), 0.0)
     weights /= tf.reduce_sum(weights, axis=1, keepdims=True)
-    integers = tf.cast(weights * (1 << BITS) + 0.5, tf.int32)
-    places = tf.stack([tf.broadcast_to(tf.range(size)[:, None], tf.shape(at)), tf.minimum(at, length - 1)], axis=-1)
-    shape = tf.cast(tf.stack([size, length]), tf.int64)
+    integers = tf.cast(weights * (1 << BITS) + 0.5 * tf.sign(weights), tf.int32)
+    places = tf.stack([tf.broadcast_to(tf.range(count)[:, None], tf.shape(at)), tf.minimum(at, length - 1)], axis=-1)
+    shape = tf.cast(tf.stack([count, length]), tf.int64)
     return tf.SparseTensor(tf.cast(tf.reshape(places, [-1, 2]), tf.int64), tf.reshape(integers, [-1]), shape)

@@ -3,29 +3,31 @@
 Unicode normalization is not among TensorFlow's core operations (tensorflow-text has it, but a server does not have
 that), so it is written out here: characters are decomposed and lowercased, their accents sorted, and pairs that form
 one character composed again. The result equals `text.normalize` for every text of at most `MAX_BYTES` bytes and at
-most `MAX_HEAP` characters on one base; `tokens` marks others as not ok.
+most `MAX_HEAP` characters on one base; `tokens` marks others as not ok. A vocabulary with BERT's rule has its texts
+cleaned and decomposed as that says; no graph repeats a tokenizer.json, but its pieces are joined here.
 """
 
 from __future__ import annotations
 
 import functools
+import re
 import unicodedata
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
 import tensorflow as tf
 
-from vtx_keras.inputs import text
+from vtx_keras.inputs import _rules, text
 
 MAX_BYTES = 10_000  # of a text, runs of spaces counted once: a longer one would delay the rest of its batch
 MAX_HEAP = 64  # characters on one base; languages need fewer than 10
-MAX_WORD = 100  # bytes; WordPiece maps longer words to [UNK]
+MAX_WORD = 100  # bytes, by BERT's rule characters; WordPiece maps longer words to [UNK]
 HANGUL, LEADS, VOWELS, TAILS = 0xAC00, 19, 21, 28  # syllables are computed, not listed
 
 
 def tokens(texts: tf.Tensor, vocabulary: Sequence[str], length: int, *, allow_empty: bool = False) -> tuple[Any, Any]:
-    """Apply `text.encode(texts, ..., start=True)`: int32 ids (n, length), and which texts are ok.
+    """Apply `text.encode(texts, ..., start=True, end=vocabulary.ends)`: int32 ids (n, length), and which texts are ok.
 
     A text is ok if it has words (or `allow_empty`) and is within MAX_BYTES and MAX_HEAP.
 
@@ -33,11 +35,22 @@ def tokens(texts: tf.Tensor, vocabulary: Sequence[str], length: int, *, allow_em
     >>> ids.numpy().tolist(), ok.numpy().tolist()
     ([[2, 5, 6, 5, 0], [2, 0, 0, 0, 0]], [True, False])
     """
-    normal, ok = normalize(texts)
-    ids = pieces(normal, vocabulary, length - 1)
+    rule = _rules.rule_of(vocabulary)
+    if rule is not None and rule["kind"] == "tokenizers":
+        raise ValueError(
+            "the texts of this model are cut by its tokenizer.json, which no graph repeats: this export takes ids, "
+            "tokenizer.json is beside it"
+        )
+    normal, ok = normalize(texts) if rule is None else cleaned(texts, rule)
+    end = bool(rule and rule["end"])
+    room = length - 1 - end
+    ids = pieces(normal, vocabulary, room)
     if not allow_empty:
         ok = ok & (ids.row_lengths() > 0)
-    return tf.pad(ids.to_tensor(text.PAD, shape=(None, length - 1)), [[0, 0], [1, 0]], constant_values=text.START), ok
+    padded = tf.pad(ids.to_tensor(text.PAD, shape=(None, room)), [[0, 0], [1, end]])
+    if end:
+        padded = tf.where(tf.range(length, dtype=tf.int64) == ids.row_lengths()[:, None] + 1, text.END, padded)
+    return tf.where(tf.range(length) == 0, text.START, padded), ok
 
 
 def sentences(ids: tf.Tensor, vocabulary: Sequence[str]) -> tf.Tensor:
@@ -47,10 +60,29 @@ def sentences(ids: tf.Tensor, vocabulary: Sequence[str]) -> tf.Tensor:
     [b'a cats']
     """
     ordinary = tf.ragged.boolean_mask(ids, ids >= len(text.SPECIALS))
+    rule = _rules.rule_of(vocabulary)
+    if rule is not None and rule["kind"] == "tokenizers":
+        return _spelled(ordinary, vocabulary, rule["json"])
     joined = tf.strings.reduce_join(tf.gather(tf.constant(list(vocabulary)), ordinary), axis=-1, separator=" ")
     for pattern, rewrite in text.JOIN_RULES:
         joined = tf.strings.regex_replace(joined, pattern, rewrite)
     return joined
+
+
+def _spelled(ids: tf.RaggedTensor, vocabulary: Sequence[str], content: dict) -> tf.Tensor:
+    """Join pieces by a tokenizer.json: each stands for bytes. (A run of invalid bytes may become fewer U+FFFD.)"""
+    spelling = _rules.spelling(content)
+    if spelling is None:
+        raise ValueError(f"a decoder {content.get('decoder')!r:.80} cannot join pieces inside a graph: return ids")
+    table = [spelling.piece(piece) for piece in vocabulary]
+    strings = tf.gather(tf.constant(table), ids)
+    firsts = [spelling.first(piece) for piece in vocabulary]
+    if firsts != table:
+        begins = tf.gather(tf.constant(firsts), ids.values)
+        strings = strings.with_values(tf.where(_at_start(ids), begins, strings.values))
+    joined = tf.strings.reduce_join(strings, axis=-1)
+    joined = tf.strings.unicode_transcode(joined, "UTF-8", "UTF-8", "replace", replace_control_characters=False)
+    return tf.strings.regex_replace(joined, spelling.trim, "") if spelling.trim else joined
 
 
 # --- WordPiece
@@ -62,22 +94,27 @@ def pieces(texts: tf.Tensor, vocabulary: Sequence[str], most: int) -> tf.RaggedT
     >>> pieces(tf.constant(["cats cat", ""]), text.vocabulary(["cat", "##s"]), 9).to_list()
     [[5, 6, 5], []]
     """
-    isolated, gaps = _word_boundaries()
+    bert = _rules.rule_of(vocabulary) is not None
+    isolated, gaps = _word_boundaries(bert)
     texts = tf.strings.regex_replace(tf.strings.regex_replace(texts, isolated, r" \0 "), gaps, " ")
     words = tf.strings.split(texts)[:, :most]  # each gives a piece or more
-    ids = tf.RaggedTensor.from_row_splits(_word_pieces(words.values, vocabulary), words.row_splits)
+    ids = tf.RaggedTensor.from_row_splits(
+        _word_pieces(words.values, vocabulary, "UTF8_CHAR" if bert else "BYTE"), words.row_splits
+    )
     return ids.merge_dims(1, 2)[:, :most]
 
 
-@functools.lru_cache(maxsize=1)
-def _word_boundaries() -> tuple[str, str]:
+@functools.lru_cache(maxsize=2)
+def _word_boundaries(bert: bool) -> tuple[str, str]:
     """Return patterns of the characters that are isolated and of those that are dropped, as in KerasHub's WordPiece.
 
-    They list code points, because a server's Unicode classes may be older.
+    They list code points, because a server's Unicode classes may be older. BERT has dropped and isolated others before.
     """
     import regex  # which KerasHub uses
 
     every = "".join(chr(point) for point in range(0x110000) if not 0xD800 <= point < 0xE000)
+    if bert:
+        return f"[{re.escape(''.join(filter(_rules.is_punctuation, every)))}]", " +"
     ideographs = (
         r"\u4E00-\u9FFF\u3400-\u4DBF\U00020000-\U0002A6DF\U0002A700-\U0002CEAF\uF900-\uFAFF\U0002F800-\U0002FA1F"
     )
@@ -90,10 +127,10 @@ def _word_boundaries() -> tuple[str, str]:
     return f"[{isolated}]", f"[{gaps}]+"
 
 
-def _word_pieces(words: tf.Tensor, vocabulary: Sequence[str]) -> tf.RaggedTensor:
+def _word_pieces(words: tf.Tensor, vocabulary: Sequence[str], unit: str) -> tf.RaggedTensor:
     """Return the ids of each word: its longest prefix that is a piece, then the longest of the rest, and so on."""
     longest_piece = max(len(piece) for piece in vocabulary)
-    short = tf.strings.length(words) <= MAX_WORD
+    short = tf.strings.length(words, unit=unit) <= MAX_WORD
 
     def unfinished(rest: tf.Tensor, *_: Any) -> tf.Tensor:
         return tf.reduce_any(rest != "")
@@ -147,6 +184,48 @@ def normalize(texts: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
     return tf.strings.strip(texts), ok & within
 
 
+def cleaned(texts: tf.Tensor, rule: dict) -> tuple[tf.Tensor, tf.Tensor]:
+    """Apply the characters of BERT's rule, and return which texts are within MAX_BYTES. Others become empty.
+
+    >>> normal, ok = cleaned(tf.constant(["Caf\u00e9\u2028\u65e5\u200b"]), _rules.checked({"kind": "bert"}))
+    >>> [one.decode() for one in normal.numpy()]
+    ['cafe  日 ']
+    """
+    texts = tf.strings.unicode_transcode(texts, "UTF-8", "UTF-8", errors="replace", replace_control_characters=False)
+    texts = tf.strings.regex_replace(tf.strings.regex_replace(texts, _rules.DROPPED, ""), _rules.SPACES, " ")
+    ok = tf.strings.length(texts) <= MAX_BYTES
+    texts = tf.strings.regex_replace(tf.where(ok, texts, ""), _rules.IDEOGRAPHS, r" \0 ")
+    points = tf.strings.unicode_decode(texts, "UTF-8")
+    first, second = _bert_tables(rule["lowercase"], rule["strip_accents"])
+    points = _sort_accents(_replaced(points, *first)) if rule["strip_accents"] else points
+    points = _replaced(points, *second)
+    return tf.strings.unicode_encode(points, "UTF-8"), ok
+
+
+@functools.lru_cache(maxsize=4)
+def _bert_tables(lowercase: bool, strip_accents: bool) -> tuple[tuple, tuple]:
+    """Return the tables that decompose characters, and that remove accents and put characters into lower case."""
+
+    def decomposed(character: str) -> str:
+        return unicodedata.normalize("NFD", character) if strip_accents else character
+
+    def final(character: str) -> str:
+        if strip_accents and _rules.is_mark(character):
+            return ""
+        return _rules.lower(character) if lowercase else character
+
+    return _table(decomposed), _table(final)
+
+
+def _table(function: Callable[[str], str]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Return the characters that a function changes, all that it gives for them, and where that of each one ends."""
+    every = (chr(point) for point in range(0x110000) if not 0xD800 <= point < 0xE000)
+    changed = {ord(one): function(one) for one in every if function(one) != one}
+    ends = np.cumsum([len(each) for each in changed.values()])
+    parts = np.array([ord(one) for each in changed.values() for one in each], "int32")
+    return np.array(list(changed), "int32"), parts, ends.astype("int32")
+
+
 @functools.lru_cache(maxsize=1)
 def _tables() -> dict[str, np.ndarray]:
     """Return this Python's Unicode data: decompositions, combining classes of accents, and pairs that compose."""
@@ -193,16 +272,20 @@ def _class(points: tf.Tensor) -> tf.Tensor:
 
 def _decompose(points: tf.RaggedTensor) -> tf.RaggedTensor:
     """Replace each character by its compatibility decomposition in lower case."""
-    tables = _tables()
-    at, has_parts = _search(points.values, tables["of"])
-    ends = tf.gather(tables["ends"], at)
-    starts = tf.where(at > 0, tf.gather(tables["ends"], tf.maximum(at - 1, 0)), 0)
+    return _replaced(points, *(_tables()[name] for name in ("of", "parts", "ends")))
+
+
+def _replaced(points: tf.RaggedTensor, of: np.ndarray, parts: np.ndarray, ends: np.ndarray) -> tf.RaggedTensor:
+    """Replace the characters `of` by their parts; `ends` says where those of each one end."""
+    if not len(of):
+        return points
+    at, has_parts = _search(points.values, of)
+    starts = tf.where(at > 0, tf.gather(ends, tf.maximum(at - 1, 0)), 0)
     # Behind the parts of all characters are those of this text, which stand for themselves where they have no parts.
-    pool = tf.concat([tables["parts"], points.values], axis=0)
-    own = len(tables["parts"]) + tf.range(tf.size(points.values))
-    which = tf.ragged.range(tf.where(has_parts, starts, own), tf.where(has_parts, ends, own + 1))
-    parts = tf.RaggedTensor.from_row_splits(tf.gather(pool, which), points.row_splits)
-    return parts.merge_dims(1, 2)
+    pool = tf.concat([parts, points.values], axis=0)
+    own = len(parts) + tf.range(tf.size(points.values))
+    which = tf.ragged.range(tf.where(has_parts, starts, own), tf.where(has_parts, tf.gather(ends, at), own + 1))
+    return tf.RaggedTensor.from_row_splits(tf.gather(pool, which), points.row_splits).merge_dims(1, 2)
 
 
 def _sort_accents(points: tf.RaggedTensor) -> tf.RaggedTensor:

@@ -36,6 +36,10 @@ HEIF = (b"heic", b"heix", b"heim", b"heis", b"hevc", b"mif1", b"msf1")  # brands
 # By EXIF orientation, 2 to 8: mirror, rotate by 180°, flip, transpose, rotate right, transverse, rotate left.
 UPRIGHT = dict(zip(range(2, 9), map(Image.Transpose, (0, 3, 1, 5, 4, 6, 2)), strict=True))
 PATH, FILE = (str, os.PathLike), (str, os.PathLike, bytes, bytearray, Image.Image)
+FITS = ("pad", "crop", "stretch", "shortest")
+FILTERS = {
+    "": Image.Resampling.BILINEAR, "bicubic": Image.Resampling.BICUBIC, "lanczos": Image.Resampling.LANCZOS,
+}  # fmt: skip
 EXPECTED = "a path, encoded bytes, a PIL image or an array of numbers 0-255: (h, w, 3), (h, w, 1), (h, w), (h, w, 4)"
 
 
@@ -90,9 +94,11 @@ def frame_places(total: Any, frames: int) -> Any:
 
 
 def resize(picture: Any, size: Sequence[int], fit: str = "pad", window: Sequence[float] | None = None) -> np.ndarray:
-    """Return a picture as uint8 at `size` (height, width): antialiased bilinear, half-pixel centres, rounded.
+    """Return a picture as uint8 at `size` (height, width): antialiased, half-pixel centres, rounded.
 
-    `fit` is "pad" (keep the aspect, white borders, centred), "crop" (fill, then crop the centre) or "stretch".
+    `fit` is "pad" (keep the aspect, white borders, centred), "crop" (fill, then crop the centre), "stretch" or
+    "shortest": CLIP's, which fills as well, but scales to whole pixels and then crops whole pixels. The filter is
+    bilinear, or what ends the name: "crop-bicubic", "pad-lanczos".
     `window` crops first: (y, x, height, width) as fractions of the sides. It is meant for training: a large JPEG is
     decoded only in as much detail as the crop needs, so pixels differ slightly from a crop of the whole image.
 
@@ -173,8 +179,10 @@ def settle(results: Sequence, good: Sequence[int], errors: dict[int, str], total
 
 def _checked(shape: Sequence[int], fit: str) -> tuple[int, ...]:
     """Return `shape` as a tuple, after checking it and `fit`."""
-    if fit not in ("pad", "crop", "stretch"):
-        raise ValueError(f'fit={fit!r}: expected "pad", "crop" or "stretch"')
+    kind, dash, name = fit.partition("-")
+    if kind not in FITS or name not in FILTERS or bool(dash) != bool(name):
+        more = '"shortest", each also with "-bicubic" or "-lanczos"'
+        raise ValueError(f'fit={fit!r}: expected "pad", "crop" or "stretch", or {more}')
     if len(shape) not in (3, 4) or shape[-1] != 3 or not all(isinstance(n, int) and n > 0 for n in shape):
         raise ValueError(f"shape {tuple(shape)}: expected (height, width, 3) or (frames, height, width, 3)")
     return tuple(shape)
@@ -252,11 +260,19 @@ def _sized(picture: Image.Image | np.ndarray, height: int, width: int, fit: str)
         if picture.shape[:2] == (height, width):
             return picture
         picture = Image.fromarray(np.rint(picture).astype("uint8"))
-    if fit != "pad":
-        resized = ImageOps.fit if fit == "crop" else Image.Image.resize
-        return np.array(resized(picture, (width, height), Image.Resampling.BILINEAR))
+    kind, _, name = fit.partition("-")
+    if kind in ("crop", "stretch"):
+        resized = ImageOps.fit if kind == "crop" else Image.Image.resize
+        return np.array(resized(picture, (width, height), FILTERS[name]))
+    if kind == "shortest":
+        wide = max(width, int(height * picture.width / picture.height))
+        high = max(height, int(width * picture.height / picture.width))
+        _check_size(wide, high, PIXEL_LIMIT)
+        left, top = (wide - width) // 2, (high - height) // 2
+        whole = picture.resize((wide, high), FILTERS[name])
+        return np.array(whole.crop((left, top, left + width, top + height)))
     scale = min(width / picture.width, height / picture.height)
-    inner = picture.resize([max(1, int(side * scale + 0.5)) for side in picture.size], Image.Resampling.BILINEAR)
+    inner = picture.resize([max(1, int(side * scale + 0.5)) for side in picture.size], FILTERS[name])
     whole = Image.new("RGB", (width, height), "white")
     whole.paste(inner, ((width - inner.width) // 2, (height - inner.height) // 2))
     return np.array(whole)

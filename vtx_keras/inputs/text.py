@@ -19,6 +19,8 @@ from typing import Any, ClassVar
 
 import numpy as np
 
+from vtx_keras.inputs import _rules
+
 __all__ = [
     "END", "GAPS", "IDEOGRAPHS", "JOIN_RULES", "KANA", "LABEL_FIELDS", "MASK", "PAD", "SPECIALS", "START",
     "TEXT_FIELDS", "UNK", "UNSEEN", "Vocabulary", "decode", "encode", "extended", "learn", "normalize", "tokenizer",
@@ -71,17 +73,20 @@ def normalize(text: str | bytes) -> str:
     >>> normalize("  A\\u2028Man's \\uff34ea\\n")
     "a man's tea"
     """
+    text = re.sub(GAPS, " ", re.sub(UNSEEN, "", _decoded(text)))
+    # NFKC before and after `lower`: it makes capitals ("™" gives "TM"), and small letters may compose where capitals
+    # do not ("H\u0331" gives "\u1e96").
+    text = unicodedata.normalize("NFKC", unicodedata.normalize("NFKC", text).lower())
+    return re.sub(GAPS, " ", text).strip(" ")
+
+
+def _decoded(text: str | bytes) -> str:
     if isinstance(text, bytes):
         text = text.decode("utf-8", "replace")
     elif not isinstance(text, str):
         raise TypeError(f"A text must be str or bytes, but this is {type(text).__name__}: {text!r:.80}")
     # UTF-16 joins surrogate pairs and replaces lone surrogates.
-    text = text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
-    text = re.sub(GAPS, " ", re.sub(UNSEEN, "", text))
-    # NFKC before and after `lower`: it makes capitals ("™" gives "TM"), and small letters may compose where capitals
-    # do not ("H\u0331" gives "\u1e96").
-    text = unicodedata.normalize("NFKC", unicodedata.normalize("NFKC", text).lower())
-    return re.sub(GAPS, " ", text).strip(" ")
+    return text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
 
 
 def tokens(text: str | bytes) -> list[str]:
@@ -226,7 +231,7 @@ def encode(
     """Return texts as int32 ids (texts, length), padded with PAD.
 
     `start` puts START in front, `end` puts END after the last piece. Texts that are too long are cut (END stays), with
-    one warning for all of them.
+    one warning for all of them. The rule of a `Vocabulary` says how texts are cut into pieces.
 
     >>> encode(["Cats!", "a cat"], vocabulary(["a", "cat", "##s", "!"]), 5, end=True)
     array([[6, 7, 8, 3, 0],
@@ -241,7 +246,11 @@ def encode(
     for index, text in enumerate(texts):
         if not isinstance(text, (str, bytes)):
             raise TypeError(f"Text {index} is {type(text).__name__}, not str: {text!r:.80}. Pass strings only.")
-    rows = tokenizer(tuple(vocabulary)).tokenize([normalize(text) for text in texts]) if texts else []
+    rule = _rules.rule_of(vocabulary)
+    if rule is not None:
+        rows = list(map(_rules.reader(vocabulary, rule), map(_decoded, texts)))
+    else:
+        rows = tokenizer(tuple(vocabulary)).tokenize([normalize(text) for text in texts]) if texts else []
     empty = [index for index, row in enumerate(rows) if not len(row)]
     if empty and not allow_empty:
         raise ValueError(
@@ -266,6 +275,8 @@ def encode(
 def decode(ids: np.ndarray | Sequence[Sequence[int] | np.ndarray], vocabulary: Sequence[str]) -> list[str]:
     """Return the texts of ids (texts, length): up to the first END or PAD, without specials, joined by JOIN_RULES.
 
+    A `Vocabulary` whose rule has a tokenizer.json joins as that says.
+
     >>> decode([[2, 6, 7, 8, 3, 0]], vocabulary(["a", "cat", "##s", "!"]))
     ['cats!']
     """
@@ -277,10 +288,14 @@ def decode(ids: np.ndarray | Sequence[Sequence[int] | np.ndarray], vocabulary: S
             f"The ids run from {ids.min()} to {ids.max()}, but the vocabulary has {len(vocabulary)} pieces. "
             "Decode with the vocabulary that encoded."
         )
-    texts = []
+    texts, rule = [], _rules.rule_of(vocabulary)
     for row in ids.tolist():
         stop = next((index for index, token in enumerate(row) if token in (END, PAD)), len(row))
-        text = " ".join(vocabulary[token] for token in row[:stop] if token >= len(SPECIALS))
+        pieces = [vocabulary[token] for token in row[:stop] if token >= len(SPECIALS)]
+        if rule is not None and rule["kind"] == "tokenizers":
+            texts.append(_rules.joined(pieces, rule))
+            continue
+        text = " ".join(pieces)
         for pattern, rewrite in JOIN_RULES:
             text = re.sub(pattern, rewrite, text)
         texts.append(text)
@@ -290,14 +305,31 @@ def decode(ids: np.ndarray | Sequence[Sequence[int] | np.ndarray], vocabulary: S
 class Vocabulary(tuple):
     """The pieces of a model's texts as a tuple, with `encode`, `decode`, and the transfer of weights indexed by piece.
 
+    `rule` is None, or how a published model cuts and joins texts: a dict, described in `inputs/_rules.py`, that must
+    not be changed. Copies keep it; equality and hash are those of the tuple.
+
     >>> pieces = Vocabulary.of(["a", "cat", "##s"])
     >>> pieces.encode(["cats"], 3).tolist(), pieces.decode([[6, 7, 0]])
     ([[6, 7, 0]], ['cats'])
+    >>> Vocabulary(pieces, rule={"kind": "bert", "end": True}).ends
+    True
     """
+
+    rule: dict | None
 
     # The axis of a weight that is indexed by piece, by the end of its path. Sizes are ambiguous: a model's width may
     # equal the size of its vocabulary.
     AXES: ClassVar[dict[str, int]] = {"words/embeddings": 0, "words_head/kernel": 1, "words_head/bias": 0}
+
+    def __new__(cls, pieces: Iterable[str] = (), rule: dict | None = None) -> Vocabulary:
+        self = super().__new__(cls, pieces)
+        self.rule = _rules.checked(rule)
+        return self
+
+    @property
+    def ends(self) -> bool:
+        """Whether texts that the model reads have END after the last piece."""
+        return self.rule is not None and bool(self.rule["end"])
 
     @classmethod
     def of(cls, source: str | os.PathLike | Sequence[str] | None = None, size: int = 8000) -> Vocabulary:

@@ -12,13 +12,31 @@ from typing import Any
 import keras
 import numpy as np
 
-from vtx_keras._compat import freeze_kernel, sublayers
+from vtx_keras._compat import freeze_kernel, history_of, restore_history, sublayers
 from vtx_keras.inputs import media
 from vtx_keras.inputs.text import Vocabulary
-from vtx_keras.models.layers import Block, Composite, cut
+from vtx_keras.models.layers import Block, Composite, register
 
 MAX_CACHED = 16  # helper models kept per model
 EAGER_IMAGES = 16  # up to so many images, TensorFlow runs a helper faster than it traces it
+
+
+@register
+class Spec(keras.layers.Layer):
+    """Returns its input, and stores what the model was built from (name, options, vocabulary) in its config.
+
+    The config is saved inside `.keras`, so a loaded model can tokenize, resize and decode by itself.
+    """
+
+    def __init__(self, spec: dict, **kwargs: Any):
+        super().__init__(**kwargs)
+        self.spec = spec
+
+    def call(self, tokens: Any) -> Any:
+        return tokens
+
+    def get_config(self) -> dict:
+        return {**super().get_config(), "spec": self.spec}
 
 
 class VisionText(keras.Model):
@@ -35,7 +53,7 @@ class VisionText(keras.Model):
 
     @property
     def vocabulary(self) -> Vocabulary:
-        return Vocabulary(self.spec["vocabulary"])
+        return Vocabulary(self.spec["vocabulary"], rule=self.spec.get("published", {}).get("rule"))
 
     @property
     def image_shape(self) -> tuple[int, ...]:
@@ -225,13 +243,15 @@ class VisionText(keras.Model):
     def tokens_of(
         self, texts: str | bytes | Sequence[str | bytes], length: int | None = None, **kwargs: Any
     ) -> np.ndarray:
-        """Return texts as ids: a start token, then the pieces."""
+        """Return texts as ids: a start token, the pieces and, where a published model reads one, an end token."""
         if texts is None:
             raise TypeError("texts is None: expected a text, or a list of them")
         texts = [texts] if isinstance(texts, (str, bytes)) else list(texts)
         if not texts:
             raise ValueError("there are no texts: expected at least one")
-        return self.vocabulary.encode(texts, length or self.options["max_length"], start=True, **kwargs)
+        vocabulary = self.vocabulary
+        how = {"end": vocabulary.ends, **kwargs}
+        return vocabulary.encode(texts, length or self.options["max_length"], start=True, **how)
 
     def in_batches(self, run: keras.Model, inputs: dict[str, np.ndarray], batch_size: int) -> Any:
         """Return `run.predict_on_batch` of the inputs, computed `batch_size` rows at a time."""
@@ -251,6 +271,36 @@ class VisionText(keras.Model):
             for old in list(models)[:-MAX_CACHED]:
                 models.pop(old, None)
         return helper
+
+
+def graph(inputs: Any, outputs: Any, name: str, kind: type = keras.Model) -> Any:
+    """Build a functional model whose own dtype policy is float32: the policies of its layers decide the precision.
+
+    Keras does not save a container's policy, so a model loaded under another global policy would round its images.
+    """
+    model = kind(inputs, outputs, name=name)
+    model.dtype_policy = "float32"
+    return model
+
+
+def cut(model: keras.Model, inputs: dict, outputs: Any, kind: type = keras.Model, name: str = "part") -> Any:
+    """Return the part of a model's graph from `inputs`, possibly intermediate tensors, to `outputs`; layers are shared.
+
+    Keras then overwrites the history of the model's inputs; unless it is restored, the model cannot be saved.
+
+    >>> x = keras.Input((2,), name="x")
+    >>> middle = keras.layers.Dense(3, name="first")(x)
+    >>> model = keras.Model({"x": x}, keras.layers.Dense(1)(middle))
+    >>> cut(model, {"middle": middle}, model.output, name="rest").output_shape
+    (None, 1)
+    """
+    history = history_of(keras.tree.flatten(model.input))
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # the names of inputs and their keys differ
+            return graph(inputs, outputs, name, kind)
+    finally:
+        restore_history(history)
 
 
 def eager_is_faster(count: int) -> bool:

@@ -16,8 +16,8 @@ from keras import ops
 
 from vtx_keras.inputs import media, text
 from vtx_keras.models import decode
-from vtx_keras.models._base import VisionText
-from vtx_keras.models.layers import Block, cut, graph, register
+from vtx_keras.models._base import VisionText, cut, graph
+from vtx_keras.models.layers import Block, register
 
 
 @register
@@ -128,7 +128,11 @@ class Captioner(VisionText):
         """Run `generate_ids` with checked arguments; `draw` comes from `decode.make_draw`, or is None."""
         prompt = self.padded_prompt(ops.shape(images)[0], length, prompt_ids)
         step, cache = self.decoder(images, length, beams)
-        return decode.search(step, cache, prompt, length=length, beams=beams, length_penalty=length_penalty, draw=draw)
+        return self.find(step, cache, prompt, length=length, beams=beams, length_penalty=length_penalty, draw=draw)
+
+    def find(self, step: Callable, cache: Any, prompt: Any, **settings: Any) -> tuple[Any, Any]:
+        """Search for the likeliest caption, given the step form of the graph; a published model has its own rules."""
+        return decode.search(step, cache, prompt, **settings)
 
     def decoder(self, images: Any, length: int, beams: int) -> tuple[Callable, Any]:
         """Return the step form of the graph for these images, and its empty cache."""
@@ -152,15 +156,18 @@ class Captioner(VisionText):
     def make_step(self, states: list) -> Callable:
         """Return the `step` for `decode.search`, given the `image_states`."""
         words, positions, norm = (self.get_layer(name) for name in ("words", "positions", "norm"))
-        # The output head is the transposed word table; computed once here, not in every step.
-        head = ops.transpose(ops.cast(words.embeddings, "float32"))  # (dim, vocabulary)
+        # The output head is the transposed word table, or a matrix of its own; computed once here, not in every step.
+        own = self.get_layer("word_head").kernel if self.has_layer("word_head") else ops.transpose(words.embeddings)
+        head = ops.cast(own, "float32")  # (dim, vocabulary)
+        finish = self.get_layer("word_bias") if self.has_layer("word_bias") else None
 
         def step(tokens: Any, index: Any, cache: list, now: Any, visible: Any) -> tuple[Any, list]:
             x, next_cache = positions.step(words(tokens), index), []  # (batch, beams, dim)
             for block, block_cache, state in zip(self.blocks, cache, states, strict=True):
                 x, block_cache = block.step(x, block_cache, now, visible, state)
                 next_cache.append(block_cache)
-            return ops.matmul(ops.cast(norm(x), "float32"), head), next_cache  # (batch, beams, vocabulary)
+            logits = ops.matmul(ops.cast(norm(x), "float32"), head)  # (batch, beams, vocabulary)
+            return finish(logits) if finish else logits, next_cache
 
         return step
 

@@ -21,7 +21,8 @@ import keras
 from keras import layers, ops
 
 from vtx_keras.inputs.text import END, PAD
-from vtx_keras.models.layers import Block, Positions, graph, layer_norm, masked_mean, register
+from vtx_keras.models._base import graph
+from vtx_keras.models.layers import Block, Positions, layer_norm, masked_mean, register
 
 __all__ = [
     "BACKBONES", "IMAGE", "IMAGES", "KERAS_APPLICATIONS", "NAMES", "SCALING", "SCRATCH", "TEXT", "TEXTS", "Backbone",

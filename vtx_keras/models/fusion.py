@@ -26,6 +26,7 @@ from vtx_keras.models.layers import (
     Composite,
     Positions,
     RowDense,
+    changed,
     combine_masks,
     gelu,
     key_mask,
@@ -66,8 +67,8 @@ class Fused(Block):
 
     def self_attention_weights(self, text: Any, mask: Any = None) -> Any:
         """Return the weights (batch, heads, words, words) of the text's self-attention."""
-        normed = self.attention_norm(text)
-        return self.attention.weights_between(normed, normed, self.self_attention_mask(text, mask))
+        read = self.before(self.attention_norm, text)
+        return self.attention.weights_between(read, read, self.self_attention_mask(text, mask))
 
 
 @register
@@ -79,7 +80,7 @@ class ConcatMLP(Fused):
 
     def __init__(self, dim: int, heads: int, **kwargs: Any):
         super().__init__(dim, heads, **kwargs)
-        self.fusion_norm = layer_norm("fusion_norm", dtype=self.dtype_policy)
+        self.fusion_norm = layer_norm("fusion_norm", self.epsilon, dtype=self.dtype_policy)
         self.from_text = RowDense(2 * dim, name="from_text", dtype=self.dtype_policy)
         self.from_image = RowDense(2 * dim, use_bias=False, name="from_image", dtype=self.dtype_policy)
         self.joined = RowDense(dim, name="joined", dtype=self.dtype_policy)
@@ -93,8 +94,8 @@ class ConcatMLP(Fused):
         return self.from_image(masked_mean(vision, mask)), vision  # (batch, 1, 2 * dim)
 
     def fuse(self, text: Any, state: Any) -> Any:
-        hidden = gelu(self.from_text(self.fusion_norm(text)) + state)  # (batch, words, 2 * dim)
-        return text + self.dropout(self.joined(hidden))  # (batch, words, dim)
+        hidden = gelu(self.from_text(self.before(self.fusion_norm, text)) + state)  # (batch, words, 2 * dim)
+        return self.after(self.fusion_norm, text + self.dropout(self.joined(hidden)))  # (batch, words, dim)
 
 
 @register
@@ -164,12 +165,19 @@ class Gated(Fused):
 
 @register
 class CrossAttn(Fused):
-    """Attends from text to image tokens, whose keys and values are computed once and shared by all beams."""
+    """Attends from text to image tokens, whose keys and values are computed once and shared by all beams.
 
-    def __init__(self, dim: int, heads: int, **kwargs: Any):
+    The image tokens may have another width, `context_dim`.
+    """
+
+    def __init__(self, dim: int, heads: int, context_dim: int | None = None, **kwargs: Any):
         super().__init__(dim, heads, **kwargs)
-        self.fusion_norm = layer_norm("fusion_norm", dtype=self.dtype_policy)
-        self.cross_attention = Attention(dim, heads, name="cross_attention", dtype=self.dtype_policy)
+        self.context_dim = context_dim
+        self.fusion_norm = layer_norm("fusion_norm", self.epsilon, dtype=self.dtype_policy)
+        self.cross_attention = Attention(dim, heads, context_dim, name="cross_attention", dtype=self.dtype_policy)
+
+    def get_config(self) -> dict:
+        return {**super().get_config(), **changed(self, {"context_dim": None})}
 
     def parts(self) -> Iterator[tuple[keras.layers.Layer, int]]:
         yield from super().parts()
@@ -180,11 +188,12 @@ class CrossAttn(Fused):
         return (keys, values, key_mask(mask)), vision
 
     def fuse(self, text: Any, state: Any) -> Any:
-        return text + self.dropout(self.cross_attention.attend(self.fusion_norm(text), *state))
+        read = self.before(self.fusion_norm, text)
+        return self.after(self.fusion_norm, text + self.dropout(self.cross_attention.attend(read, *state)))
 
     def attention_weights(self, text: Any, vision: Any, text_mask: Any = None, vision_mask: Any = None) -> tuple:
         """Return attention weights over the image (batch, heads, words, image tokens) and the text (…, words)."""
-        words = self.fusion_norm(self.self_attend(text, self.self_attention_mask(text, text_mask)))
+        words = self.before(self.fusion_norm, self.self_attend(text, self.self_attention_mask(text, text_mask)))
         over_image = self.cross_attention.weights_between(words, vision, key_mask(vision_mask))
         return over_image, self.self_attention_weights(text, text_mask)
 
@@ -201,7 +210,7 @@ class CoAttn(Fused):
         if kwargs.get("causal"):
             raise ValueError(CO_ATTN_NEEDS_THE_WHOLE_TEXT)
         super().__init__(dim, heads, **kwargs)
-        self.fusion_norm = layer_norm("fusion_norm", dtype=self.dtype_policy)
+        self.fusion_norm = layer_norm("fusion_norm", self.epsilon, dtype=self.dtype_policy)
         self.bilinear = RowDense(dim, use_bias=False, name="bilinear", dtype=self.dtype_policy)
         self.to_text = RowDense(dim, name="to_text", dtype=self.dtype_policy)
         self.to_vision = RowDense(dim, name="to_vision", dtype=self.dtype_policy)
@@ -212,14 +221,14 @@ class CoAttn(Fused):
             yield part, self.dim
 
     def fuse_sequences(self, text: Any, vision: Any, text_mask: Any, vision_mask: Any) -> tuple[Any, Any]:
-        words = self.fusion_norm(text)
+        words = self.before(self.fusion_norm, text)
         affinity = self.affinity(words, vision)
         image_for_text = self.weighted_sum(affinity, vision, vision_mask)  # (batch, words, dim)
         affinity = ops.transpose(affinity, (0, 2, 1))  # (batch, image tokens, words)
         text_for_image = self.weighted_sum(affinity, words, text_mask)  # (batch, image tokens, dim)
         vision = vision + self.dropout(self.to_vision(text_for_image))
         text = text + self.dropout(self.to_text(image_for_text)) + masked_mean(vision, vision_mask)
-        return text, vision
+        return self.after(self.fusion_norm, text), vision
 
     def affinity(self, words: Any, vision: Any) -> Any:
         """Return how well words and image tokens fit (batch, words, image tokens)."""
@@ -238,7 +247,7 @@ class CoAttn(Fused):
 
     def attention_weights(self, text: Any, vision: Any, text_mask: Any = None, vision_mask: Any = None) -> tuple:
         """Return attention weights over the image (batch, 1, words, image tokens) and the text (…, words)."""
-        words = self.fusion_norm(self.self_attend(text, self.self_attention_mask(text, text_mask)))
+        words = self.before(self.fusion_norm, self.self_attend(text, self.self_attention_mask(text, text_mask)))
         over_image = ops.expand_dims(self.weights_of(self.affinity(words, vision), vision_mask), 1)
         return over_image, self.self_attention_weights(text, text_mask)
 
@@ -262,7 +271,7 @@ class MergedAttn(Fused):
         They are parts of one softmax: together they sum to 1.
         """
         (prefix,) = lengths(vision)
-        merged = self.attention_norm(ops.concatenate([vision, text], axis=1))
+        merged = self.before(self.attention_norm, ops.concatenate([vision, text], axis=1))
         mask = self.merged_mask(text, vision, text_mask, vision_mask)
         weights = self.attention.weights_between(merged, merged, mask)
         weights = weights[:, :, prefix:]  # (batch, heads, words, image tokens + words)
@@ -285,7 +294,7 @@ class MergedAttn(Fused):
 
     def begin(self, vision: Any, mask: Any = None) -> tuple[Any, Any]:
         keep = ops.ones_like(vision[:, :, 0], "bool") if mask is None else mask
-        keys, values = self.attention.keys_values(self.attention_norm(vision))
+        keys, values = self.attention.keys_values(self.before(self.attention_norm, vision))
         return (keys, values, key_mask(keep)), self.apply_mlp(self.self_attend(vision, key_mask(mask)))
 
     def step(self, x: Any, cache: tuple, now: Any, visible: Any, state: Any = None) -> tuple[Any, tuple]:

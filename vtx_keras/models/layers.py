@@ -6,19 +6,17 @@ five dimensions, no `slice_update` (a cache is written with `where`), no `argmax
 
 from __future__ import annotations
 
-import warnings
+import math
 from collections.abc import Callable, Iterator
-from typing import Any
+from typing import Any, ClassVar
 
 import keras
 from keras import ops
 
-from vtx_keras._compat import history_of, restore_history
-
 __all__ = [
-    "MASKED", "MLP", "Attention", "Block", "Composite", "Pool", "Positions", "RowDense", "RowNorm", "Spec",
-    "causal_mask", "combine_masks", "cut", "gelu", "graph", "key_mask", "layer_norm", "lengths", "masked_mean",
-    "register", "registered_as",
+    "ACTIVATIONS", "MASKED", "MLP", "Attention", "Block", "Composite", "Pool", "Positions", "RowDense", "RowNorm",
+    "causal_mask", "changed", "combine_masks", "gelu", "key_mask", "layer_norm", "lengths", "masked_mean", "register",
+    "registered_as",
 ]  # fmt: skip
 register = keras.saving.register_keras_serializable("vtx_keras")
 
@@ -42,9 +40,31 @@ def gelu(x: Any) -> Any:
     return keras.activations.gelu(x, approximate=True)
 
 
-def layer_norm(name: str, **kwargs: Any) -> keras.layers.Layer:
+def exact_gelu(x: Any) -> Any:
+    """Return GELU by the error function (BERT, ViT): `Erf` is exact in ONNX and LiteRT, where Keras makes `Erfc`."""
+    return 0.5 * x * (1 + ops.erf(x * math.sqrt(0.5)))
+
+
+def quick_gelu(x: Any) -> Any:
+    """Return x · σ(1.702 x), the approximation of GELU that CLIP was trained with."""
+    return x * ops.sigmoid(1.702 * x)
+
+
+ACTIVATIONS = {"gelu_tanh": gelu, "gelu": exact_gelu, "quick_gelu": quick_gelu, "relu": ops.relu}
+EPSILON = 1e-6  # of layer norms
+
+
+def layer_norm(name: str, epsilon: float = EPSILON, **kwargs: Any) -> keras.layers.Layer:
     """Create the layer norm that all layers use: a small epsilon, as in published transformers."""
-    return RowNorm(epsilon=1e-6, name=name, **kwargs)
+    return RowNorm(epsilon=epsilon, name=name, **kwargs)
+
+
+def changed(layer: Any, defaults: dict[str, Any]) -> dict[str, Any]:
+    """Return the options of a layer that differ from their defaults: others stay out of its config.
+
+    So files of before these options, and files read by versions of before them, stay readable.
+    """
+    return {name: getattr(layer, name) for name, default in defaults.items() if getattr(layer, name) != default}
 
 
 @registered_as("LayerNormalization")
@@ -96,36 +116,6 @@ class RowDense(keras.layers.Dense):
         return ops.reshape(rows, (-1, *lengths(x), self.units))  # (batch, tokens, units)
 
 
-def graph(inputs: Any, outputs: Any, name: str, kind: type = keras.Model) -> Any:
-    """Build a functional model whose own dtype policy is float32: the policies of its layers decide the precision.
-
-    Keras does not save a container's policy, so a model loaded under another global policy would round its images.
-    """
-    model = kind(inputs, outputs, name=name)
-    model.dtype_policy = "float32"
-    return model
-
-
-def cut(model: keras.Model, inputs: dict, outputs: Any, kind: type = keras.Model, name: str = "part") -> Any:
-    """Return the part of a model's graph from `inputs`, possibly intermediate tensors, to `outputs`; layers are shared.
-
-    Keras then overwrites the history of the model's inputs; unless it is restored, the model cannot be saved.
-
-    >>> x = keras.Input((2,), name="x")
-    >>> middle = keras.layers.Dense(3, name="first")(x)
-    >>> model = keras.Model({"x": x}, keras.layers.Dense(1)(middle))
-    >>> cut(model, {"middle": middle}, model.output, name="rest").output_shape
-    (None, 1)
-    """
-    history = history_of(keras.tree.flatten(model.input))
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # the names of inputs and their keys differ
-            return graph(inputs, outputs, name, kind)
-    finally:
-        restore_history(history)
-
-
 def masked_mean(x: Any, mask: Any = None) -> Any:
     """Return the mean (batch, 1, dim) over the tokens of `x` (batch, tokens, dim) where `mask` (batch, tokens) is true.
 
@@ -156,24 +146,6 @@ def combine_masks(first: Any, second: Any) -> Any:
     if first is None or second is None:
         return second if first is None else first
     return ops.logical_and(first, second)
-
-
-@register
-class Spec(keras.layers.Layer):
-    """Returns its input, and stores what the model was built from (name, options, vocabulary) in its config.
-
-    The config is saved inside `.keras`, so a loaded model can tokenize, resize and decode by itself.
-    """
-
-    def __init__(self, spec: dict, **kwargs: Any):
-        super().__init__(**kwargs)
-        self.spec = spec
-
-    def call(self, tokens: Any) -> Any:
-        return tokens
-
-    def get_config(self) -> dict:
-        return {**super().get_config(), "spec": self.spec}
 
 
 @register
@@ -241,18 +213,19 @@ class Attention(Composite):
     """Multi-head attention in two halves, so that keys and values can be computed once and used many times.
 
     Keys are (batch, heads, head_dim, keys) and values (batch, heads, keys, head_dim): each is the right-hand side of a
-    plain matrix product, in training and in every decoding step.
+    plain matrix product, in training and in every decoding step. The context may have another width, `context_dim`.
     """
 
-    def __init__(self, dim: int, heads: int, **kwargs: Any):
+    def __init__(self, dim: int, heads: int, context_dim: int | None = None, **kwargs: Any):
         super().__init__(**kwargs)
-        self.dim, self.heads = dim, heads
+        self.dim, self.heads, self.context_dim = dim, heads, context_dim
         self.query = RowDense(dim, name="query", dtype=self.dtype_policy)
         self.key_value = RowDense(2 * dim, name="key_value", dtype=self.dtype_policy)
         self.output_projection = RowDense(dim, name="output", dtype=self.dtype_policy)
 
     def parts(self) -> Iterator[tuple[keras.layers.Layer, int]]:
-        yield from ((self.query, self.dim), (self.key_value, self.dim), (self.output_projection, self.dim))
+        yield from ((self.query, self.dim), (self.key_value, self.context_dim or self.dim))
+        yield self.output_projection, self.dim
 
     def split_heads(self, x: Any) -> Any:
         return ops.reshape(x, (-1, *lengths(x), self.heads, self.dim // self.heads))  # (batch, tokens, heads, head_dim)
@@ -285,17 +258,18 @@ class Attention(Composite):
         return self.attend(x, *self.keys_values(context), mask)
 
     def get_config(self) -> dict:
-        return {**super().get_config(), "dim": self.dim, "heads": self.heads}
+        later = changed(self, {"context_dim": None})
+        return {**super().get_config(), "dim": self.dim, "heads": self.heads, **later}
 
 
 @register
 class MLP(Composite):
-    """Two dense layers with GELU between them."""
+    """Two dense layers with an activation, one of `ACTIVATIONS`, between them."""
 
-    def __init__(self, dim: int, hidden: int, **kwargs: Any):
+    def __init__(self, dim: int, hidden: int, activation: str = "gelu_tanh", **kwargs: Any):
         super().__init__(**kwargs)
-        self.dim, self.hidden = dim, hidden
-        self.up = RowDense(hidden, activation=gelu, name="up", dtype=self.dtype_policy)
+        self.dim, self.hidden, self.activation = dim, hidden, activation
+        self.up = RowDense(hidden, activation=ACTIVATIONS[activation], name="up", dtype=self.dtype_policy)
         self.down = RowDense(dim, name="down", dtype=self.dtype_policy)
 
     def parts(self) -> Iterator[tuple[keras.layers.Layer, int]]:
@@ -305,12 +279,16 @@ class MLP(Composite):
         return self.down(self.up(x))  # (batch, tokens, dim) -> (batch, tokens, hidden) -> (batch, tokens, dim)
 
     def get_config(self) -> dict:
-        return {**super().get_config(), "dim": self.dim, "hidden": self.hidden}
+        later = changed(self, {"activation": "gelu_tanh"})
+        return {**super().get_config(), "dim": self.dim, "hidden": self.hidden, **later}
 
 
 @register
 class Block(Composite):
-    """The transformer block: pre-norm self-attention, then an MLP. A fusion (fusion.py) adds a third part between them.
+    """The transformer block: self-attention, then an MLP. A fusion (fusion.py) adds a third part between them.
+
+    Each part reads a normed input and adds to it or, with `post_norm`, reads the input itself, and the sum is normed
+    (BERT). With `epsilon`, `activation` and `hidden`, the MLP's width, it is the block of a published model.
 
     The same weights serve whole sequences (`call`) and decoding, where `step` takes the newest token of every beam
     and a key-value cache: keys (batch, heads, head_dim, length, beams) and values (batch, heads, length, beams,
@@ -318,13 +296,30 @@ class Block(Composite):
     marks the slots of each beam's own history, so reordering beams moves no keys or values.
     """
 
-    def __init__(self, dim: int, heads: int, *, causal: bool = False, dropout: float = 0.0, **kwargs: Any):
+    LATER: ClassVar[dict[str, Any]] = {
+        "post_norm": False, "epsilon": EPSILON, "activation": "gelu_tanh", "hidden": None
+    }  # fmt: skip
+
+    def __init__(
+        self,
+        dim: int,
+        heads: int,
+        *,
+        causal: bool = False,
+        dropout: float = 0.0,
+        post_norm: bool = False,
+        epsilon: float = EPSILON,
+        activation: str = "gelu_tanh",
+        hidden: int | None = None,
+        **kwargs: Any,
+    ):
         super().__init__(**kwargs)
         self.dim, self.heads, self.causal, self.rate = dim, heads, causal, dropout
-        self.attention_norm = layer_norm("attention_norm", dtype=self.dtype_policy)
+        self.post_norm, self.epsilon, self.activation, self.hidden = post_norm, epsilon, activation, hidden
+        self.attention_norm = layer_norm("attention_norm", epsilon, dtype=self.dtype_policy)
         self.attention = Attention(dim, heads, name="attention", dtype=self.dtype_policy)
-        self.mlp_norm = layer_norm("mlp_norm", dtype=self.dtype_policy)
-        self.mlp = MLP(dim, 4 * dim, name="mlp", dtype=self.dtype_policy)
+        self.mlp_norm = layer_norm("mlp_norm", epsilon, dtype=self.dtype_policy)
+        self.mlp = MLP(dim, hidden or 4 * dim, activation, name="mlp", dtype=self.dtype_policy)
         self.dropout = keras.layers.Dropout(dropout, name="dropout", dtype=self.dtype_policy)
 
     def parts(self) -> Iterator[tuple[keras.layers.Layer, int]]:
@@ -338,12 +333,20 @@ class Block(Composite):
         """Return the mask that hides padding and, in a causal block, the future."""
         return combine_masks(key_mask(mask), causal_mask(*lengths(x)) if self.causal else None)
 
+    def before(self, norm: Any, x: Any) -> Any:
+        """Return what a part reads of `x`."""
+        return x if self.post_norm else norm(x)
+
+    def after(self, norm: Any, x: Any) -> Any:
+        """Return what follows a part, from the sum `x` of its input and its output."""
+        return norm(x) if self.post_norm else x
+
     def self_attend(self, x: Any, mask: Any = None) -> Any:
-        normed = self.attention_norm(x)
-        return x + self.dropout(self.attention(normed, normed, mask))
+        read = self.before(self.attention_norm, x)
+        return self.after(self.attention_norm, x + self.dropout(self.attention(read, read, mask)))
 
     def apply_mlp(self, x: Any) -> Any:
-        return x + self.dropout(self.mlp(self.mlp_norm(x)))
+        return self.after(self.mlp_norm, x + self.dropout(self.mlp(self.before(self.mlp_norm, x))))
 
     def begin(self, vision: Any, mask: Any = None) -> tuple[Any, Any]:
         """Return what `step` needs of the image (None here), computed once, and the image for the next block."""
@@ -363,8 +366,8 @@ class Block(Composite):
 
     def self_attend_step(self, x: Any, cache: tuple, now: Any, visible: Any, prefix: Any = None) -> tuple[Any, tuple]:
         """Attend to the cache and, before it, to an optional `prefix` of (keys, values, mask) from the image."""
-        normed = self.attention_norm(x)
-        new_keys, new_values = self.attention.keys_values(normed)  # (batch, heads, head_dim, beams) and its transpose
+        read = self.before(self.attention_norm, x)
+        new_keys, new_values = self.attention.keys_values(read)  # (batch, heads, head_dim, beams) and its transpose
         cache = (
             ops.where(now[:, None], ops.expand_dims(new_keys, 3), cache[0]),
             ops.where(now[:, None, None], ops.expand_dims(new_values, 2), cache[1]),
@@ -376,16 +379,11 @@ class Block(Composite):
             keys = ops.concatenate([prefix[0], keys], axis=3)  # (batch, heads, head_dim, image tokens + slots)
             values = ops.concatenate([prefix[1], values], axis=2)  # (batch, heads, image tokens + slots, head_dim)
             visible = ops.concatenate([prefix[2], visible], axis=2)  # (batch, beams, image tokens + slots)
-        return x + self.attention.attend(normed, keys, values, visible), cache
+        return self.after(self.attention_norm, x + self.attention.attend(read, keys, values, visible)), cache
 
     def get_config(self) -> dict:
-        return {
-            **super().get_config(),
-            "dim": self.dim,
-            "heads": self.heads,
-            "causal": self.causal,
-            "dropout": self.rate,
-        }
+        config = {"dim": self.dim, "heads": self.heads, "causal": self.causal, "dropout": self.rate}
+        return {**super().get_config(), **config, **changed(self, self.LATER)}
 
 
 @register

@@ -132,7 +132,10 @@ OPTIONS = {
         lambda value: isinstance(value, (int, float)) and not isinstance(value, bool) and 0 <= value < 1,
     ),
     "resize": Option(
-        "how an image of another shape is fitted", "pad", "pad, crop or stretch", _one_of("pad", "crop", "stretch")
+        "how an image of another shape is fitted",
+        "pad",
+        "pad, crop, stretch or shortest, or one of them with -bicubic or -lanczos",
+        _one_of(*(fit + end for fit in ("pad", "crop", "stretch", "shortest") for end in ("", "-bicubic", "-lanczos"))),
     ),
     "classes": Option(
         "the answers or labels", 2, "a number of at least 2, or a list of distinct names", _classes, LABELLERS

@@ -15,9 +15,9 @@ import numpy as np
 from keras import ops
 
 from vtx_keras.inputs.text import END, PAD, SPECIALS, START
+from vtx_keras.models._base import cut
 from vtx_keras.models._methods import Captioner
 from vtx_keras.models.decode import NEVER
-from vtx_keras.models.layers import cut
 
 __all__ = ["Rarity", "Rewarded", "advantages", "by_cider", "cider", "ngrams", "rarity", "rewarded"]
 ORDERS = 4  # n-grams of one to four tokens

@@ -16,11 +16,11 @@ from keras import ops
 
 from vtx_keras.inputs.text import PAD
 from vtx_keras.models import encoders
-from vtx_keras.models._base import VisionText
+from vtx_keras.models._base import Spec, VisionText, graph
 from vtx_keras.models._methods import Answerer, Captioner, Matcher, Retriever
 from vtx_keras.models.concepts import ConceptIds, Concepts, WithConcepts, ids_of
 from vtx_keras.models.fusion import FUSIONS, POOLING, Vision
-from vtx_keras.models.layers import Block, Pool, Positions, RowDense, Spec, graph, layer_norm
+from vtx_keras.models.layers import Block, Pool, Positions, RowDense, layer_norm
 from vtx_keras.models.objectives import Contrastive, PacedAdam, WordAccuracy, WordLoss, clipping
 from vtx_keras.models.options import lookup, resolve
 

@@ -25,8 +25,8 @@ import tensorflow as tf
 from keras import Model
 from photographs import HERE, ODD, SIZES, pixels
 
-from vtx_keras.checkpoints import _encoders as published
 from vtx_keras.checkpoints._folder import CONFIG, WEIGHTS
+from vtx_keras.checkpoints.published import _encoders as published
 from vtx_keras.models.encoders import SCALING, backbone_of
 
 ZOO = HERE.parents[2] / "zoo/encoders"

@@ -26,7 +26,6 @@ import numpy as np
 
 from vtx_keras import _files as archives
 from vtx_keras._files import Archive, file_hash, new_folder, version_of
-from vtx_keras.checkpoints import _readers as readers
 from vtx_keras.checkpoints._folder import (
     CONFIG,
     VOCABULARY,
@@ -37,6 +36,7 @@ from vtx_keras.checkpoints._folder import (
     parse_config,
     released_root,
 )
+from vtx_keras.checkpoints.published import _readers as readers
 from vtx_keras.models.encoders import SCALING, architecture, backbone_of, features_of, minilm
 
 

@@ -12,9 +12,11 @@ import math
 import pickle
 import re
 import zipfile
+import zlib
 from collections import OrderedDict
+from collections.abc import Callable
 from fnmatch import fnmatch
-from typing import Any, NamedTuple
+from typing import Any, BinaryIO, NamedTuple
 
 import numpy as np
 import safetensors.numpy
@@ -22,7 +24,13 @@ import safetensors.numpy
 from vtx_keras.checkpoints._folder import BadWeights
 
 # Dtypes of PyTorch's storage types, as strings: a pickle can alter the objects it is given, but not strings.
-STORAGES = {"FloatStorage": "<f4", "DoubleStorage": "<f8", "HalfStorage": "<f2", "LongStorage": "<i8"}
+STORAGES = {
+    "FloatStorage": "<f4", "DoubleStorage": "<f8", "HalfStorage": "<f2", "BFloat16Storage": "bf16",
+    "LongStorage": "<i8", "IntStorage": "<i4", "ShortStorage": "<i2", "CharStorage": "|i1", "ByteStorage": "|u1",
+    "BoolStorage": "|b1",
+}  # fmt: skip
+RAW = {"bf16": "<u2"}  # dtypes that NumPy lacks, as they are stored
+MAX_PICKLE = 100_000_000  # bytes: a pickle of tensors holds their names and shapes, not their numbers
 LEGACY_MAGIC = 0x1950A86A20F9469CFC6C  # of torch.save before it wrote zip files
 
 
@@ -66,6 +74,7 @@ class _TensorsOnly(pickle.Unpickler):
         allowed = {
             ("collections", "OrderedDict"): OrderedDict,
             ("torch._utils", "_rebuild_tensor_v2"): lambda *tensor: _Placeholder(*tensor[:4]),
+            ("torch._utils", "_rebuild_parameter"): lambda data, *_: data,
         }
         if (module, name) in allowed:
             return allowed[module, name]
@@ -83,24 +92,99 @@ class _TensorsOnly(pickle.Unpickler):
 
 def _torch(data: bytes) -> dict[str, np.ndarray]:
     """Read a checkpoint of `torch.save`, as a zip file or in the form before it."""
-    file = io.BytesIO(data)
-    if data.startswith(b"PK"):
-        with zipfile.ZipFile(file) as archive:
-            (root,) = [name.removesuffix("data.pkl") for name in archive.namelist() if name.endswith("/data.pkl")]
-            order = root + "byteorder"
-            if order in archive.namelist() and archive.read(order) != b"little":
-                raise BadWeights("the checkpoint is big-endian: expected little-endian")
-            tensors = _TensorsOnly(io.BytesIO(archive.read(root + "data.pkl"))).load()
-            return _filled(tensors, lambda dtype, key: np.frombuffer(archive.read(f"{root}data/{key}"), dtype))
+    tensors = torch_tensors(io.BytesIO(data), np.frombuffer(data, np.uint8))
+    return {name: np.array(read()) for name, (_, read) in tensors.items()}
+
+
+class _Stored(NamedTuple):
+    """Where a storage lies in a file: the first byte, the number of bytes, and a checksum if the file has one."""
+
+    start: int
+    size: int
+    crc: int | None = None
+
+
+def torch_tensors(file: BinaryIO, data: np.ndarray) -> dict[str, tuple[tuple[int, ...], Callable[[], np.ndarray]]]:
+    """Return each tensor's shape, and a function that reads it, of a checkpoint of `torch.save`.
+
+    `data` has the bytes of `file`, maybe mapped: what is read is a view of it, except bfloat16, which becomes float32.
+    """
+    if bytes(data[:2]) == b"PK":
+        tensors, stored = _zipped(file, data)
+    else:
+        tensors, stored = _legacy(file)
+    intact: set[str] = set()  # keys of storages whose checksum was compared
+
+    def storage(dtype: str, key: str) -> np.ndarray:
+        raw = np.dtype(RAW.get(dtype, dtype))
+        if key not in stored:
+            raise BadWeights(f"the storage {key} of the checkpoint is missing: the file is damaged")
+        start, size, _ = stored[key]
+        if start + size > len(data):
+            raise BadWeights(f"the storage {key} of the checkpoint ends after the file: the file is incomplete")
+        return data[start : start + size - size % raw.itemsize].view(raw)
+
+    def reader(name: str, view: np.ndarray) -> Callable[[], np.ndarray]:
+        dtype, key = tensors[name].storage
+        start, size, crc = stored[key]
+
+        def read() -> np.ndarray:
+            if crc is not None and key not in intact and zlib.crc32(data[start : start + size].data) != crc:
+                raise BadWeights(f"the storage {key} of the checkpoint does not match its checksum: it is damaged")
+            intact.add(key)
+            return from_bfloat16(view) if dtype == "bf16" else view
+
+        return read
+
+    views = _filled(tensors, storage)
+    return {name: (view.shape, reader(name, view)) for name, view in views.items()}
+
+
+def from_bfloat16(raw: np.ndarray) -> np.ndarray:
+    """Return bfloat16 numbers, given as uint16, as float32.
+
+    >>> from_bfloat16(np.array([0x3F80, 0xC000], "<u2"))
+    array([ 1., -2.], dtype=float32)
+    """
+    return (raw.astype("<u4") << 16).view("<f4")
+
+
+def _zipped(file: BinaryIO, data: np.ndarray) -> tuple[Any, dict[str, _Stored]]:
+    """Return the placeholders of a zip file, and where its storages lie by key."""
+    with zipfile.ZipFile(file) as archive:
+        entries = {entry.filename: entry for entry in archive.infolist()}
+        (root,) = [name.removesuffix("data.pkl") for name in entries if name.endswith("/data.pkl")]
+        order = root + "byteorder"
+        if order in entries and archive.read(order) != b"little":
+            raise BadWeights("the checkpoint is big-endian: expected little-endian")
+        if entries[root + "data.pkl"].file_size > MAX_PICKLE:
+            raise BadWeights("the pickle in the checkpoint is too large to hold only names and shapes")
+        tensors = _TensorsOnly(io.BytesIO(archive.read(root + "data.pkl"))).load()
+        stored, prefix = {}, f"{root}data/"
+        for name, entry in entries.items():
+            if name.startswith(prefix):
+                if entry.compress_type != zipfile.ZIP_STORED:
+                    raise BadWeights(f"{name} in the checkpoint is compressed, and torch.save stores it as it is")
+                header = bytes(data[entry.header_offset : entry.header_offset + 30])  # of the file before its data
+                lengths = int.from_bytes(header[26:28], "little") + int.from_bytes(header[28:30], "little")
+                start = entry.header_offset + 30 + lengths
+                stored[name.removeprefix(prefix)] = _Stored(start, entry.file_size, entry.CRC)
+    return tensors, stored
+
+
+def _legacy(file: BinaryIO) -> tuple[Any, dict[str, _Stored]]:
+    """Return the placeholders of a file in the form before zip, and where its storages lie by key."""
     magic, _, machine, tensors = (_TensorsOnly(file).load() for _ in range(4))
     if magic != LEGACY_MAGIC or not machine["little_endian"]:
         raise BadWeights("not a PyTorch checkpoint of a little-endian machine")
-    dtypes = {key: dtype for (dtype, key), *_ in _placeholders(tensors).values()}
-    storages = {}
+    dtypes = {tensor.storage[1]: tensor.storage[0] for tensor in _placeholders(tensors).values()}
+    stored = {}
     for key in _TensorsOnly(file).load():
-        count = int.from_bytes(file.read(8), "little")
-        storages[key] = np.frombuffer(file.read(count * np.dtype(dtypes[key]).itemsize), dtypes[key], count)
-    return _filled(tensors, lambda dtype, key: storages[key].view(dtype))
+        count, start = int.from_bytes(file.read(8), "little"), file.tell()
+        length = count * np.dtype(RAW.get(dtypes[key], dtypes[key])).itemsize
+        stored[key] = _Stored(start, length)
+        file.seek(length, io.SEEK_CUR)
+    return tensors, stored
 
 
 def _placeholders(tensors: Any) -> dict[str, _Placeholder]:
@@ -113,18 +197,17 @@ def _placeholders(tensors: Any) -> dict[str, _Placeholder]:
     return tensors
 
 
-def _filled(tensors: Any, storage: Any) -> dict[str, np.ndarray]:
-    """Return the arrays of placeholders, which must lie inside their storage."""
+def _filled(tensors: Any, storage: Callable[[str, str], np.ndarray]) -> dict[str, np.ndarray]:
+    """Return tensors as views of their storages, inside which they must lie."""
     arrays = {}
     for name, tensor in _placeholders(tensors).items():
-        flat = storage(*tensor.storage)
+        flat, count = storage(*tensor.storage), math.prod(tensor.shape)
         last = tensor.offset + sum((n - 1) * s for n, s in zip(tensor.shape, tensor.strides, strict=True))
         lowest = min([tensor.offset, *tensor.shape, *tensor.strides], default=0)
-        if lowest < 0 or last >= len(flat) or math.prod(tensor.shape) > len(flat):
+        if lowest < 0 or (count and last >= len(flat)) or count > len(flat):
             raise BadWeights(f"{name} in the checkpoint reaches outside its storage: the file is damaged")
         strides = [stride * flat.itemsize for stride in tensor.strides]
-        view = np.lib.stride_tricks.as_strided(flat[tensor.offset :], tensor.shape, strides, writeable=False)
-        arrays[name] = np.array(view)
+        arrays[name] = np.lib.stride_tricks.as_strided(flat[tensor.offset :], tensor.shape, strides, writeable=False)
     return arrays
 
 

@@ -1,0 +1,188 @@
+"""Published architectures at full size, against transformers: BLIP-base captions of 20 words, CLIP B/32's image tower.
+
+All sides run in this process, in turns, on one thread each; CPU time; random weights, the same on all sides, whose ids
+(embeddings) are compared first. The last rows are memory: of loading, in a process of its own, beside the size of the
+checkpoint's file. `targets` are how many times faster than transformers' eager mode each side should be.
+
+    pip install -e ".[oracle,export]"
+    python benchmarks/published.py [--rounds 5] [--only blip,clip,loading]
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+
+from common import RESULTS, interleaved, one_thread, store
+
+LENGTH = 20
+SUPPORT = str(Path(__file__).parents[1] / "tests/support")  # has the maker of checkpoints
+TARGETS = {
+    "blip": {"keras": 2.0, "litert float32": 2.3, "litert int8": 5.6, "onnx float32": 2.2},
+    "clip": {"litert int8": 3.0},
+}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--only", default="blip,clip,loading")
+    args = parser.parse_args()
+    sys.path.append(SUPPORT)
+    one_thread()
+    stored, chosen = RESULTS / "published.json", args.only.split(",")
+    before = json.loads(stored.read_text())["rows"] if stored.is_file() else []
+    rows = [row for row in before if row["what"] not in chosen]
+    measure = {"blip": blip, "clip": clip, "loading": loading}
+    for name in chosen:
+        with tempfile.TemporaryDirectory() as folder:
+            row = {"what": name, **measure[name](Path(folder), args.rounds), "targets": TARGETS.get(name, {})}
+        rows.append(row)
+        store("published", rows)
+
+
+def files_of(folder: Path) -> dict[str, float]:
+    """Return the megabytes of each exported file."""
+    sizes = {}
+    for path in sorted(folder.iterdir()):
+        parts = path.rglob("*") if path.is_dir() else [path]
+        sizes[path.name] = round(sum(part.stat().st_size for part in parts if part.is_file()) / 1e6, 1)
+    return sizes
+
+
+def blip(folder: Path, rounds: int) -> dict:
+    """Caption a picture greedily, 20 words."""
+    import numpy as np
+    import published_oracle
+    import torch
+
+    from vtx_keras import zoo
+
+    published_oracle.blip(folder / "checkpoint", base=True)
+    peer = published_oracle.tr.BlipForConditionalGeneration.from_pretrained(folder / "checkpoint").eval()
+    model = zoo.build("cross_attn_captioner", weights=folder / "checkpoint")
+    pictures = np.random.default_rng(0).integers(0, 256, (1, *model.image_shape), dtype="uint8")
+    pixels = published_oracle.as_torch(model, pictures)
+
+    def run_peer() -> np.ndarray:
+        with torch.inference_mode():
+            return peer.generate(pixel_values=pixels, max_new_tokens=LENGTH, do_sample=False).numpy()[:, 1:]
+
+    expected = np.array(model.generate_ids(pictures.astype("float32"), max_length=LENGTH)[0])
+    pieces = published_oracle.bert_pieces(len(model.vocabulary))
+    assert [pieces[i] for i in run_peer()[0][:LENGTH]] == [model.vocabulary[i] for i in expected[0]], "other words"
+    sides: dict[str, Callable[[], object]] = {
+        "transformers": run_peer,
+        "keras": lambda: model.generate(pictures, max_length=LENGTH),
+    }
+    from export import exported
+
+    (folder / "files").mkdir()
+    same = {}
+    for name, run in exported(model, 1, 1, folder / "files").items():
+        output = run(pictures)
+        same[name] = (
+            output == model.vocabulary.decode(expected)
+            if isinstance(output, list)
+            else bool(np.array_equal(output, expected))
+        )
+        sides[name] = lambda run=run: run(pictures)
+    times = interleaved(sides, rounds)
+    faster = {name: round(times["transformers"]["median_ms"] / times[name]["median_ms"], 2) for name in times}
+    return {
+        "rounds": rounds,
+        "same_ids": same,
+        **times,
+        "times_faster": faster,
+        "megabytes": files_of(folder / "files"),
+    }
+
+
+def clip(folder: Path, rounds: int) -> dict:
+    """Embed a picture."""
+    import numpy as np
+    import published_oracle
+    import torch
+    from ai_edge_litert.interpreter import Interpreter
+
+    from vtx_keras import zoo
+    from vtx_keras.export import _graphs, _litert, _onnx
+
+    import onnxruntime  # isort: skip (after `vtx_keras.export`, which switches its telemetry off)
+
+    peer = published_oracle.clip(folder / "checkpoint", base=True)
+    model = zoo.build("retriever", weights=folder / "checkpoint")
+    pictures = np.random.default_rng(0).integers(0, 256, (1, *model.image_shape), dtype="uint8")
+    pixels = published_oracle.as_torch(model, pictures)
+
+    def run_peer() -> np.ndarray:
+        with torch.inference_mode():
+            features = peer.visual_projection(peer.vision_model(pixels).pooler_output)
+        return (features / features.norm(dim=-1, keepdim=True)).numpy()
+
+    tower = model.tower("image")
+    floats = pictures.astype("float32")
+    sides: dict[str, Callable[[], np.ndarray]] = {
+        "transformers": run_peer,
+        "keras": lambda: np.asarray(tower.predict_on_batch({"image": floats})),
+    }
+    for quantize in (None, "int8"):
+        path = folder / f"{quantize or 'float32'}.tflite"
+        image = {"image": _graphs.graphs(model, "one", 1)["image"]}
+        path.write_bytes(_litert.convert_graphs(image, quantize))
+        run = Interpreter(str(path), num_threads=1).get_signature_runner("image")
+        sides[f"litert {quantize or 'float32'}"] = lambda run=run: run(image=pictures)["image_embedding"]
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = options.inter_op_num_threads = 1
+    file = _onnx.convert_graph(_graphs.graphs(model, "one")["image"], None, 17).SerializeToString()
+    session = onnxruntime.InferenceSession(file, options, providers=["CPUExecutionProvider"])
+    sides["onnx float32"] = lambda: session.run(["image_embedding"], {"image": pictures})[0]
+    expected = run_peer()
+    cosine = {name: round(float(np.sum(run() * expected)), 6) for name, run in sides.items()}
+    assert min(value for name, value in cosine.items() if "int8" not in name) > 0.9999, cosine
+    times = interleaved(sides, rounds)
+    faster = {name: round(times["transformers"]["median_ms"] / times[name]["median_ms"], 2) for name in times}
+    sizes = {path.name: round(path.stat().st_size / 1e6, 1) for path in folder.glob("*.tflite")}
+    return {"rounds": rounds, "cosine": cosine, **times, "times_faster": faster, "megabytes": sizes}
+
+
+MAKE = """
+import sys
+from pathlib import Path
+sys.path.append(sys.argv[2])
+import published_oracle
+published_oracle.blip(Path(sys.argv[1]), base=True)
+"""
+LOAD = """
+import json, resource, sys
+from vtx_keras import zoo
+zoo.build("cross_attn_captioner", weights=None, dim=32, depth=1, image_shape=(32, 32, 3))
+def peak(): return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (1e9 if sys.platform == "darwin" else 1e6)
+before = peak()
+model = zoo.build("cross_attn_captioner", weights=sys.argv[1])
+print(json.dumps([before, peak()]))
+"""
+
+
+def loading(folder: Path, rounds: int) -> dict:
+    """Load BLIP-base in a process of its own, and return the growth of its peak memory beside the file's size."""
+    del rounds
+    subprocess.run([sys.executable, "-c", MAKE, str(folder), SUPPORT], check=True)  # memory here would be inherited
+    done = subprocess.run([sys.executable, "-c", LOAD, str(folder)], capture_output=True, text=True, check=True)
+    before, after = json.loads(done.stdout.splitlines()[-1])
+    size = sum(path.stat().st_size for path in folder.glob("*.safetensors")) / 1e9
+    return {
+        "file_gb": round(size, 2),
+        "before_gb": round(before, 2),
+        "peak_gb": round(after, 2),
+        "times_the_file": round((after - before) / size, 2),
+    }
+
+
+if __name__ == "__main__":
+    main()

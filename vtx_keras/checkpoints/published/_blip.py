@@ -1,0 +1,124 @@
+"""BLIP: a vision transformer, and BERT as a decoder (captions) or encoder (matching) that reads it in every layer.
+
+Li et al. 2022, https://arxiv.org/abs/2201.12086
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from vtx_keras.checkpoints.published import _said as said
+from vtx_keras.checkpoints.published._names import Source, side_by_side, tensor, thirds
+from vtx_keras.checkpoints.published._said import Order, Said
+
+# Tied to the word table, or counters, or heads of training that the task does not use.
+SPARE = (r"position_ids$", r"cls\.predictions\.decoder\.", r"^(vision|text)_proj\.", r"^logit_scale$")
+
+
+def layout(config: Said, folder: Path, task: str) -> tuple[dict[str, Any], Order, list[str], str]:
+    """Return the layout of the graph, the order of ids, the pieces in it, and how pictures are fitted."""
+    t, v = config.part("text_config"), config.part("vision_config")
+    scaling, fit = said.pixels(folder, v("image_size"))
+    names = said.pieces(folder, t("vocab_size"))
+    # [DEC] begins what is written, [CLS] what is read; [SEP] ends both.
+    start = t("bos_token_id") if task == "captioner" else names.index("[CLS]")
+    order = said.order(names, start, t("sep_token_id"), t("pad_token_id"), "[UNK]", "[MASK]")
+    text = {
+        "dim": t("hidden_size"),
+        "heads": t("num_attention_heads"),
+        "depth": t("num_hidden_layers"),
+        "hidden": t("intermediate_size"),
+        "epsilon": t("layer_norm_eps"),
+        "activation": t.activation(),
+        "positions": t("max_position_embeddings"),
+        "post_norm": True,
+    }
+    if task == "captioner":
+        text |= {"word_transform": True, "word_bias": True}
+    vision = {
+        "size": v("image_size"),
+        "patch": v("patch_size"),
+        "dim": v("hidden_size"),
+        "heads": v("num_attention_heads"),
+        "depth": v("num_hidden_layers"),
+        "hidden": v("intermediate_size"),
+        "epsilon": v("layer_norm_eps"),
+        "activation": v.activation(),
+        **scaling,
+    }
+    whole = {"vision": vision, "text": text, "rule": said.rule(folder, end=task != "captioner")}
+    return whole, order, order.vocabulary(names), fit
+
+
+def table(layout: dict[str, Any], order: Order, task: str) -> dict[str, str | Source]:
+    """Return the tensors of each layer."""
+    inner = "text_decoder.bert." if task == "captioner" else "text_encoder."
+    rows = vision_table(layout["vision"]) | text_table(layout["text"], order, inner)
+    if task == "captioner":
+        head = "text_decoder.cls.predictions."
+        rows["norm/dense"] = head + "transform.dense"
+        rows["norm/norm"] = head + "transform.LayerNorm"
+        rows["word_bias"] = tensor(head + "bias", "bias", order.rows)
+    else:
+        rows["head"] = Source(("itm_head.weight", "itm_head.bias"), make=yes_minus_no)
+    return rows
+
+
+def yes_minus_no(values: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """Return the head of one logit whose logistic is the softmax of the two."""
+    kernel, bias = values["itm_head.weight"], values["itm_head.bias"]
+    return {"kernel": (kernel[1:] - kernel[:1]).T, "bias": bias[1:] - bias[:1]}
+
+
+def vision_table(vision: dict[str, Any]) -> dict[str, str | Source]:
+    """Return the tensors of the image encoder."""
+    e = "vision_model.embeddings."
+    rows: dict[str, str | Source] = {
+        "image_encoder/patches": e + "patch_embedding",
+        "image_encoder/class": tensor(e + "class_embedding", "token"),
+        "image_encoder/positions": tensor(e + "position_embedding", "axis_0", lambda value: value[0]),
+        "image_encoder/last_norm": "vision_model.post_layernorm",
+    }
+    for i in range(vision["depth"]):
+        ours, theirs = f"image_encoder/block_{i}/", f"vision_model.encoder.layers.{i}."
+        rows |= {
+            ours + "attention_norm": theirs + "layer_norm1",
+            ours + "attention/query": thirds(theirs + "self_attn.qkv", 0),
+            ours + "attention/key_value": thirds(theirs + "self_attn.qkv", 1, 2),
+            ours + "attention/output": theirs + "self_attn.projection",
+            ours + "mlp_norm": theirs + "layer_norm2",
+            ours + "mlp/up": theirs + "mlp.fc1",
+            ours + "mlp/down": theirs + "mlp.fc2",
+        }
+    return rows
+
+
+def text_table(text: dict[str, Any], order: Order, inner: str, ours: str = "fusion_") -> dict[str, str | Source]:
+    """Return the tensors of BERT with cross-attention."""
+    e = inner + "embeddings."
+    rows: dict[str, str | Source] = {
+        "words": tensor(e + "word_embeddings.weight", "embeddings", order.rows),
+        "positions": tensor(e + "position_embeddings.weight", "axis_0"),
+        "positions/norm": e + "LayerNorm",
+    }
+    for i in range(text["depth"]):
+        block, theirs = f"{ours}{i}/", f"{inner}encoder.layer.{i}."
+        for part, norm, name in (
+            ("attention/", "attention_norm", "attention."),
+            ("cross_attention/", "fusion_norm", "crossattention."),
+        ):
+            rows |= {
+                block + part + "query": theirs + name + "self.query",
+                block + part + "key_value": side_by_side(theirs + name + "self.key", theirs + name + "self.value"),
+                block + part + "output": theirs + name + "output.dense",
+                block + norm: theirs + name + "output.LayerNorm",
+            }
+        rows |= {
+            block + "mlp/up": theirs + "intermediate.dense",
+            block + "mlp/down": theirs + "output.dense",
+            block + "mlp_norm": theirs + "output.LayerNorm",
+        }
+    return rows

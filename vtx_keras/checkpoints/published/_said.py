@@ -1,0 +1,183 @@
+"""What a transformers folder says of its model besides the weights: widths, pieces of text, how pictures are prepared.
+
+Nothing is assumed: a config without a key that the graph needs is an error. (The class of BLIP's config has 8 heads by
+default, its checkpoints have 12, and weights do not tell.)
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from vtx_keras.checkpoints._folder import BadWeights
+from vtx_keras.inputs.text import SPECIALS
+
+ACTIVATIONS = {
+    "gelu": "gelu", "gelu_new": "gelu_tanh", "gelu_pytorch_tanh": "gelu_tanh", "quick_gelu": "quick_gelu",
+    "relu": "relu",
+}  # fmt: skip
+RESAMPLE = {"Blip": 3, "CLIP": 3, "Siglip": 3, "ViT": 2, "Deit": 3}  # of a processor whose file does not say it
+FILTERS = {1: "-lanczos", 2: "", 3: "-bicubic"}  # by Pillow's numbers; no suffix is bilinear
+
+
+class Said(NamedTuple):
+    """A part of a config.json, with the name it has in errors."""
+
+    values: Mapping[str, Any]
+    where: str
+
+    def __call__(self, key: str, *others: str) -> Any:
+        """Return a value by its name, or by one of its other names."""
+        for name in (key, *others):
+            if self.values.get(name) is not None:
+                return self.values[name]
+        raise BadWeights(
+            f"{self.where} has no {key!r}, which weights do not tell: take a newer revision of the checkpoint"
+        )
+
+    def part(self, key: str) -> Said:
+        """Return a config inside the config."""
+        value = self.values.get(key)
+        if not isinstance(value, dict):
+            raise BadWeights(f"{self.where} has no {key!r}: it is the config of another architecture")
+        return Said(value, f"{key} of {self.where}")
+
+    def activation(self, key: str = "hidden_act") -> str:
+        """Return the name that an activation has here."""
+        name = self(key)
+        if name not in ACTIVATIONS:
+            raise BadWeights(f"{self.where} has {key} {name!r}: expected one of {', '.join(ACTIVATIONS)}")
+        return ACTIVATIONS[name]
+
+
+def read(folder: Path, name: str) -> Said:
+    """Read a JSON file of a folder."""
+    path = folder / name
+    try:
+        values = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        raise BadWeights(f"{folder} has no {name}: expected the whole folder of a transformers model") from error
+    except (ValueError, OSError) as error:
+        raise BadWeights(f"{path} is no JSON: {error}") from error
+    if not isinstance(values, dict):
+        raise BadWeights(f"{path} holds a {type(values).__name__}: expected names and values")
+    return Said(values, str(path))
+
+
+# --- pictures
+
+
+def pixels(folder: Path, size: int) -> tuple[dict[str, list[float]], str]:
+    """Return the mean and std of pixels, and how a picture is fitted, from preprocessor_config.json."""
+    said = read(folder, "preprocessor_config.json")
+    mean, std = ([float(one) for one in said(key)] for key in ("image_mean", "image_std"))
+    if said.values.get("do_normalize") is False:
+        mean, std = [0.0] * 3, [1.0] * 3
+    if abs(float(said.values.get("rescale_factor") or 1 / 255) - 1 / 255) > 1e-6:
+        raise BadWeights(f"{said.where} has a rescale_factor of {said('rescale_factor')}: expected 1/255")
+    kind = str(said.values.get("image_processor_type") or said.values.get("feature_extractor_type") or "")
+    number = said.values.get("resample", next((one for name, one in RESAMPLE.items() if kind.startswith(name)), None))
+    if number not in FILTERS:
+        raise BadWeights(f"{said.where} has resample {number}: expected {', '.join(map(str, FILTERS))}")
+    crops = said.values.get("do_center_crop", False)
+    sides = side_of(said("crop_size") if crops else said("size"))
+    if sides is not None and sides != (size, size):
+        raise BadWeights(f"{said.where} prepares pictures of {sides}, and the model reads {size} × {size}")
+    return {"mean": mean, "std": std}, f"{'shortest' if crops else 'stretch'}{FILTERS[number]}"
+
+
+def side_of(size: Any) -> tuple[int, int] | None:
+    """Return the sides that a processor's size means: a number, or sides by name; None for the shortest edge alone."""
+    if isinstance(size, int):
+        return size, size
+    return (size["height"], size["width"]) if "height" in size else None
+
+
+# --- texts
+
+
+def pieces(folder: Path, size: int) -> list[str]:
+    """Return the checkpoint's pieces by id, `size` of them: rows that no piece has are called so."""
+    if (folder / "tokenizer.json").is_file():
+        ids = _from_json(read(folder, "tokenizer.json"))
+    elif (folder / "vocab.txt").is_file():
+        lines = (folder / "vocab.txt").read_text(encoding="utf-8").removesuffix("\n").split("\n")
+        ids = {piece: i for i, piece in enumerate(lines)}
+    else:
+        found = sorted(path.name for path in folder.iterdir())
+        raise BadWeights(f"{folder} has neither tokenizer.json nor vocab.txt: found {', '.join(found[:12])}")
+    if (folder / "added_tokens.json").is_file():
+        ids |= read(folder, "added_tokens.json").values
+    if max(ids.values()) >= size:
+        raise BadWeights(f"{folder}: its tokenizer has {max(ids.values()) + 1} pieces, and its word table {size} rows")
+    names = [f"[row {i}]" for i in range(size)]
+    for piece, i in ids.items():
+        names[i] = piece
+    return names
+
+
+def _from_json(said: Said) -> dict[str, int]:
+    """Return the ids of the pieces in a tokenizer.json."""
+    vocab = said.part("model")("vocab")
+    ids = {one[0]: i for i, one in enumerate(vocab)} if isinstance(vocab, list) else dict(vocab)
+    return ids | {one["content"]: one["id"] for one in said.values.get("added_tokens") or ()}
+
+
+def rule(folder: Path, end: bool = False) -> dict[str, Any]:
+    """Return how texts are cut, for `inputs.text.Vocabulary`: BERT's rule, or that of tokenizer.json."""
+    said = read(folder, "tokenizer.json") if (folder / "tokenizer.json").is_file() else None
+    kind = said.part("model").values.get("type") if said else "WordPiece"
+    if kind not in (None, "WordPiece") and said:
+        return {"kind": "tokenizers", "json": dict(said.values), "end": end}
+    told = read(folder, "tokenizer_config.json").values if (folder / "tokenizer_config.json").is_file() else {}
+    lower = told.get("do_lower_case", True)
+    accents = told.get("strip_accents")
+    return {"kind": "bert", "lowercase": lower, "strip_accents": lower if accents is None else accents, "end": end}
+
+
+class Order(NamedTuple):
+    """The checkpoint's ids in our order: padding, unknown, start, end, mask, then all others as they were.
+
+    -1 is a row that the checkpoint lacks. A token that serves twice, as GPT-2's does, has two rows.
+    """
+
+    ids: list[int]
+
+    def rows(self, table: np.ndarray) -> np.ndarray:
+        """Return the rows of a word table, or the numbers of a bias, in our order; zeros where there are none."""
+        empty = np.zeros_like(table[:1])
+        return np.concatenate([table, empty])[self.ids]
+
+    def columns(self, kernel: np.ndarray) -> np.ndarray:
+        """Return a head's matrix (words, dim) as (dim, words in our order)."""
+        return self.rows(kernel).T
+
+    def vocabulary(self, names: Sequence[str]) -> list[str]:
+        """Return the pieces in our order, with the zoo's special pieces in front."""
+        return [*SPECIALS, *(names[i] for i in self.ids[len(SPECIALS) :])]
+
+    @property
+    def absent(self) -> list[int]:
+        """Our ids that the model must never write: rows it lacks, and the first of two rows of one token."""
+        first = self.ids[: len(SPECIALS)]
+        return [place for place, i in enumerate(first) if i == -1 or i in first[place + 1 :]]
+
+
+def order(names: Sequence[str], start: int, end: int, pad: int | None, unknown: str = "", mask: str = "") -> Order:
+    """Return the order of a checkpoint whose special tokens these are; a padding token that has a use is no padding.
+
+    >>> order(["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "a"], 2, 3, 0, "[UNK]", "[MASK]").ids
+    [0, 1, 2, 3, 4, 5]
+    >>> order(["a", "b", "<end>"], 2, 2, 2).ids, order(["a", "b", "<end>"], 2, 2, 2).absent
+    ([-1, -1, 2, 2, -1, 0, 1], [0, 1, 2, 4])
+    """
+    places = {name: i for i, name in enumerate(names)}
+    padding = -1 if pad is None or pad in (start, end) else pad
+    first = [padding, places.get(unknown, -1), start, end, places.get(mask, -1)]
+    if not all(-1 <= i < len(names) for i in first):
+        raise BadWeights(f"special tokens {first}: expected ids below {len(names)}, the rows of the word table")
+    return Order([*first, *(i for i in range(len(names)) if i not in first)])
