@@ -17,6 +17,7 @@ import sys
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 from common import RESULTS, interleaved, one_thread, store
 
@@ -55,6 +56,46 @@ def files_of(folder: Path) -> dict[str, float]:
     return sizes
 
 
+def exported(model: Any, folder: Path, what: str, **settings: Any) -> dict[str, Callable[[Any], Any]]:
+    """Export by the package's own exporters; return for each file a function from pictures to ids or embeddings."""
+    import numpy as np
+    import tensorflow as tf
+    from ai_edge_litert.interpreter import Interpreter
+
+    from vtx_keras import export
+
+    import onnxruntime  # isort: skip (after `vtx_keras.export`, which switches its telemetry off)
+
+    captions = what == "caption"
+    picture = np.random.default_rng(1).integers(0, 256, model.image_shape, dtype="uint8")
+    settings |= {"verify_data": [{"image": picture, "caption": "a cat"}], "share": 0.0}
+    sides: dict[str, Callable[[Any], Any]] = {}
+    for quantize in (None, "int8"):
+        path = folder / f"{quantize or 'float32'}.tflite"
+        export.litert(model, path, quantize=quantize, **settings)
+        interpreter = Interpreter(str(path), num_threads=1)
+        run = interpreter.get_signature_runner("serving_default" if captions else "image")
+        output = "ids" if captions else "image_embedding"
+        sides[f"litert {quantize or 'float32'}"] = lambda image, run=run, output=output: run(image=image)[output]
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = options.inter_op_num_threads = 1
+    export.onnx(model, folder / "float32.onnx", **settings)
+    file = next(path for path in folder.glob("*.onnx") if captions or "image" in path.name)
+    session = onnxruntime.InferenceSession(str(file), options, providers=["CPUExecutionProvider"])
+    first = session.get_outputs()[0].name
+    sides["onnx float32"] = lambda image: session.run([first], {"image": image})[0]
+    if captions:
+        export.saved_model(model, folder / "saved_model", **settings)
+        root = next(path.parent for path in folder.rglob("saved_model.pb"))
+        served = tf.saved_model.load(str(root))
+
+        def serve(image: Any) -> list[str]:
+            return [one.decode() for one in served.signatures["pixels"](image=tf.constant(image))["caption"].numpy()]
+
+        sides["savedmodel float32"] = serve
+    return sides
+
+
 def blip(folder: Path, rounds: int) -> dict:
     """Caption a picture greedily, 20 words."""
     import numpy as np
@@ -80,27 +121,17 @@ def blip(folder: Path, rounds: int) -> dict:
         "transformers": run_peer,
         "keras": lambda: model.generate(pictures, max_length=LENGTH),
     }
-    from export import exported
-
     (folder / "files").mkdir()
     same = {}
-    for name, run in exported(model, 1, 1, folder / "files").items():
+    for name, run in exported(model, folder / "files", "caption", max_length=LENGTH).items():
         output = run(pictures)
-        same[name] = (
-            output == model.vocabulary.decode(expected)
-            if isinstance(output, list)
-            else bool(np.array_equal(output, expected))
-        )
+        joined = isinstance(output, list)  # a SavedModel gives sentences
+        same[name] = output == model.vocabulary.decode(expected) if joined else bool(np.array_equal(output, expected))
         sides[name] = lambda run=run: run(pictures)
     times = interleaved(sides, rounds)
     faster = {name: round(times["transformers"]["median_ms"] / times[name]["median_ms"], 2) for name in times}
-    return {
-        "rounds": rounds,
-        "same_ids": same,
-        **times,
-        "times_faster": faster,
-        "megabytes": files_of(folder / "files"),
-    }
+    sizes = files_of(folder / "files")
+    return {"rounds": rounds, "same_ids": same, **times, "times_faster": faster, "megabytes": sizes}
 
 
 def clip(folder: Path, rounds: int) -> dict:
@@ -108,12 +139,8 @@ def clip(folder: Path, rounds: int) -> dict:
     import numpy as np
     import published_oracle
     import torch
-    from ai_edge_litert.interpreter import Interpreter
 
     from vtx_keras import zoo
-    from vtx_keras.export import _graphs, _litert, _onnx
-
-    import onnxruntime  # isort: skip (after `vtx_keras.export`, which switches its telemetry off)
 
     peer = published_oracle.clip(folder / "checkpoint", base=True)
     model = zoo.build("retriever", weights=folder / "checkpoint")
@@ -131,23 +158,15 @@ def clip(folder: Path, rounds: int) -> dict:
         "transformers": run_peer,
         "keras": lambda: np.asarray(tower.predict_on_batch({"image": floats})),
     }
-    for quantize in (None, "int8"):
-        path = folder / f"{quantize or 'float32'}.tflite"
-        image = {"image": _graphs.graphs(model, "one", 1)["image"]}
-        path.write_bytes(_litert.convert_graphs(image, quantize))
-        run = Interpreter(str(path), num_threads=1).get_signature_runner("image")
-        sides[f"litert {quantize or 'float32'}"] = lambda run=run: run(image=pictures)["image_embedding"]
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = options.inter_op_num_threads = 1
-    file = _onnx.convert_graph(_graphs.graphs(model, "one")["image"], None, 17).SerializeToString()
-    session = onnxruntime.InferenceSession(file, options, providers=["CPUExecutionProvider"])
-    sides["onnx float32"] = lambda: session.run(["image_embedding"], {"image": pictures})[0]
+    (folder / "files").mkdir()
+    for name, run in exported(model, folder / "files", "image").items():
+        sides[name] = lambda run=run: run(pictures)
     expected = run_peer()
     cosine = {name: round(float(np.sum(run() * expected)), 6) for name, run in sides.items()}
     assert min(value for name, value in cosine.items() if "int8" not in name) > 0.9999, cosine
     times = interleaved(sides, rounds)
     faster = {name: round(times["transformers"]["median_ms"] / times[name]["median_ms"], 2) for name in times}
-    sizes = {path.name: round(path.stat().st_size / 1e6, 1) for path in folder.glob("*.tflite")}
+    sizes = files_of(folder / "files")
     return {"rounds": rounds, "cosine": cosine, **times, "times_faster": faster, "megabytes": sizes}
 
 

@@ -66,7 +66,13 @@ def _upright_rgb(image: Image.Image) -> Image.Image:
 
 
 def _resized(image: Image.Image, width: int, height: int, fit: str) -> np.ndarray:
-    smooth = Image.Resampling.BILINEAR
+    fit, _, name = fit.partition("-")  # "stretch-bicubic"
+    smooth = Image.Resampling[name.upper() or "BILINEAR"]
+    if fit == "shortest":  # as CLIP: the shortest side fits, then the centre is taken
+        sides = int(height * image.width / image.height), int(width * image.height / image.width)
+        image = image.resize((max(width, sides[0]), max(height, sides[1])), smooth)
+        left, top = (image.width - width) // 2, (image.height - height) // 2
+        return np.asarray(image.crop((left, top, left + width, top + height)))
     if fit == "stretch":
         return np.asarray(image.resize((width, height), smooth))
     if fit == "crop":
@@ -83,7 +89,15 @@ def words(ids: np.ndarray, about: dict, vocabulary: list[str]) -> str:
     special = about["special_ids"]
     ids = list(map(int, ids))
     stop = next((at for at, one in enumerate(ids) if one in (special["end"], special["pad"])), len(ids))
-    text = " ".join(vocabulary[one] for one in ids[:stop] if one >= len(special))
+    pieces = [vocabulary[one] for one in ids[:stop] if one >= len(special)]
+    if about.get("spelling"):  # pieces of GPT-2 or CLIP, whose characters stand for bytes
+        plain = [*range(33, 127), *range(161, 173), *range(174, 256)]
+        others = [byte for byte in range(256) if byte not in plain]
+        table = {chr(byte): byte for byte in plain} | {chr(256 + i): byte for i, byte in enumerate(others)}
+        ends = about["spelling"]["word_end"] or " "
+        joined = "".join(pieces).replace(ends, "\u0120")  # which stands for a space
+        return bytes(table[one] for one in joined if one in table).decode("utf-8", "replace").strip()
+    text = " ".join(pieces)
     for pattern, rewrite in about["join_rules"]:
         text = re.sub(pattern, rewrite, text)
     return text

@@ -114,7 +114,8 @@ def epochs(
     if not count:
         raise BadData(f"{kept} rows make no batch of {batch_size}: choose a smaller batch_size")
     surveyed = "prompt" not in source.element_spec and not how.get("synonyms")
-    encode = tensors.encoder(model.vocabulary, start=True, end=isinstance(model, Captioner), plain=plain and surveyed)
+    ends = isinstance(model, Captioner) or model.vocabulary.ends
+    encode = tensors.encoder(model.vocabulary, start=True, end=ends, plain=plain and surveyed)
     rows = mapped(source.enumerate(), lambda number, example: {**example, "row": number})
     rows = mapped(rows.filter(plainly(plan.usable)), plan.row)
 

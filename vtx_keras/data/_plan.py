@@ -84,7 +84,7 @@ def plan_of(spec: Any, model: VisionText, how: dict[str, Any]) -> Plan:
     synonyms = 0.0 if captioner or "keywords" not in spec else how.get("synonyms", 0.0)
 
     def has_words(texts: tf.Tensor) -> tf.Tensor:
-        return cut(tensors.normalize(tf.reshape(texts, [-1]))).row_lengths() > 0
+        return cut(tf.reshape(texts, [-1])).row_lengths() > 0
 
     def usable(example: dict) -> tf.Tensor:
         good = empty or tf.reduce_any(has_words(example[key]))
@@ -185,7 +185,7 @@ def survey(source: tf.data.Dataset, plan: Plan, unknown: str) -> tuple[int, bool
     def inspect(example: dict) -> dict:
         texts = tf.reshape(example[plan.text], [-1])
         invalid = tf.strings.unicode_transcode(texts, "UTF-8", "UTF-8", replace_control_characters=False) != texts
-        lengths = plan.cut(tensors.normalize(texts)).row_lengths()
+        lengths = plan.cut(texts).row_lengths()
         label_known = tf.reduce_all(plan.label_of(example) >= 0) if plan.label_of else tf.constant(True)
         special = tf.logical_not(tensors.is_plain(texts))
         flags = {"empty": lengths == 0, "cut": lengths > plan.room, "invalid": invalid, "special": special}

@@ -117,7 +117,7 @@ def spread(
     fit: str,
     size: tuple[int, int] | None = None,
 ) -> np.ndarray:
-    """Map a grid over the model's input to heat over the image that was fitted to it ("pad", "crop" or "stretch").
+    """Map a grid over the model's input to heat over the image that was fitted to it, by one of `media.FITS`.
 
     Cells are equal parts of the input; heat is interpolated linearly between their centres. `size` is that of the
     result (float32), by default the image's.
@@ -125,7 +125,7 @@ def spread(
     >>> spread(np.array([[1.0, 0.0]]), (4, 4), (2, 8), "crop").round(2)[0].tolist()
     [0.0, 0.0, 0.0, 1.0, 0.0, 0.0, 0.0, 0.0]
     """
-    size = picture_size if size is None else size
+    size, fit = picture_size if size is None else size, fit.partition("-")[0]  # without the filter
     scales = [model / side for model, side in zip(model_size, picture_size, strict=True)]
     sides = []
     for axis in (0, 1):

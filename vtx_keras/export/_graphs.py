@@ -242,6 +242,7 @@ def describe(
         "unseen": text.UNSEEN,
         "gaps": text.GAPS,
         "join_rules": [list(rule) for rule in text.JOIN_RULES],
+        "spelling": text.spelling_of(model.vocabulary),
     }
 
 

@@ -12,7 +12,6 @@
 
 from __future__ import annotations
 
-import io
 import os
 from collections.abc import Callable, Iterable, Mapping
 from importlib.metadata import version
@@ -25,7 +24,7 @@ from keras import ops
 
 from vtx_keras._compat import saved_model_proto
 from vtx_keras.export import _graphs, _pictures, _strings, _verify
-from vtx_keras.inputs import media
+from vtx_keras.inputs import media, text
 from vtx_keras.models._base import VisionText
 from vtx_keras.models._methods import Answerer, Captioner, Matcher, Retriever
 
@@ -69,9 +68,10 @@ def saved_model(
 
     def write(target: Path) -> None:
         save(model, functions, target)
-        about = _graphs.companion_files(model, "one", **settings)["model.json"]
+        about = _graphs.companion_files(model, "one", **settings)
         (target / "assets.extra").mkdir()
-        (target / "assets.extra" / "model.json").write_text(about, encoding="utf-8")
+        for name in ("model.json", *(["tokenizer.json"] if reads_ids(model) else [])):
+            (target / "assets.extra" / name).write_text(about[name], encoding="utf-8")
 
     def compare(target: Path) -> _verify.Report:
         results = _verify.run("savedmodel", target, inputs, *(name for name in functions if name != "pixels"))
@@ -124,8 +124,7 @@ def signatures(model: VisionText, *, jit_compile: bool = False, **settings: Any)
     axes = [None] * (len(shape) - 2)  # of a batch of images, or of clips with their frames
     files = tf.TensorSpec(axes, tf.string, "image_bytes")
     arrays = tf.TensorSpec([*axes, None, None, 3], tf.uint8, "image")
-    name = "question" if isinstance(model, Answerer) else "text"
-    texts = [] if isinstance(model, (Captioner, Retriever)) else [tf.TensorSpec([None], tf.string, name)]
+    texts = [] if isinstance(model, (Captioner, Retriever)) else [text_input(model)]
     decode = traced(lambda image_bytes: _pictures.batch(image_bytes, shape, fit), files)
     predict = predictor(model, jit_compile=False, **settings)
 
@@ -138,7 +137,7 @@ def signatures(model: VisionText, *, jit_compile: bool = False, **settings: Any)
 
     functions = {"serving_default": from_bytes(predict), "pixels": traced(from_arrays, arrays, *texts)}
     if isinstance(model, Retriever):
-        functions["text"] = traced(text_embedder(model), tf.TensorSpec([None], tf.string, "text"))
+        functions["text"] = traced(text_embedder(model), text_input(model))
     if jit_compile:
         functions["xla"] = from_bytes(predictor(model, jit_compile=True, **settings))
     return functions
@@ -177,7 +176,7 @@ def predictor(model: VisionText, *, jit_compile: bool, **settings: Any) -> Calla
     network, tokenize = traced(logits, image, tokens, jit_compile=jit_compile), tokenizer(model)
 
     def answer(pixels: tf.Tensor, ok: tf.Tensor, texts: tf.Tensor) -> dict:
-        paired = tf.debugging.assert_equal(tf.size(texts), tf.size(ok), "a text for each picture")
+        paired = tf.debugging.assert_equal(tf.shape(texts)[0], tf.size(ok), "a text for each picture")
         with tf.control_dependencies([paired]):
             ids, text_ok = tokenize(texts)
         logits = network(pixels, ids)
@@ -205,8 +204,22 @@ def text_embedder(model: Retriever) -> Callable[[tf.Tensor], dict]:
     return embed
 
 
+def text_input(model: VisionText) -> tf.TensorSpec:
+    """Return the input for texts: strings or, where a graph cannot cut them into pieces, ids."""
+    if reads_ids(model):
+        return tf.TensorSpec([None, None], tf.int32, "tokens")
+    return tf.TensorSpec([None], tf.string, "question" if isinstance(model, Answerer) else "text")
+
+
+def reads_ids(model: VisionText) -> bool:
+    """Return whether texts are cut by the library `tokenizers`, which no graph has."""
+    return (model.vocabulary.rule or {}).get("kind") == "tokenizers"
+
+
 def tokenizer(model: VisionText) -> Any:
     """Return the function from texts to their ids and which of them could be read."""
+    if reads_ids(model):
+        return lambda ids: (ids, tf.reduce_any(ids >= len(text.SPECIALS), axis=1))
     length, empty = model.options["max_length"], model.options.get("allow_empty", False)
     tokenize = lambda texts: _strings.tokens(texts, model.vocabulary, length, allow_empty=empty)  # noqa: E731
     return traced(tokenize, tf.TensorSpec([None], tf.string))
@@ -230,29 +243,18 @@ def client_inputs(model: VisionText, examples: _verify.Examples) -> dict[str, An
     clips, files = len(model.image_shape) == 4, []
     for source in examples.sources:
         if clips:
-            files += [as_png(frame) for frame in media.read_clip(source, model.image_shape[0])]
+            files += [_verify.as_png(frame) for frame in media.read_clip(source, model.image_shape[0])]
         else:
             data = Path(source).read_bytes() if isinstance(source, (str, os.PathLike)) else source
-            files.append(data if isinstance(data, bytes) and data.startswith(formats) else as_png(media.read(source)))
+            files.append(
+                data if isinstance(data, bytes) and data.startswith(formats) else _verify.as_png(media.read(source))
+            )
     inputs: dict[str, Any] = {"image_bytes": files}
     if clips:
         inputs["frames"] = np.array(model.image_shape[0])
     if examples.texts is not None:
-        inputs["question" if isinstance(model, Answerer) else "text"] = examples.texts
+        inputs[text_input(model).name] = examples.tokens if reads_ids(model) else examples.texts
     return inputs
-
-
-def as_png(image: np.ndarray) -> bytes:
-    """Encode an image without loss.
-
-    >>> as_png(np.zeros((2, 2, 3), "uint8"))[1:4]
-    b'PNG'
-    """
-    from PIL import Image
-
-    file = io.BytesIO()
-    Image.fromarray(np.rint(image).astype("uint8")).save(file, "PNG")
-    return file.getvalue()
 
 
 def outputs_of(results: Mapping[str, np.ndarray], signature: str) -> dict[str, np.ndarray]:

@@ -7,6 +7,7 @@ moves it to its path only if they agree. A `Report` with the figures is stored b
 from __future__ import annotations
 
 import csv
+import io
 import json
 import os
 import subprocess
@@ -160,6 +161,19 @@ def load_examples(
         ids = [row.tobytes() for row in tokens]
         truth = texts = [texts[ids.index(row)] for row in ids]
     return Examples(sources, images, texts, tokens, truth)
+
+
+def as_png(image: np.ndarray) -> bytes:
+    """Encode an image without loss.
+
+    >>> as_png(np.zeros((2, 2, 3), "uint8"))[1:4]
+    b'PNG'
+    """
+    from PIL import Image
+
+    file = io.BytesIO()
+    Image.fromarray(np.rint(image).astype("uint8")).save(file, "PNG")
+    return file.getvalue()
 
 
 def rows_of(model: VisionText, verify_data: Iterable[Mapping[str, Any]] | None, limit: int) -> list[dict]:

@@ -23,8 +23,8 @@ from vtx_keras.inputs import _rules
 
 __all__ = [
     "END", "GAPS", "IDEOGRAPHS", "JOIN_RULES", "KANA", "LABEL_FIELDS", "MASK", "PAD", "SPECIALS", "START",
-    "TEXT_FIELDS", "UNK", "UNSEEN", "Vocabulary", "decode", "encode", "extended", "learn", "normalize", "tokenizer",
-    "tokens", "vocabulary",
+    "TEXT_FIELDS", "UNK", "UNSEEN", "Vocabulary", "decode", "encode", "extended", "learn", "normalize", "spelling_of",
+    "tokenizer", "tokens", "vocabulary",
 ]  # fmt: skip
 SPECIALS = ("[PAD]", "[UNK]", "[START]", "[END]", "[MASK]")
 PAD, UNK, START, END, MASK = range(5)
@@ -300,6 +300,17 @@ def decode(ids: np.ndarray | Sequence[Sequence[int] | np.ndarray], vocabulary: S
             text = re.sub(pattern, rewrite, text)
         texts.append(text)
     return texts
+
+
+def spelling_of(vocabulary: Sequence[str]) -> dict[str, str] | None:
+    """Return how a program joins pieces whose characters stand for bytes; None for pieces of words.
+
+    >>> spelling_of(("[PAD]", "a"))
+    """
+    rule = _rules.rule_of(vocabulary)
+    if rule is None or rule["kind"] != "tokenizers":
+        return None
+    return {"kind": "bytes", "word_end": rule["json"]["model"].get("end_of_word_suffix") or ""}
 
 
 class Vocabulary(tuple):

@@ -38,12 +38,14 @@ class Captioner(VisionText):
         seed: int | None = None,
         batch_size: int = 32,
         on_error: str = "raise",
+        **rules: Any,
     ) -> list[str]:
         """Return captions: a list of strings, one per image (or clip), each beginning with `prompt` if one is given.
 
         `images` is a path, bytes, a PIL image or an array (0–255), or a list of these. `beams` above 1 searches;
         `sampler` "random", "top_k" or "top_p" samples instead, reproducibly when `seed` is given. If an image cannot be
         read, the error holds the results of the others (`media.BadItems`); `on_error="none"` returns None for it.
+        A published model takes rules of its authors' search: see docs/checkpoints.md.
 
         >>> from vtx_keras import zoo
         >>> model = zoo.build("cross_attn_captioner", weights=None, dim=32, image_shape=(32, 32, 3))
@@ -52,7 +54,7 @@ class Captioner(VisionText):
         """
         media.check_on_error(on_error)
         sampling = _sampling(sampler, beams, top_k, top_p, temperature, seed)
-        length = self.check_length(max_length)
+        length, rules = self.check_length(max_length), self.check_rules(rules)
         pixels, good, errors = self.prepare(images)
         total = len(good) + len(errors)
         inputs = {"image": pixels, "prompt": self.prompts(prompt, total, length)[good]}
@@ -64,7 +66,7 @@ class Captioner(VisionText):
             inputs |= {name: np.full((len(good), 1, 1), value, "float32") for name, value in options.items() if value}
         if not good:
             return media.settle([], good, errors, total, on_error)
-        settings = {"beams": int(beams), "length": length, "top_k": sampling["top_k"]}
+        settings = {"beams": int(beams), "length": length, "top_k": sampling["top_k"], **rules}
         key = ("generate", self.run_eagerly, *settings.items(), *inputs)
         run = self.cached(key, lambda: _Generate(self, settings))
         ids, _ = self.in_batches(run, inputs, batch_size)
@@ -84,6 +86,7 @@ class Captioner(VisionText):
         temperature: float | None = None,
         seed: int | None = None,
         noise: Any = None,
+        **rules: Any,
     ) -> tuple[Any, Any]:
         """Return (ids, scores): token ids (batch, max_length), 0-padded, and their length-normalized log-probability.
 
@@ -100,7 +103,8 @@ class Captioner(VisionText):
             if noise is None:
                 noise = keras.random.uniform((ops.shape(images)[0], length), seed=seed)
             draw = decode.make_draw(noise, **{name: sampling[name] for name in ("top_k", "top_p", "temperature")})
-        return self.search(images, prompt_ids, draw, length=length, beams=int(beams), length_penalty=length_penalty)
+        settings = {"beams": int(beams), "length_penalty": length_penalty, **self.check_rules(rules)}
+        return self.search(images, prompt_ids, draw, length=length, **settings)
 
     def likelihood(
         self, images: Any, texts: str | Sequence[str], *, batch_size: int = 32, on_error: str = "raise"
@@ -123,12 +127,18 @@ class Captioner(VisionText):
         return media.settle([float(one) for one in sums], good, errors, total, on_error)
 
     def search(
-        self, images: Any, prompt_ids: Any, draw: Any, *, length: int, beams: int, length_penalty: float = 1.0
+        self, images: Any, prompt_ids: Any, draw: Any, *, length: int, beams: int, **settings: Any
     ) -> tuple[Any, Any]:
         """Run `generate_ids` with checked arguments; `draw` comes from `decode.make_draw`, or is None."""
         prompt = self.padded_prompt(ops.shape(images)[0], length, prompt_ids)
         step, cache = self.decoder(images, length, beams)
-        return self.find(step, cache, prompt, length=length, beams=beams, length_penalty=length_penalty, draw=draw)
+        return self.find(step, cache, prompt, length=length, beams=beams, draw=draw, **settings)
+
+    def check_rules(self, rules: dict[str, Any]) -> dict[str, Any]:
+        """Raise TypeError for rules of search: only a published model has some."""
+        if rules:
+            raise TypeError(f"generate() got {', '.join(rules)}: only a published model takes rules of its search")
+        return rules
 
     def find(self, step: Callable, cache: Any, prompt: Any, **settings: Any) -> tuple[Any, Any]:
         """Search for the likeliest caption, given the step form of the graph; a published model has its own rules."""

@@ -17,6 +17,7 @@ saved in the spec of the model, so a weights folder can build the graph again wi
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import keras
@@ -38,7 +39,7 @@ from vtx_keras.models._methods import Answerer, Captioner, Matcher, Retriever
 from vtx_keras.models.fusion import FUSIONS
 from vtx_keras.models.layers import Block, Positions, layer_norm, register
 from vtx_keras.models.objectives import Contrastive, WordAccuracy, WordLoss
-from vtx_keras.models.options import lookup
+from vtx_keras.models.options import did_you_mean, lookup
 from vtx_keras.models.tasks import compiled, token_input
 
 
@@ -46,12 +47,22 @@ from vtx_keras.models.tasks import compiled, token_input
 class PublishedCaptioner(Captioner):
     """A captioner that searches by the rules it was published with."""
 
-    def find(self, step: Any, cache: Any, prompt: Any, *, draw: Any = None, rules: Any = None, **settings: Any) -> Any:
-        """Search as transformers does; `rules` replaces some of `_search.Rules`. Sampling is the zoo's own."""
-        if draw is not None:
-            return super().find(step, cache, prompt, draw=draw, **settings)
-        published = {**self.spec["published"].get("decode", {}), **(rules or {})}
-        return _search.search(step, cache, prompt, rules=_search.Rules(**published), **settings)
+    def find(self, step: Callable, cache: Any, prompt: Any, **settings: Any) -> tuple[Any, Any]:
+        """Search as transformers does, by `_search.Rules`, of which some may be given. Sampling is the zoo's own."""
+        given = {name: settings.pop(name) for name in _search.Rules._fields if name in settings}
+        if settings.get("draw") is not None:
+            return super().find(step, cache, prompt, **settings)
+        settings.pop("draw", None)
+        rules = _search.Rules(**{**self.spec["published"].get("decode", {}), **given})
+        return _search.search(step, cache, prompt, rules=rules, **settings)
+
+    def check_rules(self, rules: dict[str, Any]) -> dict[str, Any]:
+        """Return rules after checking their names; `length_penalty` is one of them for `generate`."""
+        for name in rules:
+            known = (*_search.Rules._fields, "length_penalty")
+            if name not in known:
+                raise TypeError(f"generate() has no {name!r}{did_you_mean(name, known)}: expected {', '.join(known)}")
+        return rules
 
 
 def construct(spec: dict) -> VisionText:

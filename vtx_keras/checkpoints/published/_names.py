@@ -115,7 +115,7 @@ def assign(
 def values_of(source: Source, shapes: Mapping[str, tuple], tensors: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
     """Return the variables of a layer by name, from the tensors of a checkpoint."""
     if source.make:
-        return source.make({name: np.asarray(tensors[name]) for name in source.names})
+        return source.make({name: np.asarray(tensors[name], "float32") for name in source.names})
     values = {}
     for variable in shapes:
         arrays = [np.asarray(tensors[f"{name}.{IN_TORCH[variable]}"]) for name in source.names]
@@ -123,7 +123,7 @@ def values_of(source: Source, shapes: Mapping[str, tuple], tensors: Mapping[str,
             arrays = [array.transpose(2, 3, 1, 0) for array in arrays]  # (outputs, inputs, rows, columns)
         elif variable == "kernel" and not source.inputs_first:
             arrays = [array.T for array in arrays]
-        if source.parts:
+        if source.parts and arrays[0].shape[-1] % source.of == 0:  # else its shape will be found wrong
             pieces = np.split(arrays[0], source.of, axis=-1)
             arrays = [pieces[part] for part in source.parts]
         values[variable] = arrays[0] if len(arrays) == 1 else np.concatenate(arrays, axis=-1)

@@ -150,7 +150,7 @@ class TokenAt(keras.layers.Layer):
         super().__init__(**kwargs)
         self.place = place
 
-    def compute_output_shape(self, x_shape: tuple, tokens_shape: tuple | None = None) -> tuple:
+    def compute_output_shape(self, x_shape: tuple, *_: Any) -> tuple:
         return (x_shape[0], x_shape[-1])
 
     def call(self, x: Any, tokens: Any = None) -> Any:

@@ -36,7 +36,7 @@ class Said(NamedTuple):
             if self.values.get(name) is not None:
                 return self.values[name]
         raise BadWeights(
-            f"{self.where} has no {key!r}, which weights do not tell: take a newer revision of the checkpoint"
+            f"{self.where} has no {key!r}, and weights do not tell: take a newer revision of the checkpoint"
         )
 
     def part(self, key: str) -> Said:

@@ -21,7 +21,8 @@ class Rules(NamedTuple):
     """How the next token is chosen, in the terms of a generation_config.json; lengths count tokens after the start.
 
     `early_stopping` is False (stop by the present length), True (as soon as there are enough) or "never" (judge by the
-    full length). `first` is written first and `last` in the last place, whatever the model says (BART).
+    full length). `first` is written first and `last` in the last place, whatever the model says (BART). With
+    `start_is_end` one token of the checkpoint starts and ends (GPT-2), so that it has been written before all others.
     """
 
     early_stopping: bool | str = False
@@ -31,12 +32,18 @@ class Rules(NamedTuple):
     suppressed: tuple[int, ...] = UNWRITABLE
     first: int | None = None
     last: int | None = None
+    start_is_end: bool = False
+
+    @property
+    def start(self) -> int:
+        """The token that was written before all others."""
+        return END if self.start_is_end else START
 
     def applied(self, scores: Any, ids: Any, index: Any, length: int) -> Any:
         """Return scores (batch, beams, vocabulary) after the rules, given ids (batch, beams, length) before `index`."""
         words = np.arange(scores.shape[-1])
         if self.repetition_penalty != 1.0:
-            written = ops.where(ops.arange(length) < index, ids, START)  # START was written before all
+            written = ops.where(ops.arange(length) < index, ids, self.start)
             seen = ops.any(ops.expand_dims(written, -1) == words, axis=2)  # (batch, beams, vocabulary)
             stronger, weaker = scores * self.repetition_penalty, scores / self.repetition_penalty
             scores = ops.where(seen, ops.where(scores < 0, stronger, weaker), scores)
@@ -54,7 +61,7 @@ class Rules(NamedTuple):
     def _repeats(self, words: np.ndarray, ids: Any, index: Any, length: int) -> Any:
         """Return which words (batch, beams, vocabulary) would complete an n-gram that has been written before."""
         n = self.no_repeat_ngram
-        written = ops.concatenate([ops.zeros_like(ids[:, :, :1]) + START, ids], axis=2)  # START stands at place 0
+        written = ops.concatenate([ops.zeros_like(ids[:, :, :1]) + self.start, ids], axis=2)  # it stands at place 0
         places = ops.arange(length + 1)
         same = ops.ones_like(written[:, :, : length + 2 - n], "bool")  # (batch, beams, where an n-gram begins)
         for offset in range(n - 1):

@@ -44,8 +44,9 @@ def layout(config: Said, folder: Path, task: str) -> tuple[dict[str, Any], Order
         "activation": v.activation(),
         **scaling,
     }
-    bridge = None if vision["dim"] == text["dim"] else {}
+    bridge: dict | None = None if vision["dim"] == text["dim"] else {}
     whole = {"vision": vision, "bridge": bridge, "text": text, "rule": said.rule(folder)}
+    whole["decode"] = {"start_is_end": start == end}
     return whole, order, order.vocabulary(names), fit
 
 
