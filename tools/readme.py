@@ -1,12 +1,13 @@
-"""Write the stored figures into the README, between its markers: python tools/readme.py
+"""Write the stored figures into the README and docs/checkpoints.md, between markers: python tools/readme.py
 
-A table begins with `<!-- name -->` and ends with `<!-- end -->`. A test compares the README with what is stored.
+A table begins with `<!-- name -->` and ends with `<!-- end -->`. A test compares both with what is stored.
 """
 
 from __future__ import annotations
 
 import json
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
@@ -67,14 +68,67 @@ def fusions() -> str:
     return f"{page.overview()}\n\n{advice}\n\nOn equal terms: [zoo/README.md](zoo/README.md) tells how."
 
 
+def catalogue() -> str:
+    """Return the table of published checkpoints that have a tag."""
+    from vtx_keras.checkpoints.published import CATALOGUE
+
+    rows = [
+        [
+            f"`{tag}`",
+            f"`{one.name}`",
+            one.repository,
+            f"{one.parameters} M",
+            f"{one.megabytes:,d} MB",
+            f"{one.figure} ({one.source})",
+            one.licence,
+        ]
+        for tag, one in CATALOGUE.items()
+    ]
+    return cards.table(["tag", "model", "repository", "weights", "file", "published figure", "licence"], rows)
+
+
+def published() -> str:
+    """Return the table of CPU time beside that of transformers, and the memory of loading."""
+    report = json.loads((RESULTS / "published.json").read_text())
+    rows = {row["what"]: row for row in report["rows"]}
+    titles = {"blip": "BLIP-base, 20 words, greedy", "clip": "CLIP B/32, a picture"}
+    names = ["transformers", *(name for name in (*RUNTIMES, "keras") if name in {*rows["blip"], *rows["clip"]})]
+    names = list(dict.fromkeys(names))
+    lines = [[title, *(_times(rows[what], name, "times_faster") for name in names)] for what, title in titles.items()]
+    head = ["CPU time, one thread", *(RUNTIMES.get(name, "transformers, eager") for name in names)]
+    loading = rows["loading"]
+    return (
+        f"{cards.table(head, lines)}\n\nOn {report['hardware']}, random weights, in turns (`python "
+        f"benchmarks/published.py`). Loading BLIP-base takes {loading['times_the_file']:.1f} × its file of "
+        f"{loading['file_gb']:.1f} GB in memory; an export up to 8 × the float32 weights (`benchmarks/memory.py`)."
+    )
+
+
+def _times(row: dict, name: str, faster: str) -> str:
+    if name not in row:
+        return "–"
+    return f"{row[name]['median_ms']:,.0f} ms" + ("" if name == "transformers" else f", {row[faster][name]:.1f} ×")
+
+
+def tuning() -> str:
+    """Return what a fine-tune of BLIP-base takes."""
+    rows = {row["what"]: row for row in json.loads((RESULTS / "published.json").read_text())["rows"]}
+    row = rows["tuning"]
+    return (
+        f"Measured on two CPU cores: {row['peak_gb']:.1f} GB at most; {row['encoding_64_pictures_s']:.0f} s to encode "
+        f"64 pictures once, and {row['next_epoch_s']:.0f} s for an epoch over them (four updates of 16)."
+    )
+
+
+CHECKPOINTS = {"catalogue": catalogue, "speed": published, "tuning": tuning}
 TABLES = {"released": lambda: page.released("zoo/"), "exports": exports, "speed": speed, "fusions": fusions}
 
 
-def filled(text: str) -> str:
+def filled(text: str, tables: dict[str, Callable[[], str]] = TABLES) -> str:
     """Return the text with the stored figures between its markers."""
-    for name, make in TABLES.items():
+    for name, make in tables.items():
         before, begin, after = text.partition(f"<!-- {name} -->\n")
-        assert begin, f"the README has no place for {name}"
+        assert begin, f"the page has no place for {name}"
         _, end, after = after.partition("<!-- end -->")
         text = f"{before}{begin}\n{make()}\n\n{end}{after}"
     return text
@@ -83,3 +137,5 @@ def filled(text: str) -> str:
 if __name__ == "__main__":
     readme = ROOT / "README.md"
     readme.write_text(filled(readme.read_text(encoding="utf-8")), encoding="utf-8")
+    guide = ROOT / "docs" / "checkpoints.md"
+    guide.write_text(filled(guide.read_text(encoding="utf-8"), CHECKPOINTS), encoding="utf-8")

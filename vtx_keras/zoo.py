@@ -7,7 +7,7 @@
 """
 
 from vtx_keras.checkpoints._folder import describe, list_models
-from vtx_keras.checkpoints._restore import build, is_saved, load, named, save
+from vtx_keras.checkpoints._restore import build, is_saved, load, named, push, save
 from vtx_keras.models.options import MODELS, lookup
 
-__all__ = ["MODELS", "build", "describe", "is_saved", "list_models", "load", "lookup", "named", "save"]
+__all__ = ["MODELS", "build", "describe", "is_saved", "list_models", "load", "lookup", "named", "push", "save"]

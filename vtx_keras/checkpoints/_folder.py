@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 
 from vtx_keras._files import file_hash, recovered
+from vtx_keras.checkpoints.published._catalogue import tags_of
 from vtx_keras.models.options import ABOUT, MODELS, lookup, options_of, resolve
 
 CONFIG, WEIGHTS, VOCABULARY = "config.json", "model.weights.h5", "vocabulary.txt"
@@ -129,14 +130,17 @@ def config_hash(config: dict) -> str:
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
 
-def list_models(pattern: str = "*", released: bool | None = None) -> list[str]:
+def list_models(pattern: str = "*", released: bool | None = None, published: bool | None = None) -> list[str]:
     """Return the names that match a pattern; `released` True or False: only those with or without released weights.
 
-    >>> list_models("co_attn_*_vqa")
-    ['co_attn_video_vqa']
+    `published` likewise: those that the tags of published checkpoints belong to (docs/checkpoints.md).
+
+    >>> list_models("co_attn_*_vqa"), list_models("*_matcher", published=True)
+    (['co_attn_video_vqa'], ['cross_attn_matcher'])
     """
     names = fnmatch.filter(MODELS, pattern)
-    return [name for name in names if released is None or bool(released_tags(name)) == released]
+    names = [name for name in names if released is None or bool(released_tags(name)) == released]
+    return [name for name in names if published is None or bool(tags_of(name)) == published]
 
 
 def describe(name: str) -> dict:
@@ -154,6 +158,7 @@ def describe(name: str) -> dict:
         "video": entry.video,
         "about": ABOUT[entry.task],
         "released": released_tags(name),
+        "published": tags_of(name),
         "options": {
             option: {"default": defaults[option], "about": row.about, "takes": row.takes}
             for option, row in options_of(entry.task).items()

@@ -9,7 +9,7 @@ import os
 import tempfile
 import warnings
 import zipfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -91,8 +91,8 @@ def fetched(
 
 
 def is_saved(model: str | os.PathLike) -> bool:
-    """Return whether an argument of a command is a saved model, a path, and not a name of the zoo."""
-    return str(model) not in MODELS and recovered(Path(model)).exists()
+    """Return whether an argument of a command is a saved or published model, and not a name of the zoo."""
+    return str(model) not in MODELS and (recovered(Path(model)).exists() or world.is_published(model))
 
 
 def named(model: str | os.PathLike, weights: str | os.PathLike = "default") -> VisionText:
@@ -101,8 +101,6 @@ def named(model: str | os.PathLike, weights: str | os.PathLike = "default") -> V
     >>> named("cross_attn_captioner").name
     'captioner'
     """
-    if weights == "default" and world.is_published(model):
-        return fetched(str(model))
     if not is_saved(model):
         return build(str(model), weights=weights)
     if weights != "default":
@@ -267,6 +265,24 @@ def save(model: VisionText, path: str | os.PathLike, *, half: bool = False) -> P
         model.save(Path(folder) / path.name)
         os.replace(Path(folder) / path.name, path)
     return path
+
+
+def push(
+    model: VisionText | str | os.PathLike, address: str, *, private: bool = False, say: Callable[[str], object] = print
+) -> str:
+    """Upload a model, or a weights folder as it is, to the Hugging Face Hub, and return its page's address.
+
+    It gets a card with metadata and a snippet, unless the folder has one. `zoo.build` loads it by the same address.
+
+        zoo.push(model, "hf://me/mine")     # needs vtx_keras[hf] and a token: hf auth login
+    """
+    from vtx_keras.checkpoints.published import _hub as hub
+
+    where = hub.parse(address)
+    if not isinstance(model, VisionText):
+        return hub.push(Path(model), where, private=private, say=say)
+    with tempfile.TemporaryDirectory() as folder:
+        return hub.push(save(model, Path(folder) / "model"), where, private=private, say=say)
 
 
 def save_folder(

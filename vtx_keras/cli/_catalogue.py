@@ -290,8 +290,9 @@ def doctor(as_json: bool) -> None:
 @click.command("list")
 @click.argument("pattern", default="*")
 @click.option("--released", "only_released", is_flag=True, help="List only models with released weights.")
+@click.option("--published", "others", is_flag=True, help="List checkpoints that others published, by their tags.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
-def list_models(pattern: str, only_released: bool, as_json: bool) -> None:
+def list_models(pattern: str, only_released: bool, others: bool, as_json: bool) -> None:
     """List models and their released weights.
 
     PATTERN selects models by name, such as "gated_*". Released weights come with their size, training data, a figure on
@@ -300,7 +301,9 @@ def list_models(pattern: str, only_released: bool, as_json: bool) -> None:
     from vtx_keras.checkpoints import _folder as released
     from vtx_keras.models.options import MODELS
 
-    names = released.list_models(pattern, released=True if only_released else None)
+    names = released.list_models(pattern, released=True if only_released else None, published=True if others else None)
+    if others:
+        return _list_published(names, as_json)
     rows: list[dict[str, Any]] = [{"name": name, "released": released.released_tags(name)} for name in names]
     if as_json:
         for row in rows:
@@ -321,6 +324,20 @@ def list_models(pattern: str, only_released: bool, as_json: bool) -> None:
         sys.exit(2)
 
 
+def _list_published(names: list[str], as_json: bool) -> None:
+    from vtx_keras.checkpoints.published._catalogue import CATALOGUE
+
+    entries = {tag: entry for tag, entry in CATALOGUE.items() if entry.name in names}
+    if as_json:
+        click.echo(json.dumps([{"tag": tag, **entry._asdict()} for tag, entry in entries.items()], indent=1))
+        return
+    rows = [
+        [tag, one.name, f"{one.parameters} M, {one.megabytes:,d} MB", one.figure, one.licence]
+        for tag, one in entries.items()
+    ]
+    show_rows(["tag", "model", "size", "published figure, not measured here", "licence"], rows)
+
+
 def _fact_cells(tag: str, facts: dict[str, Any]) -> list[str]:
     """Return the table cells of released weights."""
     if not facts:
@@ -338,7 +355,11 @@ def _fact_cells(tag: str, facts: dict[str, Any]) -> list[str]:
 def show(model: str, as_json: bool) -> None:
     """Describe a model, its options and its released weights."""
     from vtx_keras.checkpoints import _folder as released
+    from vtx_keras.checkpoints.published._catalogue import CATALOGUE
 
+    if model in CATALOGUE:
+        click.echo("\n".join(f"{key}: {value}" for key, value in CATALOGUE[model]._asdict().items()))
+        return
     try:
         about = released.describe(model)
     except ValueError as error:

@@ -167,10 +167,13 @@ def _version(name: str, folder: Path | None) -> dict[str, str]:
 
 
 def _place(model: str, weights: str) -> Path:
-    """Return the path of a saved model or of released weights."""
+    """Return the path of a saved or published model, or of released weights."""
     from vtx_keras import zoo
+    from vtx_keras.checkpoints import published
     from vtx_keras.checkpoints._folder import find
 
+    if published.is_published(model if weights == "default" else weights):
+        return published.folder_of(model if weights == "default" else weights)
     return Path(model) if zoo.is_saved(model) else find(model, weights, zoo.lookup(model).default)
 
 
@@ -178,10 +181,14 @@ def _files(model: str, weights: str, path: Path) -> dict[str, str]:
     """Return a description and the hash of the weights at `path`."""
     from vtx_keras import zoo
     from vtx_keras._files import file_hash
-    from vtx_keras.checkpoints._folder import WEIGHTS
+    from vtx_keras.checkpoints import published
+    from vtx_keras.checkpoints._folder import CONFIG, WEIGHTS
 
     saved = zoo.is_saved(model)
-    if path.is_dir():
+    if path.is_dir() and published.is_transformers(path):
+        names = ("model.safetensors", "pytorch_model.bin", CONFIG)  # of shards, the config stands for all
+        path = next(path / name for name in names if (path / name).is_file())
+    elif path.is_dir():
         path = (path if (path / WEIGHTS).is_file() else path / "best") / WEIGHTS
     return {"weights": model if saved else f"{model} {weights}", "weights_file_sha256": file_hash(path)}
 

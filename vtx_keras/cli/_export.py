@@ -1,4 +1,4 @@
-"""The commands vtx export and vtx bench: write and verify exported files, and compare their speed."""
+"""The commands vtx export, vtx bench and vtx push: write verified files, compare their speed, upload models."""
 
 from __future__ import annotations
 
@@ -266,6 +266,24 @@ def _export_and_verify(
     expected, outputs = verify.expected(model, samples, **settings), verify.run(*run)
     about: dict[str, Any] = {"format": "keras", "form": "one", "megabytes": verify.size_of(run[1]), "share": 0.0}
     return verify.compare(model, samples, expected, outputs, path=run[1], settings=settings, **about), run
+
+
+@click.command()
+@click.argument("model", type=click.Path(path_type=Path))
+@click.argument("address")
+@click.option("--private", is_flag=True, help="Make a new repository that only you see.")
+def push(model: Path, address: str, private: bool) -> None:
+    """Upload a weights folder or a .keras file to the Hugging Face Hub, with a card.
+
+    ADDRESS is hf://owner/name. It needs vtx_keras[hf] and a token (hf auth login).
+
+    \b
+    vtx push runs/mine/best hf://me/mine --private
+    """
+    with reporting_errors():
+        with quiet():
+            from vtx_keras import zoo
+        click.echo(zoo.push(zoo.load(model) if model.suffix == ".keras" else model, address, private=private))
 
 
 def table(reports: list[Report]) -> str:

@@ -14,12 +14,13 @@ from typing import Any
 
 _MODULE_OF = {
     "ARCHITECTURES": "_build",
-    "CATALOGUE": "_build",
+    "CATALOGUE": "_catalogue",
     "build": "_build",
     "folder_of": "_build",
     "is_published": "_build",
     "is_transformers": "_build",
     "restored": "_build",
+    "tags_of": "_catalogue",
 }
 __all__ = sorted(_MODULE_OF)
 

@@ -155,7 +155,8 @@ def push(
     if address.revision:
         raise BadWeights(f"{address}: an upload goes to the main branch; leave out @{address.revision}")
     results = read_json(folder / "results.json", MAX_CONFIG) if (folder / "results.json").is_file() else {}
-    licence, readme = str(results.get("licence", "")), folder / "README.md"
+    origin = config.get("published", {}).get("origin", {})  # a fine-tuned checkpoint keeps the licence it came with
+    licence, readme = str(results.get("licence") or origin.get("licence") or ""), folder / "README.md"
     if readme.is_file():
         page = readme.read_bytes()
         page = page if page.startswith(b"---") else _metadata(config, licence).encode() + page

@@ -7,6 +7,7 @@ default, its checkpoints have 12, and weights do not tell.)
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -66,6 +67,14 @@ def read(folder: Path, name: str) -> Said:
     if not isinstance(values, dict):
         raise BadWeights(f"{path} holds a {type(values).__name__}: expected names and values")
     return Said(values, str(path))
+
+
+def licence(folder: Path) -> str:
+    """Return the licence that the card of a checkpoint names, or "" if there is no card or it names none."""
+    card = folder / "README.md"
+    head = card.read_text(encoding="utf-8", errors="replace")[:20_000] if card.is_file() else ""
+    found = re.search(r"(?m)\A---\n(?:.*\n)*?license: *([\w.+-]+)", head)
+    return found[1] if found else ""
 
 
 # --- pictures
