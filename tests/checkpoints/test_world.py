@@ -168,6 +168,29 @@ def test_it_learns_and_is_frozen_and_explained():
     assert model.behind_encoder().image_shape == (10, 24)
 
 
+def test_a_question_is_answered_by_what_is_written_after_it():
+    model, pictures = model_of("git"), expected("git")[0]["pictures"]
+    answers = model.answer(pictures[:2], "what is it?", max_length=LENGTH)
+    whole = model.generate(pictures[:2], prompt="what is it?", max_length=LENGTH)
+    assert [f"what is it? {answer}".strip() for answer in answers] == whole
+    assert len(model.answer(pictures[0], ["what is it?", "how many dogs?"], max_length=LENGTH)) == 2
+    bad = model.answer([pictures[0], b"<html>"], "what is it?", max_length=LENGTH, on_error="none")
+    assert bad == [answers[0], None]
+    with pytest.raises(ValueError, match="2 images and 3 questions"):
+        model.answer(pictures[:2], ["a", "b", "c"])
+
+
+def test_rules_of_search_have_names():
+    pictures = expected("blip")[0]["pictures"][:1]
+    with pytest.raises(TypeError, match=r"no 'min_lengths' \(did you mean min_length\?\)"):
+        model_of("blip").generate(pictures, min_lengths=3)
+    own = zoo.build("gated_captioner", weights=None, dim=32, depth=1, vision_depth=1, image_shape=(32, 32, 3))
+    with pytest.raises(TypeError, match="min_length: only a published model"):
+        own.generate(np.zeros((1, 32, 32, 3)), min_length=3)
+    short, long = (model_of("blip").generate(pictures, max_length=LENGTH, **how) for how in ({}, {"min_length": 12}))
+    assert short != long or len(long[0].split()) >= 10
+
+
 def test_options_that_the_checkpoint_decides_are_refused():
     with pytest.raises(ValueError, match=r"dim= cannot be chosen for .*: expected max_length or dropout"):
         zoo.build("cross_attn_captioner", weights=FIXTURES / "blip", dim=64)

@@ -4,7 +4,7 @@ Needs transformers and torch. Widths of vision and text differ, gains and biases
 wrong anywhere changes the logits. As a program it writes the folders that the tests read, with what transformers makes
 of them:
 
-    python tests/support/published_oracle.py tests/fixtures/published
+    python tests/support/published_oracle.py tests/fixtures/published [kind ...]
 """
 
 from __future__ import annotations
@@ -29,6 +29,7 @@ TEXT = {"hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2, "num
 SIDE = 48
 VISION = {**TEXT, "hidden_size": 24, "intermediate_size": 40, "image_size": SIDE, "patch_size": 16}
 BASE = {"hidden_size": 768, "intermediate_size": 3072, "num_hidden_layers": 12, "num_attention_heads": 12}
+HALF = {"image_mean": [0.5] * 3, "image_std": [0.5] * 3}
 CLIP_SCALE = {"image_mean": [0.48145466, 0.4578275, 0.40821073], "image_std": [0.26862954, 0.26130258, 0.27577711]}
 
 
@@ -147,8 +148,7 @@ def vit_gpt2(folder: Path, dim: int = 32) -> torch.nn.Module:
     torch.manual_seed(0)
     model = lively(tr.VisionEncoderDecoderModel(config))
     model.save_pretrained(folder)
-    half = {"image_mean": [0.5] * 3, "image_std": [0.5] * 3}
-    write(folder, "preprocessor_config.json", {**half, "size": SIDE, "resample": 2})
+    write(folder, "preprocessor_config.json", {**HALF, "size": SIDE, "resample": 2})
     return model
 
 
@@ -172,6 +172,69 @@ def clip(folder: Path, base: bool = False) -> torch.nn.Module:
     return model
 
 
+def unigram(folder: Path) -> int:
+    """Write a small Unigram tokenizer.json with the special pieces of SigLIP's, and return its size."""
+    pieces = ["<pad>", "</s>", "<unk>", "\u2581", *(f"\u2581{word}" for word in WORDS), *map(chr, range(97, 123))]
+    tokenizer = tokenizers.Tokenizer(
+        tokenizers.models.Unigram([(piece, 0.0 if i < 3 else -2.0 - i / 100) for i, piece in enumerate(pieces)], 2)
+    )
+    tokenizer.pre_tokenizer = tokenizers.pre_tokenizers.Metaspace()
+    tokenizer.decoder = tokenizers.decoders.Metaspace()
+    tokenizer.save(str(folder / "tokenizer.json"))
+    specials = {"eos_token": "</s>", "pad_token": "</s>", "unk_token": "<unk>"}
+    write(folder, "tokenizer_config.json", {**specials, "do_lower_case": True, "tokenizer_class": "SiglipTokenizer"})
+    return len(pieces)
+
+
+def siglip(folder: Path) -> torch.nn.Module:
+    text = {**TEXT, "vocab_size": unigram(folder), "max_position_embeddings": 16, "projection_size": 24}
+    torch.manual_seed(0)
+    model = lively(tr.SiglipModel(tr.SiglipConfig(text_config=text, vision_config=VISION)))
+    with torch.no_grad():
+        model.logit_scale.fill_(2.5)
+        model.logit_bias.fill_(-4.0)
+    model.save_pretrained(folder)
+    sides = {"height": SIDE, "width": SIDE}
+    write(folder, "preprocessor_config.json", {**HALF, "size": sides, "resample": 3, "do_normalize": True})
+    return model
+
+
+ANSWERS = ("yes", "no", "red", "blue", "2", "cat", "on table", "street", "man", "black and white")
+
+
+def vilt(folder: Path, cls: type) -> torch.nn.Module:
+    labels = {"id2label": dict(enumerate(ANSWERS)), "label2id": {name: i for i, name in enumerate(ANSWERS)}}
+    config = tr.ViltConfig(**TEXT, vocab_size=200, max_position_embeddings=20, image_size=SIDE, patch_size=16, **labels)
+    torch.manual_seed(0)
+    model = lively(cls(config))
+    with torch.inference_mode():  # else one answer suits all pictures
+        pixels = torch.tensor(pictures() / 127.5 - 1).float().permute(0, 3, 1, 2)
+        ids = torch.tensor([[101, *map(bert_pieces().index, WORDS[5:10]), 102]] * len(pixels))
+        middle = model(pixel_values=pixels, input_ids=ids).logits.mean(0)
+    with torch.no_grad():
+        (model.classifier[3] if hasattr(model, "classifier") else model.rank_output).bias -= middle
+    model.save_pretrained(folder)
+    (folder / "vocab.txt").write_text("\n".join(bert_pieces()) + "\n", encoding="utf-8")
+    write(folder, "tokenizer_config.json", {"do_lower_case": True})
+    kind = {"size_divisor": 32, "resample": 3, "feature_extractor_type": "ViltFeatureExtractor", "do_normalize": True}
+    write(folder, "preprocessor_config.json", {**HALF, "size": SIDE, **kind})
+    return model
+
+
+def vilt_vqa(folder: Path) -> torch.nn.Module:
+    return vilt(folder, tr.ViltForQuestionAnswering)
+
+
+def vilt_itm(folder: Path) -> torch.nn.Module:
+    return vilt(folder, tr.ViltForImageAndTextRetrieval)
+
+
+def pictures() -> np.ndarray:
+    """Return eight pictures of noise, some of them dark."""
+    generator = np.random.default_rng(0)
+    return (generator.integers(0, 256, (8, SIDE, SIDE, 3)) * generator.uniform(0.1, 1, (8, 1, 1, 1))).astype("uint8")
+
+
 def as_torch(model: object, pictures: np.ndarray) -> torch.Tensor:
     """Return 0-255 pictures (batch, h, w, 3) as the original reads them, by the mean and std of the converted model."""
     vision = model.spec["published"]["vision"]
@@ -179,7 +242,10 @@ def as_torch(model: object, pictures: np.ndarray) -> torch.Tensor:
     return torch.tensor(scaled).float().permute(0, 3, 1, 2)
 
 
-MAKERS = {"blip": blip, "blip_itm": blip_itm, "git": git, "vit_gpt2": vit_gpt2, "clip": clip}
+MAKERS = {
+    "blip": blip, "blip_itm": blip_itm, "git": git, "vit_gpt2": vit_gpt2, "clip": clip, "siglip": siglip,
+    "vilt_vqa": vilt_vqa, "vilt_itm": vilt_itm,
+}  # fmt: skip
 
 
 # --- what transformers makes of them
@@ -251,12 +317,10 @@ def fixture(kind: str, folder: Path) -> None:
     model.float()
     text = model.config.decoder if kind == "vit_gpt2" else model.config.get_text_config()
     names = _said.pieces(folder, text.vocab_size)
-    generator = np.random.default_rng(0)
-    pictures = generator.integers(0, 256, (8, SIDE, SIDE, 3)) * generator.uniform(0.1, 1, (8, 1, 1, 1))
-    pictures = pictures.astype("uint8")
-    pixels = as_torch(published.build(folder), pictures)
-    words = [60, 70, 80, 90, 75] if kind in ("clip", "vit_gpt2") else [names.index(one) for one in WORDS[5:10]]
-    arrays: dict[str, np.ndarray] = {"pictures": pictures}
+    pixels = as_torch(published.build(folder), pictures())
+    mark = "\u2581" if kind == "siglip" else ""
+    words = [60, 70, 80, 90, 75] if kind in ("clip", "vit_gpt2") else [names.index(mark + one) for one in WORDS[5:10]]
+    arrays: dict[str, np.ndarray] = {"pictures": pictures()}
     said: dict[str, Any] = {"text": [names[i] for i in words]}
     with torch.inference_mode():
         if captioner:
@@ -274,6 +338,18 @@ def fixture(kind: str, folder: Path) -> None:
             ids = torch.tensor([[len(names) - 2, *words, len(names) - 1]])
             both = model(pixel_values=pixels, input_ids=ids)
             arrays |= {"image": both.image_embeds.numpy(), "text": both.text_embeds.numpy()}
+        elif (
+            kind == "siglip"
+        ):  # a long text, a short one and others, one for each picture, padded as their tokenizer does
+            texts = [words[i:] + words[:i] for i in range(5)] + [words[:1], words[1:3], words * 3]
+            said["texts"] = [[names[i] for i in text] for text in texts]
+            ids = torch.tensor([[*text, *[1] * (16 - len(text))] for text in texts])
+            both = model(pixel_values=pixels, input_ids=ids, return_loss=True)
+            arrays |= {"image": both.image_embeds.numpy(), "text": both.text_embeds.numpy()}
+            arrays |= {"logits": both.logits_per_image.numpy(), "loss": both.loss.numpy()}
+        elif kind in ("vilt_vqa", "vilt_itm"):
+            ids = torch.tensor([[101, *words, 102]] * 8)
+            arrays["logits"] = model(pixel_values=pixels, input_ids=ids).logits.numpy()
         else:
             ids = torch.tensor([[101, *words, 102]] * 8)
             scores = model(pixel_values=pixels, input_ids=ids, use_itm_head=True).itm_score.numpy()
@@ -283,7 +359,7 @@ def fixture(kind: str, folder: Path) -> None:
 
 
 if __name__ == "__main__":
-    for kind in MAKERS:
+    for kind in sys.argv[2:] or MAKERS:
         path = Path(sys.argv[1]) / kind
         path.mkdir(parents=True, exist_ok=True)
         fixture(kind, path)

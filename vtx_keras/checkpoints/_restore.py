@@ -64,6 +64,7 @@ def build(
     if weights is None:
         return construct(name, overrides, Vocabulary.of(vocabulary), dtype)
     if weights == "encoders":
+        overrides = world.with_encoder(overrides)
         text_encoder = overrides.get("text_encoder")
         if vocabulary is None and isinstance(text_encoder, str) and text_encoder in encoders.TEXTS:
             vocabulary = published.vocabulary_of(text_encoder)

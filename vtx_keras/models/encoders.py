@@ -154,6 +154,11 @@ def backbone(encoder: str | keras.Model, frame_shape: tuple, load: Loader | None
 def image_preset(name: str, frame_shape: tuple, pretrained: bool) -> keras.Model:
     """Build a keras-hub image backbone, with the scaling that it expects."""
     network, converter = _preset(name, "image_encoder", pretrained)
+    if converter is None or len(keras.tree.flatten(network.input)) != 1:
+        problem = "does not say how it scales pixels" if converter is None else "has other inputs than an image"
+        raise ValueError(
+            f"image_encoder={name!r} {problem} in keras-hub: pass a keras.Model from 0-255 pixels to features"
+        )
     pixels = keras.Input(frame_shape, name="image")
     scaling = keras.layers.Rescaling(converter.scale or 1.0, offset=converter.offset or 0.0, name="rescale")
     return graph(pixels, network(scaling(pixels)), name="backbone")

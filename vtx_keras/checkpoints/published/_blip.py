@@ -21,7 +21,7 @@ SPARE = (r"position_ids$", r"cls\.predictions\.decoder\.", r"^(vision|text)_proj
 def layout(config: Said, folder: Path, task: str) -> tuple[dict[str, Any], Order, list[str], str]:
     """Return the layout of the graph, the order of ids, the pieces in it, and how pictures are fitted."""
     t, v = config.part("text_config"), config.part("vision_config")
-    scaling, fit = said.pixels(folder, v("image_size"))
+    vision, fit = vision_layout(v, folder)
     names = said.pieces(folder, t("vocab_size"))
     # [DEC] begins what is written, [CLS] what is read; [SEP] ends both.
     start = t("bos_token_id") if task == "captioner" else names.index("[CLS]")
@@ -38,25 +38,20 @@ def layout(config: Said, folder: Path, task: str) -> tuple[dict[str, Any], Order
     }
     if task == "captioner":
         text |= {"word_transform": True, "word_bias": True}
-    vision = {
-        "size": v("image_size"),
-        "patch": v("patch_size"),
-        "dim": v("hidden_size"),
-        "heads": v("num_attention_heads"),
-        "depth": v("num_hidden_layers"),
-        "hidden": v("intermediate_size"),
-        "epsilon": v("layer_norm_eps"),
-        "activation": v.activation(),
-        **scaling,
-    }
     whole = {"vision": vision, "text": text, "rule": said.rule(folder, end=task != "captioner")}
     return whole, order, order.vocabulary(names), fit
+
+
+def vision_layout(v: Said, folder: Path) -> tuple[dict[str, Any], str]:
+    """Return the image encoder's part of a layout, and how pictures are fitted."""
+    scaling, fit = said.pixels(folder, v("image_size"))
+    return {**said.transformer(v), **scaling}, fit
 
 
 def table(layout: dict[str, Any], order: Order, task: str) -> dict[str, str | Source]:
     """Return the tensors of each layer."""
     inner = "text_decoder.bert." if task == "captioner" else "text_encoder."
-    rows = vision_table(layout["vision"]) | text_table(layout["text"], order, inner)
+    rows = vision_table(layout["vision"], "vision_model.") | text_table(layout["text"], order, inner)
     if task == "captioner":
         head = "text_decoder.cls.predictions."
         rows["norm/dense"] = head + "transform.dense"
@@ -73,17 +68,17 @@ def yes_minus_no(values: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
     return {"kernel": (kernel[1:] - kernel[:1]).T, "bias": bias[1:] - bias[:1]}
 
 
-def vision_table(vision: dict[str, Any]) -> dict[str, str | Source]:
+def vision_table(vision: dict[str, Any], prefix: str) -> dict[str, str | Source]:
     """Return the tensors of the image encoder."""
-    e = "vision_model.embeddings."
+    e = prefix + "embeddings."
     rows: dict[str, str | Source] = {
         "image_encoder/patches": e + "patch_embedding",
         "image_encoder/class": tensor(e + "class_embedding", "token"),
         "image_encoder/positions": tensor(e + "position_embedding", "axis_0", lambda value: value[0]),
-        "image_encoder/last_norm": "vision_model.post_layernorm",
+        "image_encoder/last_norm": prefix + "post_layernorm",
     }
     for i in range(vision["depth"]):
-        ours, theirs = f"image_encoder/block_{i}/", f"vision_model.encoder.layers.{i}."
+        ours, theirs = f"image_encoder/block_{i}/", f"{prefix}encoder.layers.{i}."
         rows |= {
             ours + "attention_norm": theirs + "layer_norm1",
             ours + "attention/query": thirds(theirs + "self_attn.qkv", 0),

@@ -31,7 +31,13 @@ ARCHITECTURES = {
     "VisionEncoderDecoderModel": Architecture("_vit_gpt2", "cross_attn_captioner"),
     "GitForCausalLM": Architecture("_git", "merged_attn_captioner"),
     "CLIPModel": Architecture("_clip", "retriever"),
+    "SiglipModel": Architecture("_siglip", "retriever"),
+    "ViltForQuestionAnswering": Architecture("_vilt", "merged_attn_vqa"),
+    "ViltForVisualQuestionAnswering": Architecture("_vilt", "merged_attn_vqa"),
+    "ViltForImageAndTextRetrieval": Architecture("_vilt", "merged_attn_matcher"),
 }
+NAMELESS = {"siglip": "SiglipModel"}  # by model_type: the configs that were published name no class
+DECIDED = ("classes", "loss")  # options of a task that a layout holds
 
 
 def is_published(weights: Any) -> bool:
@@ -124,8 +130,13 @@ def check_given(overrides: Mapping[str, Any], what: str) -> None:
 
 def check_length(length: int, text: Mapping[str, Any]) -> None:
     """Raise ValueError for texts that are longer than the table of positions."""
-    if length > text["positions"]:
-        raise ValueError(f"max_length={length}: expected at most {text['positions']}, which has positions")
+    if length > longest(text):
+        raise ValueError(f"max_length={length}: expected at most {longest(text)}, which has positions")
+
+
+def longest(text: Mapping[str, Any]) -> int:
+    """Return the number of tokens of the longest text: as many as positions, and a start token that takes none."""
+    return text["positions"] + bool(text.get("padded"))
 
 
 def _dropout(overrides: Mapping[str, Any]) -> dict[str, Any]:
@@ -140,7 +151,8 @@ def _policy() -> str:
 
 def architecture_of(config: Any) -> Architecture:
     """Return the architecture that a config.json names."""
-    names = config.values.get("architectures") or []
+    nameless = NAMELESS.get(config.values.get("model_type", ""))
+    names = config.values.get("architectures") or ([nameless] if nameless else [])
     for name in names:
         if name in ARCHITECTURES:
             return ARCHITECTURES[name]
@@ -155,20 +167,24 @@ def spec_of(
 ) -> dict[str, Any]:
     """Return the spec of a published model: the zoo's options as far as they apply, and the layout of its graph."""
     task, text, vision = lookup(name).task, layout["text"], layout["vision"]
+    # Texts that are padded to all positions are cut nowhere else: the last token is what is read of them.
+    length = longest(text) if text.get("padded") else min(MAX_LENGTH, text["positions"])
     options = {
         "image_shape": (vision["size"], vision["size"], 3),
         "dim": text["dim"],
         "heads": text["heads"],
-        "vision_depth": vision["depth"],
+        "vision_depth": max(1, vision["depth"]),  # ViLT's image encoder has no block, and the option no 0
         "patch": vision["patch"],
         "resize": fit,
-        "max_length": min(MAX_LENGTH, text["positions"]),
+        "max_length": length,
         "dropout": 0.0,
         **({} if task == "retriever" else {"depth": text["depth"]}),
+        **{option: layout[option] for option in DECIDED if option in layout},
         **given,
     }
     options = resolve(task, False, options)
     check_length(options["max_length"], text)
+    layout = {key: value for key, value in layout.items() if key not in DECIDED}
     layout = {**layout, "text": {**text, "dropout": options["dropout"]}, "absent": order.absent}
     options = {key: list(value) if isinstance(value, tuple) else value for key, value in options.items()}
     return {"name": name, "overrides": options, "dtype": "float32", "vocabulary": vocabulary, "published": layout}

@@ -26,11 +26,13 @@ class Checkpoint(NamedTuple):
 BLIP = "Li et al. 2022 and LAVIS' benchmark page"
 GIT = "the GenerativeImage2Text repository"
 CLIP = "open_clip's table of results"
+SIGLIP2 = "big_vision's SigLIP 2 page"
 BIN, SAFE = "pytorch_model.bin", "model.safetensors"
 CATALOGUE = {
     "blip_base": Checkpoint(
         "cross_attn_captioner", "Salesforce/blip-image-captioning-base", "82a37760796d32b1411fe092ab5d4e227313294b",
-        "BSD-3-Clause", 247, 990, "COCO CIDEr 133.5 of the model fine-tuned on COCO; this file may be the pretrained one", BLIP,
+        "BSD-3-Clause", 224, 990,
+        "COCO CIDEr 133.5 of the model fine-tuned on COCO; this file may be the pretrained one", BLIP,
         {BIN: "d6638651a5526cc2ede56f2b5104d6851b0755816d220e5e046870430180c767"},
     ),
     "blip_large": Checkpoint(
@@ -58,6 +60,11 @@ CATALOGUE = {
         "MIT", 177, 707, "TextCaps CIDEr 64.9 (validation)", GIT,
         {BIN: "cc7a0995b8b20b9a5759b91606ed33ad128ba6fdeede0dbc45e8adde0da7836b"},
     ),
+    "git_base_vqav2": Checkpoint(
+        "merged_attn_captioner", "microsoft/git-base-vqav2", "a1847946b7f6bd5aa92d1326714d50dd7b11aad0",
+        "MIT", 177, 709, "VQAv2 test-dev 72.7: model.answer(image, question)", GIT,
+        {SAFE: "d6fe0c0b99e7a8018f3097e536415393f3c7023129511eb7eee6e15b41fe4f50"},
+    ),
     "blip_itm_coco": Checkpoint(
         "cross_attn_matcher", "Salesforce/blip-itm-base-coco", "bed8ad38cb2d04a5a4bdf2d071b3c3c0a4aa724c",
         "BSD-3-Clause", 224, 895, "COCO recall@1 82.0 of texts, 64.5 of images", BLIP,
@@ -82,6 +89,21 @@ CATALOGUE = {
         "retriever", "openai/clip-vit-large-patch14", "32bd64288804d66eefd0ccbe215aa642df71cc41",
         "MIT (of its code; the card names none)", 428, 1711, "ImageNet zero-shot 75.5", CLIP,
         {SAFE: "a2bf730a0c7debf160f7a6b50b3aaf3703e7e88ac73de7a314903141db026dcb"},
+    ),
+    "siglip_b16": Checkpoint(
+        "retriever", "google/siglip-base-patch16-224", "7fd15f0689c79d79e38b1c2e2e2370a7bf2761ed",
+        "Apache-2.0", 203, 813, "none confirmed here", "its card",
+        {SAFE: "2c63cb7d1f2e95ba501893cbb8faeb4ea9a3af295498d35097126228659c2af8"},
+    ),
+    "siglip2_b16": Checkpoint(
+        "retriever", "google/siglip2-base-patch16-224", "75de2d55ec2d0b4efc50b3e9ad70dba96a7b2fa2",
+        "Apache-2.0", 375, 1501, "ImageNet zero-shot 78.2; COCO recall@1 52.1 of images, 68.9 of texts", SIGLIP2,
+        {SAFE: "612923381c76ec5a9bed335d1c48827e3f2e506ac31b044b63b2031fadee6a0b"},
+    ),
+    "vilt_vqa": Checkpoint(
+        "merged_attn_vqa", "dandelin/vilt-b32-finetuned-vqa", "d0a1f6ab88522427a7ae76ceb6e1e1e7b68a1d08",
+        "Apache-2.0", 118, 470, "VQAv2 test-dev 71.3", "the ViLT repository's EVAL.md",
+        {BIN: "4d5f3409947b0369487ece7c5868f0040ceb67d25735dbb4ac5e99e03bab3a19"},
     ),
 }  # fmt: skip
 

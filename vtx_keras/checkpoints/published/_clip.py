@@ -48,20 +48,7 @@ def special(names: list[str], name: str) -> int:
 def vision_layout(v: Said, folder: Path) -> tuple[dict[str, Any], str]:
     """Return the image encoder's part of a layout, and how pictures are fitted."""
     scaling, fit = said.pixels(folder, v("image_size"))
-    vision = {
-        "size": v("image_size"),
-        "patch": v("patch_size"),
-        "dim": v("hidden_size"),
-        "heads": v("num_attention_heads"),
-        "depth": v("num_hidden_layers"),
-        "hidden": v("intermediate_size"),
-        "epsilon": v("layer_norm_eps"),
-        "activation": v.activation(),
-        "first_norm": True,
-        "patch_bias": False,
-        **scaling,
-    }
-    return vision, fit
+    return {**said.transformer(v), "first_norm": True, "patch_bias": False, **scaling}, fit
 
 
 def table(layout: dict[str, Any], order: Order, task: str) -> dict[str, str | Source]:

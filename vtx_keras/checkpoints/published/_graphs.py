@@ -10,6 +10,11 @@ saved in the spec of the model, so a weights folder can build the graph again wi
              word_transform a dense layer and a norm in front of the word table (BERT)
              word_bias      a number per word
              own_head       the head is a matrix of its own, not the word table
+             embedding_norm a norm comes after the embedding, whatever post_norm says (ViLT)
+             padded         texts have no start, are padded to all positions and read whole (SigLIP)
+             pooler         a dense layer with tanh comes before the head (ViLT)
+    pool     arguments of `_parts.ProbePool`, which pools an image that is not projected; else its first token (CLIP)
+    head     hidden, epsilon of the classifier of answers
     absent   ids that the checkpoint has no row for
     rule     how texts are cut into pieces: see `inputs.text.Vocabulary`
     decode   fields of `_search.Rules` that are not the default
@@ -17,27 +22,31 @@ saved in the spec of the model, so a weights folder can build the graph again wi
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import keras
+import numpy as np
 from keras import ops
 
 from vtx_keras.checkpoints.published import _search
 from vtx_keras.checkpoints.published._parts import (
     ImageTokens,
     NormedPositions,
+    Padded,
+    ProbePool,
     TokenAt,
     WordBias,
     WordTransform,
     places_of,
     vit,
 )
+from vtx_keras.inputs import media, text
 from vtx_keras.inputs.text import PAD
 from vtx_keras.models._base import Spec, VisionText, graph
 from vtx_keras.models._methods import Answerer, Captioner, Matcher, Retriever
 from vtx_keras.models.fusion import FUSIONS
-from vtx_keras.models.layers import Block, Positions, layer_norm, register
+from vtx_keras.models.layers import ACTIVATIONS, Block, Positions, layer_norm, register
 from vtx_keras.models.objectives import Contrastive, WordAccuracy, WordLoss
 from vtx_keras.models.options import did_you_mean, lookup
 from vtx_keras.models.tasks import compiled, token_input
@@ -55,6 +64,31 @@ class PublishedCaptioner(Captioner):
         settings.pop("draw", None)
         rules = _search.Rules(**{**self.spec["published"].get("decode", {}), **given})
         return _search.search(step, cache, prompt, rules=rules, **settings)
+
+    def answer(
+        self, images: Any, questions: str | Sequence[str], *, on_error: str = "raise", **settings: Any
+    ) -> list[str | None]:
+        """Return what is written after each question, by a checkpoint that was trained so (GIT's of VQAv2).
+
+        One image may be asked many questions, and one question be asked of many images. `settings` are `generate`'s.
+        """
+        questions = [questions] if isinstance(questions, (str, bytes)) else list(questions)
+        media.check_on_error(on_error)
+        pixels, good, errors = self.prepare(images)
+        images = len(good) + len(errors)
+        total = max(images, len(questions))
+        if not {images, len(questions)} <= {1, total}:
+            raise ValueError(f"{images} images and {len(questions)} questions: expected equally many, or one of either")
+        if images == 1 and total > 1:
+            good, errors = (list(range(total)), {}) if good else ([], dict.fromkeys(range(total), errors[0]))
+            pixels = np.broadcast_to(pixels, (len(good), *pixels.shape[1:]))
+        asked = questions * total if len(questions) == 1 else questions
+        asked = [asked[place] for place in good]
+        said = self.generate(pixels, asked, **settings) if good else []
+        length = self.check_length(settings.get("max_length"))
+        begun = text.decode(self.prompts(asked, len(asked), length), self.vocabulary) if asked else []
+        answers = [one.removeprefix(start).strip() for one, start in zip(said, begun, strict=True)]
+        return media.settle(answers, good, errors, total, on_error)
 
     def check_rules(self, rules: dict[str, Any]) -> dict[str, Any]:
         """Return rules after checking their names; `length_penalty` is one of them for `generate`."""
@@ -99,43 +133,60 @@ def captioner(spec: dict) -> PublishedCaptioner:
 
 
 def retriever(spec: dict) -> Retriever:
-    """Build two towers: CLIP's class token and end token, projected to unit vectors."""
+    """Build two towers of unit vectors: of CLIP's class and end tokens, or of SigLIP's probe and last token."""
     layout, t = spec["published"], spec["published"]["text"]
     inputs, vision = image_tokens(layout)
     inputs["tokens"] = token_input()
-    ids = keras.Input((None,), dtype="int32", name="tokens")
+    tokens, whole = Spec(spec, name="spec")(inputs["tokens"]), bool(t.get("padded"))
+    if whole:
+        tokens = Padded(t["positions"], name="padded")(tokens)  # (batch, positions)
+    ids = keras.Input(tokens.shape[1:], dtype="int32", name="tokens")
     x = positions(t)(keras.layers.Embedding(len(spec["vocabulary"]), t["dim"], name="words")(ids))
     for i in range(t["depth"]):
-        x = Block(t["dim"], t["heads"], causal=True, **block_options(t), name=f"block_{i}")(x)
+        x = Block(t["dim"], t["heads"], causal=not whole, **block_options(t), name=f"block_{i}")(x)
     text_encoder = graph(ids, layer_norm("last_norm", t["epsilon"])(x), "text_encoder")
-    tokens = Spec(spec, name="spec")(inputs["tokens"])
-
-    def embedding(x: Any, modality: str) -> Any:
-        x = keras.layers.Dense(layout["embedding"], use_bias=False, dtype="float32", name=f"{modality}_projection")(x)
-        return keras.layers.UnitNormalization(dtype="float32", name=f"{modality}_embedding")(x)
-
-    image_embedding = embedding(TokenAt("first", name="image_pool")(vision), "image")  # (batch, embedding)
-    text_embedding = embedding(TokenAt("end", name="text_pool")(text_encoder(tokens), tokens), "text")
-    pairs = Contrastive("softmax", dtype="float32", name="contrastive")(image_embedding, text_embedding)
+    text = TokenAt("last" if whole else "end", name="text_pool")(text_encoder(tokens), tokens)  # (batch, dim)
+    text = projection("text", layout["embedding"], bias=whole)(text)  # (batch, embedding)
+    if layout.get("pool"):
+        image = ProbePool(**layout["pool"], name="image_pool")(vision)  # (batch, embedding)
+    else:
+        image = projection("image", layout["embedding"])(TokenAt("first", name="image_pool")(vision))
+    image_embedding, text_embedding = (
+        keras.layers.UnitNormalization(dtype="float32", name=f"{modality}_embedding")(x)
+        for modality, x in (("image", image), ("text", text))
+    )
+    pairs = Contrastive(spec["overrides"]["loss"], dtype="float32", name="contrastive")(image_embedding, text_embedding)
     return compiled(graph(inputs, pairs, "retriever", Retriever), None, [])
 
 
+def projection(modality: str, width: int, bias: bool = False) -> keras.layers.Layer:
+    """Create the layer that projects a pooled token to the width that both towers share."""
+    return keras.layers.Dense(width, use_bias=bias, dtype="float32", name=f"{modality}_projection")
+
+
 def matcher(spec: dict) -> Matcher:
-    """Build a text encoder that reads the image in every block, and one logit at its first token: BLIP-ITM."""
+    """Build a reader of text and image, and one logit: whether they fit (BLIP-ITM, ViLT)."""
     inputs, x = read_together(spec)
-    logits = keras.layers.Dense(1, dtype="float32", name="head")(TokenAt("first", name="pool")(x))
+    logits = keras.layers.Dense(1, dtype="float32", name="head")(x)
     loss = keras.losses.BinaryCrossentropy(from_logits=True, reduction="mean_with_sample_weight")
     metrics = [keras.metrics.BinaryAccuracy(threshold=0.0, name="accuracy")]
     return compiled(graph(inputs, logits, "matcher", Matcher), loss, metrics)
 
 
 def vqa(spec: dict) -> Answerer:
-    """Build a classifier of answers."""
-    raise NotImplementedError(spec["name"])
+    """Build a reader of question and image, and a classifier of answers (ViLT)."""
+    head = spec["published"]["head"]
+    inputs, x = read_together(spec)
+    x = layer_norm("head_norm", head["epsilon"])(keras.layers.Dense(head["hidden"], name="head_up")(x))
+    x = ACTIVATIONS["gelu"](x)  # (batch, hidden)
+    logits = keras.layers.Dense(len(spec["overrides"]["classes"]), dtype="float32", name="head")(x)
+    loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True, reduction="mean_with_sample_weight")
+    metrics = [keras.metrics.SparseCategoricalAccuracy(name="accuracy")]
+    return compiled(graph(inputs, logits, "vqa", Answerer), loss, metrics)
 
 
 def read_together(spec: dict) -> tuple[dict, Any]:
-    """Return the inputs, and the text (batch, words, dim) after all fusion blocks, which see it whole."""
+    """Return the inputs, and the first token (batch, dim) of a text that all fusion blocks have seen whole."""
     t = spec["published"]["text"]
     inputs, vision = image_tokens(spec["published"])
     inputs["tokens"] = token_input()
@@ -144,7 +195,9 @@ def read_together(spec: dict) -> tuple[dict, Any]:
     x = positions(t)(keras.layers.Embedding(len(spec["vocabulary"]), t["dim"], name="words")(tokens))
     for block in blocks(spec, causal=False, width=vision.shape[-1]):
         x, vision = block(x, vision, mask)
-    return inputs, x
+    x = x if t.get("post_norm") else layer_norm("norm", t["epsilon"])(x)
+    x = TokenAt("first", name="pool")(x)
+    return inputs, keras.layers.Dense(t["dim"], activation="tanh", name="pooler")(x) if t.get("pooler") else x
 
 
 def image_tokens(layout: dict) -> tuple[dict, Any]:
@@ -158,7 +211,7 @@ def image_tokens(layout: dict) -> tuple[dict, Any]:
 
 def positions(t: dict) -> keras.layers.Layer:
     """Return the layer that adds positions to words."""
-    if t.get("post_norm"):
+    if t.get("post_norm") or t.get("embedding_norm"):
         return NormedPositions((t["positions"],), t["epsilon"], name="positions")
     return Positions((t["positions"],), name="positions")
 

@@ -15,11 +15,13 @@ import keras
 import numpy as np
 from keras import ops
 
-from vtx_keras.inputs.text import END
+from vtx_keras.inputs.text import END, PAD
 from vtx_keras.models._base import graph
 from vtx_keras.models.decode import NEVER
 from vtx_keras.models.layers import (
     ACTIVATIONS,
+    MLP,
+    Attention,
     Block,
     Composite,
     Positions,
@@ -41,6 +43,24 @@ class ClassToken(keras.layers.Layer):
 
     def call(self, x: Any) -> Any:  # (batch, tokens, dim) -> (batch, 1 + tokens, dim)
         return ops.concatenate([ops.cast(self.token, x.dtype) + ops.zeros_like(x[:, :1]), x], axis=1)
+
+
+@register
+class Padded(keras.layers.Layer):
+    """Returns ids without START, padded with PAD to a fixed length, which SigLIP reads as if it were words."""
+
+    def __init__(self, length: int, **kwargs: Any):
+        super().__init__(**kwargs)
+        self.length = length
+
+    def compute_output_spec(self, tokens: Any) -> keras.KerasTensor:
+        return keras.KerasTensor((tokens.shape[0], self.length), dtype="int32")
+
+    def call(self, tokens: Any) -> Any:  # (batch, words) -> (batch, length)
+        return ops.pad(tokens[:, 1:], [[0, 0], [0, self.length]], constant_values=PAD)[:, : self.length]
+
+    def get_config(self) -> dict:
+        return {**super().get_config(), "length": self.length}
 
 
 @register
@@ -164,6 +184,34 @@ class TokenAt(keras.layers.Layer):
         return {**super().get_config(), "place": self.place}
 
 
+@register
+class ProbePool(Composite):
+    """Pools tokens (batch, dim) by the attention of a learned token to them, and an MLP with a residual (SigLIP)."""
+
+    def __init__(self, dim: int, heads: int, hidden: int, epsilon: float, activation: str, **kwargs: Any):
+        super().__init__(**kwargs)
+        self.options = {"dim": dim, "heads": heads, "hidden": hidden, "epsilon": epsilon, "activation": activation}
+        self.dim = dim
+        self.probe = ClassToken(name="probe", dtype=self.dtype_policy)
+        self.attention = Attention(dim, heads, name="attention", dtype=self.dtype_policy)
+        self.norm = layer_norm("norm", epsilon, dtype=self.dtype_policy)
+        self.mlp = MLP(dim, hidden, activation, name="mlp", dtype=self.dtype_policy)
+
+    def parts(self) -> Iterator[tuple[keras.layers.Layer, int]]:
+        for part in (self.probe, self.attention, self.norm, self.mlp):
+            yield part, self.dim
+
+    def compute_output_shape(self, shape: tuple) -> tuple:
+        return (shape[0], self.dim)
+
+    def call(self, x: Any) -> Any:  # (batch, tokens, dim) -> (batch, dim)
+        x = self.attention(self.probe(x)[:, :1], x)  # (batch, 1, dim)
+        return (x + self.mlp(self.norm(x)))[:, 0]
+
+    def get_config(self) -> dict:
+        return {**super().get_config(), **self.options}
+
+
 def vit(
     size: int,
     patch: int,
@@ -179,6 +227,7 @@ def vit(
     class_token: bool = True,
     first_norm: bool = False,
     patch_bias: bool = True,
+    last_norm: bool = True,
 ) -> keras.Model:
     """Build a published vision transformer: 0-255 pixels to tokens (batch, tokens, dim), a class token in front.
 
@@ -199,7 +248,7 @@ def vit(
         x = layer_norm("first_norm", epsilon)(x)
     for i in range(depth):
         x = Block(dim, heads, hidden=hidden, epsilon=epsilon, activation=activation, name=f"block_{i}")(x)
-    return graph(pixels, layer_norm("last_norm", epsilon)(x), "image_encoder")
+    return graph(pixels, layer_norm("last_norm", epsilon)(x) if last_norm else x, "image_encoder")
 
 
 def places_of(encoder: keras.Model) -> int:

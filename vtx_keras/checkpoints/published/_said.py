@@ -21,7 +21,8 @@ ACTIVATIONS = {
     "gelu": "gelu", "gelu_new": "gelu_tanh", "gelu_pytorch_tanh": "gelu_tanh", "quick_gelu": "quick_gelu",
     "relu": "relu",
 }  # fmt: skip
-RESAMPLE = {"Blip": 3, "CLIP": 3, "Siglip": 3, "ViT": 2, "Deit": 3}  # of a processor whose file does not say it
+# Of a processor whose file does not say it.
+RESAMPLE = {"Blip": 3, "CLIP": 3, "Siglip": 3, "ViT": 2, "Vilt": 3, "Deit": 3}
 FILTERS = {1: "-lanczos", 2: "", 3: "-bicubic"}  # by Pillow's numbers; no suffix is bilinear
 
 
@@ -67,6 +68,20 @@ def read(folder: Path, name: str) -> Said:
     if not isinstance(values, dict):
         raise BadWeights(f"{path} holds a {type(values).__name__}: expected names and values")
     return Said(values, str(path))
+
+
+def transformer(v: Said) -> dict[str, Any]:
+    """Return the arguments of `_parts.vit` that every vision config has."""
+    return {
+        "size": v("image_size"),
+        "patch": v("patch_size"),
+        "dim": v("hidden_size"),
+        "heads": v("num_attention_heads"),
+        "depth": v("num_hidden_layers"),
+        "hidden": v("intermediate_size"),
+        "epsilon": v("layer_norm_eps"),
+        "activation": v.activation(),
+    }
 
 
 def licence(folder: Path) -> str:
@@ -116,6 +131,8 @@ def pieces(folder: Path, size: int) -> list[str]:
     elif (folder / "vocab.txt").is_file():
         lines = (folder / "vocab.txt").read_text(encoding="utf-8").removesuffix("\n").split("\n")
         ids = {piece: i for i, piece in enumerate(lines)}
+    elif (folder / "spiece.model").is_file():
+        raise BadWeights(f"{folder} has its pieces in spiece.model alone, which is not read: expected tokenizer.json")
     else:
         found = sorted(path.name for path in folder.iterdir())
         raise BadWeights(f"{folder} has neither tokenizer.json nor vocab.txt: found {', '.join(found[:12])}")
@@ -176,16 +193,40 @@ class Order(NamedTuple):
         return [place for place, i in enumerate(first) if i == -1 or i in first[place + 1 :]]
 
 
-def order(names: Sequence[str], start: int, end: int, pad: int | None, unknown: str = "", mask: str = "") -> Order:
-    """Return the order of a checkpoint whose special tokens these are; a padding token that has a use is no padding.
+def special(names: Sequence[str], piece: str) -> int:
+    """Return the id of a special piece.
+
+    >>> special(["[PAD]", "[CLS]"], "[CLS]")
+    1
+    """
+    if piece not in names:
+        raise BadWeights(f"the tokenizer has no {piece}: it is that of another architecture")
+    return names.index(piece)
+
+
+def order(
+    names: Sequence[str],
+    start: int,
+    end: int,
+    pad: int | None,
+    unknown: str = "",
+    mask: str = "",
+    *,
+    padding_is_read: bool = False,
+) -> Order:
+    """Return the order of a checkpoint whose special tokens these are, -1 for one that it does not use.
+
+    A padding token that has a use is no padding, unless the model attends to its padding: then it has two rows.
 
     >>> order(["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "a"], 2, 3, 0, "[UNK]", "[MASK]").ids
     [0, 1, 2, 3, 4, 5]
     >>> order(["a", "b", "<end>"], 2, 2, 2).ids, order(["a", "b", "<end>"], 2, 2, 2).absent
     ([-1, -1, 2, 2, -1, 0, 1], [0, 1, 2, 4])
+    >>> order(["a", "b", "<end>"], -1, 2, 2, padding_is_read=True).ids
+    [2, -1, -1, 2, -1, 0, 1]
     """
     places = {name: i for i, name in enumerate(names)}
-    padding = -1 if pad is None or pad in (start, end) else pad
+    padding = -1 if pad is None or (pad in (start, end) and not padding_is_read) else pad
     first = [padding, places.get(unknown, -1), start, end, places.get(mask, -1)]
     if not all(-1 <= i < len(names) for i in first):
         raise BadWeights(f"special tokens {first}: expected ids below {len(names)}, the rows of the word table")

@@ -19,7 +19,7 @@ def layout(config: Said, folder: Path, task: str) -> tuple[dict[str, Any], Order
     for part, expected in ((t, "gpt2"), (v, "vit")):
         if part("model_type") != expected:
             raise said.BadWeights(f"{part.where} is a {part('model_type')}: expected {expected}")
-    scaling, fit = said.pixels(folder, v("image_size"))
+    vision, fit = vision_layout(v, folder)
     names = said.pieces(folder, t("vocab_size"))
     end = config.values.get("eos_token_id") or t("eos_token_id")
     start = config.values.get("decoder_start_token_id") or t("bos_token_id")
@@ -33,21 +33,16 @@ def layout(config: Said, folder: Path, task: str) -> tuple[dict[str, Any], Order
         "activation": t.activation("activation_function"),
         "positions": t("n_positions"),
     }
-    vision = {
-        "size": v("image_size"),
-        "patch": v("patch_size"),
-        "dim": v("hidden_size"),
-        "heads": v("num_attention_heads"),
-        "depth": v("num_hidden_layers"),
-        "hidden": v("intermediate_size"),
-        "epsilon": v("layer_norm_eps"),
-        "activation": v.activation(),
-        **scaling,
-    }
     bridge: dict | None = None if vision["dim"] == text["dim"] else {}
     whole = {"vision": vision, "bridge": bridge, "text": text, "rule": said.rule(folder)}
     whole["decode"] = {"start_is_end": start == end}
     return whole, order, order.vocabulary(names), fit
+
+
+def vision_layout(v: Said, folder: Path) -> tuple[dict[str, Any], str]:
+    """Return the image encoder's part of a layout, and how pictures are fitted."""
+    scaling, fit = said.pixels(folder, v("image_size"))
+    return {**said.transformer(v), **scaling}, fit
 
 
 def table(layout: dict[str, Any], order: Order, task: str) -> dict[str, str | Source]:
