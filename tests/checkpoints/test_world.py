@@ -10,6 +10,7 @@ import shutil
 import warnings
 from pathlib import Path
 
+import keras
 import numpy as np
 import pytest
 import safetensors.numpy
@@ -294,3 +295,24 @@ def test_without_a_network_an_address_is_an_error_and_no_model(monkeypatch):
         warnings.simplefilter("ignore")
         with pytest.raises(BadWeights, match="Salesforce/blip-image-captioning-base"):
             zoo.build("cross_attn_captioner", weights="blip_base")
+
+
+@pytest.mark.skipif(keras.backend.backend() == "jax", reason="exports are made by TensorFlow")
+def test_onnxruntime_computes_exact_gelu_in_one_operation(tmp_path):
+    import onnx
+    import onnxruntime
+
+    from vtx_keras import export
+
+    pictures = expected("blip")[0]["pictures"]
+    export.onnx(model_of("blip"), tmp_path / "m.onnx", max_length=6, verify_data=[{"image": one} for one in pictures])
+    options = onnxruntime.SessionOptions()
+    options.optimized_model_filepath = str(tmp_path / "optimized.onnx")
+    onnxruntime.InferenceSession(str(tmp_path / "m.onnx"), options, providers=["CPUExecutionProvider"])
+
+    def kinds(graph) -> list[str]:
+        inside = [attribute.g for node in graph.node for attribute in node.attribute if attribute.type == 5]
+        return [node.op_type for node in graph.node] + [kind for one in inside for kind in kinds(one)]
+
+    found = kinds(onnx.load(tmp_path / "optimized.onnx").graph)
+    assert (found.count("Gelu"), found.count("Erf")) == (5, 0), "two blocks of each half, and the head"

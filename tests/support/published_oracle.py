@@ -358,9 +358,28 @@ def fixture(kind: str, folder: Path) -> None:
     (folder / "expected.json").write_text(json.dumps(said, ensure_ascii=False) + "\n", encoding="utf-8")
 
 
+def bert(folder: Path) -> None:
+    """Write a BERT with what it makes of a sentence: its pieces, by transformers' tokenizer, and their states."""
+    torch.manual_seed(0)
+    model = lively(tr.BertModel(tr.BertConfig(**TEXT, vocab_size=200, max_position_embeddings=40)))
+    model.half().save_pretrained(folder)
+    model.float()
+    (folder / "vocab.txt").write_text("\n".join(bert_pieces()) + "\n", encoding="utf-8")
+    write(folder, "tokenizer_config.json", {"do_lower_case": True})
+    tokenizer = tr.BertTokenizer(vocab=str(folder / "vocab.txt"))
+    ids = tokenizer("a cat, two dogs café")["input_ids"]
+    with torch.inference_mode():
+        states = model(torch.tensor([ids])).last_hidden_state.numpy()
+    np.savez_compressed(folder / "expected.npz", states=states)
+    write(folder, "expected.json", {"pieces": tokenizer.convert_ids_to_tokens(ids)[1:-1]})
+
+
 if __name__ == "__main__":
-    for kind in sys.argv[2:] or MAKERS:
+    for kind in sys.argv[2:] or [*MAKERS, "bert"]:
         path = Path(sys.argv[1]) / kind
         path.mkdir(parents=True, exist_ok=True)
-        fixture(kind, path)
+        if kind == "bert":
+            bert(path)
+        else:
+            fixture(kind, path)
         print(path, sum(one.stat().st_size for one in path.iterdir()) // 1000, "kB")

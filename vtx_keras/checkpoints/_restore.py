@@ -64,7 +64,7 @@ def build(
     if weights is None:
         return construct(name, overrides, Vocabulary.of(vocabulary), dtype)
     if weights == "encoders":
-        overrides = world.with_encoder(overrides)
+        overrides, vocabulary = world.with_encoders(overrides, vocabulary)
         text_encoder = overrides.get("text_encoder")
         if vocabulary is None and isinstance(text_encoder, str) and text_encoder in encoders.TEXTS:
             vocabulary = published.vocabulary_of(text_encoder)
@@ -134,7 +134,7 @@ def restore(
     saved = {**saved, "overrides": options}  # an option that is newer than the weights has its default
     if overrides.get("size", options["size"]) != options["size"]:  # another size replaces the saved widths
         options = {key: value for key, value in options.items() if key not in (*SIZES["tiny"], "heads")}
-    before = Vocabulary(saved["vocabulary"])
+    before = Vocabulary(saved["vocabulary"], rule=saved.get("rule"))
     after = before if vocabulary is None else Vocabulary.of(vocabulary)
     if before != after and options.get("text_encoder") not in (None, *encoders.TEXT):
         raise BadWeights(
@@ -316,8 +316,7 @@ def save_folder(
         }
         if encoder is not None:
             config["image_encoder"] = encoder
-        if "published" in spec:
-            config["published"] = spec["published"]
+        config |= {key: spec[key] for key in ("rule", "published") if key in spec}
         config["sha256"] = config_hash(config)
         (target / CONFIG).write_text(json.dumps(config, indent=1) + "\n", encoding="utf-8")
 

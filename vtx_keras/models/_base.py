@@ -53,7 +53,7 @@ class VisionText(keras.Model):
 
     @property
     def vocabulary(self) -> Vocabulary:
-        return Vocabulary(self.spec["vocabulary"], rule=self.spec.get("published", {}).get("rule"))
+        return Vocabulary(self.spec["vocabulary"], rule=self.spec.get("rule"))
 
     @property
     def image_shape(self) -> tuple[int, ...]:

@@ -22,7 +22,7 @@ from keras import layers, ops
 
 from vtx_keras.inputs.text import END, PAD
 from vtx_keras.models._base import graph
-from vtx_keras.models.layers import Block, Positions, layer_norm, masked_mean, register
+from vtx_keras.models.layers import Block, Positions, exact_gelu, layer_norm, masked_mean, register
 
 __all__ = [
     "BACKBONES", "IMAGE", "IMAGES", "KERAS_APPLICATIONS", "NAMES", "SCALING", "SCRATCH", "TEXT", "TEXTS", "Backbone",
@@ -347,16 +347,6 @@ def _inverted_residuals(x: Any, widths: Any, depths: Any, kernels: Any, epsilon:
         if stride == 1 and channels == width:
             x = layers.Add(name=f"block_{i}_add")([before, x])
     return conv(x, layers.Conv2D, "top", 1280, 1)
-
-
-@register
-def exact_gelu(x: Any) -> Any:
-    """Return GELU by the error function, as BERT was trained: the tanh form of keras-hub's BERT differs by 5e-4.
-
-    >>> round(float(exact_gelu(ops.ones(()))), 4)
-    0.8413
-    """
-    return 0.5 * x * (1 + ops.erf(x / math.sqrt(2)))
 
 
 def minilm(name: str, pieces: int) -> keras.Model:

@@ -40,6 +40,7 @@ def gelu(x: Any) -> Any:
     return keras.activations.gelu(x, approximate=True)
 
 
+@register
 def exact_gelu(x: Any) -> Any:
     """Return GELU by the error function (BERT, ViT): `Erf` is exact in ONNX and LiteRT, where Keras makes `Erfc`."""
     return 0.5 * x * (1 + ops.erf(x * math.sqrt(0.5)))

@@ -234,6 +234,8 @@ def construct(
             "dtype": keras.config.dtype_policy().name,
             "vocabulary": list(vocabulary),
         }
+        if getattr(vocabulary, "rule", None):  # of a published text encoder
+            spec["rule"] = vocabulary.rule  # type: ignore[attr-defined]
         o = SimpleNamespace(**options, spec=spec, vocabulary_size=len(vocabulary), load=load)
         return TASKS[entry.task](entry.fusion, o)
 

@@ -21,7 +21,7 @@ _MODULE_OF = {
     "is_transformers": "_build",
     "restored": "_build",
     "tags_of": "_catalogue",
-    "with_encoder": "_towers",
+    "with_encoders": "_towers",
 }
 __all__ = sorted(_MODULE_OF)
 

@@ -113,7 +113,7 @@ def restored(saved: Mapping[str, Any], *, dtype: str | None = None, **overrides:
     options = resolve(lookup(saved["name"]).task, False, {**saved["overrides"], **overrides})
     options = {key: list(value) if isinstance(value, tuple) else value for key, value in options.items()}
     check_length(options["max_length"], layout["text"])
-    spec = {"name": saved["name"], "overrides": options, "vocabulary": saved["vocabulary"], "published": layout}
+    spec = {key: saved[key] for key in ("name", "vocabulary", "rule")} | {"overrides": options, "published": layout}
     with dtype_policy(dtype or saved["dtype"]):
         return _graphs.construct({**spec, "dtype": _policy()})
 
@@ -184,7 +184,9 @@ def spec_of(
     }
     options = resolve(task, False, options)
     check_length(options["max_length"], text)
-    layout = {key: value for key, value in layout.items() if key not in DECIDED}
+    rule = layout["rule"]
+    layout = {key: value for key, value in layout.items() if key not in (*DECIDED, "rule")}
     layout = {**layout, "text": {**text, "dropout": options["dropout"]}, "absent": order.absent}
     options = {key: list(value) if isinstance(value, tuple) else value for key, value in options.items()}
-    return {"name": name, "overrides": options, "dtype": "float32", "vocabulary": vocabulary, "published": layout}
+    spec = {"name": name, "overrides": options, "dtype": "float32", "vocabulary": vocabulary}
+    return {**spec, "rule": rule, "published": layout}

@@ -16,7 +16,6 @@ saved in the spec of the model, so a weights folder can build the graph again wi
     pool     arguments of `_parts.ProbePool`, which pools an image that is not projected; else its first token (CLIP)
     head     hidden, epsilon of the classifier of answers
     absent   ids that the checkpoint has no row for
-    rule     how texts are cut into pieces: see `inputs.text.Vocabulary`
     decode   fields of `_search.Rules` that are not the default
 """
 

@@ -1,4 +1,4 @@
-"""Image encoders out of published checkpoints: the vision half of CLIP or BLIP, or a ViT, for models of the zoo.
+"""Encoders out of published checkpoints: of images, the vision half of CLIP or BLIP, or a ViT; of texts, a BERT.
 
 zoo.build("cross_attn_captioner", weights="encoders", image_encoder="clip_b32")     # or hf://…, or a folder
 """
@@ -14,8 +14,8 @@ from typing import Any
 import keras
 
 from vtx_keras.checkpoints._folder import CONFIG, BadWeights
+from vtx_keras.checkpoints.published import _bert, _names, _parts, _tensors
 from vtx_keras.checkpoints.published import _hub as hub
-from vtx_keras.checkpoints.published import _names, _parts, _tensors
 from vtx_keras.checkpoints.published import _said as said
 from vtx_keras.checkpoints.published._blip import vision_layout as blip_layout
 from vtx_keras.checkpoints.published._blip import vision_table as blip_table
@@ -34,19 +34,30 @@ TOWERS: dict[str, tuple[str | None, Callable, Callable, tuple[str, ...]]] = {
 }
 
 
-def with_encoder(overrides: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the options of `zoo.build` with a published image encoder loaded, at its own size and way of fitting.
+def with_encoders(overrides: Mapping[str, Any], vocabulary: Any = None) -> tuple[dict[str, Any], Any]:
+    """Return the options of `zoo.build` with published encoders loaded, and the vocabulary that the text encoder reads.
 
-    Presets of keras-hub on the Hub (hf://keras/…) stay names.
+    An image encoder comes with its own size and way of fitting. Presets of keras-hub on the Hub (hf://keras/…) stay
+    names.
 
-    >>> with_encoder({"image_encoder": "vit", "dim": 64})
-    {'image_encoder': 'vit', 'dim': 64}
+    >>> with_encoders({"image_encoder": "vit", "dim": 64})
+    ({'image_encoder': 'vit', 'dim': 64}, None)
     """
-    name = overrides.get("image_encoder")
-    if not isinstance(name, (str, os.PathLike)) or str(name).startswith("hf://keras/") or not is_published(name):
-        return dict(overrides)
-    encoder, fit = load(name)
-    return {"image_shape": encoder.input_shape[1:], "resize": fit, **overrides, "image_encoder": encoder}
+    found = dict(overrides)
+    if _is_named(found.get("image_encoder")):
+        encoder, fit = load(found["image_encoder"])
+        found = {"image_shape": encoder.input_shape[1:], "resize": fit, **found, "image_encoder": encoder}
+    if _is_named(found.get("text_encoder")):
+        if vocabulary is not None:
+            raise BadWeights(f"vocabulary=: {found['text_encoder']} has a tokenizer of its own")
+        found["text_encoder"], vocabulary = _bert.load(found["text_encoder"])
+    return found, vocabulary
+
+
+def _is_named(encoder: Any) -> bool:
+    """Return whether an option names a published encoder that is read here."""
+    name = encoder if isinstance(encoder, (str, os.PathLike)) else ""
+    return not str(name).startswith("hf://keras/") and is_published(name)
 
 
 def load(address: str | os.PathLike) -> tuple[keras.Model, str]:

@@ -50,7 +50,7 @@ def layout(config: Said, folder: Path, task: str) -> tuple[dict[str, Any], Order
         "last_norm": False,
         **scaling,
     }
-    whole = {"vision": vision, "text": text, "rule": said.rule(folder, end=True)}
+    whole: dict[str, Any] = {"vision": vision, "text": text, "rule": said.rule(folder, end=True)}
     if task == "vqa":
         whole |= {"head": {"hidden": 2 * block["dim"], "epsilon": HEAD_EPSILON}, "classes": answers(config)}
     return whole, order, order.vocabulary(names), fit
