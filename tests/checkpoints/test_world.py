@@ -164,9 +164,24 @@ def test_it_learns_and_is_frozen_and_explained():
     explanation = explain.attention(model, pictures[0])
     assert explanation.words[:2] == ["a", "red"]
     assert explanation.maps.shape[1:] == (3, 3), "patches without the class token"
-    model.enable_lora(2)
-    assert model.merged().count_params() == zoo.named(FIXTURES / "blip").count_params()
     assert model.behind_encoder().image_shape == (10, 24)
+
+
+@pytest.mark.parametrize("kind", CAPTIONERS)
+def test_low_rank_additions_are_merged_and_saved(kind, tmp_path):
+    model, pictures = zoo.named(FIXTURES / kind), expected(kind)[0]["pictures"]
+    tokens = np.array([[START, *ids_of(model, expected(kind)[1]["text"])]] * 8, "int32")
+    inputs = {"image": pictures.astype("float32"), "tokens": tokens}
+    model.enable_lora(2)
+    for layer in (model.blocks[0].attention.query, model.blocks[1].mlp.up):
+        layer.lora_kernel_b.assign(0.1 * np.ones(layer.lora_kernel_b.shape, "float32"))
+    logits = np.asarray(model(inputs))
+    assert np.abs(logits - np.asarray(model_of(kind)(inputs))).max() > 0.01
+    merged = model.merged()
+    assert merged.count_params() == model_of(kind).count_params()
+    zoo.save(model, tmp_path / "mine")
+    for other in (merged, zoo.load(tmp_path / "mine")):
+        np.testing.assert_allclose(np.asarray(other(inputs)), logits, atol=1e-4)
 
 
 def test_a_question_is_answered_by_what_is_written_after_it():

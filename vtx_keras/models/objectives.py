@@ -54,7 +54,9 @@ class Contrastive(keras.layers.Layer):
         return ops.stack([image, text], axis=1) if output is None else output
 
     def loss(self, image: Any, text: Any) -> Any:
-        scale = ops.exp(ops.minimum(ops.cast(self.log_scale, "float32"), math.log(100.0)))
+        log_scale = ops.cast(self.log_scale, "float32")
+        # CLIP limits its scale to 100; with the sigmoid form it may grow on, as in SigLIP.
+        scale = ops.exp(ops.minimum(log_scale, math.log(100.0)) if self.form == "softmax" else log_scale)
         logits = ops.matmul(image, ops.transpose(text)) * scale  # (batch of images, batch of texts)
         rows = ops.arange(ops.shape(logits)[0])
         pairs = ops.cast(rows[:, None] == rows[None, :], "float32")

@@ -38,7 +38,8 @@ def load(address: str | os.PathLike) -> tuple[keras.Model, Vocabulary]:
     for special in ("[PAD]", "[UNK]", "[CLS]", "[SEP]"):
         if special not in names:
             raise BadWeights(f"the tokenizer of {folder} has no {special}: it is not that of a BERT")
-    order = said.order(names, *(names.index(one) for one in ("[CLS]", "[SEP]", "[PAD]")), "[UNK]", "[MASK]")
+    start, end, pad = (names.index(one) for one in ("[CLS]", "[SEP]", "[PAD]"))
+    order = said.order(names, start, end, pad, "[UNK]", "[MASK]")
     options = {
         "hidden": config("intermediate_size"),
         "epsilon": config("layer_norm_eps"),
@@ -75,7 +76,7 @@ def names_of(depth: int, prefix: str, order: Order) -> dict[str, str | Source]:
 
     rows: dict[str, str | Source] = {
         "words": tensor(e + "word_embeddings.weight", "embeddings", order.rows),
-        "positions": Source((places, segments), make=summed),
+        "positions/places": Source((places, segments), make=summed),
         "positions/norm": e + "LayerNorm",
     }
     for i in range(depth):

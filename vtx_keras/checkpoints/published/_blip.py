@@ -96,7 +96,7 @@ def text_table(text: dict[str, Any], order: Order, inner: str, ours: str = "fusi
     e = inner + "embeddings."
     rows: dict[str, str | Source] = {
         "words": tensor(e + "word_embeddings.weight", "embeddings", order.rows),
-        "positions": tensor(e + "position_embeddings.weight", "axis_0"),
+        "positions/places": tensor(e + "position_embeddings.weight", "axis_0"),
         "positions/norm": e + "LayerNorm",
     }
     for i in range(text["depth"]):

@@ -47,7 +47,7 @@ def table(layout: dict[str, Any], order: Order, task: str) -> dict[str, str | So
         "vision/projection": "git.visual_projection.visual_projection.0",
         "vision/norm": "git.visual_projection.visual_projection.1",
         "words": tensor(e + "word_embeddings.weight", "embeddings", order.rows),
-        "positions": tensor(e + "position_embeddings.weight", "axis_0"),
+        "positions/places": tensor(e + "position_embeddings.weight", "axis_0"),
         "positions/norm": e + "LayerNorm",
         "word_head": tensor("output.weight", "kernel", order.columns),
         "word_bias": tensor("output.bias", "bias", order.rows),

@@ -64,26 +64,30 @@ class Padded(keras.layers.Layer):
 
 
 @register
-class NormedPositions(Positions):
+class NormedPositions(keras.layers.Layer):
     """Adds positions, then norms the sum (BERT)."""
 
     def __init__(self, grid: tuple[int, ...], epsilon: float = 1e-12, **kwargs: Any):
-        super().__init__(grid, **kwargs)
-        self.epsilon = epsilon
+        super().__init__(**kwargs)
+        self.grid, self.epsilon = tuple(grid), epsilon
+        self.places = Positions(self.grid, name="places", dtype=self.dtype_policy)
         self.norm = layer_norm("norm", epsilon, dtype=self.dtype_policy)
 
     def build(self, shape: tuple) -> None:
-        super().build(shape)
+        self.places.build(shape)
         self.norm.build(shape)
 
+    def compute_output_shape(self, shape: tuple) -> tuple:
+        return shape
+
     def call(self, x: Any) -> Any:
-        return self.norm(super().call(x))
+        return self.norm(self.places(x))
 
     def step(self, x: Any, index: Any) -> Any:
-        return self.norm(super().step(x, index))
+        return self.norm(self.places.step(x, index))
 
     def get_config(self) -> dict:
-        return {**super().get_config(), "epsilon": self.epsilon}
+        return {**super().get_config(), "grid": self.grid, "epsilon": self.epsilon}
 
 
 @register

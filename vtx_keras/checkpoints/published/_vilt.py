@@ -69,12 +69,13 @@ def table(layout: dict[str, Any], order: Order, task: str) -> dict[str, str | So
     """Return the tensors of each layer."""
     e = "vilt.embeddings."
     t, modality = e + "text_embeddings.", e + "token_type_embeddings.weight"
+    kinds = t + "token_type_embeddings.weight"
     rows: dict[str, str | Source] = {
         "image_encoder/patches": e + "patch_embeddings.projection",
         "image_encoder/class": tensor(e + "cls_token", "token"),
         "image_encoder/positions": summed("axis_0", e + "position_embeddings", modality, IMAGE),
         "words": tensor(t + "word_embeddings.weight", "embeddings", order.rows),
-        "positions": summed("axis_0", t + "position_embeddings.weight", t + "token_type_embeddings.weight", TEXT),
+        "positions/places": summed("axis_0", t + "position_embeddings.weight", kinds, TEXT),
         "positions/norm": normed(t + "LayerNorm", modality),
         "norm": "vilt.layernorm",
         "pooler": "vilt.pooler.dense",
