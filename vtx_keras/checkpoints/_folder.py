@@ -16,8 +16,8 @@ from typing import Any
 import numpy as np
 
 from vtx_keras._files import file_hash, recovered
-from vtx_keras.checkpoints.published._catalogue import tags_of
-from vtx_keras.models.options import ABOUT, MODELS, lookup, options_of, resolve
+from vtx_keras.checkpoints.published._catalogue import CATALOGUE, tags_of
+from vtx_keras.models.options import ABOUT, MODELS, did_you_mean, lookup, options_of, resolve
 
 CONFIG, WEIGHTS, VOCABULARY = "config.json", "model.weights.h5", "vocabulary.txt"
 MIN_COMPRESSED = 256  # numbers in an array: compressing fewer saves nothing
@@ -60,7 +60,8 @@ def find(name: str, weights: str | os.PathLike, default: str | None) -> Path:
         problem = f"is a folder without {CONFIG}" if folder.is_dir() else "is neither a folder here nor a released tag"
         raise BadWeights(
             f"weights={str(weights)!r} {problem}. Released tags of {name}: {', '.join(tags) or 'none'}. Other values "
-            'are None, "default", "encoders", or a folder written by zoo.save or by training.'
+            'are None, "default", "encoders", a folder written by zoo.save or by training, "hf://owner/name", or '
+            f"the tag of a published checkpoint{did_you_mean(str(weights), CATALOGUE)}: vtx list --published."
         )
     return folder
 
@@ -69,8 +70,11 @@ def parse_config(path: Path) -> dict:
     """Read a config.json, after checking its contents against the hash in it."""
     try:
         config = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise BadWeights(f"{path} is no JSON, or is cut off: {error}. Copy or download it again.") from error
+    try:
         intact = config["sha256"] == config_hash(config)
-    except (ValueError, KeyError, TypeError, AttributeError):
+    except (KeyError, TypeError, AttributeError):
         intact = False
     if not intact:
         raise BadWeights(f"{path} is damaged or was edited: its contents do not match its hash. Copy the folder again.")
@@ -89,7 +93,8 @@ def read_config(folder: Path) -> dict:
             raise BadWeights(
                 f"{folder / name} is damaged: its sha256 is not the one in {CONFIG}. Copy the folder again."
             )
-    config["vocabulary"] = (folder / VOCABULARY).read_text(encoding="utf-8").removesuffix("\n").split("\n")
+    pieces = (folder / VOCABULARY).read_text(encoding="utf-8").removesuffix("\n").split("\n")
+    config["vocabulary"] = [config.get("lines", {}).get(str(i), piece) for i, piece in enumerate(pieces)]
     return config
 
 

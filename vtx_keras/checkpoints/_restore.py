@@ -83,12 +83,14 @@ def fetched(
     overrides: Mapping[str, Any] | None = None,
 ) -> VisionText:
     """Load the model of an address, a tag or a folder of transformers; an address may hold what `zoo.push` wrote."""
+    from vtx_keras.checkpoints.published import _hub as hub
+
     folder = world.folder_of(address)
-    if not world.is_transformers(folder):
+    if hub.loads_as(folder) == "vtx_keras":
         return restore(folder, name, vocabulary=vocabulary, dtype=dtype, overrides=overrides)
     if vocabulary is not None:
         raise BadWeights(f"vocabulary=: {address} has a tokenizer of its own, which its word table goes with")
-    return world.build(folder, name, dtype=dtype, **(overrides or {}))
+    return world.build(address, name, folder=folder, dtype=dtype, **(overrides or {}))
 
 
 def is_saved(model: str | os.PathLike) -> bool:
@@ -220,13 +222,15 @@ def load(path: str | os.PathLike) -> VisionText:
     try:
         with zipfile.ZipFile(path) as archive:
             damaged = archive.testzip()
-            uses_hub = b"keras_hub" in archive.read("config.json")
+            config = archive.read("config.json")
     except (zipfile.BadZipFile, KeyError, OSError) as error:
         raise BadWeights(f"{path} is damaged or not a .keras file: {error}") from error
     if damaged:
         raise BadWeights(f"{path} is damaged: {damaged} in it does not match its checksum. Copy it again.")
-    if uses_hub:
+    if b"keras_hub" in config:
         import keras_hub  # noqa: F401  # registers its classes
+    if b"checkpoints.published" in config:
+        from vtx_keras.checkpoints.published import _graphs  # noqa: F401  # registers its classes
     with dtype_policy("float32"), warnings.catch_warnings():  # layers have their own policies; see layers.graph
         warnings.filterwarnings("ignore", message="Skipping variable loading for optimizer")  # it was not built yet
         model = keras.saving.load_model(path)
@@ -305,8 +309,12 @@ def save_folder(
         if half:
             reserve(target, size // 2)
             halve(target / WEIGHTS)
-        (target / VOCABULARY).write_text("\n".join(model.vocabulary) + "\n", encoding="utf-8")
-        spec = model.spec
+        spec, lines = (
+            model.spec,
+            {str(i): piece for i, piece in enumerate(model.vocabulary) if set(piece) & set("\r\n")},
+        )
+        pieces = [f"[line {i}]" if str(i) in lines else piece for i, piece in enumerate(model.vocabulary)]
+        (target / VOCABULARY).write_text("\n".join(pieces) + "\n", encoding="utf-8", newline="\n")
         config = {
             "name": spec["name"],
             "overrides": spec["overrides"],
@@ -316,6 +324,8 @@ def save_folder(
         }
         if encoder is not None:
             config["image_encoder"] = encoder
+        if lines:  # pieces that hold the end of a line
+            config["lines"] = lines
         config |= {key: spec[key] for key in ("rule", "published") if key in spec}
         config["sha256"] = config_hash(config)
         (target / CONFIG).write_text(json.dumps(config, indent=1) + "\n", encoding="utf-8")

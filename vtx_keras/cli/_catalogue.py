@@ -7,6 +7,7 @@ import os
 import shutil
 import sys
 from collections.abc import Iterator
+from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -301,9 +302,9 @@ def list_models(pattern: str, only_released: bool, others: bool, as_json: bool) 
     from vtx_keras.checkpoints import _folder as released
     from vtx_keras.models.options import MODELS
 
-    names = released.list_models(pattern, released=True if only_released else None, published=True if others else None)
     if others:
-        return _list_published(names, as_json)
+        return _list_published(pattern, as_json)
+    names = released.list_models(pattern, released=True if only_released else None)
     rows: list[dict[str, Any]] = [{"name": name, "released": released.released_tags(name)} for name in names]
     if as_json:
         for row in rows:
@@ -324,17 +325,17 @@ def list_models(pattern: str, only_released: bool, others: bool, as_json: bool) 
         sys.exit(2)
 
 
-def _list_published(names: list[str], as_json: bool) -> None:
+def _list_published(pattern: str, as_json: bool) -> None:
     from vtx_keras.checkpoints.published._catalogue import CATALOGUE
 
-    entries = {tag: entry for tag, entry in CATALOGUE.items() if entry.name in names}
+    entries = {tag: one for tag, one in CATALOGUE.items() if fnmatch(tag, pattern) or fnmatch(one.name, pattern)}
+    if not entries:
+        raise click.ClickException(f"no published checkpoint matches {pattern!r}")
     if as_json:
         click.echo(json.dumps([{"tag": tag, **entry._asdict()} for tag, entry in entries.items()], indent=1))
         return
-    rows = [
-        [tag, one.name, f"{one.parameters} M, {one.megabytes:,d} MB", one.figure, one.licence]
-        for tag, one in entries.items()
-    ]
+    sizes = {tag: f"{one.parameters} M, {one.megabytes:,d} MB" for tag, one in entries.items()}
+    rows = [[tag, one.name, sizes[tag], one.figure, one.licence] for tag, one in entries.items()]
     show_rows(["tag", "model", "size", "published figure, not measured here", "licence"], rows)
 
 

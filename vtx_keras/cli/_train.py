@@ -251,6 +251,7 @@ def _validation(name: str, options: dict[str, Any]) -> Any:
 
 def _network(model: str, ds: Any, options: dict[str, Any]) -> Any:
     from vtx_keras import zoo
+    from vtx_keras.checkpoints import published
     from vtx_keras.checkpoints._folder import find, read_config
     from vtx_keras.inputs import text
     from vtx_keras.models.options import lookup
@@ -278,6 +279,8 @@ def _network(model: str, ds: Any, options: dict[str, Any]) -> Any:
             elif options["vocabulary"] == "more":
                 if weights in (None, "encoders"):
                     raise ValueError("--vocabulary more adds words to those of a model: name it with --weights")
+                if published.is_published(weights):
+                    raise ValueError(f"--vocabulary more: {weights} has a tokenizer of its own: leave it out")
                 released = read_config(find(model, str(weights), entry.default))
                 overrides["vocabulary"] = text.extended(released["vocabulary"], _texts(ds))
         network = zoo.build(model, weights=weights, dtype=options["dtype"], **overrides)

@@ -59,7 +59,7 @@ def words_of(ids: np.ndarray, vocabulary: Sequence[str]) -> list[tuple[str, list
     """
     stop = next((place for place, one in enumerate(ids) if one in (text.END, text.PAD)), len(ids))
     ids = np.where(ids[:stop] == text.UNK, len(vocabulary), ids[:stop])  # `decode` would skip the special id
-    extended = (*vocabulary, text.SPECIALS[text.UNK])
+    extended = text.Vocabulary((*vocabulary, text.SPECIALS[text.UNK]), rule=getattr(vocabulary, "rule", None))
     prefixes = [text.decode([ids[: place + 1]], extended)[0].split() for place in range(stop)]
     # A later piece may join earlier words, as a closing quote does with the opening one: no count exceeds a later one.
     lengths = [len(words) for words in prefixes]

@@ -252,7 +252,7 @@ def divide_before_erf(graph: Any) -> None:
         for node in [makers[one.input[0]] for one in part.node if one.op_type == "Erf" and one.input[0] in makers]:
             halves = [name for name in node.input if name in scalars and np.isclose(scalars[name].item(), 0.5**0.5)]
             if node.op_type == "Mul" and halves:
-                root = numpy_helper.from_array(np.float32(2**0.5), f"{node.output[0]}/root")
+                root = numpy_helper.from_array(np.array(2**0.5, "float32"), f"{node.output[0]}/root")
                 part.initializer.append(root)
                 node.op_type, node.input[:] = "Div", [*(name for name in node.input if name != halves[0]), root.name]
 

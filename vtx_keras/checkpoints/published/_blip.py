@@ -17,6 +17,11 @@ from vtx_keras.checkpoints.published._said import Order, Said
 # Tied to the word table, or counters, or heads of training that the task does not use.
 SPARE = (r"position_ids$", r"cls\.predictions\.decoder\.", r"^(vision|text)_proj\.", r"^logit_scale$")
 
+TIED = {
+    "text_decoder.cls.predictions.decoder.weight": "text_decoder.bert.embeddings.word_embeddings.weight",
+    "text_decoder.cls.predictions.decoder.bias": "text_decoder.cls.predictions.bias",
+}
+
 
 def layout(config: Said, folder: Path, task: str) -> tuple[dict[str, Any], Order, list[str], str]:
     """Return the layout of the graph, the order of ids, the pieces in it, and how pictures are fitted."""
@@ -24,7 +29,7 @@ def layout(config: Said, folder: Path, task: str) -> tuple[dict[str, Any], Order
     vision, fit = vision_layout(v, folder)
     names = said.pieces(folder, t("vocab_size"))
     # [DEC] begins what is written, [CLS] what is read; [SEP] ends both.
-    start = t("bos_token_id") if task == "captioner" else names.index("[CLS]")
+    start = t("bos_token_id") if task == "captioner" else said.special(names, "[CLS]")
     order = said.order(names, start, t("sep_token_id"), t("pad_token_id"), "[UNK]", "[MASK]")
     text = {
         "dim": t("hidden_size"),

@@ -11,9 +11,12 @@ from typing import Any, NamedTuple
 
 from vtx_keras.checkpoints._folder import CONFIG, BadWeights
 from vtx_keras.checkpoints.published._catalogue import CATALOGUE
+from vtx_keras.models.decode import whole_number
 from vtx_keras.models.options import did_you_mean, lookup, resolve
 
 MAX_LENGTH = 32  # tokens of a text, unless it is given: tables of positions are much longer than captions
+MOST = {"dim": 65_536, "heads": 1_024, "depth": 1_000, "hidden": 1 << 20, "size": 8_192, "patch": 8_192}
+MOST["positions"] = 1 << 20
 GIVEN = ("max_length", "dropout")  # options that a published model takes; the checkpoint says the others
 
 
@@ -54,7 +57,7 @@ def is_published(weights: Any) -> bool:
 def is_transformers(folder: Path) -> bool:
     """Return whether a folder has a config.json of transformers."""
     try:
-        config = json.loads((folder / CONFIG).read_text(encoding="utf-8"))
+        config = json.loads((folder / CONFIG).read_text(encoding="utf-8-sig"))
     except (OSError, ValueError):
         return False
     return isinstance(config, dict) and "model_type" in config
@@ -70,8 +73,17 @@ def folder_of(weights: str | os.PathLike, say: Any = print) -> Path:
     return hub.fetch(hub.parse(str(weights)), say=say) if str(weights).startswith("hf://") else Path(weights)
 
 
-def build(weights: str | os.PathLike, name: str | None = None, *, dtype: str | None = None, **overrides: Any) -> Any:
-    """Build the model of a published checkpoint, with its weights. A `name` that is another model's is an error.
+def build(
+    weights: str | os.PathLike,
+    name: str | None = None,
+    *,
+    folder: Path | None = None,
+    dtype: str | None = None,
+    **overrides: Any,
+) -> Any:
+    """Build the model of a published checkpoint, with its weights; `folder` is where it lies, if that is known.
+
+    A `name` that is another model's is an error.
 
     build("hf://Salesforce/blip-image-captioning-base", max_length=40)      # fetches 990 MB, once
     """
@@ -80,7 +92,7 @@ def build(weights: str | os.PathLike, name: str | None = None, *, dtype: str | N
     from vtx_keras.checkpoints.published import _said as said
     from vtx_keras.models.tasks import dtype_policy
 
-    folder = folder_of(weights)
+    folder = folder or folder_of(weights)
     hub.check_folder(folder)
     config = said.read(folder, CONFIG)
     architecture = architecture_of(config)
@@ -93,13 +105,15 @@ def build(weights: str | os.PathLike, name: str | None = None, *, dtype: str | N
     layout, order, vocabulary, fit = module.layout(config, folder, task)
     known = CATALOGUE.get(str(weights))
     address = f"hf://{known.repository}@{known.revision}" if known else str(weights)
+    check_layout(layout, config.where)
     layout["origin"] = {"weights": address, "licence": known.licence if known else said.licence(folder)}
     spec = spec_of(architecture.name, layout, order, vocabulary, fit, overrides)
     with dtype_policy(dtype):
         spec["dtype"] = _policy()
         model = _graphs.construct(spec)
     tensors = _tensors.open_tensors(folder)
-    _names.assign(model, module.table(layout, order, task), tensors, spare=module.SPARE, what=str(folder))
+    rows, tied = module.table(layout, order, task), getattr(module, "TIED", {})
+    _names.assign(model, rows, tensors, spare=module.SPARE, tied=tied, what=str(folder))
     return model
 
 
@@ -116,6 +130,26 @@ def restored(saved: Mapping[str, Any], *, dtype: str | None = None, **overrides:
     spec = {key: saved[key] for key in ("name", "vocabulary", "rule")} | {"overrides": options, "published": layout}
     with dtype_policy(dtype or saved["dtype"]):
         return _graphs.construct({**spec, "dtype": _policy()})
+
+
+def check_layout(layout: Mapping[str, Any], where: str) -> None:
+    """Raise `BadWeights` for widths, depths and epsilons that no model has, before anything is built."""
+    for part in ("vision", "text"):
+        sizes = {
+            key: layout[part][key]
+            for key in ("dim", "heads", "depth", "hidden", "size", "patch", "positions")
+            if key in layout[part]
+        }
+        for key, value in sizes.items():
+            if not whole_number(value) or not 0 <= value <= MOST[key] or (value == 0 and key != "depth"):
+                raise BadWeights(
+                    f"{where} says {key} {value!r} of the {part}: expected a whole number up to {MOST[key]:,d}"
+                )
+        if sizes["dim"] % sizes["heads"]:
+            raise BadWeights(f"{where}: a width of {sizes['dim']} does not divide by {sizes['heads']} heads")
+        epsilon = layout[part]["epsilon"]
+        if not isinstance(epsilon, (int, float)) or not 0 < epsilon < 1:
+            raise BadWeights(f"{where} says epsilon {epsilon!r} of the {part}: expected a small number above 0")
 
 
 def check_given(overrides: Mapping[str, Any], what: str) -> None:
@@ -153,6 +187,8 @@ def architecture_of(config: Any) -> Architecture:
     """Return the architecture that a config.json names."""
     nameless = NAMELESS.get(config.values.get("model_type", ""))
     names = config.values.get("architectures") or ([nameless] if nameless else [])
+    if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
+        raise BadWeights(f"{config.where} has architectures {names!r:.80}: expected a list of names")
     for name in names:
         if name in ARCHITECTURES:
             return ARCHITECTURES[name]

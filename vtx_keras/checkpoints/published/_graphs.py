@@ -47,7 +47,7 @@ from vtx_keras.models._methods import Answerer, Captioner, Matcher, Retriever
 from vtx_keras.models.fusion import FUSIONS
 from vtx_keras.models.layers import ACTIVATIONS, Block, Positions, layer_norm, register
 from vtx_keras.models.objectives import Contrastive, WordAccuracy, WordLoss
-from vtx_keras.models.options import did_you_mean, lookup
+from vtx_keras.models.options import lookup
 from vtx_keras.models.tasks import compiled, token_input
 
 
@@ -59,6 +59,8 @@ class PublishedCaptioner(Captioner):
         """Search as transformers does, by `_search.Rules`, of which some may be given. Sampling is the zoo's own."""
         given = {name: settings.pop(name) for name in _search.Rules._fields if name in settings}
         if settings.get("draw") is not None:
+            if given:
+                raise ValueError(f"{', '.join(given)}: a rule of the search, which has no effect with a sampler")
             return super().find(step, cache, prompt, **settings)
         settings.pop("draw", None)
         rules = _search.Rules(**{**self.spec["published"].get("decode", {}), **given})
@@ -74,11 +76,11 @@ class PublishedCaptioner(Captioner):
         questions = [questions] if isinstance(questions, (str, bytes)) else list(questions)
         media.check_on_error(on_error)
         pixels, good, errors = self.prepare(images)
-        images = len(good) + len(errors)
-        total = max(images, len(questions))
-        if not {images, len(questions)} <= {1, total}:
-            raise ValueError(f"{images} images and {len(questions)} questions: expected equally many, or one of either")
-        if images == 1 and total > 1:
+        count = len(good) + len(errors)
+        total = max(count, len(questions))
+        if not {count, len(questions)} <= {1, total}:
+            raise ValueError(f"{count} images and {len(questions)} questions: expected equally many, or one of either")
+        if count == 1 and total > 1:
             good, errors = (list(range(total)), {}) if good else ([], dict.fromkeys(range(total), errors[0]))
             pixels = np.broadcast_to(pixels, (len(good), *pixels.shape[1:]))
         asked = questions * total if len(questions) == 1 else questions
@@ -90,12 +92,8 @@ class PublishedCaptioner(Captioner):
         return media.settle(answers, good, errors, total, on_error)
 
     def check_rules(self, rules: dict[str, Any]) -> dict[str, Any]:
-        """Return rules after checking their names; `length_penalty` is one of them for `generate`."""
-        for name in rules:
-            known = (*_search.Rules._fields, "length_penalty")
-            if name not in known:
-                raise TypeError(f"generate() has no {name!r}{did_you_mean(name, known)}: expected {', '.join(known)}")
-        return rules
+        """Return rules after checking their names and values; `length_penalty` is one of them for `generate`."""
+        return _search.checked(rules, len(self.spec["vocabulary"]))
 
 
 def construct(spec: dict) -> VisionText:
@@ -128,6 +126,7 @@ def captioner(spec: dict) -> PublishedCaptioner:
     else:
         logits = words(x, reverse=True)  # (batch, words, vocabulary)
     logits = WordBias(t.get("word_bias", False), layout["absent"], dtype="float32", name="word_bias")(logits)
+    logits = keras.layers.Activation("linear", dtype="float32", name="logits")(logits)
     return compiled(graph(inputs, logits, "captioner", PublishedCaptioner), WordLoss(), [WordAccuracy()])
 
 

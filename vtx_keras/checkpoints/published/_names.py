@@ -68,11 +68,13 @@ def assign(
     tensors: Mapping[str, np.ndarray],
     *,
     spare: Sequence[str] = (),
+    tied: Mapping[str, str] = {},
     what: str = "the checkpoint",
 ) -> None:
     """Give every variable of a model its tensor. A missing, left-over or misshapen one is an error with its name.
 
-    `spare` are patterns of tensors that are left over by design. Nothing is assigned unless everything fits.
+    `spare` are patterns of tensors that are left over by design, `tied` those that repeat others, which they must
+    equal. Nothing is assigned unless everything fits.
     """
     layers = dict(by_path(model))
     wrong = [f"{path}: expected a source in the table of names" for path in layers if path not in table]
@@ -94,6 +96,12 @@ def assign(
             checked.append((path, source, shapes))
     left = [name for name in tensors if name not in used and not any(re.search(one, name) for one in spare)]
     wrong += [f"{name}: found, not expected" for name in sorted(left)]
+    pairs = [(name, other) for name, other in tied.items() if name in tensors and other in tensors]
+    wrong += [
+        f"{name}: expected the values of {other}, with which it is tied here"
+        for name, other in pairs
+        if not np.array_equal(tensors[name], tensors[other])
+    ]
     ready = []
     for path, source, shapes in checked if not wrong else ():
         for variable, value in values_of(source, shapes, tensors).items():

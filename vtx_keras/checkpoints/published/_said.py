@@ -7,6 +7,7 @@ default, its checkpoints have 12, and weights do not tell.)
 from __future__ import annotations
 
 import json
+import math
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -16,6 +17,7 @@ import numpy as np
 
 from vtx_keras.checkpoints._folder import BadWeights
 from vtx_keras.inputs.text import SPECIALS
+from vtx_keras.models.decode import whole_number
 
 ACTIVATIONS = {
     "gelu": "gelu", "gelu_new": "gelu_tanh", "gelu_pytorch_tanh": "gelu_tanh", "quick_gelu": "quick_gelu",
@@ -51,7 +53,7 @@ class Said(NamedTuple):
     def activation(self, key: str = "hidden_act") -> str:
         """Return the name that an activation has here."""
         name = self(key)
-        if name not in ACTIVATIONS:
+        if not isinstance(name, str) or name not in ACTIVATIONS:
             raise BadWeights(f"{self.where} has {key} {name!r}: expected one of {', '.join(ACTIVATIONS)}")
         return ACTIVATIONS[name]
 
@@ -60,7 +62,7 @@ def read(folder: Path, name: str) -> Said:
     """Read a JSON file of a folder."""
     path = folder / name
     try:
-        values = json.loads(path.read_text(encoding="utf-8"))
+        values = json.loads(path.read_text(encoding="utf-8-sig"))
     except FileNotFoundError as error:
         raise BadWeights(f"{folder} has no {name}: expected the whole folder of a transformers model") from error
     except (ValueError, OSError) as error:
@@ -98,27 +100,48 @@ def licence(folder: Path) -> str:
 def pixels(folder: Path, size: int) -> tuple[dict[str, list[float]], str]:
     """Return the mean and std of pixels, and how a picture is fitted, from preprocessor_config.json."""
     said = read(folder, "preprocessor_config.json")
-    mean, std = ([float(one) for one in said(key)] for key in ("image_mean", "image_std"))
+    for key in ("do_resize", "do_rescale"):
+        if said.values.get(key) is False:
+            raise BadWeights(f"{said.where} has {key} false, and pictures of any size with values 0-255 come here")
+    mean, std = (numbers(said, key) for key in ("image_mean", "image_std"))
     if said.values.get("do_normalize") is False:
         mean, std = [0.0] * 3, [1.0] * 3
-    if abs(float(said.values.get("rescale_factor") or 1 / 255) - 1 / 255) > 1e-6:
-        raise BadWeights(f"{said.where} has a rescale_factor of {said('rescale_factor')}: expected 1/255")
+    factor = said.values.get("rescale_factor") or 1 / 255
+    if not isinstance(factor, (int, float)) or abs(factor - 1 / 255) > 1e-6:
+        raise BadWeights(f"{said.where} has a rescale_factor of {factor!r}: expected 1/255")
     kind = str(said.values.get("image_processor_type") or said.values.get("feature_extractor_type") or "")
     number = said.values.get("resample", next((one for name, one in RESAMPLE.items() if kind.startswith(name)), None))
-    if number not in FILTERS:
+    if not isinstance(number, int) or number not in FILTERS:
         raise BadWeights(f"{said.where} has resample {number}: expected {', '.join(map(str, FILTERS))}")
-    crops = said.values.get("do_center_crop", False)
-    sides = side_of(said("crop_size") if crops else said("size"))
-    if sides is not None and sides != (size, size):
-        raise BadWeights(f"{said.where} prepares pictures of {sides}, and the model reads {size} × {size}")
+    crops = bool(said.values.get("do_center_crop", False))
+    sides, edge = side_of(said("crop_size" if crops else "size")), side_of(said("size"))
+    if sides is None and kind.startswith("Vilt"):
+        sides = edge = (size, size)
+    if sides != (size, size):
+        raise BadWeights(
+            f"{said.where} prepares pictures of {sides or said('size')}, and the model reads {size} × {size}"
+        )
+    if crops and (edge or (said("size").get("shortest_edge"),) * 2) != (size, size):
+        raise BadWeights(f"{said.where} fits pictures to {said('size')} and crops to {size}: expected {size} for both")
     return {"mean": mean, "std": std}, f"{'shortest' if crops else 'stretch'}{FILTERS[number]}"
+
+
+def numbers(said: Said, key: str) -> list[float]:
+    """Return three numbers, of the channels; a std is above 0."""
+    values = said(key)
+    good = isinstance(values, list) and len(values) == 3 and all(isinstance(one, (int, float)) for one in values)
+    if not good or not all(math.isfinite(one) and (one > 0 or key != "image_std") for one in values):
+        raise BadWeights(f"{said.where} has {key} {values!r:.60}: expected three numbers, of a std above 0")
+    return [float(one) for one in values]
 
 
 def side_of(size: Any) -> tuple[int, int] | None:
     """Return the sides that a processor's size means: a number, or sides by name; None for the shortest edge alone."""
     if isinstance(size, int):
         return size, size
-    return (size["height"], size["width"]) if "height" in size else None
+    if not isinstance(size, dict):
+        raise BadWeights(f"a preprocessor's size is {size!r:.60}: expected a number, or height and width")
+    return (size["height"], size["width"]) if {"height", "width"} <= set(size) else None
 
 
 # --- texts
@@ -129,17 +152,26 @@ def pieces(folder: Path, size: int) -> list[str]:
     if (folder / "tokenizer.json").is_file():
         ids = _from_json(read(folder, "tokenizer.json"))
     elif (folder / "vocab.txt").is_file():
-        lines = (folder / "vocab.txt").read_text(encoding="utf-8").removesuffix("\n").split("\n")
+        lines = (folder / "vocab.txt").read_text(encoding="utf-8", errors="replace").removesuffix("\n").split("\n")
         ids = {piece: i for i, piece in enumerate(lines)}
+        if len(ids) < len(lines):
+            twice = next(piece for i, piece in enumerate(lines) if piece in lines[:i])
+            raise BadWeights(f"{folder / 'vocab.txt'} has {twice!r} twice: a piece has one id")
     elif (folder / "spiece.model").is_file():
         raise BadWeights(f"{folder} has its pieces in spiece.model alone, which is not read: expected tokenizer.json")
     else:
         found = sorted(path.name for path in folder.iterdir())
         raise BadWeights(f"{folder} has neither tokenizer.json nor vocab.txt: found {', '.join(found[:12])}")
     if (folder / "added_tokens.json").is_file():
-        ids |= read(folder, "added_tokens.json").values
+        ids = {**ids, **read(folder, "added_tokens.json").values}
+    wrong = [one for one in ids.items() if not isinstance(one[0], str) or not whole_number(one[1]) or one[1] < 0]
+    if wrong or not any(ids):
+        came = str(wrong[0]) if wrong else "no pieces"
+        raise BadWeights(f"{folder}: its tokenizer has {came}: expected pieces with ids from 0 on")
     if max(ids.values()) >= size:
         raise BadWeights(f"{folder}: its tokenizer has {max(ids.values()) + 1} pieces, and its word table {size} rows")
+    if len(set(ids.values())) < len(ids):
+        raise BadWeights(f"{folder}: two pieces of its tokenizer have the same id")
     names = [f"[row {i}]" for i in range(size)]
     for piece, i in ids.items():
         names[i] = piece
@@ -148,9 +180,12 @@ def pieces(folder: Path, size: int) -> list[str]:
 
 def _from_json(said: Said) -> dict[str, int]:
     """Return the ids of the pieces in a tokenizer.json."""
-    vocab = said.part("model")("vocab")
-    ids = {one[0]: i for i, one in enumerate(vocab)} if isinstance(vocab, list) else dict(vocab)
-    return ids | {one["content"]: one["id"] for one in said.values.get("added_tokens") or ()}
+    try:
+        vocab: Any = said.values["model"]["vocab"]
+        ids = {one[0]: i for i, one in enumerate(vocab)} if isinstance(vocab, list) else {**vocab}
+        return ids | {one["content"]: one["id"] for one in said.values.get("added_tokens") or ()}
+    except (TypeError, KeyError, IndexError) as error:
+        raise BadWeights(f"{said.where} has no vocab, or added_tokens of another form: {error!r}") from error
 
 
 def rule(folder: Path, end: bool = False) -> dict[str, Any]:
@@ -160,8 +195,10 @@ def rule(folder: Path, end: bool = False) -> dict[str, Any]:
     if kind not in (None, "WordPiece") and said:
         return {"kind": "tokenizers", "json": dict(said.values), "end": end}
     told = read(folder, "tokenizer_config.json").values if (folder / "tokenizer_config.json").is_file() else {}
-    lower = told.get("do_lower_case", True)
-    accents = told.get("strip_accents")
+    lower, accents = told.get("do_lower_case"), told.get("strip_accents")
+    if not {type(lower), type(accents)} <= {bool, type(None)}:
+        raise BadWeights(f"{folder}: do_lower_case {lower!r}, strip_accents {accents!r}: expected true, false or null")
+    lower = True if lower is None else lower
     return {"kind": "bert", "lowercase": lower, "strip_accents": lower if accents is None else accents, "end": end}
 
 
@@ -228,6 +265,6 @@ def order(
     places = {name: i for i, name in enumerate(names)}
     padding = -1 if pad is None or (pad in (start, end) and not padding_is_read) else pad
     first = [padding, places.get(unknown, -1), start, end, places.get(mask, -1)]
-    if not all(-1 <= i < len(names) for i in first):
+    if not all(whole_number(i) and -1 <= i < len(names) for i in first) or (end < 0 and start < 0):
         raise BadWeights(f"special tokens {first}: expected ids below {len(names)}, the rows of the word table")
     return Order([*first, *(i for i in range(len(names)) if i not in first)])

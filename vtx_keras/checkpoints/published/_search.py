@@ -7,14 +7,16 @@ finished one is better than what goes on, as judged at the present length.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import math
+from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 import numpy as np
 from keras import ops
 
 from vtx_keras.inputs.text import END, PAD, START
-from vtx_keras.models.decode import NEVER, UNWRITABLE, pick
+from vtx_keras.models.decode import NEVER, UNWRITABLE, pick, whole_number
+from vtx_keras.models.options import did_you_mean
 
 
 class Rules(NamedTuple):
@@ -47,7 +49,7 @@ class Rules(NamedTuple):
             seen = ops.any(ops.expand_dims(written, -1) == words, axis=2)  # (batch, beams, vocabulary)
             stronger, weaker = scores * self.repetition_penalty, scores / self.repetition_penalty
             scores = ops.where(seen, ops.where(scores < 0, stronger, weaker), scores)
-        if self.no_repeat_ngram:
+        if 0 < self.no_repeat_ngram <= length:
             scores = ops.where(self._repeats(words, ids, index, length), NEVER, scores)
         if self.min_length:
             scores = ops.where(ops.logical_and(words == END, index < self.min_length), NEVER, scores)
@@ -71,6 +73,49 @@ class Rules(NamedTuple):
         same = ops.logical_and(ops.logical_and(same, whole), index + 2 >= n)
         ends = written[:, :, n - 1 :]  # the last word of each n-gram
         return ops.any(ops.logical_and(ops.expand_dims(ends, -1) == words, ops.expand_dims(same, -1)), axis=2)
+
+
+def checked(rules: Mapping[str, Any], words: int) -> dict[str, Any]:
+    """Return rules as a caller gave them, checked, for a vocabulary of so many words.
+
+    >>> checked({"min_length": 3, "suppressed": [7]}, 10)
+    {'min_length': 3, 'suppressed': (0, 1, 2, 4, 7)}
+    >>> checked({"min_lengths": 3}, 10)
+    Traceback (most recent call last):
+    TypeError: generate() has no 'min_lengths' (did you mean min_length?): expected early_stopping, min_length, ...
+    """
+    known = (*Rules._fields[:-1], "length_penalty")
+    expected = {
+        "early_stopping": ('False, True or "never"', lambda value: value in (False, True, "never")),
+        "min_length": ("a whole number", lambda value: whole_number(value) and value >= 0),
+        "no_repeat_ngram": ("a whole number", lambda value: whole_number(value) and value >= 0),
+        "repetition_penalty": ("a number above 0", lambda value: _number(value) and value > 0),
+        "length_penalty": ("a number", _number),
+        "suppressed": ("ids of the vocabulary", lambda value: _ids(value, words)),
+        "first": ("an id of the vocabulary", lambda value: value is None or _id(value, words)),
+        "last": ("an id of the vocabulary", lambda value: value is None or _id(value, words)),
+    }
+    for name, value in rules.items():
+        if name not in known:
+            raise TypeError(f"generate() has no {name!r}{did_you_mean(name, known)}: expected {', '.join(known)}")
+        about, accepts = expected[name]
+        if not accepts(value):
+            raise ValueError(f"{name}={value!r}: expected {about}")
+    if "suppressed" not in rules:
+        return dict(rules)
+    return {**rules, "suppressed": tuple(sorted({*UNWRITABLE, *map(int, rules["suppressed"])}))}
+
+
+def _number(value: Any) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
+
+
+def _id(value: Any, words: int) -> bool:
+    return whole_number(value) and 0 < value < words
+
+
+def _ids(values: Any, words: int) -> bool:
+    return isinstance(values, (list, tuple, np.ndarray)) and all(_id(one, words) for one in values)
 
 
 def search(

@@ -142,7 +142,7 @@ def read_json(path: Path, most: int) -> dict[str, Any]:
     if size > most:
         raise BadWeights(f"{path} is too large: {size:,} bytes, and {most:,} are allowed")
     try:
-        content = json.loads(path.read_text("utf-8"))
+        content = json.loads(path.read_text("utf-8-sig"))
     except (ValueError, RecursionError) as error:
         raise BadWeights(f"{path} is not JSON ({type(error).__name__}): it is damaged, download it again") from error
     if not isinstance(content, dict):

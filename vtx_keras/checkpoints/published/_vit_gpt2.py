@@ -11,6 +11,8 @@ from vtx_keras.checkpoints.published._said import Order, Said
 
 SPARE = (r"\.attn\.(masked_)?bias$", r"\.crossattention\.(masked_)?bias$", r"lm_head\.weight$", r"pooler\.dense\.")
 
+TIED = {"decoder.lm_head.weight": "decoder.transformer.wte.weight"}
+
 
 def layout(config: Said, folder: Path, task: str) -> tuple[dict[str, Any], Order, list[str], str]:
     """Return the layout of the graph, the order of ids, the pieces in it, and how pictures are fitted."""
@@ -19,6 +21,8 @@ def layout(config: Said, folder: Path, task: str) -> tuple[dict[str, Any], Order
     for part, expected in ((t, "gpt2"), (v, "vit")):
         if part("model_type") != expected:
             raise said.BadWeights(f"{part.where} is a {part('model_type')}: expected {expected}")
+    if t.values.get("scale_attn_weights") is False or t.values.get("scale_attn_by_inverse_layer_idx"):
+        raise said.BadWeights(f"{t.where} scales attention in a way of its own, which is not built here")
     vision, fit = vision_layout(v, folder)
     names = said.pieces(folder, t("vocab_size"))
     end = config.values.get("eos_token_id") or t("eos_token_id")
