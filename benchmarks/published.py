@@ -129,10 +129,26 @@ def blip(folder: Path, rounds: int) -> dict:
         joined = isinstance(output, list)  # a SavedModel gives sentences
         same[name] = output == model.vocabulary.decode(expected) if joined else bool(np.array_equal(output, expected))
         sides[name] = lambda run=run: run(pictures)
+    same["litert int8 of 20 pictures"] = rounded(model, folder / "files" / "int8.tflite")
     times = interleaved(sides, rounds)
     faster = {name: round(times["transformers"]["median_ms"] / times[name]["median_ms"], 2) for name in times}
     sizes = files_of(folder / "files")
     return {"rounds": rounds, "same_ids": same, **times, "times_faster": faster, "megabytes": sizes}
+
+
+def rounded(model: Any, path: Path) -> int:
+    """Return of how many of ten photographs and ten pictures of noise an int8 file gives the ids of the model."""
+    import numpy as np
+    from ai_edge_litert.interpreter import Interpreter
+
+    from vtx_keras import data
+
+    run = Interpreter(str(path), num_threads=1).get_signature_runner("serving_default")
+    photos = sorted(data.sample("photos/cat.jpg").parent.glob("*.jpg"))[:10]
+    noise = np.random.default_rng(2).integers(0, 256, (10, *model.image_shape), dtype="uint8")
+    pictures = [*model.prepare([str(photo) for photo in photos])[0].astype("uint8"), *noise]
+    wanted = [np.array(model.generate_ids(one[None].astype("float32"), max_length=LENGTH)[0]) for one in pictures]
+    return sum(np.array_equal(run(image=one[None])["ids"], ids) for one, ids in zip(pictures, wanted, strict=True))
 
 
 def clip(folder: Path, rounds: int) -> dict:
@@ -213,7 +229,7 @@ print(json.dumps([peak(), steps, len(behind.trainable_variables)]))
 
 
 def tuning(folder: Path, rounds: int) -> dict:
-    """Fine-tune BLIP-base by low-rank additions behind its frozen encoder: kept features of 64 pictures, batches of 16."""
+    """Fine-tune BLIP-base by low-rank additions behind its frozen encoder: features of 64 pictures, batches of 16."""
     del rounds
     subprocess.run([sys.executable, "-c", MAKE, str(folder), SUPPORT], check=True)
     done = subprocess.run([sys.executable, "-c", TUNE, str(folder)], capture_output=True, text=True, check=True)

@@ -96,12 +96,15 @@ def published() -> str:
     names = list(dict.fromkeys(names))
     lines = [[title, *(_times(rows[what], name, "times_faster") for name in names)] for what, title in titles.items()]
     head = ["CPU time, one thread", *(RUNTIMES.get(name, "transformers, eager") for name in names)]
-    loading = rows["loading"]
-    return (
-        f"{cards.table(head, lines)}\n\nOn {report['hardware']}, random weights, in turns (`python "
-        f"benchmarks/published.py`). Loading BLIP-base takes {loading['times_the_file']:.1f} × its file of "
-        f"{loading['file_gb']:.1f} GB in memory; an export up to 8 × the float32 weights (`benchmarks/memory.py`)."
-    )
+    loading, same = rows["loading"], rows["blip"]["same_ids"]["litert int8 of 20 pictures"]
+    notes = [
+        f"On {report['hardware']}, random weights, in turns (`python benchmarks/published.py`).",
+        f"The files in float32 give the same words as transformers; BLIP-base in int8 gives them for {same} of 20 pictures,",
+        "ten of them noise, with random weights, whose words are nearly tied: verify a file of yours (`vtx export` does).",
+        f"Loading BLIP-base takes {loading['times_the_file']:.1f} × its file of {loading['file_gb']:.1f} GB in memory; an",
+        "export up to 8 × the float32 weights (`benchmarks/memory.py`).",
+    ]
+    return f"{cards.table(head, lines)}\n\n{' '.join(notes)}"
 
 
 def _times(row: dict, name: str, faster: str) -> str:

@@ -83,6 +83,19 @@ def test_a_head_that_is_not_the_word_table_is_an_error(copy, kind, name):
                 zoo.named(folder)
 
 
+def test_a_head_of_its_own_is_used_where_the_config_says_so(copy):
+    folder = copy("vit_gpt2", "config.json", with_decoder(tie_word_embeddings=False))
+    with pytest.raises(BadWeights, match=r"decoder\.lm_head\.weight: expected, not found"):
+        zoo.named(folder)
+    tensors = safetensors.numpy.load_file(folder / "model.safetensors")
+    head = np.zeros_like(tensors["decoder.transformer.wte.weight"])
+    safetensors.numpy.save_file({**tensors, "decoder.lm_head.weight": head}, folder / "model.safetensors")
+    model = zoo.named(folder)
+    logits = np.asarray(model({"image": PICTURE[None].astype("float32"), "tokens": np.array([[START]], "int32")}))
+    assert np.all(logits[0, 0, 5:] == 0)
+    assert np.all(np.asarray(model.generate_ids(PICTURE[None].astype("float32"), max_length=2)[0]) >= 0)
+
+
 @pytest.mark.parametrize(
     ("kind", "file", "change", "message"),
     [

@@ -204,9 +204,15 @@ def fold_weights(graph: Any) -> None:
                 graph.initializer.add().CopyFrom(made)
                 weights[made.name] = made
                 large.add(made.name)
+    drop_unused(graph)
+
+
+def drop_unused(graph: Any) -> None:
+    """Remove constants that nothing reads, of which onnxruntime would warn."""
     used = {name for part in all_graphs(graph) for node in part.node for name in node.input}
-    used |= {one.name for one in graph.output}
-    _assign(graph.initializer, [one for one in graph.initializer if one.name in used])
+    for part in all_graphs(graph):
+        named = used | {one.name for one in part.output}
+        _assign(part.initializer, [one for one in part.initializer if one.name in named])
 
 
 def hoist_loop_invariants(graph: Any) -> None:
@@ -255,6 +261,7 @@ def divide_before_erf(graph: Any) -> None:
                 root = numpy_helper.from_array(np.array(2**0.5, "float32"), f"{node.output[0]}/root")
                 part.initializer.append(root)
                 node.op_type, node.input[:] = "Div", [*(name for name in node.input if name != halves[0]), root.name]
+    drop_unused(graph)
 
 
 def deduplicate_tables(model: Any) -> None:

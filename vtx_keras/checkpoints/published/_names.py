@@ -96,7 +96,7 @@ def assign(
             checked.append((path, source, shapes))
     left = [name for name in tensors if name not in used and not any(re.search(one, name) for one in spare)]
     wrong += [f"{name}: found, not expected" for name in sorted(left)]
-    pairs = [(name, other) for name, other in tied.items() if name in tensors and other in tensors]
+    pairs = [(name, other) for name, other in tied.items() if name in {*tensors} - used and other in tensors]
     wrong += [
         f"{name}: expected the values of {other}, with which it is tied here"
         for name, other in pairs

@@ -37,6 +37,8 @@ def layout(config: Said, folder: Path, task: str) -> tuple[dict[str, Any], Order
         "activation": t.activation("activation_function"),
         "positions": t("n_positions"),
     }
+    if t.values.get("tie_word_embeddings") is False:
+        text["own_head"] = True
     bridge: dict | None = None if vision["dim"] == text["dim"] else {}
     whole = {"vision": vision, "bridge": bridge, "text": text, "rule": said.rule(folder)}
     whole["decode"] = {"start_is_end": start == end}
@@ -58,6 +60,8 @@ def table(layout: dict[str, Any], order: Order, task: str) -> dict[str, str | So
         "positions": tensor(p + "wpe.weight", "axis_0"),
         "norm": p + "ln_f",
     }
+    if layout["text"].get("own_head"):
+        rows["word_head"] = tensor("decoder.lm_head.weight", "kernel", order.columns)
     if layout["bridge"] is not None:
         rows["vision/projection"] = "enc_to_dec_proj"
     for i in range(layout["text"]["depth"]):
