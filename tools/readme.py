@@ -99,10 +99,11 @@ def published() -> str:
     loading, same = rows["loading"], rows["blip"]["same_ids"]["litert int8 of 20 pictures"]
     notes = [
         f"On {report['hardware']}, random weights, in turns (`python benchmarks/published.py`).",
-        f"The files in float32 give the same words as transformers; BLIP-base in int8 gives them for {same} of 20 pictures,",
-        "ten of them noise, with random weights, whose words are nearly tied: verify a file of yours (`vtx export` does).",
-        f"Loading BLIP-base takes {loading['times_the_file']:.1f} × its file of {loading['file_gb']:.1f} GB in memory; an",
-        "export up to 8 × the float32 weights (`benchmarks/memory.py`).",
+        "The files in float32 give the same words as transformers; BLIP-base in int8 gives them",
+        f"for {same} of 20 pictures, ten of them noise, with random weights, whose words are nearly tied:",
+        "verify a file of yours (`vtx export` does).",
+        f"Loading BLIP-base takes {loading['times_the_file']:.1f} × its file of {loading['file_gb']:.1f} GB in memory;",
+        "an export up to 8 × the float32 weights (`benchmarks/memory.py`).",
     ]
     return f"{cards.table(head, lines)}\n\n{' '.join(notes)}"
 
