@@ -48,17 +48,27 @@ def main() -> None:
         store("published", rows)
 
 
+def whole(values: dict[str, float]) -> dict[str, int]:
+    """Return numbers without their fractions."""
+    return {name: round(value) for name, value in values.items()}
+
+
 def files_of(folder: Path) -> dict[str, float]:
     """Return the megabytes of each exported file."""
     sizes = {}
-    for path in sorted(folder.iterdir()):
+    for path in sorted(one for one in folder.iterdir() if one.suffix not in (".json", ".txt")):
         parts = path.rglob("*") if path.is_dir() else [path]
         sizes[path.name] = round(sum(part.stat().st_size for part in parts if part.is_file()) / 1e6, 1)
     return sizes
 
 
-def exported(model: Any, folder: Path, what: str, **settings: Any) -> dict[str, Callable[[Any], Any]]:
-    """Export by the package's own exporters; return for each file a function from pictures to ids or embeddings."""
+def exported(
+    model: Any, folder: Path, what: str, peaks: dict[str, float], **settings: Any
+) -> dict[str, Callable[[Any], Any]]:
+    """Export by the package's own exporters; return for each file a function from pictures to ids or embeddings.
+
+    `peaks` receives the megabytes of a process that runs the file alone.
+    """
     import numpy as np
     import tensorflow as tf
     from ai_edge_litert.interpreter import Interpreter
@@ -73,20 +83,22 @@ def exported(model: Any, folder: Path, what: str, **settings: Any) -> dict[str, 
     sides: dict[str, Callable[[Any], Any]] = {}
     for quantize in (None, "int8"):
         path = folder / f"{quantize or 'float32'}.tflite"
-        export.litert(model, path, quantize=quantize, **settings)
+        peaks[f"litert {quantize or 'float32'}"] = export.litert(
+            model, path, quantize=quantize, **settings
+        ).peak_megabytes
         interpreter = Interpreter(str(path), num_threads=1)
         run = interpreter.get_signature_runner("serving_default" if captions else "image")
         output = "ids" if captions else "image_embedding"
         sides[f"litert {quantize or 'float32'}"] = lambda image, run=run, output=output: run(image=image)[output]
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = options.inter_op_num_threads = 1
-    export.onnx(model, folder / "float32.onnx", **settings)
+    peaks["onnx float32"] = export.onnx(model, folder / "float32.onnx", **settings).peak_megabytes
     file = next(path for path in folder.glob("*.onnx") if captions or "image" in path.name)
     session = onnxruntime.InferenceSession(str(file), options, providers=["CPUExecutionProvider"])
     first = session.get_outputs()[0].name
     sides["onnx float32"] = lambda image: session.run([first], {"image": image})[0]
     if captions:
-        export.saved_model(model, folder / "saved_model", **settings)
+        peaks["savedmodel float32"] = export.saved_model(model, folder / "saved_model", **settings).peak_megabytes
         root = next(path.parent for path in folder.rglob("saved_model.pb"))
         served = tf.saved_model.load(str(root))
 
@@ -123,8 +135,8 @@ def blip(folder: Path, rounds: int) -> dict:
         "keras": lambda: model.generate(pictures, max_length=LENGTH),
     }
     (folder / "files").mkdir()
-    same = {}
-    for name, run in exported(model, folder / "files", "caption", max_length=LENGTH).items():
+    same, peaks = {}, {}
+    for name, run in exported(model, folder / "files", "caption", peaks, max_length=LENGTH).items():
         output = run(pictures)
         joined = isinstance(output, list)  # a SavedModel gives sentences
         same[name] = output == model.vocabulary.decode(expected) if joined else bool(np.array_equal(output, expected))
@@ -133,7 +145,8 @@ def blip(folder: Path, rounds: int) -> dict:
     times = interleaved(sides, rounds)
     faster = {name: round(times["transformers"]["median_ms"] / times[name]["median_ms"], 2) for name in times}
     sizes = files_of(folder / "files")
-    return {"rounds": rounds, "same_ids": same, **times, "times_faster": faster, "megabytes": sizes}
+    measured = {"times_faster": faster, "megabytes": sizes, "peak_megabytes": whole(peaks)}
+    return {"rounds": rounds, "same_ids": same, **times, **measured}
 
 
 def rounded(model: Any, path: Path) -> int:
@@ -164,19 +177,23 @@ def clip(folder: Path, rounds: int) -> dict:
     pictures = np.random.default_rng(0).integers(0, 256, (1, *model.image_shape), dtype="uint8")
     pixels = published_oracle.as_torch(model, pictures)
 
-    def run_peer() -> np.ndarray:
+    compiled = torch.compile(peer.vision_model)
+
+    def run_peer(tower: Any = peer.vision_model) -> np.ndarray:
         with torch.inference_mode():
-            features = peer.visual_projection(peer.vision_model(pixels).pooler_output)
+            features = peer.visual_projection(tower(pixels).pooler_output)
         return (features / features.norm(dim=-1, keepdim=True)).numpy()
 
     tower = model.tower("image")
     floats = pictures.astype("float32")
     sides: dict[str, Callable[[], np.ndarray]] = {
         "transformers": run_peer,
+        "transformers, compiled": lambda: run_peer(compiled),
         "keras": lambda: np.asarray(tower.predict_on_batch({"image": floats})),
     }
     (folder / "files").mkdir()
-    for name, run in exported(model, folder / "files", "image").items():
+    peaks: dict[str, float] = {}
+    for name, run in exported(model, folder / "files", "image", peaks).items():
         sides[name] = lambda run=run: run(pictures)
     expected = run_peer()
     cosine = {name: round(float(np.sum(run() * expected)), 6) for name, run in sides.items()}
@@ -184,7 +201,8 @@ def clip(folder: Path, rounds: int) -> dict:
     times = interleaved(sides, rounds)
     faster = {name: round(times["transformers"]["median_ms"] / times[name]["median_ms"], 2) for name in times}
     sizes = files_of(folder / "files")
-    return {"rounds": rounds, "cosine": cosine, **times, "times_faster": faster, "megabytes": sizes}
+    measured = {"times_faster": faster, "megabytes": sizes, "peak_megabytes": whole(peaks)}
+    return {"rounds": rounds, "cosine": cosine, **times, **measured}
 
 
 MAKE = """

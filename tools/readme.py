@@ -93,15 +93,19 @@ def published() -> str:
     rows = {row["what"]: row for row in report["rows"]}
     titles = {"blip": "BLIP-base, 20 words, greedy", "clip": "CLIP B/32, a picture"}
     names = ["transformers", *(name for name in (*RUNTIMES, "keras") if name in {*rows["blip"], *rows["clip"]})]
-    names = list(dict.fromkeys(names))
+    names = list(dict.fromkeys(["transformers", "transformers, compiled", *names]))
     lines = [[title, *(_times(rows[what], name, "times_faster") for name in names)] for what, title in titles.items()]
-    head = ["CPU time, one thread", *(RUNTIMES.get(name, "transformers, eager") for name in names)]
+    head = [
+        "CPU time, one thread",
+        *(RUNTIMES.get(name, {"transformers": "transformers, eager"}.get(name, name)) for name in names),
+    ]
     loading, same = rows["loading"], rows["blip"]["same_ids"]["litert int8 of 20 pictures"]
     notes = [
         f"On {report['hardware']}, random weights, in turns (`python benchmarks/published.py`).",
         "The files in float32 give the same words as transformers; BLIP-base in int8 gives them",
         f"for {same} of 20 pictures, ten of them noise, with random weights, whose words are nearly tied:",
-        "verify a file of yours (`vtx export` does).",
+        "verify a file of yours (`vtx export` does). A process that runs the file alone takes, for BLIP-base,",
+        f"{', '.join(f'{RUNTIMES[name]} {peak:,d} MB' for name, peak in rows['blip']['peak_megabytes'].items())}.",
         f"Loading BLIP-base takes {loading['times_the_file']:.1f} × its file of {loading['file_gb']:.1f} GB in memory;",
         "an export up to 8 × the float32 weights (`benchmarks/memory.py`).",
     ]
