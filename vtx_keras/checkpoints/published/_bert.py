@@ -17,7 +17,7 @@ from vtx_keras.checkpoints.published import _hub as hub
 from vtx_keras.checkpoints.published import _names, _tensors
 from vtx_keras.checkpoints.published import _said as said
 from vtx_keras.checkpoints.published._build import folder_of
-from vtx_keras.checkpoints.published._names import Source, side_by_side, tensor
+from vtx_keras.checkpoints.published._names import Source, bert_block, tensor
 from vtx_keras.checkpoints.published._parts import NormedPositions
 from vtx_keras.checkpoints.published._said import Order
 from vtx_keras.inputs.text import PAD, Vocabulary
@@ -80,15 +80,5 @@ def names_of(depth: int, prefix: str, order: Order) -> dict[str, str | Source]:
         "positions/norm": e + "LayerNorm",
     }
     for i in range(depth):
-        ours, theirs = f"block_{i}/", f"{prefix}encoder.layer.{i}."
-        a = theirs + "attention.self."
-        rows |= {
-            ours + "attention/query": a + "query",
-            ours + "attention/key_value": side_by_side(a + "key", a + "value"),
-            ours + "attention/output": theirs + "attention.output.dense",
-            ours + "attention_norm": theirs + "attention.output.LayerNorm",
-            ours + "mlp/up": theirs + "intermediate.dense",
-            ours + "mlp/down": theirs + "output.dense",
-            ours + "mlp_norm": theirs + "output.LayerNorm",
-        }
+        rows |= bert_block(f"block_{i}/", f"{prefix}encoder.layer.{i}.")
     return rows

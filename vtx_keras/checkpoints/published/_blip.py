@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from vtx_keras.checkpoints.published import _said as said
-from vtx_keras.checkpoints.published._names import Source, side_by_side, tensor, thirds
+from vtx_keras.checkpoints.published._names import Source, bert_block, tensor, thirds
 from vtx_keras.checkpoints.published._said import Order, Said
 
 # Tied to the word table, or counters, or heads of training that the task does not use.
@@ -96,7 +96,7 @@ def vision_table(vision: dict[str, Any], prefix: str) -> dict[str, str | Source]
     return rows
 
 
-def text_table(text: dict[str, Any], order: Order, inner: str, ours: str = "fusion_") -> dict[str, str | Source]:
+def text_table(text: dict[str, Any], order: Order, inner: str) -> dict[str, str | Source]:
     """Return the tensors of BERT with cross-attention."""
     e = inner + "embeddings."
     rows: dict[str, str | Source] = {
@@ -105,20 +105,6 @@ def text_table(text: dict[str, Any], order: Order, inner: str, ours: str = "fusi
         "positions/norm": e + "LayerNorm",
     }
     for i in range(text["depth"]):
-        block, theirs = f"{ours}{i}/", f"{inner}encoder.layer.{i}."
-        for part, norm, name in (
-            ("attention/", "attention_norm", "attention."),
-            ("cross_attention/", "fusion_norm", "crossattention."),
-        ):
-            rows |= {
-                block + part + "query": theirs + name + "self.query",
-                block + part + "key_value": side_by_side(theirs + name + "self.key", theirs + name + "self.value"),
-                block + part + "output": theirs + name + "output.dense",
-                block + norm: theirs + name + "output.LayerNorm",
-            }
-        rows |= {
-            block + "mlp/up": theirs + "intermediate.dense",
-            block + "mlp/down": theirs + "output.dense",
-            block + "mlp_norm": theirs + "output.LayerNorm",
-        }
+        block, theirs = f"fusion_{i}/", f"{inner}encoder.layer.{i}."
+        rows |= bert_block(block, theirs) | bert_block(block, theirs, "crossattention", "cross_attention")
     return rows

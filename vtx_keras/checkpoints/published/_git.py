@@ -10,7 +10,7 @@ from typing import Any
 
 from vtx_keras.checkpoints.published import _said as said
 from vtx_keras.checkpoints.published._clip import vision_layout, vision_table
-from vtx_keras.checkpoints.published._names import Source, side_by_side, tensor
+from vtx_keras.checkpoints.published._names import Source, bert_block, tensor
 from vtx_keras.checkpoints.published._said import Order, Said
 
 SPARE = (r"position_ids$", r"(^|\.)img_temporal_embedding\.")
@@ -53,14 +53,5 @@ def table(layout: dict[str, Any], order: Order, task: str) -> dict[str, str | So
         "word_bias": tensor("output.bias", "bias", order.rows),
     }
     for i in range(layout["text"]["depth"]):
-        ours, theirs = f"fusion_{i}/", f"git.encoder.layer.{i}."
-        rows |= {
-            ours + "attention/query": theirs + "attention.self.query",
-            ours + "attention/key_value": side_by_side(theirs + "attention.self.key", theirs + "attention.self.value"),
-            ours + "attention/output": theirs + "attention.output.dense",
-            ours + "attention_norm": theirs + "attention.output.LayerNorm",
-            ours + "mlp/up": theirs + "intermediate.dense",
-            ours + "mlp/down": theirs + "output.dense",
-            ours + "mlp_norm": theirs + "output.LayerNorm",
-        }
+        rows |= bert_block(f"fusion_{i}/", f"git.encoder.layer.{i}.")
     return rows

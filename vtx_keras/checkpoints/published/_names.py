@@ -59,6 +59,42 @@ def tensor(name: str, variable: str, change: Callable[[np.ndarray], np.ndarray] 
     return Source((name,), make=lambda values: {variable: change(values[name])})
 
 
+def bert_block(ours: str, theirs: str, part: str = "attention", layer: str = "attention") -> dict[str, str | Source]:
+    """Return the tensors of attention in a block of BERT, and of its MLP; `part` and `layer` name the attention.
+
+    >>> sorted(bert_block("fusion_0/", "encoder.layer.0."))[:2]
+    ['fusion_0/attention/key_value', 'fusion_0/attention/output']
+    """
+    own, norm = f"{theirs}{part}.self.", {"attention": "attention_norm", "cross_attention": "fusion_norm"}[layer]
+    return {
+        f"{ours}{layer}/query": own + "query",
+        f"{ours}{layer}/key_value": side_by_side(own + "key", own + "value"),
+        f"{ours}{layer}/output": f"{theirs}{part}.output.dense",
+        f"{ours}{norm}": f"{theirs}{part}.output.LayerNorm",
+        f"{ours}mlp/up": f"{theirs}intermediate.dense",
+        f"{ours}mlp/down": f"{theirs}output.dense",
+        f"{ours}mlp_norm": f"{theirs}output.LayerNorm",
+    }
+
+
+def vit_block(ours: str, theirs: str) -> dict[str, str | Source]:
+    """Return the tensors of a block of ViT.
+
+    >>> vit_block("block_0/", "encoder.layer.0.")["block_0/mlp_norm"]
+    'encoder.layer.0.layernorm_after'
+    """
+    own = f"{theirs}attention.attention."
+    return {
+        f"{ours}attention_norm": f"{theirs}layernorm_before",
+        f"{ours}attention/query": own + "query",
+        f"{ours}attention/key_value": side_by_side(own + "key", own + "value"),
+        f"{ours}attention/output": f"{theirs}attention.output.dense",
+        f"{ours}mlp_norm": f"{theirs}layernorm_after",
+        f"{ours}mlp/up": f"{theirs}intermediate.dense",
+        f"{ours}mlp/down": f"{theirs}output.dense",
+    }
+
+
 IN_TORCH = {"kernel": "weight", "gamma": "weight", "embeddings": "weight", "bias": "bias", "beta": "bias"}
 
 

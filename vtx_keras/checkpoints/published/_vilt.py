@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from vtx_keras.checkpoints.published import _said as said
-from vtx_keras.checkpoints.published._names import Source, side_by_side, tensor
+from vtx_keras.checkpoints.published._names import Source, tensor, vit_block
 from vtx_keras.checkpoints.published._said import Order, Said
 
 SPARE = (r"position_ids$",)
@@ -85,17 +85,7 @@ def table(layout: dict[str, Any], order: Order, task: str) -> dict[str, str | So
     else:
         rows["head"] = "rank_output"
     for i in range(layout["text"]["depth"]):
-        ours, theirs = f"fusion_{i}/", f"vilt.encoder.layer.{i}."
-        a = theirs + "attention.attention."
-        rows |= {
-            ours + "attention_norm": theirs + "layernorm_before",
-            ours + "attention/query": a + "query",
-            ours + "attention/key_value": side_by_side(a + "key", a + "value"),
-            ours + "attention/output": theirs + "attention.output.dense",
-            ours + "mlp_norm": theirs + "layernorm_after",
-            ours + "mlp/up": theirs + "intermediate.dense",
-            ours + "mlp/down": theirs + "output.dense",
-        }
+        rows |= vit_block(f"fusion_{i}/", f"vilt.encoder.layer.{i}.")
     return rows
 
 

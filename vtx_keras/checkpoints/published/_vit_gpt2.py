@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from vtx_keras.checkpoints.published import _said as said
-from vtx_keras.checkpoints.published._names import Source, conv1d, side_by_side, tensor, thirds
+from vtx_keras.checkpoints.published._names import Source, conv1d, tensor, thirds, vit_block
 from vtx_keras.checkpoints.published._said import Order, Said
 
 SPARE = (r"\.attn\.(masked_)?bias$", r"\.crossattention\.(masked_)?bias$", r"lm_head\.weight$", r"pooler\.dense\.")
@@ -92,15 +92,5 @@ def vision_table(vision: dict[str, Any], prefix: str) -> dict[str, str | Source]
         "image_encoder/last_norm": prefix + "layernorm",
     }
     for i in range(vision["depth"]):
-        ours, theirs = f"image_encoder/block_{i}/", f"{prefix}encoder.layer.{i}."
-        a = theirs + "attention.attention."
-        rows |= {
-            ours + "attention_norm": theirs + "layernorm_before",
-            ours + "attention/query": a + "query",
-            ours + "attention/key_value": side_by_side(a + "key", a + "value"),
-            ours + "attention/output": theirs + "attention.output.dense",
-            ours + "mlp_norm": theirs + "layernorm_after",
-            ours + "mlp/up": theirs + "intermediate.dense",
-            ours + "mlp/down": theirs + "output.dense",
-        }
+        rows |= vit_block(f"image_encoder/block_{i}/", f"{prefix}encoder.layer.{i}.")
     return rows
