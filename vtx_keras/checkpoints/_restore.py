@@ -273,7 +273,11 @@ def save(model: VisionText, path: str | os.PathLike, *, half: bool = False) -> P
 
 
 def push(
-    model: VisionText | str | os.PathLike, address: str, *, private: bool = False, say: Callable[[str], object] = print
+    model: VisionText | str | os.PathLike,
+    address: str,
+    *,
+    private: bool = False,
+    say: Callable[[str], object] = world.say_aside,
 ) -> str:
     """Upload a model, or a weights folder as it is, to the Hugging Face Hub, and return its page's address.
 

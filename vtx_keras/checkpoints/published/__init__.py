@@ -20,6 +20,7 @@ _MODULE_OF = {
     "is_published": "_build",
     "is_transformers": "_build",
     "restored": "_build",
+    "say_aside": "_build",
     "tags_of": "_catalogue",
     "with_encoders": "_towers",
 }

@@ -5,7 +5,8 @@ from __future__ import annotations
 import importlib
 import json
 import os
-from collections.abc import Mapping
+import sys
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -63,7 +64,12 @@ def is_transformers(folder: Path) -> bool:
     return isinstance(config, dict) and "model_type" in config
 
 
-def folder_of(weights: str | os.PathLike, say: Any = print) -> Path:
+def say_aside(line: str) -> None:
+    """Print a line beside the results, to standard error."""
+    print(line, file=sys.stderr, flush=True)
+
+
+def folder_of(weights: str | os.PathLike, say: Callable[[str], object] = say_aside) -> Path:
     """Return the folder of a checkpoint: a local one as it is, or the copy of an address, fetched if it is not here."""
     from vtx_keras.checkpoints.published import _hub as hub
 
