@@ -15,7 +15,9 @@ from vtx_keras.checkpoints import BadWeights, published
 FIXTURES = Path(__file__).parents[1] / "fixtures/published"
 
 
-@pytest.mark.parametrize(("kind", "fit"), [("clip", "shortest-bicubic"), ("blip", "stretch-bicubic")])
+@pytest.mark.parametrize(
+    ("kind", "fit"), [("clip", "shortest-bicubic"), ("blip", "stretch-bicubic"), ("siglip", "stretch-bicubic")]
+)
 def test_an_encoder_is_that_of_the_whole_model(kind, fit, tmp_path):
     options = {"dim": 32, "depth": 1, "max_length": 6}
     model = zoo.build("gated_captioner", weights="encoders", image_encoder=FIXTURES / kind, **options)

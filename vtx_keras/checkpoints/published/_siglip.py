@@ -43,27 +43,25 @@ BARE = (
 def layout(config: Said, folder: Path, task: str) -> tuple[dict[str, Any], Order, list[str], str]:
     """Return the layout of the graph, the order of ids, the pieces in it, and how pictures are fitted."""
     del task
-    t, v = with_defaults(config.part("text_config"), TEXT_DEFAULTS), config.part("vision_config")
-    v = with_defaults(v, VISION_DEFAULTS)
-    scaling, fit = said.pixels(folder, v("image_size"))
+    t = with_defaults(config.part("text_config"), TEXT_DEFAULTS)
+    vision, fit = vision_layout(config.part("vision_config"), folder)
     names, tokenizer = said.pieces(folder, t("vocab_size")), said.read(folder, "tokenizer_config.json")
     end, pad = (said.special(names, special_piece(tokenizer, key)) for key in ("eos_token", "pad_token"))
     order = said.order(names, -1, end, pad, special_piece(tokenizer, "unk_token"), padding_is_read=True)
     text = {**block_options(t), "depth": t("num_hidden_layers"), "positions": t("max_position_embeddings")}
-    pool = block_options(v)
-    vision = {
-        "size": v("image_size"),
-        "patch": v("patch_size"),
-        **pool,
-        "depth": v("num_hidden_layers"),
-        "class_token": False,
-        **scaling,
-    }
+    pool = {key: vision[key] for key in ("dim", "heads", "hidden", "epsilon", "activation")}
     width = t.values.get("projection_size") or text["dim"]
     if width != vision["dim"]:
         raise said.BadWeights(f"{config.where} embeds texts in {width} numbers, and images in {vision['dim']}")
     whole = {"vision": vision, "text": {**text, "padded": True}, "pool": pool, "embedding": width, "loss": "sigmoid"}
     return {**whole, "rule": rule(folder, tokenizer)}, order, order.vocabulary(names), fit
+
+
+def vision_layout(v: Said, folder: Path) -> tuple[dict[str, Any], str]:
+    """Return the image encoder's part of a layout, and how pictures are fitted."""
+    v = with_defaults(v, VISION_DEFAULTS)
+    scaling, fit = said.pixels(folder, v("image_size"))
+    return {**said.transformer(v), "class_token": False, **scaling}, fit
 
 
 def with_defaults(part: Said, defaults: dict[str, Any]) -> Said:
@@ -105,9 +103,6 @@ def table(layout: dict[str, Any], order: Order, task: str) -> dict[str, str | So
     text, vision, head = "text_model.", "vision_model.", "vision_model.head."
     fused = head + "attention.in_proj_"
     rows: dict[str, str | Source] = {
-        "image_encoder/patches": vision + "embeddings.patch_embedding",
-        "image_encoder/positions": tensor(vision + "embeddings.position_embedding.weight", "axis_0"),
-        "image_encoder/last_norm": vision + "post_layernorm",
         "image_pool/probe": tensor(head + "probe", "token"),
         "image_pool/attention/query": parts_of(fused, 0),
         "image_pool/attention/key_value": parts_of(fused, 1, 2),
@@ -121,8 +116,18 @@ def table(layout: dict[str, Any], order: Order, task: str) -> dict[str, str | So
         "text_projection": text + "head",
         "contrastive": Source(("logit_scale", "logit_bias"), make=scale_and_bias),
     }
-    rows |= block_table(layout["vision"]["depth"], "image_encoder/", vision)
+    rows |= vision_table(layout["vision"], vision)
     return rows | block_table(layout["text"]["depth"], "text_encoder/", text)
+
+
+def vision_table(vision: dict[str, Any], prefix: str) -> dict[str, str | Source]:
+    """Return the tensors of the image encoder."""
+    rows: dict[str, str | Source] = {
+        "image_encoder/patches": prefix + "embeddings.patch_embedding",
+        "image_encoder/positions": tensor(prefix + "embeddings.position_embedding.weight", "axis_0"),
+        "image_encoder/last_norm": prefix + "post_layernorm",
+    }
+    return rows | block_table(vision["depth"], "image_encoder/", prefix)
 
 
 def parts_of(fused: str, *parts: int) -> Source:

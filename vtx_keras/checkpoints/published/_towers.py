@@ -1,4 +1,4 @@
-"""Encoders out of published checkpoints: of images, the vision half of CLIP or BLIP, or a ViT; of texts, a BERT.
+"""Encoders out of published checkpoints: of images, that of CLIP, SigLIP, BLIP or a ViT; of texts, a BERT.
 
 zoo.build("cross_attn_captioner", weights="encoders", image_encoder="clip_b32")     # or hf://…, or a folder
 """
@@ -22,6 +22,8 @@ from vtx_keras.checkpoints.published._blip import vision_table as blip_table
 from vtx_keras.checkpoints.published._build import folder_of, is_published
 from vtx_keras.checkpoints.published._clip import vision_layout as clip_layout
 from vtx_keras.checkpoints.published._clip import vision_table as clip_table
+from vtx_keras.checkpoints.published._siglip import vision_layout as siglip_layout
+from vtx_keras.checkpoints.published._siglip import vision_table as siglip_table
 from vtx_keras.checkpoints.published._vit_gpt2 import vision_layout as vit_layout
 from vtx_keras.checkpoints.published._vit_gpt2 import vision_table as vit_table
 
@@ -29,6 +31,8 @@ from vtx_keras.checkpoints.published._vit_gpt2 import vision_table as vit_table
 TOWERS: dict[str, tuple[str | None, Callable, Callable, tuple[str, ...]]] = {
     "clip": ("vision_config", clip_layout, clip_table, ("vision_model.",)),
     "clip_vision_model": (None, clip_layout, clip_table, ("vision_model.",)),
+    "siglip": ("vision_config", siglip_layout, siglip_table, ("vision_model.",)),
+    "siglip_vision_model": (None, siglip_layout, siglip_table, ("vision_model.",)),
     "blip": ("vision_config", blip_layout, blip_table, ("vision_model.",)),
     "vit": (None, vit_layout, vit_table, ("vit.", "")),
 }
