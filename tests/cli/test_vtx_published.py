@@ -6,6 +6,7 @@ import json
 import warnings
 from pathlib import Path
 
+import keras
 import pytest
 import toys
 
@@ -50,8 +51,9 @@ def test_a_folder_is_predicted_with_evaluated_trained_on_and_exported(tmp_path):
     tuned = zoo.load(tmp_path / "run")
     assert tuned.spec["published"]["origin"]["weights"] == str(BLIP)
     assert tuned.vocabulary == zoo.named(BLIP).vocabulary
-    vtx("export", tmp_path / "run/best", "--to", "litert", "--out", tmp_path / "files", "--verify-data", table)
-    assert list((tmp_path / "files").rglob("*.tflite"))
+    if keras.backend.backend() == "tensorflow":  # exports are made by it
+        vtx("export", tmp_path / "run/best", "--to", "litert", "--out", tmp_path / "files", "--verify-data", table)
+        assert list((tmp_path / "files").rglob("*.tflite"))
 
 
 @pytest.mark.parametrize(
