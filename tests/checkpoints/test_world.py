@@ -194,7 +194,7 @@ def test_a_question_is_answered_by_what_is_written_after_it():
     assert len(model.answer(pictures[0], ["what is it?", "how many dogs?"], max_length=LENGTH)) == 2
     bad = model.answer([pictures[0], b"<html>"], "what is it?", max_length=LENGTH, on_error="none")
     assert bad == [answers[0], None]
-    with pytest.raises(ValueError, match="2 images and 3 questions"):
+    with pytest.raises(ValueError, match="2 pictures and 3 texts"):
         model.answer(pictures[:2], ["a", "b", "c"])
 
 

@@ -216,3 +216,24 @@ def test_likelihood_is_the_sum_of_what_the_graph_says():
     chances = logits - np.log(np.exp(logits).sum(-1, keepdims=True))
     wanted = chances[0, ids[0]] + chances[1, ids[1]] + chances[2, 3]
     assert model.likelihood([PICTURE], ["a cat"])[0] == pytest.approx(wanted, abs=1e-4)
+
+
+@pytest.mark.skipif(keras.backend.backend() == "jax", reason="exports are made by TensorFlow")
+@pytest.mark.parametrize("kind", ["git", "vit_gpt2"])
+def test_the_programs_for_users_say_what_the_model_says(kind, tmp_path):
+    """They fit pictures by CLIP's rule (GIT), and join pieces whose characters stand for bytes (GPT-2)."""
+    from paths import ROOT
+
+    from vtx_keras import data, export
+
+    model, photo = zoo.named(FIXTURES / kind), str(data.sample("photos/cat.jpg"))
+    said = model.generate(photo, prompt="a man", max_length=8)[0]
+    assert said.startswith("a man")
+    few = [{"image": photo, "caption": "a"}]
+    export.litert(model, tmp_path / "m.tflite", prompt="a man", max_length=8, verify_data=few)
+    run = subprocess.run(
+        [sys.executable, str(ROOT / "export/mobile/run.py"), str(tmp_path / "m.tflite"), photo],
+        capture_output=True,
+        text=True,
+    )
+    assert run.stdout.strip() == said, run.stderr

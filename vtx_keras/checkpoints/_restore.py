@@ -313,10 +313,8 @@ def save_folder(
         if half:
             reserve(target, size // 2)
             halve(target / WEIGHTS)
-        spec, lines = (
-            model.spec,
-            {str(i): piece for i, piece in enumerate(model.vocabulary) if set(piece) & set("\r\n")},
-        )
+        spec = model.spec
+        lines = {str(i): piece for i, piece in enumerate(model.vocabulary) if set(piece) & {"\r", "\n"}}
         pieces = [f"[line {i}]" if str(i) in lines else piece for i, piece in enumerate(model.vocabulary)]
         (target / VOCABULARY).write_text("\n".join(pieces) + "\n", encoding="utf-8", newline="\n")
         config = {

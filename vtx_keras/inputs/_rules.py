@@ -218,7 +218,7 @@ def spelling(content: dict) -> Spelling | None:
     """
     decoders, before = _parts(content.get("decoder")), _parts(content.get("pre_tokenizer"))
     by_kind = {part["type"]: part for part in (*before, *decoders)}
-    if "ByteLevel" in by_kind:
+    if is_byte_level(content):
         suffix = content["model"].get("end_of_word_suffix") or ""
         piece = functools.partial(_bytes_of, suffix=suffix)
         return Spelling(piece, piece, r"^ +| +\z" if suffix else "")
@@ -231,6 +231,16 @@ def spelling(content: dict) -> Spelling | None:
         strip = by_kind.get("Strip", {})
         return Spelling(spaced, spaced, "^ " if strip.get("start") and strip.get("content") == " " else "", fallback)
     return None
+
+
+def is_byte_level(content: dict) -> bool:
+    """Return whether the characters of a tokenizer.json's pieces stand for bytes.
+
+    >>> is_byte_level({"decoder": {"type": "ByteLevel"}}), is_byte_level({"decoder": {"type": "Metaspace"}})
+    (True, False)
+    """
+    parts = (*_parts(content.get("pre_tokenizer")), *_parts(content.get("decoder")))
+    return any(part["type"] == "ByteLevel" for part in parts)
 
 
 def _parts(section: dict | None) -> list[dict]:

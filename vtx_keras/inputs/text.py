@@ -308,7 +308,7 @@ def spelling_of(vocabulary: Sequence[str]) -> dict[str, str] | None:
     >>> spelling_of(("[PAD]", "a"))
     """
     rule = _rules.rule_of(vocabulary)
-    if rule is None or rule["kind"] != "tokenizers":
+    if rule is None or rule["kind"] != "tokenizers" or not _rules.is_byte_level(rule["json"]):
         return None
     return {"kind": "bytes", "word_end": rule["json"]["model"].get("end_of_word_suffix") or ""}
 

@@ -67,10 +67,14 @@ class Captioner(VisionText):
         if not good:
             return media.settle([], good, errors, total, on_error)
         settings = {"beams": int(beams), "length": length, "top_k": sampling["top_k"], **rules}
+        ids = self.written(inputs, settings, batch_size)
+        return media.settle(text.decode(ids, self.vocabulary), good, errors, total, on_error)
+
+    def written(self, inputs: dict[str, np.ndarray], settings: dict[str, Any], batch_size: int) -> np.ndarray:
+        """Return the ids that `generate` writes, prompts included, from its inputs and settings."""
         key = ("generate", self.run_eagerly, *settings.items(), *inputs)
         run = self.cached(key, lambda: _Generate(self, settings))
-        ids, _ = self.in_batches(run, inputs, batch_size)
-        return media.settle(text.decode(ids, self.vocabulary), good, errors, total, on_error)
+        return self.in_batches(run, inputs, batch_size)[0]
 
     def generate_ids(
         self,

@@ -26,31 +26,16 @@ TIED = {
 def layout(config: Said, folder: Path, task: str) -> tuple[dict[str, Any], Order, list[str], str]:
     """Return the layout of the graph, the order of ids, the pieces in it, and how pictures are fitted."""
     t, v = config.part("text_config"), config.part("vision_config")
-    vision, fit = vision_layout(v, folder)
+    vision, fit = said.vision_layout(v, folder)
     names = said.pieces(folder, t("vocab_size"))
     # [DEC] begins what is written, [CLS] what is read; [SEP] ends both.
     start = t("bos_token_id") if task == "captioner" else said.special(names, "[CLS]")
     order = said.order(names, start, t("sep_token_id"), t("pad_token_id"), "[UNK]", "[MASK]")
-    text = {
-        "dim": t("hidden_size"),
-        "heads": t("num_attention_heads"),
-        "depth": t("num_hidden_layers"),
-        "hidden": t("intermediate_size"),
-        "epsilon": t("layer_norm_eps"),
-        "activation": t.activation(),
-        "positions": t("max_position_embeddings"),
-        "post_norm": True,
-    }
+    text = {**said.text_layout(t), "post_norm": True}
     if task == "captioner":
         text |= {"word_transform": True, "word_bias": True}
     whole = {"vision": vision, "text": text, "rule": said.rule(folder, end=task != "captioner")}
     return whole, order, order.vocabulary(names), fit
-
-
-def vision_layout(v: Said, folder: Path) -> tuple[dict[str, Any], str]:
-    """Return the image encoder's part of a layout, and how pictures are fitted."""
-    scaling, fit = said.pixels(folder, v("image_size"))
-    return {**said.transformer(v), **scaling}, fit
 
 
 def table(layout: dict[str, Any], order: Order, task: str) -> dict[str, str | Source]:

@@ -23,32 +23,18 @@ def layout(config: Said, folder: Path, task: str) -> tuple[dict[str, Any], Order
     t = config.part("text_config")
     vision, fit = vision_layout(config.part("vision_config"), folder)
     names = said.pieces(folder, t("vocab_size"))
-    start, end = special(names, "<|startoftext|>"), special(names, "<|endoftext|>")
+    # The config of OpenAI's checkpoints names another end token than they use.
+    start, end = (said.special(names, piece) for piece in ("<|startoftext|>", "<|endoftext|>"))
     order = said.order(names, start, end, None)
-    text = {
-        "dim": t("hidden_size"),
-        "heads": t("num_attention_heads"),
-        "depth": t("num_hidden_layers"),
-        "hidden": t("intermediate_size"),
-        "epsilon": t("layer_norm_eps"),
-        "activation": t.activation(),
-        "positions": t("max_position_embeddings"),
-    }
+    text = said.text_layout(t)
     whole = {"vision": vision, "text": text, "embedding": config("projection_dim"), "rule": said.rule(folder, end=True)}
     return whole, order, order.vocabulary(names), fit
 
 
-def special(names: list[str], name: str) -> int:
-    """Return the id of a special token. (The config of OpenAI's checkpoints has another end token than they use.)"""
-    if name not in names:
-        raise said.BadWeights(f"the tokenizer has no {name}: it is not that of a CLIP")
-    return names.index(name)
-
-
 def vision_layout(v: Said, folder: Path) -> tuple[dict[str, Any], str]:
     """Return the image encoder's part of a layout, and how pictures are fitted."""
-    scaling, fit = said.pixels(folder, v("image_size"))
-    return {**said.transformer(v), "first_norm": True, "patch_bias": False, **scaling}, fit
+    vision, fit = said.vision_layout(v, folder)
+    return {**vision, "first_norm": True, "patch_bias": False}, fit
 
 
 def table(layout: dict[str, Any], order: Order, task: str) -> dict[str, str | Source]:

@@ -22,18 +22,7 @@ def layout(config: Said, folder: Path, task: str) -> tuple[dict[str, Any], Order
     vision, fit = vision_layout(config.part("vision_config"), folder)
     names = said.pieces(folder, config("vocab_size"))
     order = said.order(names, config("bos_token_id"), config("eos_token_id"), config("pad_token_id"), "[UNK]", "[MASK]")
-    text = {
-        "dim": config("hidden_size"),
-        "heads": config("num_attention_heads"),
-        "depth": config("num_hidden_layers"),
-        "hidden": config("intermediate_size"),
-        "epsilon": config("layer_norm_eps"),
-        "activation": config.activation(),
-        "positions": config("max_position_embeddings"),
-        "post_norm": True,
-        "own_head": True,
-        "word_bias": True,
-    }
+    text = {**said.text_layout(config), "post_norm": True, "own_head": True, "word_bias": True}
     bridge = {"epsilon": vision["epsilon"]}
     whole = {"vision": vision, "bridge": bridge, "text": text, "rule": said.rule(folder)}
     return whole, order, order.vocabulary(names), fit

@@ -43,7 +43,8 @@ from vtx_keras.checkpoints.published._parts import (
 from vtx_keras.inputs import media, text
 from vtx_keras.inputs.text import PAD
 from vtx_keras.models._base import Spec, VisionText, graph
-from vtx_keras.models._methods import Answerer, Captioner, Matcher, Retriever
+from vtx_keras.models._methods import Answerer, Captioner, Matcher, Retriever, paired
+from vtx_keras.models.decode import check_beams
 from vtx_keras.models.fusion import FUSIONS
 from vtx_keras.models.layers import ACTIVATIONS, Block, Positions, layer_norm, register
 from vtx_keras.models.objectives import Contrastive, WordAccuracy, WordLoss
@@ -67,28 +68,32 @@ class PublishedCaptioner(Captioner):
         return _search.search(step, cache, prompt, rules=rules, **settings)
 
     def answer(
-        self, images: Any, questions: str | Sequence[str], *, on_error: str = "raise", **settings: Any
+        self,
+        images: Any,
+        questions: str | Sequence[str],
+        *,
+        beams: int = 1,
+        max_length: int | None = None,
+        batch_size: int = 32,
+        on_error: str = "raise",
+        **rules: Any,
     ) -> list[str | None]:
         """Return what is written after each question, by a checkpoint that was trained so (GIT's of VQAv2).
 
-        One image may be asked many questions, and one question be asked of many images. `settings` are `generate`'s.
+        One image may be asked many questions, and one question be asked of many images.
         """
-        questions = [questions] if isinstance(questions, (str, bytes)) else list(questions)
         media.check_on_error(on_error)
-        pixels, good, errors = self.prepare(images)
-        count = len(good) + len(errors)
-        total = max(count, len(questions))
-        if not {count, len(questions)} <= {1, total}:
-            raise ValueError(f"{count} images and {len(questions)} questions: expected equally many, or one of either")
-        if count == 1 and total > 1:
-            good, errors = (list(range(total)), {}) if good else ([], dict.fromkeys(range(total), errors[0]))
-            pixels = np.broadcast_to(pixels, (len(good), *pixels.shape[1:]))
-        asked = questions * total if len(questions) == 1 else questions
-        asked = [asked[place] for place in good]
-        said = self.generate(pixels, asked, **settings) if good else []
-        length = self.check_length(settings.get("max_length"))
-        begun = text.decode(self.prompts(asked, len(asked), length), self.vocabulary) if asked else []
-        answers = [one.removeprefix(start).strip() for one, start in zip(said, begun, strict=True)]
+        check_beams(beams)
+        questions = [questions] if isinstance(questions, (str, bytes)) else list(questions)
+        length, rules = self.check_length(max_length), self.check_rules(rules)
+        asked = self.prompts(questions, len(questions), length)  # (questions, length)
+        inputs, good, errors, total = paired(self, images, {"prompt": asked})
+        settings = {"beams": int(beams), "length": length, "top_k": None, **rules}
+        ids = self.written(inputs, settings, batch_size) if good else inputs["prompt"]
+        after = np.cumsum(inputs["prompt"] > 0, axis=1)[:, -1:]  # (pairs, 1): where the answer begins
+        places = np.minimum(np.arange(length) + after, length - 1)
+        ids = np.where(np.arange(length) + after < length, np.take_along_axis(ids, places, axis=1), PAD)
+        answers = [one.strip() for one in text.decode(ids, self.vocabulary)]
         return media.settle(answers, good, errors, total, on_error)
 
     def check_rules(self, rules: dict[str, Any]) -> dict[str, Any]:

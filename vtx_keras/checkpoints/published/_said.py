@@ -34,11 +34,10 @@ class Said(NamedTuple):
     values: Mapping[str, Any]
     where: str
 
-    def __call__(self, key: str, *others: str) -> Any:
-        """Return a value by its name, or by one of its other names."""
-        for name in (key, *others):
-            if self.values.get(name) is not None:
-                return self.values[name]
+    def __call__(self, key: str) -> Any:
+        """Return a value by its name."""
+        if self.values.get(key) is not None:
+            return self.values[key]
         raise BadWeights(
             f"{self.where} has no {key!r}, and weights do not tell: take a newer revision of the checkpoint"
         )
@@ -72,18 +71,27 @@ def read(folder: Path, name: str) -> Said:
     return Said(values, str(path))
 
 
-def transformer(v: Said) -> dict[str, Any]:
-    """Return the arguments of `_parts.vit` that every vision config has."""
+def block_options(part: Said) -> dict[str, Any]:
+    """Return what all blocks of a transformer have in common."""
     return {
-        "size": v("image_size"),
-        "patch": v("patch_size"),
-        "dim": v("hidden_size"),
-        "heads": v("num_attention_heads"),
-        "depth": v("num_hidden_layers"),
-        "hidden": v("intermediate_size"),
-        "epsilon": v("layer_norm_eps"),
-        "activation": v.activation(),
+        "dim": part("hidden_size"),
+        "heads": part("num_attention_heads"),
+        "hidden": part("intermediate_size"),
+        "epsilon": part("layer_norm_eps"),
+        "activation": part.activation(),
     }
+
+
+def text_layout(t: Said) -> dict[str, Any]:
+    """Return the text's part of a layout, of which an architecture says more."""
+    return {**block_options(t), "depth": t("num_hidden_layers"), "positions": t("max_position_embeddings")}
+
+
+def vision_layout(v: Said, folder: Path) -> tuple[dict[str, Any], str]:
+    """Return the image encoder's part of a layout, and how pictures are fitted."""
+    scaling, fit = pixels(folder, v("image_size"))
+    sizes = {"size": v("image_size"), "patch": v("patch_size"), "depth": v("num_hidden_layers")}
+    return {**block_options(v), **sizes, **scaling}, fit
 
 
 def licence(folder: Path) -> str:

@@ -48,8 +48,7 @@ def layout(config: Said, folder: Path, task: str) -> tuple[dict[str, Any], Order
     names, tokenizer = said.pieces(folder, t("vocab_size")), said.read(folder, "tokenizer_config.json")
     end, pad = (said.special(names, special_piece(tokenizer, key)) for key in ("eos_token", "pad_token"))
     order = said.order(names, -1, end, pad, special_piece(tokenizer, "unk_token"), padding_is_read=True)
-    text = {**block_options(t), "depth": t("num_hidden_layers"), "positions": t("max_position_embeddings")}
-    pool = {key: vision[key] for key in ("dim", "heads", "hidden", "epsilon", "activation")}
+    text, pool = said.text_layout(t), said.block_options(with_defaults(config.part("vision_config"), VISION_DEFAULTS))
     width = t.values.get("projection_size") or text["dim"]
     if width != vision["dim"]:
         raise said.BadWeights(f"{config.where} embeds texts in {width} numbers, and images in {vision['dim']}")
@@ -59,25 +58,13 @@ def layout(config: Said, folder: Path, task: str) -> tuple[dict[str, Any], Order
 
 def vision_layout(v: Said, folder: Path) -> tuple[dict[str, Any], str]:
     """Return the image encoder's part of a layout, and how pictures are fitted."""
-    v = with_defaults(v, VISION_DEFAULTS)
-    scaling, fit = said.pixels(folder, v("image_size"))
-    return {**said.transformer(v), "class_token": False, **scaling}, fit
+    vision, fit = said.vision_layout(with_defaults(v, VISION_DEFAULTS), folder)
+    return {**vision, "class_token": False}, fit
 
 
 def with_defaults(part: Said, defaults: dict[str, Any]) -> Said:
     """Return a part of a config with the values that it leaves out."""
     return Said({**defaults, **part.values}, part.where)
-
-
-def block_options(part: Said) -> dict[str, Any]:
-    """Return what the blocks of a tower, and the pooling of the image, have in common."""
-    return {
-        "dim": part("hidden_size"),
-        "heads": part("num_attention_heads"),
-        "hidden": part("intermediate_size"),
-        "epsilon": part("layer_norm_eps"),
-        "activation": part.activation(),
-    }
 
 
 def special_piece(tokenizer: Said, key: str) -> str:

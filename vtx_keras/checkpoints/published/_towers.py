@@ -17,14 +17,12 @@ from vtx_keras.checkpoints._folder import CONFIG, BadWeights
 from vtx_keras.checkpoints.published import _bert, _names, _parts, _tensors
 from vtx_keras.checkpoints.published import _hub as hub
 from vtx_keras.checkpoints.published import _said as said
-from vtx_keras.checkpoints.published._blip import vision_layout as blip_layout
 from vtx_keras.checkpoints.published._blip import vision_table as blip_table
 from vtx_keras.checkpoints.published._build import folder_of, is_published
 from vtx_keras.checkpoints.published._clip import vision_layout as clip_layout
 from vtx_keras.checkpoints.published._clip import vision_table as clip_table
 from vtx_keras.checkpoints.published._siglip import vision_layout as siglip_layout
 from vtx_keras.checkpoints.published._siglip import vision_table as siglip_table
-from vtx_keras.checkpoints.published._vit_gpt2 import vision_layout as vit_layout
 from vtx_keras.checkpoints.published._vit_gpt2 import vision_table as vit_table
 
 # By model_type: the part of the config, its layout, its names, and where those begin.
@@ -33,8 +31,8 @@ TOWERS: dict[str, tuple[str | None, Callable, Callable, tuple[str, ...]]] = {
     "clip_vision_model": (None, clip_layout, clip_table, ("vision_model.",)),
     "siglip": ("vision_config", siglip_layout, siglip_table, ("vision_model.",)),
     "siglip_vision_model": (None, siglip_layout, siglip_table, ("vision_model.",)),
-    "blip": ("vision_config", blip_layout, blip_table, ("vision_model.",)),
-    "vit": (None, vit_layout, vit_table, ("vit.", "")),
+    "blip": ("vision_config", said.vision_layout, blip_table, ("vision_model.",)),
+    "vit": (None, said.vision_layout, vit_table, ("vit.", "")),
 }
 
 

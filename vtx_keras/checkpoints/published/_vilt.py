@@ -24,35 +24,15 @@ HEAD_EPSILON = 1e-5  # of the norm in the classifier, which is PyTorch's own
 
 def layout(config: Said, folder: Path, task: str) -> tuple[dict[str, Any], Order, list[str], str]:
     """Return the layout of the graph, the order of ids, the pieces in it, and how pictures are fitted."""
-    scaling, fit = said.pixels(folder, config("image_size"))
+    vision, fit = said.vision_layout(config, folder)
     names = said.pieces(folder, config("vocab_size"))
     start, end, pad = (said.special(names, piece) for piece in ("[CLS]", "[SEP]", "[PAD]"))
     order = said.order(names, start, end, pad, "[UNK]", "[MASK]")
-    block = {
-        "dim": config("hidden_size"),
-        "heads": config("num_attention_heads"),
-        "hidden": config("intermediate_size"),
-        "epsilon": config("layer_norm_eps"),
-        "activation": config.activation(),
-    }
-    text = {
-        **block,
-        "depth": config("num_hidden_layers"),
-        "positions": config("max_position_embeddings"),
-        "embedding_norm": True,
-        "pooler": True,
-    }
-    vision = {
-        "size": config("image_size"),
-        "patch": config("patch_size"),
-        **block,
-        "depth": 0,
-        "last_norm": False,
-        **scaling,
-    }
+    text = {**said.text_layout(config), "embedding_norm": True, "pooler": True}
+    vision = {**vision, "depth": 0, "last_norm": False}  # the blocks are those of the text
     whole: dict[str, Any] = {"vision": vision, "text": text, "rule": said.rule(folder, end=True)}
     if task == "vqa":
-        whole |= {"head": {"hidden": 2 * block["dim"], "epsilon": HEAD_EPSILON}, "classes": answers(config)}
+        whole |= {"head": {"hidden": 2 * text["dim"], "epsilon": HEAD_EPSILON}, "classes": answers(config)}
     return whole, order, order.vocabulary(names), fit
 
 

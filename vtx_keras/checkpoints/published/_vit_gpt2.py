@@ -23,7 +23,7 @@ def layout(config: Said, folder: Path, task: str) -> tuple[dict[str, Any], Order
             raise said.BadWeights(f"{part.where} is a {part('model_type')}: expected {expected}")
     if t.values.get("scale_attn_weights") is False or t.values.get("scale_attn_by_inverse_layer_idx"):
         raise said.BadWeights(f"{t.where} scales attention in a way of its own, which is not built here")
-    vision, fit = vision_layout(v, folder)
+    vision, fit = said.vision_layout(v, folder)
     names = said.pieces(folder, t("vocab_size"))
     end = config.values.get("eos_token_id") or t("eos_token_id")
     start = config.values.get("decoder_start_token_id") or t("bos_token_id")
@@ -43,12 +43,6 @@ def layout(config: Said, folder: Path, task: str) -> tuple[dict[str, Any], Order
     whole = {"vision": vision, "bridge": bridge, "text": text, "rule": said.rule(folder)}
     whole["decode"] = {"start_is_end": start == end}
     return whole, order, order.vocabulary(names), fit
-
-
-def vision_layout(v: Said, folder: Path) -> tuple[dict[str, Any], str]:
-    """Return the image encoder's part of a layout, and how pictures are fitted."""
-    scaling, fit = said.pixels(folder, v("image_size"))
-    return {**said.transformer(v), **scaling}, fit
 
 
 def table(layout: dict[str, Any], order: Order, task: str) -> dict[str, str | Source]:
