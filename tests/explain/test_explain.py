@@ -15,7 +15,7 @@ from vtx_keras.explain._maps import square_grid
 from vtx_keras.explain._methods import words_of
 from vtx_keras.inputs import media, text
 from vtx_keras.models._base import EAGER_IMAGES
-from vtx_keras.models.layers import Attention
+from vtx_keras.models.blocks import Attention
 
 CELL = 16
 COLOURS = {"red": (220, 30, 30), "green": (30, 200, 30), "blue": (30, 30, 220), "yellow": (230, 220, 20)}

@@ -62,14 +62,18 @@ def build(
     if world.is_published(weights):
         return fetched(str(weights), name, vocabulary=vocabulary, dtype=dtype, overrides=overrides)
     if weights is None:
+        overrides, vocabulary, _ = world.with_decoder(overrides, vocabulary)
         return construct(name, overrides, Vocabulary.of(vocabulary), dtype)
     if weights == "encoders":
+        overrides, vocabulary, fill = world.with_decoder(overrides, vocabulary)
         overrides, vocabulary = world.with_encoders(overrides, vocabulary)
         text_encoder = overrides.get("text_encoder")
         if vocabulary is None and isinstance(text_encoder, str) and text_encoder in encoders.TEXTS:
             vocabulary = published.vocabulary_of(text_encoder)
         load = dict.fromkeys(ENCODERS, published.loader)
-        return construct(name, overrides, Vocabulary.of(vocabulary), dtype, load=load)
+        model = construct(name, overrides, Vocabulary.of(vocabulary), dtype, load=load)
+        fill(model)
+        return model
     folder = find(name, weights, entry.default)
     return restore(folder, name, vocabulary=vocabulary, dtype=dtype, overrides=overrides)
 

@@ -18,7 +18,7 @@ from keras import ops
 from vtx_keras.inputs import text
 from vtx_keras.models._base import VisionText, eager_is_faster, graph
 from vtx_keras.models._methods import Captioner, Matcher, PairModel, Retriever
-from vtx_keras.models.layers import Block
+from vtx_keras.models.blocks import Block
 from vtx_keras.models.options import did_you_mean
 
 ROLLOUT = "rollout"

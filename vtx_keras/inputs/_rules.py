@@ -5,7 +5,8 @@ A rule is a dict that JSON can hold:
     {"kind": "bert", "lowercase": true, "strip_accents": true, "end": false}     BERT's words and WordPiece
     {"kind": "tokenizers", "json": {a tokenizer.json}, "end": true}              the library `tokenizers`
 
-"end" says that texts which a model reads, in contrast to those it writes, have END after the last piece.
+"names" of the second, which may be absent, gives special pieces by the names they have in a tokenizer.json. "end" says
+that texts which a model reads, in contrast to those it writes, have END after the last piece.
 """
 
 from __future__ import annotations
@@ -61,11 +62,11 @@ def checked(rule: dict | None) -> dict | None:
     kind = rule.get("kind") if isinstance(rule, dict) else None
     if kind not in DEFAULTS:
         raise ValueError(f"rule={rule!r:.80}: expected None, or a dict whose kind is one of {', '.join(DEFAULTS)}")
-    if unknown := sorted(set(rule) - set(DEFAULTS[kind])):
+    if unknown := sorted(set(rule) - {*DEFAULTS[kind], *(["names"] if kind == "tokenizers" else [])}):
         raise ValueError(f"a rule of kind {kind!r} has no {unknown[0]!r}: expected {', '.join(DEFAULTS[kind])}")
     if kind == "tokenizers" and not isinstance(rule.get("json", {}).get("model"), dict):
         raise ValueError("a rule of kind 'tokenizers' needs the content of a tokenizer.json as a dict, in 'json'")
-    return rule if len(rule) == len(DEFAULTS[kind]) else {**DEFAULTS[kind], **rule}
+    return rule if set(DEFAULTS[kind]) <= set(rule) else {**DEFAULTS[kind], **rule}
 
 
 def rule_of(vocabulary: Sequence[str]) -> dict | None:
@@ -107,6 +108,7 @@ def _reader(vocabulary: tuple[str, ...], key: _Key) -> Callable[[str], list[int]
         content, ours = key.rule["json"], vocabulary[:SPECIALS]  # those names are ordinary characters in a text
         added = [one for one in content.get("added_tokens", []) if one["content"] not in ours]
         encode = library({**content, "added_tokens": added}).encode
+        ids |= {name: ids[piece] for name, piece in key.rule.get("names", {}).items()}
         return lambda text: [ids.get(piece, unknown) for piece in encode(text, add_special_tokens=False).tokens]
     longest = max(map(len, ids))
 

@@ -1,10 +1,12 @@
-"""Models: names and options, layers, fusions, encoders, concepts, decoding, and the five tasks."""
+"""Models: names and options, layers, blocks, fusions, encoders, language models, concepts, decoding, and the tasks."""
 
 __all__ = [
+    "blocks",
     "concepts",
     "decode",
     "encoders",
     "fusion",
+    "language",
     "layers",
     "objectives",
     "options",

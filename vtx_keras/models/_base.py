@@ -15,7 +15,8 @@ import numpy as np
 from vtx_keras._compat import freeze_kernel, history_of, restore_history, sublayers
 from vtx_keras.inputs import media
 from vtx_keras.inputs.text import Vocabulary
-from vtx_keras.models.layers import Block, Composite, register
+from vtx_keras.models.blocks import Block
+from vtx_keras.models.layers import Composite, register
 
 MAX_CACHED = 16  # helper models kept per model
 EAGER_IMAGES = 16  # up to so many images, TensorFlow runs a helper faster than it traces it
@@ -219,6 +220,8 @@ class VisionText(keras.Model):
     def vision_tokens(self, features: Any) -> Any:
         """Return the tokens (batch, tokens, dim) that the fusion reads, from the image encoder's features."""
         vision = self.get_layer("vision")(features)
+        for name in ("fewer", "image_words"):  # before a language model's text
+            vision = self.get_layer(name)(vision) if self.has_layer(name) else vision
         if not self.has_layer("concepts"):
             return vision
         seen = self.get_layer("concepts")(features)
@@ -271,6 +274,41 @@ class VisionText(keras.Model):
             for old in list(models)[:-MAX_CACHED]:
                 models.pop(old, None)
         return helper
+
+
+def paired(
+    model: VisionText, images: Any, texts: dict[str, np.ndarray]
+) -> tuple[dict[str, np.ndarray], list[int], dict[int, str], int]:
+    """Return inputs of the pairs with a valid image, their indices, errors by index, and the number of pairs."""
+    ((name, tokens),) = texts.items()
+    pixels, good, errors = model.prepare(images)
+    pictures = len(good) + len(errors)
+    total = max(pictures, len(tokens))
+    if pictures not in (1, total) or len(tokens) not in (1, total):
+        raise ValueError(f"{pictures} pictures and {len(tokens)} texts: expected equally many, or one of either")
+    if pictures == 1 and total > 1:
+        good, errors = (list(range(total)), {}) if good else ([], dict.fromkeys(range(total), errors[0]))
+        pixels = np.broadcast_to(pixels, (len(good), *pixels.shape[1:]))
+    tokens = np.broadcast_to(tokens, (total, tokens.shape[1]))[good]
+    return {"image": pixels, name: tokens}, good, errors, total
+
+
+class PairModel(VisionText):
+    """A model from pairs of image and text to logits."""
+
+    def logits(
+        self, images: Any, texts: Any, batch_size: int, *, allow_empty: bool = False
+    ) -> tuple[np.ndarray, list[int], dict[int, str], int]:
+        """Return logits of the pairs with a valid image, their indices, errors by index, and the number of pairs.
+
+        One image may be paired with many texts, and one text with many images.
+        """
+        tokens = self.tokens_of(texts, allow_empty=allow_empty)
+        inputs, good, errors, total = paired(self, images, {"tokens": tokens})
+        if not good:
+            return np.zeros((0, 1), "float32"), good, errors, total
+        outputs = self.in_batches(self, inputs, batch_size)
+        return (outputs["logits"] if isinstance(outputs, dict) else outputs), good, errors, total
 
 
 def graph(inputs: Any, outputs: Any, name: str, kind: type = keras.Model) -> Any:

@@ -16,8 +16,10 @@ from keras import ops
 
 from vtx_keras.inputs import media, text
 from vtx_keras.models import decode
-from vtx_keras.models._base import VisionText, cut, graph
-from vtx_keras.models.layers import Block, register
+from vtx_keras.models._base import PairModel, VisionText, cut, graph, paired
+from vtx_keras.models.blocks import Block
+from vtx_keras.models.language import Adapter
+from vtx_keras.models.layers import register
 
 
 @register
@@ -53,7 +55,7 @@ class Captioner(VisionText):
         2
         """
         media.check_on_error(on_error)
-        sampling = _sampling(sampler, beams, top_k, top_p, temperature, seed)
+        sampling = decode.sampling(sampler, beams, top_k, top_p, temperature, seed)
         length, rules = self.check_length(max_length), self.check_rules(rules)
         pixels, good, errors = self.prepare(images)
         total = len(good) + len(errors)
@@ -99,7 +101,7 @@ class Captioner(VisionText):
         serves all images. Sampling uses `noise` (batch, max_length) in [0, 1), or draws it from `seed` with the
         backend's own generator (so samples differ from those of `generate`); inside `jax.jit` pass one of the two.
         """
-        sampling = _sampling(sampler, beams, top_k, top_p, temperature, seed)
+        sampling = decode.sampling(sampler, beams, top_k, top_p, temperature, seed)
         length = self.check_length(max_length)
         images = ops.convert_to_tensor(images, "float32")
         draw = None
@@ -155,9 +157,9 @@ class Captioner(VisionText):
         return self.make_step(self.image_states(features)), cache
 
     @property
-    def blocks(self) -> list[Block]:
-        """The blocks of the decoder, in order."""
-        return [layer for layer in self.layers if isinstance(layer, Block)]
+    def blocks(self) -> list:
+        """The blocks of the decoder, and what stands between those of a language model, in order."""
+        return [layer for layer in self.layers if isinstance(layer, (Block, Adapter))]
 
     def image_states(self, features: Any) -> list:
         """Return what the step of each block needs of the image, from the image encoder's features."""
@@ -169,21 +171,36 @@ class Captioner(VisionText):
 
     def make_step(self, states: list) -> Callable:
         """Return the `step` for `decode.search`, given the `image_states`."""
-        words, positions, norm = (self.get_layer(name) for name in ("words", "positions", "norm"))
-        # The output head is the transposed word table, or a matrix of its own; computed once here, not in every step.
-        own = self.get_layer("word_head").kernel if self.has_layer("word_head") else ops.transpose(words.embeddings)
-        head = ops.cast(own, "float32")  # (dim, vocabulary)
-        finish = self.get_layer("word_bias") if self.has_layer("word_bias") else None
 
         def step(tokens: Any, index: Any, cache: list, now: Any, visible: Any) -> tuple[Any, list]:
-            x, next_cache = positions.step(words(tokens), index), []  # (batch, beams, dim)
+            x, next_cache = self.embedded(tokens, index), []  # (batch, beams, dim)
             for block, block_cache, state in zip(self.blocks, cache, states, strict=True):
                 x, block_cache = block.step(x, block_cache, now, visible, state)
                 next_cache.append(block_cache)
-            logits = ops.matmul(ops.cast(norm(x), "float32"), head)  # (batch, beams, vocabulary)
-            return finish(logits) if finish else logits, next_cache
+            return finish(x), next_cache  # (batch, beams, vocabulary)
 
+        finish = self.word_logits()
         return step
+
+    def word_logits(self) -> Callable:
+        """Return the function from tokens after the last block to logits; its matrix is computed once, not per step."""
+        words, norm = self.get_layer("words"), self.get_layer("norm")
+        # The output head is the transposed word table, or a matrix of its own.
+        own = self.get_layer("word_head").kernel if self.has_layer("word_head") else ops.transpose(words.embeddings)
+        head = ops.cast(own, "float32")  # (dim, vocabulary)
+        bias = self.get_layer("word_bias") if self.has_layer("word_bias") else None
+
+        def finish(x: Any) -> Any:
+            logits = ops.matmul(ops.cast(norm(x), "float32"), head)
+            return bias(logits) if bias else logits
+
+        return finish
+
+    def embedded(self, tokens: Any, index: Any) -> Any:
+        """Return words (batch, n, dim) that stand at places `index` of a text: one for all, or one for each."""
+        x = self.get_layer("words")(tokens)
+        x = self.get_layer("word_scale")(x) if self.has_layer("word_scale") else x
+        return self.get_layer("positions").step(x, index) if self.has_layer("positions") else x
 
     def check_length(self, max_length: int | None) -> int:
         """Return `max_length` if the model can write so many tokens; by default, as many as it can."""
@@ -219,41 +236,6 @@ class Captioner(VisionText):
             row = int((ids == text.UNK).any(axis=1).argmax())
             warnings.warn(f"prompt {prompts[row]!r} has words outside the vocabulary: they are left out", stacklevel=3)
         return ids
-
-
-def paired(
-    model: VisionText, images: Any, texts: dict[str, np.ndarray]
-) -> tuple[dict[str, np.ndarray], list[int], dict[int, str], int]:
-    """Return inputs of the pairs with a valid image, their indices, errors by index, and the number of pairs."""
-    ((name, tokens),) = texts.items()
-    pixels, good, errors = model.prepare(images)
-    pictures = len(good) + len(errors)
-    total = max(pictures, len(tokens))
-    if pictures not in (1, total) or len(tokens) not in (1, total):
-        raise ValueError(f"{pictures} pictures and {len(tokens)} texts: expected equally many, or one of either")
-    if pictures == 1 and total > 1:
-        good, errors = (list(range(total)), {}) if good else ([], dict.fromkeys(range(total), errors[0]))
-        pixels = np.broadcast_to(pixels, (len(good), *pixels.shape[1:]))
-    tokens = np.broadcast_to(tokens, (total, tokens.shape[1]))[good]
-    return {"image": pixels, name: tokens}, good, errors, total
-
-
-class PairModel(VisionText):
-    """A model from pairs of image and text to logits."""
-
-    def logits(
-        self, images: Any, texts: Any, batch_size: int, *, allow_empty: bool = False
-    ) -> tuple[np.ndarray, list[int], dict[int, str], int]:
-        """Return logits of the pairs with a valid image, their indices, errors by index, and the number of pairs.
-
-        One image may be paired with many texts, and one text with many images.
-        """
-        tokens = self.tokens_of(texts, allow_empty=allow_empty)
-        inputs, good, errors, total = paired(self, images, {"tokens": tokens})
-        if not good:
-            return np.zeros((0, 1), "float32"), good, errors, total
-        outputs = self.in_batches(self, inputs, batch_size)
-        return (outputs["logits"] if isinstance(outputs, dict) else outputs), good, errors, total
 
 
 @register
@@ -345,18 +327,6 @@ class Retriever(VisionText):
             return tower
 
         return self.cached((modality, self.run_eagerly), make)
-
-
-def _sampling(
-    sampler: str, beams: int, top_k: int | None, top_p: float | None, temperature: float | None, seed: int | None
-) -> dict:
-    """Check the options of sampling, and fill in the defaults."""
-    decode.check_sampling(sampler, beams, top_k, top_p, temperature, seed)
-    if sampler == "top_k":
-        top_k = top_k or 50
-    if sampler == "top_p":
-        top_p = top_p or 0.9
-    return {"sampler": sampler, "top_k": top_k, "top_p": top_p, "temperature": temperature}
 
 
 class _Generate(keras.Model):

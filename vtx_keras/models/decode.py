@@ -20,7 +20,7 @@ from keras import ops
 from vtx_keras.inputs.text import END, MASK, PAD, START, UNK
 
 __all__ = [
-    "MOST_BEAMS", "NEVER", "SAMPLERS", "UNWRITABLE", "check_beams", "check_sampling", "make_draw", "pick", "search",
+    "MOST_BEAMS", "NEVER", "SAMPLERS", "UNWRITABLE", "check_beams", "check_sampling", "make_draw", "pick", "sampling", "search",
     "whole_number",
 ]  # fmt: skip
 MOST_BEAMS = 100  # memory grows with them
@@ -71,6 +71,18 @@ def check_sampling(
         raise ValueError(f"top_p={top_p!r}: expected a share of the probability, above 0 and at most 1")
     if temperature is not None and not (temperature >= 1e-3 and math.isfinite(temperature)):
         raise ValueError(f'temperature={temperature!r}: expected at least 0.001; for no randomness use "greedy"')
+
+
+def sampling(
+    sampler: str, beams: int, top_k: int | None, top_p: float | None, temperature: float | None, seed: int | None
+) -> dict[str, Any]:
+    """Check the options of sampling, and fill in the defaults."""
+    check_sampling(sampler, beams, top_k, top_p, temperature, seed)
+    if sampler == "top_k":
+        top_k = top_k or 50
+    if sampler == "top_p":
+        top_p = top_p or 0.9
+    return {"sampler": sampler, "top_k": top_k, "top_p": top_p, "temperature": temperature}
 
 
 def search(

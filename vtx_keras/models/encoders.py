@@ -22,7 +22,8 @@ from keras import layers, ops
 
 from vtx_keras.inputs.text import END, PAD
 from vtx_keras.models._base import graph
-from vtx_keras.models.layers import Block, Positions, exact_gelu, layer_norm, masked_mean, register
+from vtx_keras.models.blocks import Block
+from vtx_keras.models.layers import Positions, exact_gelu, layer_norm, masked_mean, register
 
 __all__ = [
     "BACKBONES", "IMAGE", "IMAGES", "KERAS_APPLICATIONS", "NAMES", "SCALING", "SCRATCH", "TEXT", "TEXTS", "Backbone",

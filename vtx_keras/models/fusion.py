@@ -19,13 +19,13 @@ from typing import Any
 import keras
 from keras import ops
 
+from vtx_keras.models.blocks import Attention, Block
 from vtx_keras.models.layers import (
     MASKED,
-    Attention,
-    Block,
     Composite,
     Positions,
     RowDense,
+    causal_mask,
     changed,
     combine_masks,
     gelu,
@@ -65,6 +65,10 @@ class Fused(Block):
         x, cache = self.self_attend_step(x, cache, now, visible)  # (batch, beams, dim)
         return self.apply_mlp(self.fuse(x, state)), cache
 
+    def extend(self, x: Any, past: tuple, places: Any, state: Any = None) -> tuple[Any, tuple]:
+        x, past = self.self_attend_further(x, past, places)  # (batch, n, dim)
+        return self.apply_mlp(self.fuse(x, state)), past
+
     def self_attention_weights(self, text: Any, mask: Any = None) -> Any:
         """Return the weights (batch, heads, words, words) of the text's self-attention."""
         read = self.before(self.attention_norm, text)
@@ -95,7 +99,7 @@ class ConcatMLP(Fused):
 
     def fuse(self, text: Any, state: Any) -> Any:
         hidden = gelu(self.from_text(self.before(self.fusion_norm, text)) + state)  # (batch, words, 2 * dim)
-        return self.after(self.fusion_norm, text + self.dropout(self.joined(hidden)))  # (batch, words, dim)
+        return self.after(self.fusion_norm, text, self.joined(hidden))  # (batch, words, dim)
 
 
 @register
@@ -189,7 +193,7 @@ class CrossAttn(Fused):
 
     def fuse(self, text: Any, state: Any) -> Any:
         read = self.before(self.fusion_norm, text)
-        return self.after(self.fusion_norm, text + self.dropout(self.cross_attention.attend(read, *state)))
+        return self.after(self.fusion_norm, text, self.cross_attention.attend(read, *state))
 
     def attention_weights(self, text: Any, vision: Any, text_mask: Any = None, vision_mask: Any = None) -> tuple:
         """Return attention weights over the image (batch, heads, words, image tokens) and the text (…, words)."""
@@ -228,7 +232,7 @@ class CoAttn(Fused):
         text_for_image = self.weighted_sum(affinity, words, text_mask)  # (batch, image tokens, dim)
         vision = vision + self.dropout(self.to_vision(text_for_image))
         text = text + self.dropout(self.to_text(image_for_text)) + masked_mean(vision, vision_mask)
-        return self.after(self.fusion_norm, text), vision
+        return (self.fusion_norm(text) if self.post_norm else text), vision
 
     def affinity(self, words: Any, vision: Any) -> Any:
         """Return how well words and image tokens fit (batch, words, image tokens)."""
@@ -256,8 +260,16 @@ class CoAttn(Fused):
 class MergedAttn(Fused):
     """Applies one block to one sequence of image tokens, then text tokens (VisualBERT); a prefix LM when causal.
 
-    When causal, the image attends only to itself, so its keys and values do not depend on the text.
+    When causal, the image attends only to itself, so its keys and values do not depend on the text. With
+    `causal_prefix` each image token attends to those before it, as language models read all that comes.
     """
+
+    def __init__(self, dim: int, heads: int, causal_prefix: bool = False, **kwargs: Any):
+        super().__init__(dim, heads, **kwargs)
+        self.causal_prefix = causal_prefix
+
+    def get_config(self) -> dict:
+        return {**super().get_config(), **changed(self, {"causal_prefix": False})}
 
     def call(self, text: Any, vision: Any, text_mask: Any = None, vision_mask: Any = None) -> tuple[Any, Any]:  # type: ignore[override]  # as in Fused
         (prefix,) = lengths(vision)
@@ -282,8 +294,9 @@ class MergedAttn(Fused):
         order = keep = None
         if self.causal:  # a query sees the whole image, and the text up to its own position
             prefix, positions = lengths(vision)[0], ops.arange(lengths(vision)[0] + lengths(text)[0])
-            order = ops.logical_or(positions[None, :] < prefix, positions[:, None] >= positions[None, :])
-            order = order[None]  # (1, image tokens + words, image tokens + words)
+            seen_by_all = positions[None, :] < (0 if self.causal_prefix else prefix)
+            order = ops.logical_or(seen_by_all, positions[:, None] >= positions[None, :])
+            order = self.within(order[None], positions[None], positions[None])  # (1, image tokens + words, …)
         if text_mask is not None or vision_mask is not None:
             masks = [
                 ops.ones_like(tokens[:, :, 0], "bool") if mask is None else mask
@@ -295,13 +308,16 @@ class MergedAttn(Fused):
     def begin(self, vision: Any, mask: Any = None) -> tuple[Any, Any]:
         keep = ops.ones_like(vision[:, :, 0], "bool") if mask is None else mask
         keys, values = self.attention.keys_values(self.before(self.attention_norm, vision))
-        return (keys, values, key_mask(keep)), self.apply_mlp(self.self_attend(vision, key_mask(mask)))
+        visible, places = key_mask(mask), ops.arange(lengths(vision)[0])[None]
+        if self.causal_prefix:
+            visible = combine_masks(visible, self.within(causal_mask(*lengths(vision)), places, places))
+        return (keys, values, key_mask(keep)), self.apply_mlp(self.self_attend(vision, visible))
 
     def step(self, x: Any, cache: tuple, now: Any, visible: Any, state: Any = None) -> tuple[Any, tuple]:
-        keys, values, keep = state
-        prefix = (keys, values, ops.tile(keep, (1, x.shape[1], 1)))  # the mask (batch, beams, image tokens)
-        x, cache = self.self_attend_step(x, cache, now, visible, prefix)
-        return self.apply_mlp(x), cache
+        return Block.step(self, x, cache, now, visible, state)  # the image is what comes before the text
+
+    def extend(self, x: Any, past: tuple, places: Any, state: Any = None) -> tuple[Any, tuple]:
+        return Block.extend(self, x, past, places)  # the image is in the past
 
 
 @register

@@ -152,6 +152,27 @@ OPTIONS = {
         lambda value: isinstance(value, (int, float)) and not isinstance(value, bool) and value >= 0,
         ("captioner",),
     ),
+    "text_decoder": Option(
+        "the language model that writes; by default blocks of this model's own",
+        "blocks",
+        "blocks, a published one (smollm2_135m), hf://owner/name, a .gguf file, or a folder of transformers",
+        lambda value: (bool(value) and isinstance(value, (str, dict))) or hasattr(value, "__fspath__"),
+        ("captioner",),
+    ),
+    "fuse_every": Option(
+        "a fusion after every so many blocks of a language model; 0 for six in all",
+        0,
+        "a whole number",
+        _whole_number(0),
+        ("captioner",),
+    ),
+    "image_words": Option(
+        "tokens that stand for the image before a language model's text; 0 for 16, or 8 of concat_mlp",
+        0,
+        "a whole number; but for concat_mlp a square (1, 4, 9, 16 …)",
+        _whole_number(0),
+        ("captioner",),
+    ),
     "loss": Option(
         "form of the contrastive loss", "softmax", "softmax or sigmoid", _one_of("softmax", "sigmoid"), ("retriever",)
     ),

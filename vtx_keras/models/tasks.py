@@ -18,22 +18,26 @@ from vtx_keras.inputs.text import PAD
 from vtx_keras.models import encoders
 from vtx_keras.models._base import Spec, VisionText, graph
 from vtx_keras.models._methods import Answerer, Captioner, Matcher, Retriever
+from vtx_keras.models.blocks import Block
 from vtx_keras.models.concepts import ConceptIds, Concepts, WithConcepts, ids_of
 from vtx_keras.models.fusion import FUSIONS, POOLING, Vision
-from vtx_keras.models.layers import Block, Pool, Positions, RowDense, layer_norm
+from vtx_keras.models.language import ADAPTERS, Fewer, ImageWords, WordBias, block_options
+from vtx_keras.models.layers import Pool, Positions, RowDense, layer_norm, norm_of
 from vtx_keras.models.objectives import Contrastive, PacedAdam, WordAccuracy, WordLoss, clipping
 from vtx_keras.models.options import lookup, resolve
 
 __all__ = [
     "ENCODERS", "TASKS", "captioner", "classifier", "compiled", "construct", "dtype_policy", "embedding",
-    "fused_block", "fused_logits", "image_tokens", "labeller", "matcher", "retriever", "text_tokens", "token_input",
-    "vqa", "with_word_head",
+    "fused_block", "fused_logits", "image_tokens", "labeller", "language_captioner", "matcher", "retriever",
+    "text_tokens", "token_input", "vqa", "with_word_head",
 ]  # fmt: skip
 ENCODERS = ("image_encoder", "text_encoder")
 
 
 def captioner(fusion: str, o: SimpleNamespace) -> Captioner:
     """Build a left-to-right decoder: causal self-attention, fusion, MLP; logits of the next word at every position."""
+    if isinstance(o.text_decoder, dict):
+        return language_captioner(fusion, o)
     inputs = {"image": keras.Input(o.image_shape, name="image"), "tokens": token_input()}
     words = keras.layers.ReversibleEmbedding(
         o.vocabulary_size,
@@ -59,6 +63,44 @@ def captioner(fusion: str, o: SimpleNamespace) -> Captioner:
         logits = Contrastive(weight=o.contrastive, dtype="float32", name="contrastive")(
             image_embedding, text_embedding, logits
         )
+    return compiled(graph(inputs, logits, "captioner", Captioner), WordLoss(), [WordAccuracy()])
+
+
+def language_captioner(fusion: str, o: SimpleNamespace) -> Captioner:
+    """Build a captioner whose text side is a causal language model, of the layout `o.text_decoder`.
+
+    The image comes as tokens before the text (merged_attn, concat_mlp), or into the text between blocks (cross_attn,
+    gated). What is not the language model is `vision`, `image_words` and `adapter_…`.
+    """
+    t = o.text_decoder
+    inputs = {"image": keras.Input(o.image_shape, name="image"), "tokens": token_input()}
+    few = o.image_words or 16 if fusion == "merged_attn" else 0
+    vision = image_tokens(inputs["image"], o, fusion, few=few)  # (batch, image tokens, dim)
+    if fusion == "concat_mlp":
+        vision = ImageWords(o.dim, o.image_words or 8, name="image_words")(vision)
+    if t.get("own_head"):
+        words = keras.layers.Embedding(o.vocabulary_size, o.dim, name="words")
+    else:
+        words = keras.layers.ReversibleEmbedding(o.vocabulary_size, o.dim, reverse_dtype="float32", name="words")
+    x = words(Spec(o.spec, name="spec")(inputs["tokens"]))  # (batch, words, dim)
+    x = keras.layers.Rescaling(t["word_scale"], name="word_scale")(x) if "word_scale" in t else x
+    x = Positions((t["positions"],), name="positions")(x) if "positions" in t else x
+    every = o.fuse_every or -(-t["depth"] // 6)
+    for i in range(t["depth"]):
+        options = {**block_options(t, i), "causal": True, "dropout": o.dropout, "name": f"block_{i}"}
+        if fusion in ADAPTERS:
+            x = Block(o.dim, o.heads, **options)(x)
+            if (i + 1) % every == 0:
+                x, vision = ADAPTERS[fusion](o.dim, o.heads, dropout=o.dropout, name=f"adapter_{i}")(x, vision)
+        else:
+            x, vision = FUSIONS["merged_attn"](o.dim, o.heads, causal_prefix=True, **options)(x, vision)
+    x = norm_of(t.get("norm", "layer"), "norm", t["epsilon"], None)(x)
+    if t.get("own_head"):
+        logits = keras.layers.Dense(o.vocabulary_size, use_bias=False, dtype="float32", name="word_head")(x)
+    else:
+        logits = words(x, reverse=True)  # (batch, words, vocabulary)
+    logits = WordBias(False, t["absent"], dtype="float32", name="word_bias")(logits)
+    logits = keras.layers.Activation("linear", dtype="float32", name="logits")(logits)
     return compiled(graph(inputs, logits, "captioner", Captioner), WordLoss(), [WordAccuracy()])
 
 
@@ -131,11 +173,16 @@ def with_word_head(
 
 
 def image_tokens(
-    image: Any, o: SimpleNamespace, fusion: str | None = None, words: keras.layers.Layer | None = None
+    image: Any,
+    o: SimpleNamespace,
+    fusion: str | None = None,
+    words: keras.layers.Layer | None = None,
+    few: int = 0,
 ) -> Any:
     """Encode an image or clip as tokens (batch, image tokens, dim), and the concepts in it as more tokens.
 
-    A text side that writes gives its table of `words`, so that a concept resembles the word it is written as.
+    A text side that writes gives its table of `words`, so that a concept resembles the word it is written as. With
+    `few`, cells of the grid are averaged to so many tokens.
     """
     encoder = encoders.image(
         o.image_encoder,
@@ -152,6 +199,7 @@ def image_tokens(
     # Runs from before there were concepts, which resume to the same bits, have no dropout of the image.
     dropout = o.dropout if getattr(o, "concepts", 0) else 0.0
     vision = Vision(o.dim, clip, o.temporal, dropout=dropout, name="vision")(features)  # (batch, image tokens, dim)
+    vision = Fewer(features.shape[1:-1], few, clip, name="fewer")(vision) if few else vision
     if not getattr(o, "concepts", 0):
         return vision
     network = encoders.BACKBONES.get(o.image_encoder) if isinstance(o.image_encoder, str) else None
@@ -225,6 +273,9 @@ def construct(
 ) -> VisionText:
     """Build a model with these options; `load` maps encoder options to loaders of pretrained encoders."""
     entry = lookup(name)
+    decoder = overrides.get("text_decoder")
+    if isinstance(decoder, dict):  # which says these itself
+        overrides = {**overrides, **{key: decoder[key] for key in ("dim", "heads", "depth")}}
     options = resolve(entry.task, entry.video, overrides)
     with dtype_policy(dtype):
         _resolve_encoders(options, vocabulary, load)

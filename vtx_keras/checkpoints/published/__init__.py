@@ -22,6 +22,7 @@ _MODULE_OF = {
     "restored": "_build",
     "say_aside": "_build",
     "tags_of": "_catalogue",
+    "with_decoder": "_causal",
     "with_encoders": "_towers",
 }
 __all__ = sorted(_MODULE_OF)

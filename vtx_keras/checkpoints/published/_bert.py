@@ -22,7 +22,7 @@ from vtx_keras.checkpoints.published._parts import NormedPositions
 from vtx_keras.checkpoints.published._said import Order
 from vtx_keras.inputs.text import PAD, Vocabulary
 from vtx_keras.models._base import graph
-from vtx_keras.models.layers import Block
+from vtx_keras.models.blocks import Block
 
 SPARE = (r"position_ids$", r"(^|\.)pooler\.", r"^cls\.", r"^classifier\.", r"^dropout")
 

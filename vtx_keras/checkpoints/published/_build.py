@@ -17,7 +17,7 @@ from vtx_keras.models.options import did_you_mean, lookup, resolve
 
 MAX_LENGTH = 32  # tokens of a text, unless it is given: tables of positions are much longer than captions
 MOST = {"dim": 65_536, "heads": 1_024, "depth": 1_000, "hidden": 1 << 20, "size": 8_192, "patch": 8_192}
-MOST["positions"] = 1 << 20
+MOST |= {"positions": 1 << 20, "kv_heads": 1_024, "head_dim": 4_096, "window": 1 << 24}
 GIVEN = ("max_length", "dropout")  # options that a published model takes; the checkpoint says the others
 
 
@@ -140,10 +140,10 @@ def restored(saved: Mapping[str, Any], *, dtype: str | None = None, **overrides:
 
 def check_layout(layout: Mapping[str, Any], where: str) -> None:
     """Raise `BadWeights` for widths, depths and epsilons that no model has, before anything is built."""
-    for part in ("vision", "text"):
+    for part in (part for part in ("vision", "text") if part in layout):
         sizes = {
             key: layout[part][key]
-            for key in ("dim", "heads", "depth", "hidden", "size", "patch", "positions")
+            for key in ("dim", "heads", "depth", "hidden", "size", "patch", "positions", "kv_heads", "head_dim", "window")
             if key in layout[part]
         }
         for key, value in sizes.items():
@@ -151,7 +151,7 @@ def check_layout(layout: Mapping[str, Any], where: str) -> None:
                 raise BadWeights(
                     f"{where} says {key} {value!r} of the {part}: expected a whole number up to {MOST[key]:,d}"
                 )
-        if sizes["dim"] % sizes["heads"]:
+        if sizes["dim"] % sizes["heads"] and "head_dim" not in layout[part]:
             raise BadWeights(f"{where}: a width of {sizes['dim']} does not divide by {sizes['heads']} heads")
         epsilon = layout[part]["epsilon"]
         if not isinstance(epsilon, (int, float)) or not 0 < epsilon < 1:

@@ -12,17 +12,13 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 import keras
-import numpy as np
 from keras import ops
 
 from vtx_keras.inputs.text import END, PAD
 from vtx_keras.models._base import graph
-from vtx_keras.models.decode import NEVER
+from vtx_keras.models.blocks import MLP, Attention, Block
 from vtx_keras.models.layers import (
     ACTIVATIONS,
-    MLP,
-    Attention,
-    Block,
     Composite,
     Positions,
     RowDense,
@@ -108,32 +104,6 @@ class WordTransform(Composite):
 
     def get_config(self) -> dict:
         return {**super().get_config(), "dim": self.dim, "activation": self.activation, "epsilon": self.epsilon}
-
-
-@register
-class WordBias(keras.layers.Layer):
-    """Adds a learned number to the logit of each word, and hides the words that the checkpoint does not have.
-
-    A checkpoint without a padding or unknown token has no logit for it: -1e9 leaves the softmax as it was.
-    """
-
-    def __init__(self, bias: bool = True, absent: Sequence[int] = (), **kwargs: Any):
-        super().__init__(**kwargs)
-        self.bias_used, self.absent = bias, list(absent)
-
-    def build(self, shape: tuple) -> None:
-        if self.bias_used:
-            self.bias = self.add_weight(shape=(shape[-1],), initializer="zeros", name="bias")
-
-    def compute_output_shape(self, shape: tuple) -> tuple:
-        return shape
-
-    def call(self, logits: Any) -> Any:  # (batch, words, vocabulary)
-        logits = logits + self.bias if self.bias_used else logits
-        return ops.where(np.isin(np.arange(logits.shape[-1]), self.absent), NEVER, logits) if self.absent else logits
-
-    def get_config(self) -> dict:
-        return {**super().get_config(), "bias": self.bias_used, "absent": self.absent}
 
 
 @register

@@ -21,7 +21,7 @@ from vtx_keras.models.decode import whole_number
 
 ACTIVATIONS = {
     "gelu": "gelu", "gelu_new": "gelu_tanh", "gelu_pytorch_tanh": "gelu_tanh", "quick_gelu": "quick_gelu",
-    "relu": "relu",
+    "relu": "relu", "silu": "silu", "swish": "silu",
 }  # fmt: skip
 # Of a processor whose file does not say it.
 RESAMPLE = {"Blip": 3, "CLIP": 3, "Siglip": 3, "ViT": 2, "Vilt": 3, "Deit": 3}
@@ -172,14 +172,24 @@ def pieces(folder: Path, size: int) -> list[str]:
         raise BadWeights(f"{folder} has neither tokenizer.json nor vocab.txt: found {', '.join(found[:12])}")
     if (folder / "added_tokens.json").is_file():
         ids = {**ids, **read(folder, "added_tokens.json").values}
+    return by_id(ids, size, str(folder))
+
+
+def pieces_of(content: Said, size: int) -> list[str]:
+    """Return the pieces by id of the content of a tokenizer.json, `size` of them."""
+    return by_id(_from_json(content), size, content.where)
+
+
+def by_id(ids: Mapping[str, Any], size: int, where: str) -> list[str]:
+    """Return pieces in the order of their ids, after checking them."""
     wrong = [one for one in ids.items() if not isinstance(one[0], str) or not whole_number(one[1]) or one[1] < 0]
     if wrong or not any(ids):
         came = str(wrong[0]) if wrong else "no pieces"
-        raise BadWeights(f"{folder}: its tokenizer has {came}: expected pieces with ids from 0 on")
+        raise BadWeights(f"{where}: its tokenizer has {came}: expected pieces with ids from 0 on")
     if max(ids.values()) >= size:
-        raise BadWeights(f"{folder}: its tokenizer has {max(ids.values()) + 1} pieces, and its word table {size} rows")
+        raise BadWeights(f"{where}: its tokenizer has {max(ids.values()) + 1} pieces, and its word table {size} rows")
     if len(set(ids.values())) < len(ids):
-        raise BadWeights(f"{folder}: two pieces of its tokenizer have the same id")
+        raise BadWeights(f"{where}: two pieces of its tokenizer have the same id")
     names = [f"[row {i}]" for i in range(size)]
     for piece, i in ids.items():
         names[i] = piece

@@ -1,0 +1,284 @@
+"""Beside the blocks of a causal language model: what fits an image to it, and texts that grow as they are read.
+
+A language model is the text side of a captioner (`tasks.language_captioner`). Each fusion begins so that its words are
+as they were: behind a gate that is closed (Flamingo, https://arxiv.org/abs/2204.14198), or with the image as tokens in
+front of the text (ClipCap, https://arxiv.org/abs/2111.09734; LLaVA, https://arxiv.org/abs/2304.08485).
+
+A `Reading` is what a model has read: the keys and values of each block, with a slot for every place up to a capacity.
+`extend` reads further tokens in one pass, be it a prompt or the newest word; the slot of a token is its place, so a
+text is cut by counting less.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+from typing import Any, NamedTuple
+
+import keras
+import numpy as np
+from keras import ops
+
+from vtx_keras.inputs.text import PAD
+from vtx_keras.models.blocks import MLP, Attention, Block
+from vtx_keras.models.decode import NEVER
+from vtx_keras.models.fusion import Gate, MergedAttn
+from vtx_keras.models.layers import Composite, layer_norm, masked_mean, register
+
+__all__ = [
+    "ADAPTERS", "Adapter", "CrossAdapter", "Fewer", "GatedAdapter", "ImageWords", "Opening", "Reading", "WordBias",
+    "begin", "block_options", "extend",
+]  # fmt: skip
+
+# --- layers
+
+
+@register
+class Opening(keras.layers.Layer):
+    """Multiplies by tanh of a learned number that begins at 0: what comes behind it is added little by little."""
+
+    def build(self, shape: tuple) -> None:
+        self.opening = self.add_weight(shape=(), initializer="zeros", name="opening")
+
+    def call(self, x: Any) -> Any:
+        return ops.tanh(ops.cast(self.opening, self.compute_dtype)) * x
+
+
+class Adapter(Composite):
+    """A fusion between two blocks of a language model. It treats every token by itself, so it needs no cache."""
+
+    def call(self, text: Any, vision: Any) -> tuple[Any, Any]:  # (batch, words, dim), (batch, image tokens, dim)
+        return self.fuse(text, self.begin(vision)[0]), vision
+
+    def compute_output_shape(self, text_shape: tuple, vision_shape: tuple) -> tuple[tuple, tuple]:  # type: ignore[override]
+        return text_shape, vision_shape
+
+    def begin(self, vision: Any, mask: Any = None) -> tuple[Any, Any]:
+        """Return what `fuse` needs of the image, computed once, and the image for the next block."""
+        raise NotImplementedError
+
+    def fuse(self, text: Any, state: Any) -> Any:
+        raise NotImplementedError
+
+    def empty_cache(self, batch: Any, length: int, beams: int) -> tuple:
+        return ()
+
+    def step(self, x: Any, cache: tuple, now: Any, visible: Any, state: Any = None) -> tuple[Any, tuple]:
+        return self.fuse(x, state), cache
+
+    def extend(self, x: Any, past: tuple, places: Any, state: Any = None) -> tuple[Any, tuple]:
+        return self.fuse(x, state), past
+
+
+@register
+class CrossAdapter(Adapter):
+    """Attends to image tokens, then applies an MLP, each behind a gate that begins closed (Flamingo)."""
+
+    def __init__(self, dim: int, heads: int, hidden: int | None = None, dropout: float = 0.0, **kwargs: Any):
+        super().__init__(**kwargs)
+        self.dim, self.heads, self.hidden, self.rate = dim, heads, hidden or 2 * dim, dropout
+        more = {"dtype": self.dtype_policy}
+        self.fusion_norm = layer_norm("fusion_norm", **more)
+        self.cross_attention = Attention(dim, heads, name="cross_attention", **more)
+        self.attention_opening = Opening(name="attention_opening", **more)
+        self.mlp_norm = layer_norm("mlp_norm", **more)
+        self.mlp = MLP(dim, self.hidden, name="mlp", **more)
+        self.mlp_opening = Opening(name="mlp_opening", **more)
+        self.dropout = keras.layers.Dropout(dropout, name="dropout", **more)
+
+    def parts(self) -> Iterator[tuple[keras.layers.Layer, int]]:
+        parts = (self.fusion_norm, self.cross_attention, self.attention_opening, self.mlp_norm, self.mlp)
+        for part in (*parts, self.mlp_opening, self.dropout):
+            yield part, self.dim
+
+    def begin(self, vision: Any, mask: Any = None) -> tuple[Any, Any]:
+        return self.cross_attention.keys_values(vision), vision
+
+    def fuse(self, text: Any, state: Any) -> Any:
+        attended = self.cross_attention.attend(self.fusion_norm(text), *state)  # (batch, words, dim)
+        text = text + self.attention_opening(self.dropout(attended))
+        return text + self.mlp_opening(self.dropout(self.mlp(self.mlp_norm(text))))
+
+    def get_config(self) -> dict:
+        config = {"dim": self.dim, "heads": self.heads, "hidden": self.hidden, "dropout": self.rate}
+        return {**super().get_config(), **config}
+
+
+@register
+class GatedAdapter(Adapter):
+    """Moves each token towards the GRU gate of it and the mean of the image, as far as a gate that begins closed."""
+
+    def __init__(self, dim: int, heads: int, dropout: float = 0.0, **kwargs: Any):
+        super().__init__(**kwargs)
+        self.dim, self.heads, self.rate = dim, heads, dropout
+        more = {"dtype": self.dtype_policy}
+        self.fusion_norm = layer_norm("fusion_norm", **more)
+        self.gate = Gate(dim, name="gate", **more)
+        self.opening = Opening(name="opening", **more)
+        self.dropout = keras.layers.Dropout(dropout, name="dropout", **more)
+
+    def parts(self) -> Iterator[tuple[keras.layers.Layer, int]]:
+        for part in (self.fusion_norm, self.gate, self.opening, self.dropout):
+            yield part, self.dim
+
+    def begin(self, vision: Any, mask: Any = None) -> tuple[Any, Any]:
+        return self.gate.summary(masked_mean(vision, mask)), vision  # (batch, 1, 3 * dim)
+
+    def fuse(self, text: Any, state: Any) -> Any:
+        read = self.fusion_norm(text)
+        return text + self.opening(self.dropout(self.gate.mix(read, state) - read))  # (batch, words, dim)
+
+    def get_config(self) -> dict:
+        return {**super().get_config(), "dim": self.dim, "heads": self.heads, "dropout": self.rate}
+
+
+ADAPTERS: dict[str, type[Adapter]] = {"cross_attn": CrossAdapter, "gated": GatedAdapter}
+
+
+@register
+class Fewer(keras.layers.Layer):
+    """Averages image tokens to `count` of them: of a grid (rows, columns) in a square, of a sequence in runs.
+
+    A clip has as many for each frame.
+
+    >>> tuple(Fewer((7, 7), 4)(ops.ones((1, 49, 8))).shape)
+    (1, 4, 8)
+    """
+
+    def __init__(self, grid: Sequence[int], count: int, clip: bool = False, **kwargs: Any):
+        super().__init__(**kwargs)
+        self.grid, self.count, self.clip = tuple(grid), count, clip
+        axes = self.grid[1:] if clip else self.grid
+        cells = (math.isqrt(count),) * 2 if len(axes) == 2 else (count,)
+        if math.prod(cells) != count:
+            raise ValueError(f"image_words={count}: expected a square, for example {cells[0] ** 2}")
+        self.shares = np.ones((1, 1), "float32")  # (count, places)
+        for size, parts in zip(axes, cells, strict=True):
+            first, last = size * np.arange(parts) // parts, -(-size * (np.arange(parts) + 1) // parts)
+            within = (np.arange(size) >= first[:, None]) & (np.arange(size) < last[:, None])  # (parts, size)
+            self.shares = np.kron(self.shares, within / within.sum(axis=1, keepdims=True)).astype("float32")
+
+    def compute_output_shape(self, shape: tuple) -> tuple:
+        return (shape[0], self.count * (self.grid[0] if self.clip else 1), shape[2])
+
+    def call(self, x: Any) -> Any:  # (batch, image tokens, dim)
+        count = self.compute_output_shape(x.shape)[1]
+        x = ops.reshape(x, (-1, self.shares.shape[1], x.shape[2]))  # (batch * frames, places, dim)
+        return ops.reshape(ops.matmul(ops.cast(self.shares, x.dtype), x), (-1, count, x.shape[2]))
+
+    def get_config(self) -> dict:
+        return {**super().get_config(), "grid": self.grid, "count": self.count, "clip": self.clip}
+
+
+@register
+class ImageWords(Composite):
+    """Turns the mean of the image tokens into a few tokens of the text, by an MLP (ClipCap)."""
+
+    def __init__(self, dim: int, count: int, **kwargs: Any):
+        super().__init__(**kwargs)
+        self.dim, self.count = dim, count
+        self.norm = layer_norm("norm", dtype=self.dtype_policy)
+        self.up = keras.layers.Dense(2 * dim, activation="gelu", name="up", dtype=self.dtype_policy)
+        self.down = keras.layers.Dense(count * dim, name="down", dtype=self.dtype_policy)
+
+    def parts(self) -> Iterator[tuple[keras.layers.Layer, int]]:
+        yield from ((self.norm, self.dim), (self.up, self.dim), (self.down, 2 * self.dim))
+
+    def compute_output_shape(self, shape: tuple) -> tuple:
+        return (shape[0], self.count, self.dim)
+
+    def call(self, vision: Any) -> Any:  # (batch, image tokens, dim)
+        x = self.down(self.up(self.norm(masked_mean(vision))))  # (batch, 1, count * dim)
+        return ops.reshape(x, (-1, self.count, self.dim))
+
+    def get_config(self) -> dict:
+        return {**super().get_config(), "dim": self.dim, "count": self.count}
+
+
+@register
+class WordBias(keras.layers.Layer):
+    """Adds a learned number to the logit of each word, and hides the words that the checkpoint does not have.
+
+    A checkpoint without a padding or unknown token has no logit for it: -1e9 leaves the softmax as it was.
+    """
+
+    def __init__(self, bias: bool = True, absent: Sequence[int] = (), **kwargs: Any):
+        super().__init__(**kwargs)
+        self.bias_used, self.absent = bias, list(absent)
+
+    def build(self, shape: tuple) -> None:
+        if self.bias_used:
+            self.bias = self.add_weight(shape=(shape[-1],), initializer="zeros", name="bias")
+
+    def compute_output_shape(self, shape: tuple) -> tuple:
+        return shape
+
+    def call(self, logits: Any) -> Any:  # (batch, words, vocabulary)
+        logits = logits + self.bias if self.bias_used else logits
+        return ops.where(np.isin(np.arange(logits.shape[-1]), self.absent), NEVER, logits) if self.absent else logits
+
+    def get_config(self) -> dict:
+        return {**super().get_config(), "bias": self.bias_used, "absent": self.absent}
+
+
+def block_options(layout: dict[str, Any], index: int) -> dict[str, Any]:
+    """Return the options of one block of a language model, whose layers may alternate between two attentions.
+
+    >>> block_options({"dim": 8, "window": 4, "full_layers": [1], "local_rotary": {"theta": 10.0}}, 0)
+    {'window': 4, 'rotary': {'theta': 10.0}}
+    """
+    options = {name: layout[name] for name in Block.LATER if name in layout}
+    if index in layout.get("full_layers", ()):
+        options.pop("window", None)
+    elif "local_rotary" in layout:
+        options["rotary"] = layout["local_rotary"]
+    return options
+
+
+# --- a text that grows as it is read
+
+
+class Reading(NamedTuple):
+    """What a captioner has read, of an image and of a text for each row, up to a capacity of places."""
+
+    pasts: list[Any]  # of each block: (keys, values), () of what keeps none
+    states: list  # of each block: what it needs of the image, or None
+    count: Any  # (batch, 1): the number of places that are taken
+    prefix: int  # how many of them are the image's
+
+
+def begin(model: Any, features: Any, capacity: int) -> Reading:
+    """Return the reading of an image alone, from the image encoder's features."""
+    vision, prefix = model.vision_tokens(features), 0
+    pasts: list[Any] = []
+    states: list[Any] = []
+    rows = ops.shape(features)[0]
+    for block in model.blocks:
+        state, vision = block.begin(vision)
+        if isinstance(block, MergedAttn):  # the image is what was read first
+            keys, values, _ = state
+            prefix, state = keys.shape[3], None
+            room = [0, capacity - prefix]
+            pasts.append((ops.pad(keys, [[0, 0]] * 3 + [room]), ops.pad(values, [[0, 0], [0, 0], room, [0, 0]])))
+        elif isinstance(block, Block):
+            keys, values = block.empty_cache(rows, capacity, 1)
+            pasts.append((keys[..., 0], values[:, :, :, 0]))
+        else:
+            pasts.append(())
+        states.append(state)
+    return Reading(pasts, states, ops.zeros((rows, 1), "int32") + prefix, prefix)
+
+
+def extend(model: Any, reading: Reading, tokens: Any) -> tuple[Any, Reading]:
+    """Read further tokens (batch, n), PAD at the end; return the logits after the last (batch, vocabulary)."""
+    keep = ops.cast(tokens != PAD, "int32")
+    upto = ops.cumsum(keep, axis=1)  # (batch, n)
+    places = ops.where(keep > 0, reading.count + upto - 1, -1)
+    x = model.embedded(tokens, ops.maximum(places - reading.prefix, 0))  # (batch, n, dim)
+    pasts = []
+    for block, past, state in zip(model.blocks, reading.pasts, reading.states, strict=True):
+        x, past = block.extend(x, past, places, state)
+        pasts.append(past)
+    last = ops.cast(ops.logical_and(keep > 0, upto == upto[:, -1:]), x.dtype)
+    x = ops.sum(x * last[:, :, None], axis=1, keepdims=True)  # (batch, 1, dim)
+    return model.word_logits()(x)[:, 0], reading._replace(pasts=pasts, count=reading.count + upto[:, -1:])
