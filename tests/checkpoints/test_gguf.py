@@ -334,7 +334,7 @@ WORDS = {
     "many blocks": ({"keys": {"llama.block_count": 2**31}}, "expected a whole number above 0"),
     "no block count": ({"keys": {"llama.block_count": None}}, "has no 'llama.block_count'"),
     "heads": ({"keys": {"llama.attention.head_count": 3}}, "expected 3 heads of 8"),
-    "heads of layers": ({"keys": {"llama.attention.head_count_kv": [2, 1]}}, r"head_count_kv \[2, 1\]: expected a whole"),
+    "heads of layers": ({"keys": {"llama.attention.head_count_kv": [2, 1]}}, r"_kv \[2, 1\]: expected a whole"),
     "partial rotation": ({"keys": {"llama.rope.dimension_count": 4}}, "several widths: expected 8"),
     "scaling": ({"keys": {"llama.rope.scaling.type": "yarn"}}, "by 'yarn': expected none or linear"),
     "epsilon": ({"keys": {"llama.attention.layer_norm_rms_epsilon": float("nan")}}, "nan: expected a number above 0"),
@@ -477,10 +477,39 @@ def test_tensors_and_config_are_those_that_transformers_reads(smollm2):
     assert {*read.tensors} <= {*wanted}
     for name in read.tensors:
         np.testing.assert_array_equal(read.tensors[name], wanted[name], err_msg=name)
-    theirs = peer.config.to_dict()
+    theirs = peer.config.to_dict() | {"architectures": [type(peer).__name__]}
     theirs["rope_theta"] = theirs["rope_parameters"]["rope_theta"]
     for key, value in read.config.items():
         assert theirs[key] == (pytest.approx(value, rel=1e-6) if isinstance(value, float) else value), key
+
+
+@pytest.mark.oracle
+@pytest.mark.parametrize("kind", ["llama", "qwen2", "qwen3", "gemma3", "gpt2"])
+def test_small_models_of_every_kind_have_the_tensors_that_transformers_reads(kind, tmp_path):
+    pytest.importorskip("torch")
+    transformers = pytest.importorskip("transformers")
+    path = written(tmp_path / "a.gguf", kind, tensors_of(kind))
+    read = opened(path)
+    config = transformers.AutoConfig.for_model(**read.config)  # its own reading leaves some widths at their defaults
+    peer = transformers.AutoModelForCausalLM.from_pretrained(tmp_path, gguf_file=path.name, config=config)
+    assert [type(peer).__name__] == read.config["architectures"]
+    wanted = {name: one.float().numpy() for name, one in peer.state_dict().items()}
+    assert {*wanted} - {*read.tensors} == {"lm_head.weight"}  # tied
+    assert {*read.tensors} <= {*wanted}
+    for name in read.tensors:
+        np.testing.assert_array_equal(read.tensors[name], wanted[name], err_msg=name)
+
+
+@pytest.mark.oracle
+def test_texts_of_gemma_are_cut_as_transformers_cuts_them(tmp_path):
+    transformers = pytest.importorskip("transformers")
+    path = written(tmp_path / "a.gguf", "gemma3", tensors_of("gemma3", len(SPM)), keys=spm())
+    peer = transformers.AutoTokenizer.from_pretrained(tmp_path, gguf_file=path.name)
+    ours = library(opened(path).tokenizer)
+    for one in [*varied(), "abcab ab  ab", "<bos>ab", "a  b", "\n\n\n"]:
+        ids = ours.encode(one, add_special_tokens=False).ids
+        assert ids == peer(one, add_special_tokens=False)["input_ids"], one
+        assert ours.decode(ids, skip_special_tokens=False) == peer.decode(ids)
 
 
 @pytest.mark.oracle

@@ -69,8 +69,8 @@ def test_further_tokens_have_the_logits_of_one_pass(kind, fusion):
     tokens = to_ours(expected["ids"]).astype("int32")
     image = np.random.default_rng(0).uniform(0, 255, (3, 32, 32, 3)).astype("float32")
     whole = np.asarray(model({"image": image, "tokens": tokens}))
-    reading = language.begin(model, model.get_layer("image_encoder")(image), 32)
+    reading, prefix = language.begin(model, model.get_layer("image_encoder")(image), 32)
     for start, stop in ((0, 4), (4, 5), (5, 9)):
         padded = np.concatenate([tokens[:, start:stop], np.zeros((3, 2), "int32")], axis=1)
-        logits, reading = language.extend(model, reading, ops.convert_to_tensor(padded))
+        logits, reading = language.extend(model, reading, prefix, ops.convert_to_tensor(padded))
         np.testing.assert_allclose(np.asarray(logits), whole[:, stop - 1], atol=2e-5)

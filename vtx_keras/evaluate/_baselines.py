@@ -24,7 +24,8 @@ from vtx_keras.evaluate._measures import chance
 from vtx_keras.evaluate._outcomes import Outcome
 from vtx_keras.inputs import media
 from vtx_keras.inputs.text import normalize, tokens
-from vtx_keras.models._base import VisionText, run_in_batches
+from vtx_keras.models._base import VisionText
+from vtx_keras.models._chat import run_in_batches
 from vtx_keras.models._methods import Answerer
 
 BASELINES = ("most_frequent", "question_alone", "nearest_neighbour", "chance")  # by default

@@ -21,7 +21,7 @@ import numpy as np
 
 try:
     import jinja2
-    from jinja2 import nodes, runtime, sandbox, utils, visitor
+    from jinja2 import defaults, nodes, parser, runtime, sandbox, utils, visitor
 
     OLD = tuple(map(int, importlib.metadata.version("jinja2").split(".")[:3])) < (3, 1, 6)  # their sandbox has holes
 except ImportError:
@@ -30,13 +30,13 @@ Namespace: Any = object if OLD else utils.Namespace
 Rewriter: Any = object if OLD else visitor.NodeTransformer
 Sandbox: Any = object if OLD else sandbox.ImmutableSandboxedEnvironment
 
-SOURCE, LONGEST = 100_000, 1_000_000  # characters of a template; characters and parts of a value, or of the output
-WORK, COST, SECONDS = 20_000_000, 100, 2.0  # characters and parts in all; of a step; of this thread's own time
+SOURCE, LONGEST = 60_000, 1_000_000  # characters of a template; characters and parts of a value, or of the output
+WORK, COST, SECONDS = 20_000_000, 100, 1.0  # characters and parts in all; of a step; of this thread's own time
 DEEPEST, NUMBER = 50, 2**63  # calls in each other; the highest number
 METHODS = {
-    str: "capitalize count endswith find index isalnum isalpha isdigit islower isspace istitle isupper join lower lstrip "
-    "partition removeprefix removesuffix replace rfind rindex rpartition rsplit rstrip split splitlines startswith "
-    "strip swapcase title upper",
+    str: "capitalize count endswith find index isalnum isalpha isdigit islower isspace istitle isupper join lower "
+    "lstrip partition removeprefix removesuffix replace rfind rindex rpartition rsplit rstrip split splitlines "
+    "startswith strip swapcase title upper",
     **{list: "count index", tuple: "count index", dict: "get items keys values"},
 }
 FILTERS = (
@@ -63,12 +63,14 @@ def rendered(
 
     What is not plain data, such as a picture, is seen as the name of its type. strftime_now() tells the local time.
 
-    >>> rendered("{{ bos_token }}{{ messages[0].content }}", [{"role": "user", "content": "Hi"}], tokens={"bos_token": "<s>"})
-    '<s>Hi'
+    >>> rendered("{{ end }}{{ messages[0].content }}{{ end }}", [{"role": "user", "content": "Hi"}], end="|")
+    '|Hi|'
     """
     if OLD:
         raise ImportError('chat templates need jinja2, 3.1.6 or newer: pip install "vtx_keras[llm]"')
     try:
+        if not isinstance(template, str) or len(template) > SOURCE:
+            raise ValueError(f"it is no str, or longer than {SOURCE:,} characters")
         data = {"tools": None, "documents": None, **plain(tokens), **plain(given)}
         data |= {"messages": [_message(plain(one)) for one in messages], "add_generation_prompt": add_generation_prompt}
         room = _Room(data)
@@ -87,8 +89,8 @@ def rendered(
         name = "" if type(error) in (ValueError, jinja2.TemplateError) else f"{type(error).__name__}: "
         said = re.sub(r"[^ -~\u00a1-\u1fff\u3000-\ud7ff]+", " ", f"{name}{str(error)[:500]}")  # steers no terminal
         raise BadTemplate(
-            f"chat template {str(template)[:60].strip().partition(chr(10))[0]!r}, line {line or 1}: {said}: expected one "
-            "that writes these messages within the limits: change the messages, or pass another template"
+            f"chat template {str(template)[:60].strip().partition(chr(10))[0]!r}, line {line or 1}: {said}: expected "
+            "one that writes these messages within the limits: change the messages, or pass another template"
         ) from error
 
 
@@ -118,9 +120,11 @@ def _message(message: dict[str, Any]) -> dict[str, Any]:
 
 @functools.lru_cache(maxsize=8)
 def _compiled(template: str) -> Any:
-    if not isinstance(template, str) or len(template) > SOURCE:
-        raise ValueError(f"a {type(template).__name__} of {len(template):,}: expected a str of {SOURCE:,} at most")
-    return (room := _Room({})).compile(_Counted().visit(room.parse(template)))
+    source = parser.Parser(room := _Room({}), template)
+    source.extensions["generation"] = lambda _: nodes.Scope(  # {% generation %}: what the assistant says
+        next(source.stream) and source.parse_statements(("name:endgeneration",), drop_needle=True)
+    )
+    return room.compile(_Counted().visit(source.parse()))
 
 
 class _Names(Namespace):
@@ -167,18 +171,19 @@ class _Room(Sandbox):
     intercepted_binops = frozenset(("+", "-", "*", "/", "//", "%", "**"))
 
     def __init__(self, data: dict[str, Any]):
-        super().__init__(trim_blocks=True, lstrip_blocks=True, optimized=False, extensions=["jinja2.ext.loopcontrols"])
-        (loops,) = self.extensions.values()
-        self.extensions["generation"] = ext = copy.copy(loops)
+        loops, shown = ["jinja2.ext.loopcontrols"], utils.pass_context(lambda _context, value: self.shown(value))
+        super().__init__(trim_blocks=True, lstrip_blocks=True, optimized=False, finalize=shown, extensions=loops)
         self.known: dict[int, tuple[Any, int]] = {}  # sizes; it keeps the objects, so that an id stays theirs
         self.most = self.left = self.until = float("inf")
         self.depth = self.written = 0
         given = self.size(data)
         self.most, self.left, self.until = LONGEST + given, WORK + 100 * given, time.thread_time() + SECONDS
-        filters = {name: self.counted(name, self.filters[name]) for name in FILTERS.split()}
-        self.filters = {**filters, "tojson": self.counted("tojson", _json), "_made": self.made}
-        self.tests = {name: self.counted(name, test) for name, test in self.tests.items()}
-        self.globals = {"range": self.globals["range"], "namespace": _Names, "raise_exception": _refuse}
+        self.filters: dict[str, Any] = {
+            name: self.counted(name, defaults.DEFAULT_FILTERS[name]) for name in FILTERS.split()
+        }
+        self.filters |= {"tojson": self.counted("tojson", _json), "_made": self.made}
+        self.tests: dict[str, Any] = {name: self.counted(name, one) for name, one in defaults.DEFAULT_TESTS.items()}
+        self.globals: dict[str, Any] = {"range": sandbox.safe_range, "namespace": _Names, "raise_exception": _refuse}
         self.globals |= {"dict": lambda given={}, /, **more: {**given, **more}, "strftime_now": _now}
 
     def fits(self, size: float, times: int = 1) -> None:
@@ -187,27 +192,30 @@ class _Room(Sandbox):
 
     def size(self, value: Any) -> int:
         """Return how many characters and parts are written for a value; each list around them adds a tenth."""
-        if isinstance(value, PARTS) and id(value) not in self.known:
-            parts = [*value, *value.values()] if isinstance(value, dict) else [*copy.copy(value)]
-            self.left -= len(parts)
-            self.known[id(value)] = value, 1 + int(1.1 * sum(map(self.size, parts)))
-        size = (
-            self.known[id(value)][1]
-            if isinstance(value, PARTS)
-            else len(value)
-            if isinstance(value, (str, range))
-            else 1
-        )
+        size = len(value) if isinstance(value, (str, range)) else 1
+        if isinstance(value, PARTS):
+            if id(value) not in self.known:
+                parts = [*(copy.copy(value) if isinstance(value, Iterator) else value)]
+                parts += value.values() if isinstance(value, dict) else []
+                self.left -= len(parts)
+                self.known[id(value)] = value, 1 + len(parts) + int(1.1 * sum(map(self.size, parts)))
+            size = self.known[id(value)][1]
         self.fits(size)
         return size
 
     def made(self, value: Any) -> Any:
-        self.left -= COST + (len(value) if isinstance(value, str) else self.size(value) * 0)
+        """Return a value, and count it as a step."""
+        size = self.size(value)
+        self.left -= COST + size * isinstance(value, str)
         if self.left < 0 or time.thread_time() > self.until:
             raise ValueError("too much work: too many steps, or too long ones")
-        if self.size(value) and isinstance(value, int) and abs(value) > NUMBER:
-            raise ValueError("too high a number")
+        if isinstance(value, int) and abs(value) > NUMBER:
+            raise ValueError(f"a number above {NUMBER:,}")
         return value
+
+    def shown(self, value: Any) -> str:
+        self.size(value)
+        return self.made(str(value))
 
     def run(self, name: str, function: Any, *args: Any, **more: Any) -> Any:
         """Call a function, and refuse what it could make too much of."""

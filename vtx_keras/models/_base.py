@@ -15,7 +15,9 @@ import numpy as np
 from vtx_keras._compat import freeze_kernel, history_of, restore_history, sublayers
 from vtx_keras.inputs import media
 from vtx_keras.inputs.text import Vocabulary
+from vtx_keras.models._chat import Seen, look, run_in_batches
 from vtx_keras.models.blocks import Block
+from vtx_keras.models.language import is_language
 from vtx_keras.models.layers import Composite, register
 
 MAX_CACHED = 16  # helper models kept per model
@@ -102,10 +104,10 @@ class VisionText(keras.Model):
         return super().make_train_function(force)
 
     def freeze(self, *parts: str, frozen: bool = True, but_last: int = 0) -> None:
-        """Stop (or with `frozen=False` resume) training the "image" or the "text" encoder, and compile again.
+        """Stop (or with `frozen=False` resume) training the "image" or "text" encoder, or a language model's "words".
 
-        The last `but_last` layers stay trainable: freeze all, train, freeze all but the last few, train at a lower
-        rate. A transformer block counts as one layer.
+        The model is compiled again. The last `but_last` layers stay trainable: freeze all, train, freeze all but the
+        last few, train at a lower rate. A transformer block counts as one layer.
 
         >>> from vtx_keras import zoo
         >>> model = zoo.build("gated_vqa", weights=None, dim=32, image_shape=(32, 32, 3))
@@ -114,18 +116,33 @@ class VisionText(keras.Model):
         False
         """
         for part in parts:
-            if part not in ("image", "text") or not self.has_layer(f"{part}_encoder"):
-                names = [name for name in ("image", "text") if self.has_layer(f"{name}_encoder")]
-                raise ValueError(f"freeze({part!r}): this model's encoders are {', '.join(map(repr, names)) or 'none'}")
-            encoder = self.get_layer(f"{part}_encoder")
-            encoder.trainable = not frozen or but_last > 0
-            layers = [layer for layer in leaves(encoder, stop_at=Composite) if layer.weights]
+            of_part = self.layers_of(part)
+            for layer in of_part:
+                layer.trainable = not frozen or but_last > 0
+            layers = [one for layer in of_part for one in leaves(layer, stop_at=Composite) if one.weights]
             for index, layer in enumerate(layers):
                 layer.trainable = not frozen or index >= len(layers) - but_last
-            for layer in leaves(encoder):
-                if getattr(layer, "lora_enabled", False):
-                    freeze_kernel(layer)  # its low-rank matrices stay trainable in any case
+            for leaf in (leaf for layer in of_part for leaf in leaves(layer)):
+                if getattr(leaf, "lora_enabled", False):
+                    freeze_kernel(leaf)  # its low-rank matrices stay trainable in any case
         self.compile_again()
+
+    def layers_of(self, part: str) -> list:
+        """Return the layers of the "image" or "text" encoder, or of a language model ("words"), as `freeze` names them.
+
+        "fusion" are all others: what stands between image and words.
+        """
+        encoders = {
+            name: [self.get_layer(f"{name}_encoder")] for name in ("image", "text") if self.has_layer(f"{name}_encoder")
+        }
+        if isinstance(self.options.get("text_decoder"), dict):
+            encoders["words"] = [layer for layer in self.layers if is_language(layer.name) and layer.weights]
+        if part == "fusion":
+            taken = [layer for known in encoders.values() for layer in known]
+            return [layer for layer in self.layers if layer.weights and layer not in taken]
+        if part not in encoders:
+            raise ValueError(f"freeze({part!r}): this model's parts are {', '.join(map(repr, encoders)) or 'none'}")
+        return encoders[part]
 
     def compile_again(self) -> None:
         """Compile with the same arguments, so that changes to the layers take effect."""
@@ -243,6 +260,19 @@ class VisionText(keras.Model):
             return features, list(range(len(features))), {}
         return media.batch(images, self.image_shape, self.options["resize"])
 
+    def look(self, images: Any, *, batch_size: int = 32) -> Seen:
+        """Return what the image encoder sees in images, which all methods take in place of the images.
+
+        The latest pictures are kept: to look at one again costs nothing, until the model is trained or compiled.
+
+        >>> from vtx_keras import zoo
+        >>> model = zoo.build("gated_captioner", weights=None, dim=32, depth=1, image_shape=(32, 32, 3))
+        >>> seen = model.look(np.zeros((1, 32, 32, 3)))
+        >>> model.generate(seen, max_length=4) == model.generate(np.zeros((1, 32, 32, 3)), max_length=4)
+        True
+        """
+        return look(self, images, batch_size)
+
     def tokens_of(
         self, texts: str | bytes | Sequence[str | bytes], length: int | None = None, **kwargs: Any
     ) -> np.ndarray:
@@ -344,20 +374,6 @@ def cut(model: keras.Model, inputs: dict, outputs: Any, kind: type = keras.Model
 def eager_is_faster(count: int) -> bool:
     """Return whether `count` images run faster than TensorFlow traces a function for them; JAX always compiles."""
     return count <= EAGER_IMAGES and keras.backend.backend() == "tensorflow"
-
-
-def run_in_batches(run: Callable[[Any], Any], inputs: Any, size: int) -> Any:
-    """Run a function on arrays, `size` rows at a time. A short last batch is filled up, so only one shape is traced.
-
-    >>> run_in_batches(lambda x: {"sum": x.sum(axis=1)}, np.ones((5, 3)), 2)
-    {'sum': array([3., 3., 3., 3., 3.])}
-    """
-    total = len(keras.tree.flatten(inputs)[0])
-    size, results = min(size, total), []
-    for start in range(0, total, size):
-        rows = np.minimum(np.arange(start, start + size), total - 1)
-        results.append(run(keras.tree.map_structure(lambda array, rows=rows: array[rows], inputs)))
-    return keras.tree.map_structure(lambda *parts: np.concatenate(parts)[:total], *results)
 
 
 def leaves(layer: Any, stop_at: Any = ()) -> list:

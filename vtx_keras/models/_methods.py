@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import random
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import keras
@@ -17,6 +17,7 @@ from keras import ops
 from vtx_keras.inputs import media, text
 from vtx_keras.models import decode
 from vtx_keras.models._base import PairModel, VisionText, cut, graph, paired
+from vtx_keras.models._chat import Chat, Reader, chooser, stream, takes_seen, words_of
 from vtx_keras.models.blocks import Block
 from vtx_keras.models.language import Adapter
 from vtx_keras.models.layers import register
@@ -26,6 +27,7 @@ from vtx_keras.models.layers import register
 class Captioner(VisionText):
     """A left-to-right decoder over an image or clip."""
 
+    @takes_seen
     def generate(
         self,
         images: Any,
@@ -72,12 +74,77 @@ class Captioner(VisionText):
         ids = self.written(inputs, settings, batch_size)
         return media.settle(text.decode(ids, self.vocabulary), good, errors, total, on_error)
 
+    def stream(
+        self,
+        image: Any,
+        prompt: str | None = None,
+        *,
+        sampler: str = "greedy",
+        top_k: int | None = None,
+        top_p: float | None = None,
+        temperature: float | None = None,
+        max_length: int | None = None,
+        seed: int | None = None,
+    ) -> Iterator[str]:
+        """Yield the caption of one picture word by word, as they come; joined, they are what `generate` returns.
+
+        >>> from vtx_keras import zoo
+        >>> model = zoo.build("cross_attn_captioner", weights=None, dim=32, image_shape=(32, 32, 3))
+        >>> black = np.zeros((32, 32, 3))
+        >>> "".join(model.stream(black, max_length=4)) == model.generate(black, max_length=4)[0]
+        True
+        """
+        how = decode.sampling(sampler, 1, top_k, top_p, temperature, seed)
+        length = self.check_length(max_length)
+        seed = random.SystemRandom().randrange(2**32) if seed is None else seed
+        given = [int(one) for one in self.prompts(prompt, 1, length)[0] if one]
+        reader, choose = Reader(self, image), chooser(seed, length, len(given), how)
+        ids = stream(reader, [text.START, *given], length - len(given), choose)
+        return words_of(ids, self.vocabulary, given)
+
+    def chat(self, image: Any, system: str | None = None) -> Chat:
+        """Begin a conversation about a picture, which is encoded once: `chat.ask(text)`, `chat.history`.
+
+        chat = model.chat("photo.jpg")     # a captioner with text_decoder="smollm2_135m", say
+        chat.ask("What is it?")            # or: for word in chat.stream("What is it?"): …
+        """
+        return Chat(self, image, system)
+
+    @takes_seen
+    def answer(
+        self, images: Any, questions: str | Sequence[str], *, max_length: int = 32, on_error: str = "raise"
+    ) -> list[str | None]:
+        """Return the answer of a language model to each question about its picture, each a conversation of its own.
+
+        One picture may be asked many questions, and one question be asked of many pictures.
+        """
+        media.check_on_error(on_error)
+        questions = [questions] if isinstance(questions, (str, bytes)) else list(questions)
+        inputs, good, errors, total = paired(self, images, {"at": np.arange(len(questions))[:, None]})
+        chats: dict[bytes, Chat] = {}
+        answers = []
+        for picture, at in zip(inputs["image"], inputs["at"][:, 0], strict=True):
+            key = picture.tobytes()
+            chats = (
+                chats if key in chats else {key: self.chat(picture)}
+            )  # pictures that follow one another are read once
+            answers.append(chats[key].ask(questions[at], max_length=max_length))
+            chats[key].history.clear()
+        return media.settle(answers, good, errors, total, on_error)
+
+    @property
+    def context(self) -> int:
+        """How many tokens of a text the model can read."""
+        positions = self.get_layer("positions").grid[0] if self.has_layer("positions") else 0
+        return positions or self.options["text_decoder"]["context"]
+
     def written(self, inputs: dict[str, np.ndarray], settings: dict[str, Any], batch_size: int) -> np.ndarray:
         """Return the ids that `generate` writes, prompts included, from its inputs and settings."""
         key = ("generate", self.run_eagerly, *settings.items(), *inputs)
-        run = self.cached(key, lambda: _Generate(self, settings))
+        run = self.cached(key, lambda: decode.Generate(self, settings))
         return self.in_batches(run, inputs, batch_size)[0]
 
+    @takes_seen
     def generate_ids(
         self,
         images: Any,
@@ -112,6 +179,7 @@ class Captioner(VisionText):
         settings = {"beams": int(beams), "length_penalty": length_penalty, **self.check_rules(rules)}
         return self.search(images, prompt_ids, draw, length=length, **settings)
 
+    @takes_seen
     def likelihood(
         self, images: Any, texts: str | Sequence[str], *, batch_size: int = 32, on_error: str = "raise"
     ) -> list[float]:
@@ -128,7 +196,7 @@ class Captioner(VisionText):
         media.check_on_error(on_error)
         ids = self.tokens_of(texts, self.options["max_length"] + 1, end=True)
         inputs, good, errors, total = paired(self, images, {"ids": ids})
-        run = self.cached(("likelihood", self.run_eagerly), lambda: _Likelihood(self))
+        run = self.cached(("likelihood", self.run_eagerly), lambda: decode.Likelihood(self))
         sums = self.in_batches(run, inputs, batch_size) if good else np.zeros(0)
         return media.settle([float(one) for one in sums], good, errors, total, on_error)
 
@@ -247,6 +315,7 @@ class Answerer(PairModel):
         classes = self.options["classes"]
         return [str(i) for i in range(classes)] if isinstance(classes, int) else list(classes)
 
+    @takes_seen
     def answer(
         self, images: Any, questions: str | Sequence[str], *, batch_size: int = 32, on_error: str = "raise"
     ) -> list[str] | list[list[str]]:
@@ -273,6 +342,7 @@ class Answerer(PairModel):
 class Matcher(PairModel):
     """Predicts whether a text fits an image."""
 
+    @takes_seen
     def match(
         self, images: Any, texts: str | Sequence[str], *, batch_size: int = 32, on_error: str = "raise"
     ) -> list[float]:
@@ -293,6 +363,7 @@ class Matcher(PairModel):
 class Retriever(VisionText):
     """Two towers that embed images and texts, so that matching pairs lie close."""
 
+    @takes_seen
     def similarity(
         self, images: Any, texts: str | Sequence[str], *, batch_size: int = 32, on_error: str = "raise"
     ) -> np.ndarray:
@@ -327,39 +398,3 @@ class Retriever(VisionText):
             return tower
 
         return self.cached((modality, self.run_eagerly), make)
-
-
-class _Generate(keras.Model):
-    """`generate_ids` as a model, so that `predict_on_batch` compiles it on every backend."""
-
-    def __init__(self, captioner: Captioner, settings: dict):
-        super().__init__(name="generate", dtype="float32")
-        self.captioner, self.settings = captioner, settings
-        self.compile(run_eagerly=captioner.run_eagerly)
-
-    def call(self, inputs: dict) -> tuple[Any, Any]:
-        draw, settings = None, dict(self.settings)
-        top_k = settings.pop("top_k")
-        if "noise" in inputs:
-            draw = decode.make_draw(
-                inputs["noise"], top_k=top_k, top_p=inputs.get("top_p"), temperature=inputs.get("temperature")
-            )
-        return self.captioner.search(inputs["image"], inputs["prompt"], draw, **settings)
-
-
-class _Likelihood(keras.Model):
-    """The log-probability of texts as a model, so that `predict_on_batch` compiles it on every backend."""
-
-    def __init__(self, captioner: Captioner):
-        super().__init__(name="likelihood", dtype="float32")
-        self.captioner = captioner
-        self.compile(run_eagerly=captioner.run_eagerly)
-
-    def call(self, inputs: dict) -> Any:
-        ids = ops.cast(inputs["ids"], "int32")  # (batch, length + 1)
-        logits = self.captioner({"image": inputs["image"], "tokens": ids[:, :-1]}, training=False)
-        logits = logits["logits"] if isinstance(logits, dict) else logits
-        chances = ops.log_softmax(ops.cast(logits, "float32"), axis=-1)  # (batch, length, vocabulary)
-        written = ids[:, 1:, None]
-        known = ops.cast((written != text.PAD) & (written != text.UNK), "float32")
-        return ops.sum(ops.take_along_axis(chances, written, axis=-1) * known, axis=(1, 2))

@@ -14,19 +14,20 @@ import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
+import keras
 import numpy as np
 from keras import ops
 
 from vtx_keras.inputs.text import END, MASK, PAD, START, UNK
+from vtx_keras.models.layers import NEVER
 
 __all__ = [
-    "MOST_BEAMS", "NEVER", "SAMPLERS", "UNWRITABLE", "check_beams", "check_sampling", "make_draw", "pick", "sampling", "search",
-    "whole_number",
+    "MOST_BEAMS", "NEVER", "SAMPLERS", "UNWRITABLE", "Generate", "Likelihood", "check_beams", "check_sampling",
+    "make_draw", "pick", "sampling", "search", "whole_number",
 ]  # fmt: skip
 MOST_BEAMS = 100  # memory grows with them
 SAMPLERS = ("greedy", "random", "top_k", "top_p")
 UNWRITABLE = (PAD, UNK, START, MASK)  # special tokens that a decoder never writes (it does write END)
-NEVER = -1e9  # the logit or score of what is never chosen
 
 
 def whole_number(value: Any) -> bool:
@@ -224,6 +225,45 @@ def make_draw(noise: Any, *, top_k: int | None, top_p: Any = None, temperature: 
     return draw
 
 
+# --- as models, so that `predict_on_batch` compiles them on every backend
+
+
+class Generate(keras.Model):
+    """`generate_ids` as a model."""
+
+    def __init__(self, captioner: Any, settings: dict):
+        super().__init__(name="generate", dtype="float32")
+        self.captioner, self.settings = captioner, settings
+        self.compile(run_eagerly=captioner.run_eagerly)
+
+    def call(self, inputs: dict) -> tuple[Any, Any]:
+        draw, settings = None, dict(self.settings)
+        top_k = settings.pop("top_k")
+        if "noise" in inputs:
+            draw = make_draw(
+                inputs["noise"], top_k=top_k, top_p=inputs.get("top_p"), temperature=inputs.get("temperature")
+            )
+        return self.captioner.search(inputs["image"], inputs["prompt"], draw, **settings)
+
+
+class Likelihood(keras.Model):
+    """The log-probability of texts as a model."""
+
+    def __init__(self, captioner: Any):
+        super().__init__(name="likelihood", dtype="float32")
+        self.captioner = captioner
+        self.compile(run_eagerly=captioner.run_eagerly)
+
+    def call(self, inputs: dict) -> Any:
+        ids = ops.cast(inputs["ids"], "int32")  # (batch, length + 1)
+        logits = self.captioner({"image": inputs["image"], "tokens": ids[:, :-1]}, training=False)
+        logits = logits["logits"] if isinstance(logits, dict) else logits
+        chances = ops.log_softmax(ops.cast(logits, "float32"), axis=-1)  # (batch, length, vocabulary)
+        written = ids[:, 1:, None]
+        known = ops.cast((written != PAD) & (written != UNK), "float32")
+        return ops.sum(ops.take_along_axis(chances, written, axis=-1) * known, axis=(1, 2))
+
+
 # --- ranking again what a retriever finds
 
 AT_ONCE = 2_048  # pairs whose features are in memory
@@ -281,7 +321,7 @@ def reranked(
 
 def _told(captioner: Any, pairs: np.ndarray, images: Any, texts: list[str], batch_size: int) -> np.ndarray:
     """Return the likelihoods of the chosen pairs (images, texts), NaN elsewhere; each image is encoded once."""
-    from vtx_keras.models._base import run_in_batches
+    from vtx_keras.models._chat import run_in_batches
 
     needed = np.flatnonzero(pairs.any(axis=1))
     features, _, errors = captioner.prepare([images[place] for place in needed])

@@ -11,24 +11,29 @@ text is cut by counting less.
 
 from __future__ import annotations
 
-import math
-from collections.abc import Iterator, Sequence
+import re
+from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 import keras
-import numpy as np
 from keras import ops
 
 from vtx_keras.inputs.text import PAD
 from vtx_keras.models.blocks import MLP, Attention, Block
-from vtx_keras.models.decode import NEVER
 from vtx_keras.models.fusion import Gate, MergedAttn
 from vtx_keras.models.layers import Composite, layer_norm, masked_mean, register
 
 __all__ = [
-    "ADAPTERS", "Adapter", "CrossAdapter", "Fewer", "GatedAdapter", "ImageWords", "Opening", "Reading", "WordBias",
-    "begin", "block_options", "extend",
-]  # fmt: skip
+    "ADAPTERS",
+    "Adapter",
+    "CrossAdapter",
+    "GatedAdapter",
+    "Opening",
+    "Reading",
+    "begin",
+    "block_options",
+    "extend",
+]
 
 # --- layers
 
@@ -135,90 +140,13 @@ class GatedAdapter(Adapter):
 ADAPTERS: dict[str, type[Adapter]] = {"cross_attn": CrossAdapter, "gated": GatedAdapter}
 
 
-@register
-class Fewer(keras.layers.Layer):
-    """Averages image tokens to `count` of them: of a grid (rows, columns) in a square, of a sequence in runs.
+def is_language(path: str) -> bool:
+    """Return whether a layer of a captioner, by its path, belongs to the language model that writes.
 
-    A clip has as many for each frame.
-
-    >>> tuple(Fewer((7, 7), 4)(ops.ones((1, 49, 8))).shape)
-    (1, 4, 8)
+    >>> is_language("block_3/mlp"), is_language("vision"), is_language("adapter_3/mlp")
+    (True, False, False)
     """
-
-    def __init__(self, grid: Sequence[int], count: int, clip: bool = False, **kwargs: Any):
-        super().__init__(**kwargs)
-        self.grid, self.count, self.clip = tuple(grid), count, clip
-        axes = self.grid[1:] if clip else self.grid
-        cells = (math.isqrt(count),) * 2 if len(axes) == 2 else (count,)
-        if math.prod(cells) != count:
-            raise ValueError(f"image_words={count}: expected a square, for example {cells[0] ** 2}")
-        self.shares = np.ones((1, 1), "float32")  # (count, places)
-        for size, parts in zip(axes, cells, strict=True):
-            first, last = size * np.arange(parts) // parts, -(-size * (np.arange(parts) + 1) // parts)
-            within = (np.arange(size) >= first[:, None]) & (np.arange(size) < last[:, None])  # (parts, size)
-            self.shares = np.kron(self.shares, within / within.sum(axis=1, keepdims=True)).astype("float32")
-
-    def compute_output_shape(self, shape: tuple) -> tuple:
-        return (shape[0], self.count * (self.grid[0] if self.clip else 1), shape[2])
-
-    def call(self, x: Any) -> Any:  # (batch, image tokens, dim)
-        count = self.compute_output_shape(x.shape)[1]
-        x = ops.reshape(x, (-1, self.shares.shape[1], x.shape[2]))  # (batch * frames, places, dim)
-        return ops.reshape(ops.matmul(ops.cast(self.shares, x.dtype), x), (-1, count, x.shape[2]))
-
-    def get_config(self) -> dict:
-        return {**super().get_config(), "grid": self.grid, "count": self.count, "clip": self.clip}
-
-
-@register
-class ImageWords(Composite):
-    """Turns the mean of the image tokens into a few tokens of the text, by an MLP (ClipCap)."""
-
-    def __init__(self, dim: int, count: int, **kwargs: Any):
-        super().__init__(**kwargs)
-        self.dim, self.count = dim, count
-        self.norm = layer_norm("norm", dtype=self.dtype_policy)
-        self.up = keras.layers.Dense(2 * dim, activation="gelu", name="up", dtype=self.dtype_policy)
-        self.down = keras.layers.Dense(count * dim, name="down", dtype=self.dtype_policy)
-
-    def parts(self) -> Iterator[tuple[keras.layers.Layer, int]]:
-        yield from ((self.norm, self.dim), (self.up, self.dim), (self.down, 2 * self.dim))
-
-    def compute_output_shape(self, shape: tuple) -> tuple:
-        return (shape[0], self.count, self.dim)
-
-    def call(self, vision: Any) -> Any:  # (batch, image tokens, dim)
-        x = self.down(self.up(self.norm(masked_mean(vision))))  # (batch, 1, count * dim)
-        return ops.reshape(x, (-1, self.count, self.dim))
-
-    def get_config(self) -> dict:
-        return {**super().get_config(), "dim": self.dim, "count": self.count}
-
-
-@register
-class WordBias(keras.layers.Layer):
-    """Adds a learned number to the logit of each word, and hides the words that the checkpoint does not have.
-
-    A checkpoint without a padding or unknown token has no logit for it: -1e9 leaves the softmax as it was.
-    """
-
-    def __init__(self, bias: bool = True, absent: Sequence[int] = (), **kwargs: Any):
-        super().__init__(**kwargs)
-        self.bias_used, self.absent = bias, list(absent)
-
-    def build(self, shape: tuple) -> None:
-        if self.bias_used:
-            self.bias = self.add_weight(shape=(shape[-1],), initializer="zeros", name="bias")
-
-    def compute_output_shape(self, shape: tuple) -> tuple:
-        return shape
-
-    def call(self, logits: Any) -> Any:  # (batch, words, vocabulary)
-        logits = logits + self.bias if self.bias_used else logits
-        return ops.where(np.isin(np.arange(logits.shape[-1]), self.absent), NEVER, logits) if self.absent else logits
-
-    def get_config(self) -> dict:
-        return {**super().get_config(), "bias": self.bias_used, "absent": self.absent}
+    return re.match(r"(words|positions|norm|word_head|block_\d+)(/|$)", path) is not None
 
 
 def block_options(layout: dict[str, Any], index: int) -> dict[str, Any]:
@@ -242,13 +170,12 @@ class Reading(NamedTuple):
     """What a captioner has read, of an image and of a text for each row, up to a capacity of places."""
 
     pasts: list[Any]  # of each block: (keys, values), () of what keeps none
-    states: list  # of each block: what it needs of the image, or None
+    states: list[Any]  # of each block: what it needs of the image, or None
     count: Any  # (batch, 1): the number of places that are taken
-    prefix: int  # how many of them are the image's
 
 
-def begin(model: Any, features: Any, capacity: int) -> Reading:
-    """Return the reading of an image alone, from the image encoder's features."""
+def begin(model: Any, features: Any, words: int) -> tuple[Reading, int]:
+    """Return the reading of an image alone, from its features, and the places it takes, before those for `words`."""
     vision, prefix = model.vision_tokens(features), 0
     pasts: list[Any] = []
     states: list[Any] = []
@@ -258,27 +185,30 @@ def begin(model: Any, features: Any, capacity: int) -> Reading:
         if isinstance(block, MergedAttn):  # the image is what was read first
             keys, values, _ = state
             prefix, state = keys.shape[3], None
-            room = [0, capacity - prefix]
+            room = [0, words]
             pasts.append((ops.pad(keys, [[0, 0]] * 3 + [room]), ops.pad(values, [[0, 0], [0, 0], room, [0, 0]])))
         elif isinstance(block, Block):
-            keys, values = block.empty_cache(rows, capacity, 1)
+            keys, values = block.empty_cache(rows, words, 1)
             pasts.append((keys[..., 0], values[:, :, :, 0]))
         else:
             pasts.append(())
         states.append(state)
-    return Reading(pasts, states, ops.zeros((rows, 1), "int32") + prefix, prefix)
+    return Reading(pasts, states, ops.zeros((rows, 1), "int32") + prefix), prefix
 
 
-def extend(model: Any, reading: Reading, tokens: Any) -> tuple[Any, Reading]:
-    """Read further tokens (batch, n), PAD at the end; return the logits after the last (batch, vocabulary)."""
+def extend(model: Any, reading: Reading, prefix: int, tokens: Any) -> tuple[Any, Reading]:
+    """Read further tokens (batch, n), PAD at the end; return the logits after the last (batch, vocabulary).
+
+    `prefix` is the number of places that the image takes.
+    """
     keep = ops.cast(tokens != PAD, "int32")
     upto = ops.cumsum(keep, axis=1)  # (batch, n)
     places = ops.where(keep > 0, reading.count + upto - 1, -1)
-    x = model.embedded(tokens, ops.maximum(places - reading.prefix, 0))  # (batch, n, dim)
+    x = model.embedded(tokens, ops.maximum(places - prefix, 0))  # (batch, n, dim)
     pasts = []
     for block, past, state in zip(model.blocks, reading.pasts, reading.states, strict=True):
         x, past = block.extend(x, past, places, state)
         pasts.append(past)
     last = ops.cast(ops.logical_and(keep > 0, upto == upto[:, -1:]), x.dtype)
     x = ops.sum(x * last[:, :, None], axis=1, keepdims=True)  # (batch, 1, dim)
-    return model.word_logits()(x)[:, 0], reading._replace(pasts=pasts, count=reading.count + upto[:, -1:])
+    return model.word_logits()(x)[:, 0], Reading(pasts, reading.states, reading.count + upto[:, -1:])

@@ -7,16 +7,17 @@ five dimensions, no `slice_update` (a cache is written with `where`), no `argmax
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import keras
+import numpy as np
 from keras import ops
 
 __all__ = [
-    "ACTIVATIONS", "EPSILON", "MASKED", "Composite", "Pool", "Positions", "RowDense", "RowNorm", "causal_mask",
-    "changed", "combine_masks", "gelu", "key_mask", "layer_norm", "lengths", "masked_mean", "norm_of", "register",
-    "registered_as",
+    "ACTIVATIONS", "EPSILON", "MASKED", "NEVER", "Composite", "Fewer", "ImageWords", "Pool", "Positions", "RowDense",
+    "RowNorm", "WordBias", "causal_mask", "changed", "combine_masks", "gelu", "key_mask", "layer_norm", "lengths",
+    "masked_mean", "norm_of", "register", "registered_as",
 ]  # fmt: skip
 register = keras.saving.register_keras_serializable("vtx_keras")
 
@@ -58,6 +59,7 @@ def silu(x: Any) -> Any:
 
 ACTIVATIONS = {"gelu_tanh": gelu, "gelu": exact_gelu, "quick_gelu": quick_gelu, "relu": ops.relu, "silu": silu}
 EPSILON = 1e-6  # of layer norms
+NEVER = -1e9  # the logit or score of what is never chosen
 
 
 def layer_norm(name: str, epsilon: float = EPSILON, **kwargs: Any) -> keras.layers.Layer:
@@ -230,3 +232,92 @@ class Pool(keras.layers.Layer):
 
     def call(self, x: Any, keep: Any = None) -> Any:  # not `mask`, a name that Keras fills by itself
         return masked_mean(x, keep)[:, 0]
+
+
+# --- what language models need beside blocks
+
+
+@register
+class Fewer(keras.layers.Layer):
+    """Averages image tokens to `count` of them: of a grid (rows, columns) in a square, of a sequence in runs.
+
+    A clip has as many for each frame.
+
+    >>> tuple(Fewer((7, 7), 4)(ops.ones((1, 49, 8))).shape)
+    (1, 4, 8)
+    """
+
+    def __init__(self, grid: Sequence[int], count: int, clip: bool = False, **kwargs: Any):
+        super().__init__(**kwargs)
+        self.grid, self.count, self.clip = tuple(grid), count, clip
+        axes = self.grid[1:] if clip else self.grid
+        cells = (math.isqrt(count),) * 2 if len(axes) == 2 else (count,)
+        if math.prod(cells) != count:
+            raise ValueError(f"image_words={count}: expected a square, for example {cells[0] ** 2}")
+        self.shares = np.ones((1, 1), "float32")  # (count, places)
+        for size, parts in zip(axes, cells, strict=True):
+            first, last = size * np.arange(parts) // parts, -(-size * (np.arange(parts) + 1) // parts)
+            within = (np.arange(size) >= first[:, None]) & (np.arange(size) < last[:, None])  # (parts, size)
+            self.shares = np.kron(self.shares, within / within.sum(axis=1, keepdims=True)).astype("float32")
+
+    def compute_output_shape(self, shape: tuple) -> tuple:
+        return (shape[0], self.count * (self.grid[0] if self.clip else 1), shape[2])
+
+    def call(self, x: Any) -> Any:  # (batch, image tokens, dim)
+        count = self.compute_output_shape(x.shape)[1]
+        x = ops.reshape(x, (-1, self.shares.shape[1], x.shape[2]))  # (batch * frames, places, dim)
+        return ops.reshape(ops.matmul(ops.cast(self.shares, x.dtype), x), (-1, count, x.shape[2]))
+
+    def get_config(self) -> dict:
+        return {**super().get_config(), "grid": self.grid, "count": self.count, "clip": self.clip}
+
+
+@register
+class ImageWords(Composite):
+    """Turns the mean of the image tokens into a few tokens of the text, by an MLP (ClipCap)."""
+
+    def __init__(self, dim: int, count: int, **kwargs: Any):
+        super().__init__(**kwargs)
+        self.dim, self.count = dim, count
+        self.norm = layer_norm("norm", dtype=self.dtype_policy)
+        self.up = keras.layers.Dense(2 * dim, activation="gelu", name="up", dtype=self.dtype_policy)
+        self.down = keras.layers.Dense(count * dim, name="down", dtype=self.dtype_policy)
+
+    def parts(self) -> Iterator[tuple[keras.layers.Layer, int]]:
+        yield from ((self.norm, self.dim), (self.up, self.dim), (self.down, 2 * self.dim))
+
+    def compute_output_shape(self, shape: tuple) -> tuple:
+        return (shape[0], self.count, self.dim)
+
+    def call(self, vision: Any) -> Any:  # (batch, image tokens, dim)
+        x = self.down(self.up(self.norm(masked_mean(vision))))  # (batch, 1, count * dim)
+        return ops.reshape(x, (-1, self.count, self.dim))
+
+    def get_config(self) -> dict:
+        return {**super().get_config(), "dim": self.dim, "count": self.count}
+
+
+@register
+class WordBias(keras.layers.Layer):
+    """Adds a learned number to the logit of each word, and hides the words that the checkpoint does not have.
+
+    A checkpoint without a padding or unknown token has no logit for it: -1e9 leaves the softmax as it was.
+    """
+
+    def __init__(self, bias: bool = True, absent: Sequence[int] = (), **kwargs: Any):
+        super().__init__(**kwargs)
+        self.bias_used, self.absent = bias, list(absent)
+
+    def build(self, shape: tuple) -> None:
+        if self.bias_used:
+            self.bias = self.add_weight(shape=(shape[-1],), initializer="zeros", name="bias")
+
+    def compute_output_shape(self, shape: tuple) -> tuple:
+        return shape
+
+    def call(self, logits: Any) -> Any:  # (batch, words, vocabulary)
+        logits = logits + self.bias if self.bias_used else logits
+        return ops.where(np.isin(np.arange(logits.shape[-1]), self.absent), NEVER, logits) if self.absent else logits
+
+    def get_config(self) -> dict:
+        return {**super().get_config(), "bias": self.bias_used, "absent": self.absent}

@@ -7,6 +7,7 @@ model.compile(tuning.PacedAdamW(3e-4), loss=model.loss, weighted_metrics=...)
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Sequence
 from typing import Any
 
@@ -17,11 +18,12 @@ from keras import ops
 from vtx_keras._compat import FusedUpdate, set_direction
 from vtx_keras.inputs.text import PAD
 from vtx_keras.models._base import VisionText, leaves
+from vtx_keras.models.language import Opening
 from vtx_keras.models.layers import register, registered_as
 
 __all__ = [
     "SSIM", "Adam", "Contrastive", "PacedAdam", "PacedAdamW", "Perplexity", "WordAccuracy", "WordLoss", "clipping",
-    "pace", "ssim",
+    "pace", "parts", "ssim",
 ]  # fmt: skip
 WINDOW, SIGMA = 11, 1.5  # of SSIM, as published (Wang et al., 2004)
 
@@ -168,10 +170,10 @@ def ssim(first: Any, second: Any, top: float = 255.0) -> Any:
 
 
 def pace(model: VisionText, part: str = "image", *, rate: float = 0.1, decay: float = 1.0) -> None:
-    """Train the last layer of the "image" or "text" encoder at `rate` times the learning rate, earlier layers slower.
+    """Train a part of a model at `rate` times the learning rate; in an encoder, earlier layers slower.
 
-    Each layer trains at `decay` times the rate of the next. Only `PacedAdam` and `PacedAdamW` apply it, and it is not
-    saved: call it again on a loaded model.
+    Parts are those of `parts`. Each layer trains at `decay` times the rate of the next. Only `PacedAdam` and
+    `PacedAdamW` apply it, and it is not saved: call it again on a loaded model.
 
     >>> from vtx_keras import zoo
     >>> model = zoo.build("gated_vqa", weights=None, dim=32, image_shape=(32, 32, 3))
@@ -179,14 +181,46 @@ def pace(model: VisionText, part: str = "image", *, rate: float = 0.1, decay: fl
     >>> {variable.pace for variable in model.get_layer("image_encoder").trainable_variables}
     {0.1}
     """
-    if not model.has_layer(f"{part}_encoder"):
-        raise ValueError(f"pace(model, {part!r}): this model has no such encoder")
-    if not 0 <= rate <= 1 or not 0 < decay <= 1:
-        raise ValueError(f"rate={rate}, decay={decay}: expected shares, 0 to 1")
-    layers = [layer for layer in leaves(model.get_layer(f"{part}_encoder")) if layer.weights]
-    for steps, layer in enumerate(reversed(layers)):
-        for variable in layer.weights:
-            variable.pace = rate * decay**steps
+    if not (rate >= 0 and math.isfinite(rate)) or not 0 < decay <= 1:
+        raise ValueError(f"rate={rate}, decay={decay}: expected a number of at least 0, and a share up to 1")
+    found = parts(model)
+    if part not in found:
+        raise ValueError(f"pace(model, {part!r}): this model's parts are {', '.join(map(repr, found))}")
+    if part in ("image", "text"):
+        layers = [layer for layer in leaves(model.get_layer(f"{part}_encoder")) if layer.weights]
+        for steps, layer in enumerate(reversed(layers)):
+            for variable in layer.weights:
+                variable.pace = rate * decay**steps
+    for variable in found[part] if part not in ("image", "text") else ():
+        variable.pace = rate
+
+
+def parts(model: VisionText) -> dict[str, list[Any]]:
+    """Return the variables of a model by part, each in one: the encoders, "words", "lora", "gates" and "fusion".
+
+    "words" are the language model that writes, "lora" low-rank additions to any matrix, "gates" what opens a fusion
+    with a language model, and "fusion" all else.
+
+    >>> from vtx_keras import zoo
+    >>> found = parts(zoo.build("gated_captioner", weights=None, dim=32, image_shape=(32, 32, 3)))
+    >>> {name: len(variables) > 0 for name, variables in found.items()}
+    {'image': True, 'fusion': True}
+    """
+    found: dict[str, list[Any]] = {}
+    for name in ("image", "text", "words", "fusion"):
+        try:
+            layers = model.layers_of(name)
+        except ValueError:  # it has none
+            continue
+        for leaf in (leaf for layer in layers for leaf in leaves(layer)):
+            for variable in leaf.weights:
+                of = "gates" if isinstance(leaf, Opening) else "lora" if "lora_" in variable.path else name
+                found.setdefault(of, []).append(variable)
+    counts = Counter(id(variable) for variables in found.values() for variable in variables)
+    left = [one.path for one in model.weights if counts[id(one)] != 1 and "seed_generator" not in one.path]
+    if left:
+        raise ValueError(f"{left[0]} and {len(left) - 1} others belong to no part of the model, or to several")
+    return found
 
 
 def clipping(variables: Sequence[Any], norm: float) -> dict[str, float]:

@@ -21,8 +21,17 @@ from vtx_keras.models._methods import Answerer, Captioner, Matcher, Retriever
 from vtx_keras.models.blocks import Block
 from vtx_keras.models.concepts import ConceptIds, Concepts, WithConcepts, ids_of
 from vtx_keras.models.fusion import FUSIONS, POOLING, Vision
-from vtx_keras.models.language import ADAPTERS, Fewer, ImageWords, WordBias, block_options
-from vtx_keras.models.layers import Pool, Positions, RowDense, layer_norm, norm_of
+from vtx_keras.models.language import ADAPTERS, block_options
+from vtx_keras.models.layers import (
+    Fewer,
+    ImageWords,
+    Pool,
+    Positions,
+    RowDense,
+    WordBias,
+    layer_norm,
+    norm_of,
+)
 from vtx_keras.models.objectives import Contrastive, PacedAdam, WordAccuracy, WordLoss, clipping
 from vtx_keras.models.options import lookup, resolve
 
@@ -87,7 +96,7 @@ def language_captioner(fusion: str, o: SimpleNamespace) -> Captioner:
     x = Positions((t["positions"],), name="positions")(x) if "positions" in t else x
     every = o.fuse_every or -(-t["depth"] // 6)
     for i in range(t["depth"]):
-        options = {**block_options(t, i), "causal": True, "dropout": o.dropout, "name": f"block_{i}"}
+        options = {**block_options(t, i), "causal": True, "name": f"block_{i}"}
         if fusion in ADAPTERS:
             x = Block(o.dim, o.heads, **options)(x)
             if (i + 1) % every == 0:

@@ -143,7 +143,18 @@ def check_layout(layout: Mapping[str, Any], where: str) -> None:
     for part in (part for part in ("vision", "text") if part in layout):
         sizes = {
             key: layout[part][key]
-            for key in ("dim", "heads", "depth", "hidden", "size", "patch", "positions", "kv_heads", "head_dim", "window")
+            for key in (
+                "dim",
+                "heads",
+                "depth",
+                "hidden",
+                "size",
+                "patch",
+                "positions",
+                "kv_heads",
+                "head_dim",
+                "window",
+            )
             if key in layout[part]
         }
         for key, value in sizes.items():

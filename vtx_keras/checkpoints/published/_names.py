@@ -95,7 +95,14 @@ def vit_block(ours: str, theirs: str) -> dict[str, str | Source]:
     }
 
 
-IN_TORCH = {"kernel": "weight", "gamma": "weight", "scale": "weight", "embeddings": "weight", "bias": "bias", "beta": "bias"}
+IN_TORCH = {
+    "kernel": "weight",
+    "gamma": "weight",
+    "scale": "weight",
+    "embeddings": "weight",
+    "bias": "bias",
+    "beta": "bias",
+}
 
 
 def assign(
@@ -105,15 +112,15 @@ def assign(
     *,
     spare: Sequence[str] = (),
     tied: Mapping[str, str] = {},
-    of: str = "",
+    of: Callable[[str], bool] = lambda path: True,
     what: str = "the checkpoint",
 ) -> None:
     """Give every variable of a model its tensor. A missing, left-over or misshapen one is an error with its name.
 
     `spare` are patterns of tensors that are left over by design, `tied` those that repeat others, which they must
-    equal. Nothing is assigned unless everything fits. Layers whose path does not match `of` are left as they are.
+    equal. Nothing is assigned unless everything fits. Layers whose path is not `of` it are left as they are.
     """
-    layers = {path: own for path, own in by_path(model) if re.search(of, path)}
+    layers = {path: own for path, own in by_path(model) if of(path)}
     wrong = [f"{path}: expected a source in the table of names" for path in layers if path not in table]
     wrong += [f"{path}: named in the table, not in the model" for path in table if path not in layers]
     used, checked = set(), []
