@@ -135,6 +135,28 @@ def config_hash(config: dict) -> str:
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
 
+def digest(model: Any) -> str:
+    """Return a hash of all weights, equal for bitwise equal models.
+
+    >>> import keras
+    >>> model = keras.Sequential([keras.Input((2,)), keras.layers.Dense(1)])
+    >>> digest(model) == digest(model)
+    True
+    """
+    import keras
+
+    sha256 = hashlib.sha256()
+    for weight in model.weights:
+        bits: Any = np.ascontiguousarray(as_bits(np.asarray(keras.ops.convert_to_numpy(weight))))  # a buffer
+        sha256.update(bits)
+    return sha256.hexdigest()
+
+
+def as_bits(value: np.ndarray) -> np.ndarray:
+    """Return a bfloat16 array as 16-bit integers, because NumPy's files have no bfloat16."""
+    return value.view("uint16") if value.dtype.name == "bfloat16" else value
+
+
 def list_models(pattern: str = "*", released: bool | None = None, published: bool | None = None) -> list[str]:
     """Return the names that match a pattern; `released` True or False: only those with or without released weights.
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import hashlib
 import json
 import os
 import tempfile
@@ -24,6 +23,7 @@ from vtx_keras.checkpoints._folder import (
     WEIGHTS,
     BadWeights,
     config_hash,
+    digest,
     find,
     halve,
     read_config,
@@ -33,6 +33,7 @@ from vtx_keras.checkpoints.published import _encoders as published
 from vtx_keras.inputs.text import Vocabulary
 from vtx_keras.models import encoders
 from vtx_keras.models._base import VisionText, cut
+from vtx_keras.models.language import is_language
 from vtx_keras.models.options import MODELS, SIZES, lookup, options_of
 from vtx_keras.models.tasks import ENCODERS, construct, dtype_policy
 
@@ -133,7 +134,7 @@ def restore(
         if vocabulary is not None:
             raise BadWeights(f"vocabulary=: {folder} is of a published model, with a tokenizer of its own")
         model = world.restored(saved, dtype=dtype, **overrides)
-        _read(model, folder)
+        _read(model, folder, saved)
         return model
     check_closed(saved, folder)
     options = {key: option.default for key, option in options_of(entry.task).items()} | saved["overrides"]
@@ -150,10 +151,10 @@ def restore(
     load = external_encoder(saved)
     model = construct(name, {**options, **overrides}, after, dtype or saved["dtype"], load=load)
     if model.options == saved["overrides"] and before == after:
-        _read(model, folder, without_encoder="image_encoder" in saved)
+        _read(model, folder, saved)
         return model
     source = construct(name, saved["overrides"], before, saved["dtype"], load=load)
-    _read(source, folder, without_encoder="image_encoder" in saved)
+    _read(source, folder, saved)
     transfer(source, model, new_head=other_classes(source.options, model.options))
     return model
 
@@ -201,10 +202,13 @@ def external_encoder(saved: dict) -> dict[str, encoders.Loader]:
     return {"image_encoder": published.loader}
 
 
-def _read(model: Any, folder: Path, *, without_encoder: bool = False) -> None:
-    """Read verified weights into a model built from that folder's own config."""
+def _read(model: Any, folder: Path, saved: Mapping[str, Any]) -> None:
+    """Read verified weights into a model built from that folder's own config; it may name an encoder, or a decoder."""
+    stored = _without_optimizer(model, "image_encoder" in saved, "text_decoder" in saved)
+    if "text_decoder" in saved:
+        world.fill(model, saved["text_decoder"])
     try:
-        _without_optimizer(model, without_encoder=without_encoder).load_weights(folder / WEIGHTS)
+        stored.load_weights(folder / WEIGHTS)
     except Exception as error:
         raise BadWeights(f"{folder / WEIGHTS} does not fit the model that its {CONFIG} describes: {error}") from error
     check_finite(model, folder / WEIGHTS)
@@ -250,7 +254,8 @@ def load(path: str | os.PathLike) -> VisionText:
 def save(model: VisionText, path: str | os.PathLike, *, half: bool = False) -> Path:
     """Save a model to one file if `path` ends in `.keras`, else to a weights folder, completely or not at all.
 
-    A folder only names a published image encoder that has not been trained further; `half` stores float16.
+    A folder only names a published image encoder or language model that has not been trained further; `half` stores
+    float16.
 
     >>> from vtx_keras import zoo
     >>> model = zoo.build("gated_vqa", weights=None, dim=32, depth=1, vision_depth=1, image_shape=(32, 32, 3))
@@ -267,7 +272,8 @@ def save(model: VisionText, path: str | os.PathLike, *, half: bool = False) -> P
     if path.suffix in (".h5", ".hdf5", ".zip", ".tflite", ".onnx", ".safetensors"):
         raise ValueError(f"{path}: expected a name that ends in .keras, or a folder's name")
     if path.suffix != ".keras":
-        return save_folder(model, path, half=half, encoder=_unchanged_encoder(model))
+        unchanged = _unchanged_encoder(model)
+        return save_folder(model, path, half=half, encoder=unchanged, decoder=world.unchanged_decoder(model))
     path = path.resolve()  # replace the target of a link, not the link
     path.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=f".{path.name}.", dir=path.parent) as folder:
@@ -299,18 +305,24 @@ def push(
 
 
 def save_folder(
-    model: Any, folder: str | os.PathLike, *, half: bool = False, encoder: dict[str, str] | None = None
+    model: Any,
+    folder: str | os.PathLike,
+    *,
+    half: bool = False,
+    encoder: dict[str, str] | None = None,
+    decoder: dict[str, str] | None = None,
 ) -> Path:
     """Write a model's weights folder, completely or not at all. `half` stores float16, as releases do.
 
     `encoder` {"name", "sha256"} identifies a published image encoder that the model has unchanged: only this is saved.
+    `decoder` does so for its language model.
     """
     folder = Path(folder).resolve()  # replace the target of a link, not the link
     if folder.exists() and not (folder / CONFIG).is_file() and (not folder.is_dir() or any(folder.iterdir())):
         raise ValueError(f"{folder} holds something that is not a weights folder: choose another place")
 
     def write(target: Path) -> None:
-        stored = _without_optimizer(model, without_encoder=encoder is not None)
+        stored = _without_optimizer(model, encoder is not None, decoder is not None)
         size = sum(2048 + 4 * int(np.prod(one.shape)) for one in stored.weights)  # 2 kB for name and place of each
         reserve(target, size)
         stored.save_weights(target / WEIGHTS)
@@ -328,8 +340,8 @@ def save_folder(
             "files": {name: file_hash(target / name) for name in (WEIGHTS, VOCABULARY)},
             "versions": {name: version_of(name) for name in ("vtx_keras", "keras", "keras-hub", "tensorflow")},
         }
-        if encoder is not None:
-            config["image_encoder"] = encoder
+        config |= {"image_encoder": encoder} if encoder else {}
+        config |= {"text_decoder": decoder} if decoder else {}
         if lines:  # pieces that hold the end of a line
             config["lines"] = lines
         config |= {key: spec[key] for key in ("rule", "published") if key in spec}
@@ -341,8 +353,21 @@ def save_folder(
     return folder
 
 
-def _without_optimizer(model: Any, *, without_encoder: bool = False) -> Any:
+class _Layers(keras.Model):
+    """Some layers of a captioner, to be saved without the language model between them."""
+
+    def __init__(self, parts: list):
+        super().__init__(name="parts")
+        self.parts, self.built = parts, True
+
+
+def _without_optimizer(model: Any, without_encoder: bool = False, without_words: bool = False) -> Any:
     """Return a model of the same layers without the optimizer, whose state Keras would save with the weights."""
+    if without_words:
+        away = ["image_encoder"] * without_encoder
+        return _Layers(
+            [one for one in model.layers if one.weights and not is_language(one.name) and one.name not in away]
+        )
     if without_encoder:
         features = model.get_layer("vision").input
         behind = {features.name: features}
@@ -371,22 +396,3 @@ def _unchanged_encoder(model: VisionText) -> dict[str, str] | None:
 def _published_digest(name: str, image_shape: tuple[int, ...], file: str) -> str:
     """Return the `digest` of a published encoder. Cached: a run saves every epoch, and building the encoder is slow."""
     return digest(published.load(name, image_shape=image_shape))
-
-
-def digest(model: keras.Model) -> str:
-    """Return a hash of all weights, equal for bitwise equal models.
-
-    >>> model = keras.Sequential([keras.Input((2,)), keras.layers.Dense(1)])
-    >>> digest(model) == digest(model)
-    True
-    """
-    sha256 = hashlib.sha256()
-    for weight in model.weights:
-        bits: Any = np.ascontiguousarray(as_bits(np.asarray(keras.ops.convert_to_numpy(weight))))  # a buffer
-        sha256.update(bits)
-    return sha256.hexdigest()
-
-
-def as_bits(value: np.ndarray) -> np.ndarray:
-    """Return a bfloat16 array as 16-bit integers, because NumPy's files have no bfloat16."""
-    return value.view("uint16") if value.dtype.name == "bfloat16" else value

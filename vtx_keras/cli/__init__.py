@@ -7,10 +7,10 @@ import os
 
 import click
 
-from vtx_keras.cli._catalogue import convert, data, doctor, list_models, show
+from vtx_keras.cli._catalogue import data, doctor, list_models, show
 from vtx_keras.cli._evaluate import evaluate
-from vtx_keras.cli._export import bench, export, push
-from vtx_keras.cli._predict import explain, predict
+from vtx_keras.cli._export import bench, convert, export, push
+from vtx_keras.cli._predict import chat, explain, predict
 from vtx_keras.cli._train import train
 
 __all__ = ["main"]
@@ -27,5 +27,5 @@ def main() -> None:
     gc.set_threshold(10_000, 20, 50)  # importing TensorFlow creates many lasting objects: collect garbage less often
 
 
-for command in (predict, data, train, evaluate, explain, export, bench, push, doctor, list_models, show, convert):
+for command in (predict, chat, data, train, evaluate, explain, export, bench, push, doctor, list_models, show, convert):
     main.add_command(command)

@@ -375,26 +375,3 @@ def show(model: str, as_json: bool) -> None:
     for tag in about["released"]:
         card = released.released_root() / model / tag / "README.md"
         click.echo("\n" + (card.read_text(encoding="utf-8") if card.is_file() else f"{tag} has no card"))
-
-
-@click.command()
-@click.argument("name", metavar="NAME")
-@click.option("--out", type=click.Path(path_type=Path), help="Folder to write [default: the cache].")
-@click.option(
-    "--archives", type=click.Path(path_type=Path), help="Folder of archives, found or fetched [default: in the cache]."
-)
-@click.option("--url", help="Address of the archive, in place of its registry.")
-@click.option("--half", is_flag=True, help="Store float16, which halves the size.")
-def convert(name: str, out: Path | None, archives: Path | None, url: str | None, half: bool) -> None:
-    """Fetch and convert a published encoder for use in models.
-
-    \b
-    vtx convert minilm_l6
-    vtx convert resnet50 --half
-    """
-    with reporting_errors():
-        with quiet():
-            from vtx_keras.checkpoints.published import _encoders as published
-        published.published(name)
-        home, store = out or published.cache() / name, archives or published.cache() / "archives"
-        click.echo(f"wrote {published.convert(name, home, store, half=half, url=url)}")

@@ -1,4 +1,4 @@
-"""The commands vtx export, vtx bench and vtx push: write verified files, compare their speed, upload models."""
+"""The commands vtx export, vtx bench, vtx push, vtx convert: files that are verified, timed, uploaded, fetched."""
 
 from __future__ import annotations
 
@@ -284,6 +284,36 @@ def push(model: Path, address: str, private: bool) -> None:
         with quiet():
             from vtx_keras import zoo
         click.echo(zoo.push(zoo.load(model) if model.suffix == ".keras" else model, address, private=private))
+
+
+@click.command()
+@click.argument("name", metavar="NAME")
+@click.option("--out", type=click.Path(path_type=Path), help="Folder to write [default: the cache].")
+@click.option(
+    "--archives", type=click.Path(path_type=Path), help="Folder of archives, found or fetched [default: in the cache]."
+)
+@click.option("--url", help="Address of the archive, in place of its registry.")
+@click.option("--half", is_flag=True, help="Store float16, which halves the size.")
+def convert(name: str, out: Path | None, archives: Path | None, url: str | None, half: bool) -> None:
+    """Fetch a published encoder or language model for use in models.
+
+    \b
+    vtx convert minilm_l6
+    vtx convert resnet50 --half
+    vtx convert smollm2_135m
+    """
+    with reporting_errors():
+        with quiet():
+            from vtx_keras.checkpoints.published import DECODERS, find_decoder
+            from vtx_keras.checkpoints.published import _encoders as published
+        if name in DECODERS:
+            if out or archives or url or half:
+                raise ValueError(f"{name} is stored as it comes, in the cache: leave out --out, --url and --half")
+            click.echo(f"wrote {find_decoder(name, click.echo)}")
+            return
+        published.published(name)
+        home, store = out or published.cache() / name, archives or published.cache() / "archives"
+        click.echo(f"wrote {published.convert(name, home, store, half=half, url=url)}")
 
 
 def table(reports: list[Report]) -> str:

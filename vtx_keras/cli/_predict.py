@@ -1,4 +1,4 @@
-"""The commands vtx predict and vtx explain: run a model on images, and draw its attention maps."""
+"""The commands vtx predict, vtx chat and vtx explain: run a model on images, ask about one, draw attention maps."""
 
 from __future__ import annotations
 
@@ -289,6 +289,48 @@ def _as_text(rows: list[dict], form: str) -> str:
         table.writerows([row["picture"], _as_words(row.get("result", "")), row.get("error", "")] for row in rows)
         return file.getvalue()
     return "".join(f"{row['picture']}\t{_as_words(row['result'])}\n" for row in rows if "result" in row)
+
+
+@click.command()
+@click.argument("model")
+@click.argument("picture", type=click.Path(path_type=Path))
+@click.option("--weights", default="default", help="A released tag, or a weights folder.", show_default=True)
+@click.option("--system", help="What the model is told before the conversation.")
+@click.option("--max-length", type=click.IntRange(1), default=128, show_default=True, help="Most tokens per answer.")
+def chat(model: str, picture: Path, weights: str, system: str | None, max_length: int) -> None:
+    """Ask about a picture, question by question; an empty line ends it.
+
+    MODEL is a saved captioner with a language model, or a name of the zoo. Questions may come through a pipe, too.
+
+    \b
+    vtx chat runs/mine photo.png
+    echo "What is it?" | vtx chat runs/mine photo.png
+    """
+    with reporting_errors():
+        with quiet():
+            from keras import ops
+
+            from vtx_keras import zoo
+            from vtx_keras.models._methods import Captioner
+
+            ops.zeros(1)  # initialises the devices, which logs
+        network = zoo.named(model, weights)
+        if not isinstance(network, Captioner):
+            raise ValueError(f"{model} writes no text: expected a captioner with a language model")
+        talk = network.chat(picture, system)
+        while (question := _question()).strip():
+            for part in talk.stream(question.strip(), max_length=max_length):
+                click.echo(part, nl=False)
+            click.echo()
+
+
+def _question() -> str:
+    """Return the next line that is typed or piped, "" at the end."""
+    if sys.stdin is None:
+        return ""
+    if sys.stdin.isatty():
+        click.echo("> ", nl=False, err=True)
+    return sys.stdin.readline()
 
 
 @click.command()

@@ -34,7 +34,7 @@ FEW = 300  # updates, too few for a captioner of a few hundred images to learn w
 @click.option("--size", type=click.Choice(["tiny", "small", "base"]), help="Preset of widths and depths.")
 @click.option("--set", "settings", multiple=True, metavar="OPTION=VALUE", help="Model option: dim=256; repeatable.")
 @click.option("--vocabulary", help="Vocabulary file; train: learn it from the texts; more: add their words.")
-@click.option("--freeze", multiple=True, type=click.Choice(["image", "text"]), help="Encoder to freeze.")
+@click.option("--freeze", multiple=True, type=click.Choice(["image", "text", "words"]), help="Part to freeze.")
 @click.option("--epochs", type=click.IntRange(1), help="[default: 10, for photos what suits the data]")
 @click.option("--batch-size", type=click.IntRange(1), help="[default: 32, for photos what suits the data]")
 @click.option(

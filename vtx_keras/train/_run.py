@@ -19,7 +19,7 @@ import keras
 
 from vtx_keras._compat import build_training, clear_lora, counted
 from vtx_keras.checkpoints import load, save
-from vtx_keras.checkpoints._restore import digest
+from vtx_keras.checkpoints._folder import digest
 from vtx_keras.data._memory import Batches
 from vtx_keras.models._base import VisionText, leaves
 from vtx_keras.models.options import did_you_mean

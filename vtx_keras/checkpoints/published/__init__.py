@@ -15,13 +15,17 @@ from typing import Any
 _MODULE_OF = {
     "ARCHITECTURES": "_build",
     "CATALOGUE": "_catalogue",
+    "DECODERS": "_causal",
     "build": "_build",
+    "fill": "_causal",
+    "find_decoder": "_causal",
     "folder_of": "_build",
     "is_published": "_build",
     "is_transformers": "_build",
     "restored": "_build",
     "say_aside": "_build",
     "tags_of": "_catalogue",
+    "unchanged_decoder": "_causal",
     "with_decoder": "_causal",
     "with_encoders": "_towers",
 }

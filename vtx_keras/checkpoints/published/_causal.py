@@ -12,6 +12,8 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import numpy as np
+
 from vtx_keras._files import Archive, fetch, file_hash, whole
 from vtx_keras.checkpoints._folder import CONFIG, BadWeights
 from vtx_keras.checkpoints.published import _gguf, _names, _tensors
@@ -82,11 +84,39 @@ def assign(model: Any, language: Language) -> None:
     _names.assign(model, language.rows, language.tensors, spare=SPARE, of=is_language, what=language.what)
 
 
+def fill(model: Any, named: Mapping[str, str]) -> None:
+    """Give a captioner whose weights folder only names its language model the weights of that."""
+    name = named.get("name", "")
+    if name not in DECODERS:
+        raise BadWeights(f"{CONFIG} names the language model {name!r}: expected one of {', '.join(DECODERS)}")
+    if named.get("sha256") != DECODERS[name].sha256:
+        raise BadWeights(f"these weights were trained with another {name} than the one that this release knows")
+    assign(model, opened(name))
+
+
+def unchanged_decoder(model: Any) -> dict[str, str] | None:
+    """Return the name and sha256 of the language model of `DECODERS` that a captioner has unchanged, or None."""
+    layout = model.options.get("text_decoder")
+    name = layout["origin"]["weights"] if isinstance(layout, dict) else ""
+    if name not in DECODERS:
+        return None
+    try:
+        language = opened(name)
+    except (BadWeights, ImportError):  # not available, so it cannot be compared
+        return None
+    for path, own in _names.by_path(model):
+        if is_language(path):
+            wanted = _names.sourced(language.rows.get(path, ""), own, language.tensors)
+            if any(not np.array_equal(np.asarray(own[key]), wanted[key]) for key in own):
+                return None
+    return {"name": name, "sha256": DECODERS[name].sha256}
+
+
 def opened(address: str | os.PathLike) -> Language:
     """Open the language model of a short name, an address, a GGUF file or a folder of transformers."""
     name, licence, sha256 = str(address), "", ""
     if name in DECODERS:
-        path = find(name)
+        path = find_decoder(name)
         licence, sha256 = DECODERS[name].licence, DECODERS[name].sha256
     elif name.endswith(".gguf"):
         path = Path(name)
@@ -122,7 +152,7 @@ def opened(address: str | os.PathLike) -> Language:
     return Language(layout, order, Vocabulary(order.vocabulary(names), rule=rule), rows, tensors, name)
 
 
-def find(name: str, say: Callable[[str], object] | None = None) -> Path:
+def find_decoder(name: str, say: Callable[[str], object] | None = None) -> Path:
     """Return the verified file of a short name; only with `say` is it fetched if it is not here."""
     entry = DECODERS[name]
     path = cache() / name / "model.gguf"

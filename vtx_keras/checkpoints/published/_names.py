@@ -164,6 +164,12 @@ def assign(
             layers[path][variable].assign(np.asarray(value, "float32"))
 
 
+def sourced(source: str | Source, own: Mapping[str, Any], tensors: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """Return the variables of a layer by name, from the source that a table has for it."""
+    shapes = {name: tuple(one.shape) for name, one in own.items()}
+    return values_of(source if isinstance(source, Source) else Source((source,)), shapes, tensors)
+
+
 def values_of(source: Source, shapes: Mapping[str, tuple], tensors: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
     """Return the variables of a layer by name, from the tensors of a checkpoint."""
     if source.make:
