@@ -87,6 +87,12 @@ def freeze_kernel(layer: keras.layers.Dense) -> None:
     own_kernel(layer).trainable = False
 
 
+def train_additions(layer: keras.layers.Dense) -> None:
+    """Let a layer's low-rank additions be trained, whether or not the layer is. Only their names tell them."""
+    for weight in layer.weights:
+        weight.trainable = weight.trainable or "lora_" in weight.name
+
+
 def clear_lora(layer: keras.layers.Dense) -> None:
     """Zero a layer's low-rank additions. Keras names them only by attributes of the layer."""
     layer.lora_kernel_b.assign(keras.ops.zeros(layer.lora_kernel_b.shape))

@@ -105,8 +105,8 @@ def test_a_paced_encoder_learns_at_its_share_of_the_rate():
     # Adam's first step is the rate itself, whatever the gradient.
     steps = [float(np.abs(np.array(v) - b).max()) for v, b in zip(chosen, before, strict=True)]
     np.testing.assert_allclose(steps, [1e-3, 5e-4, 1e-2], rtol=0.05)
-    with pytest.raises(ValueError, match="expected shares"):
-        tuning.pace(model, rate=2)
+    with pytest.raises(ValueError, match="a number of at least 0, and a share"):
+        tuning.pace(model, rate=-1)
 
 
 @pytest.mark.parametrize("name", ["cross_attn_captioner", "retriever"])

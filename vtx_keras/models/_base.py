@@ -12,7 +12,7 @@ from typing import Any
 import keras
 import numpy as np
 
-from vtx_keras._compat import freeze_kernel, history_of, restore_history, sublayers
+from vtx_keras._compat import freeze_kernel, history_of, restore_history, sublayers, train_additions
 from vtx_keras.inputs import media
 from vtx_keras.inputs.text import Vocabulary
 from vtx_keras.models._chat import Seen, look, run_in_batches
@@ -124,7 +124,8 @@ class VisionText(keras.Model):
                 layer.trainable = not frozen or index >= len(layers) - but_last
             for leaf in (leaf for layer in of_part for leaf in leaves(layer)):
                 if getattr(leaf, "lora_enabled", False):
-                    freeze_kernel(leaf)  # its low-rank matrices stay trainable in any case
+                    freeze_kernel(leaf)
+                    train_additions(leaf)  # in any case
         self.compile_again()
 
     def layers_of(self, part: str) -> list:
@@ -171,6 +172,7 @@ class VisionText(keras.Model):
             raise ValueError(f"a {self.name} has no fusion or text block for LoRA")
         for layer in dense:
             layer.enable_lora(rank)
+            train_additions(layer)  # of frozen layers, too
         self.compile_again()
 
     def merged(self) -> VisionText:

@@ -254,7 +254,10 @@ class Chat:
             )
         self.captioner, self.reader, self.layout = captioner, Reader(captioner, image), layout
         self.history: list[dict[str, str]] = [{"role": "system", "content": system}] if system else []
-        self.read: list[int] = []  # the ids that the reader holds
+        self.read: list[int] = []  # ids, of which the reader holds as many as it counts
+        rule = captioner.vocabulary.rule
+        added = rule["json"].get("added_tokens") or ()
+        self.special = {*rule["names"], *(one["content"] for one in added if one.get("special"))}
 
     def ask(self, question: str, **how: Any) -> str:
         """Return the answer to a question, which may refer to what was said; `how` is as of `stream`."""
@@ -273,34 +276,32 @@ class Chat:
     ) -> Iterator[str]:
         """Yield the answer as it is written, word by word. It is in the history once it is whole."""
         how = decode.sampling(sampler, 1, top_k, top_p, temperature, seed)
-        ids = self.ids_of([*self.history, {"role": "user", "content": question}])
-        same = next((i for i, (one, other) in enumerate(zip(ids, self.read, strict=False)) if one != other), None)
-        same = min(len(ids) - 1, len(self.read)) if same is None else same  # one is read anew, for its logits
+        inside = next((name for name in self.special if name in question), None)
+        if inside:
+            raise ValueError(f"{question!r:.80} has {inside}, which separates turns: leave it out")
+        ids, known = self.ids_of([*self.history, {"role": "user", "content": question}]), self.read[: self.reader.count]
+        same = next((i for i, (one, other) in enumerate(zip(ids, known, strict=False)) if one != other), len(known))
+        same = min(same, len(ids) - 1)  # one is read anew, for its logits
         if len(ids) - same > self.reader.room + self.reader.count - same:
             raise ValueError(
                 f"the conversation has {len(ids)} tokens: expected at most {self.reader.room + self.reader.count}, "
                 "which this model can read. Ask less, or begin a new one: model.chat(image)"
             )
         self.reader.cut(same)
-        self.read, answer = ids, []
+        self.read, vocabulary, parts = list(ids), self.captioner.vocabulary, []
 
         def written() -> Iterator[int]:
             for token in stream(self.reader, ids[same:], max_length, chooser(seed, max_length, 0, how)):
-                answer.append(token)
-                yield token
+                self.read.append(token)
+                if vocabulary[token] not in self.special:  # a random model may write what separates turns
+                    yield token
 
-        yield from words_of(written(), self.captioner.vocabulary)
-        self.read = [*ids, *answer][: self.reader.count]
-        said = self.captioner.vocabulary.decode([answer])[0] if answer else ""
-        self.history += [{"role": "user", "content": question}, {"role": "assistant", "content": said}]
+        for part in words_of(written(), vocabulary):
+            parts.append(part)
+            yield part
+        self.history += [{"role": "user", "content": question}, {"role": "assistant", "content": "".join(parts)}]
 
     def ids_of(self, history: Sequence[dict[str, str]]) -> list[int]:
         """Return the ids of a conversation, up to where the answer begins."""
-        vocabulary, tokens = self.captioner.vocabulary, self.layout["tokens"]
-        names = {*tokens.values(), *vocabulary.rule["names"]}
-        for one in history:
-            inside = next((name for name in names if name in one["content"]), None)
-            if inside:
-                raise ValueError(f"{one['content']!r:.80} has {inside}, which separates turns: leave it out")
-        text = rendered(self.layout["template"], history, tokens=tokens)
-        return [int(one) for one in vocabulary.encode([text], MOST_PIECES)[0] if one != PAD]
+        text = rendered(self.layout["template"], history, tokens=self.layout["tokens"])
+        return [int(one) for one in self.captioner.vocabulary.encode([text], MOST_PIECES)[0] if one != PAD]
