@@ -25,10 +25,10 @@ from vtx_keras.evaluate._outcomes import Outcome
 from vtx_keras.inputs import media
 from vtx_keras.inputs.text import normalize, tokens
 from vtx_keras.models._base import VisionText
-from vtx_keras.models._chat import run_in_batches
 from vtx_keras.models._methods import Answerer
+from vtx_keras.models.decode import run_in_batches
 
-BASELINES = ("most_frequent", "question_alone", "nearest_neighbour", "chance")  # by default
+BASELINES = ("most_frequent", "question_alone", "nearest_neighbour", "chance", "without_history")  # by default
 ON_REQUEST = ("consensus", "human")  # of captions
 NEIGHBOURS = 60  # of an image, whose captions are the candidates of its consensus
 SHARE = 0.5  # of the candidates, the most similar ones: a candidate's score is its mean similarity to them
@@ -50,7 +50,7 @@ def training_texts(model: VisionText, ds: Any) -> TrainingTexts:
     >>> training_texts(model, [{"image": b"", "caption": "a cat"}]).targets
     (('a cat',),)
     """
-    pairs = [examples.text_and_targets(model, example) for example in examples.as_numpy(ds)]
+    pairs = [examples.text_and_targets(model, example) for example in examples.turns_of(examples.as_numpy(ds))]
     return TrainingTexts(*map(tuple, zip(*pairs, strict=True))) if pairs else TrainingTexts((), ())
 
 
@@ -147,6 +147,18 @@ def consensus(
                 grams, values = zip(*(vector for number in pool[order] for vector in vectors[number]), strict=True)
                 predictions[row] = texts[_most_central(grams, values, share)]
     return _with_texts(outcome, predictions)
+
+
+def without_history(outcome: Outcome, alone: Outcome) -> Outcome:
+    """Predict what the model answers to a question of a conversation that is asked alone.
+
+    >>> from vtx_keras.evaluate._outcomes import Row
+    >>> outcome = Outcome("answers", (Row(3, "0", "0", "and the dog?", ("brown",), "brown", 1),), {})
+    >>> without_history(outcome, Outcome("answers", (Row(3, "0", "0", "", (), "running"),), {})).rows[0].said
+    'running'
+    """
+    said = {row.place: row.said for row in alone.rows}
+    return _with_texts(outcome, [said.get(row.place, "") for row in outcome.rows])
 
 
 def human(outcome: Outcome) -> Outcome:
@@ -261,7 +273,7 @@ def check_baselines(names: Sequence[str]) -> None:
     >>> check_baselines(["humane"])
     Traceback (most recent call last):
     ValueError: there is no baseline 'humane': choose among most_frequent, question_alone, nearest_neighbour, chance, \
-consensus, human
+without_history, consensus, human
     """
     every = (*BASELINES, *ON_REQUEST)
     unknown = [name for name in names if name not in every]

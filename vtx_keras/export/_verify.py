@@ -26,8 +26,8 @@ from vtx_keras._files import exchange
 from vtx_keras.evaluate._captions import word_f1
 from vtx_keras.inputs import text
 from vtx_keras.models._base import VisionText
-from vtx_keras.models._chat import run_in_batches
 from vtx_keras.models._methods import Answerer, Captioner, Matcher, Retriever
+from vtx_keras.models.decode import run_in_batches
 
 
 class NotEqual(ValueError):

@@ -15,8 +15,9 @@ import numpy as np
 from vtx_keras._compat import freeze_kernel, history_of, restore_history, sublayers, train_additions
 from vtx_keras.inputs import media
 from vtx_keras.inputs.text import Vocabulary
-from vtx_keras.models._chat import Seen, look, run_in_batches
+from vtx_keras.models._chat import Seen, look
 from vtx_keras.models.blocks import Block
+from vtx_keras.models.decode import run_in_batches
 from vtx_keras.models.language import is_language
 from vtx_keras.models.layers import Composite, register
 

@@ -47,26 +47,12 @@ def look(model: Any, images: Any, batch_size: int) -> Seen:
     new = [place for place, key in enumerate(keys) if key not in kept]
     if new:
         run = model.get_layer("image_encoder").predict_on_batch
-        made = run_in_batches(run, pixels[new], batch_size)
+        made = decode.run_in_batches(run, pixels[new], batch_size)
         kept |= {keys[place]: one for place, one in zip(new, made, strict=True)}
     features = np.stack([kept[key] for key in keys])
     for key in list(kept)[: max(0, len(kept) - MOST_BYTES // features[0].nbytes)]:
         del kept[key]
     return Seen(features)
-
-
-def run_in_batches(run: Callable[[Any], Any], inputs: Any, size: int) -> Any:
-    """Run a function on arrays, `size` rows at a time. A short last batch is filled up, so only one shape is traced.
-
-    >>> run_in_batches(lambda x: {"sum": x.sum(axis=1)}, np.ones((5, 3)), 2)
-    {'sum': array([3., 3., 3., 3., 3.])}
-    """
-    total = len(keras.tree.flatten(inputs)[0])
-    size, results = min(size, total), []
-    for start in range(0, total, size):
-        rows = np.minimum(np.arange(start, start + size), total - 1)
-        results.append(run(keras.tree.map_structure(lambda array, rows=rows: array[rows], inputs)))
-    return keras.tree.map_structure(lambda *parts: np.concatenate(parts)[:total], *results)
 
 
 def takes_seen(method: Callable) -> Callable:

@@ -23,7 +23,7 @@ from vtx_keras.models.layers import NEVER
 
 __all__ = [
     "MOST_BEAMS", "NEVER", "SAMPLERS", "UNWRITABLE", "Generate", "Likelihood", "check_beams", "check_sampling",
-    "make_draw", "pick", "sampling", "search", "whole_number",
+    "make_draw", "pick", "run_in_batches", "sampling", "search", "whole_number",
 ]  # fmt: skip
 MOST_BEAMS = 100  # memory grows with them
 SAMPLERS = ("greedy", "random", "top_k", "top_p")
@@ -264,6 +264,20 @@ class Likelihood(keras.Model):
         return ops.sum(ops.take_along_axis(chances, written, axis=-1) * known, axis=(1, 2))
 
 
+def run_in_batches(run: Callable[[Any], Any], inputs: Any, size: int) -> Any:
+    """Run a function on arrays, `size` rows at a time. A short last batch is filled up, so only one shape is traced.
+
+    >>> run_in_batches(lambda x: {"sum": x.sum(axis=1)}, np.ones((5, 3)), 2)
+    {'sum': array([3., 3., 3., 3., 3.])}
+    """
+    total = len(keras.tree.flatten(inputs)[0])
+    size, results = min(size, total), []
+    for start in range(0, total, size):
+        rows = np.minimum(np.arange(start, start + size), total - 1)
+        results.append(run(keras.tree.map_structure(lambda array, rows=rows: array[rows], inputs)))
+    return keras.tree.map_structure(lambda *parts: np.concatenate(parts)[:total], *results)
+
+
 # --- ranking again what a retriever finds
 
 AT_ONCE = 2_048  # pairs whose features are in memory
@@ -321,8 +335,6 @@ def reranked(
 
 def _told(captioner: Any, pairs: np.ndarray, images: Any, texts: list[str], batch_size: int) -> np.ndarray:
     """Return the likelihoods of the chosen pairs (images, texts), NaN elsewhere; each image is encoded once."""
-    from vtx_keras.models._chat import run_in_batches
-
     needed = np.flatnonzero(pairs.any(axis=1))
     features, _, errors = captioner.prepare([images[place] for place in needed])
     if errors:

@@ -12,7 +12,7 @@ text is cut by counting less.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
 import keras
@@ -60,12 +60,12 @@ class Adapter(Composite):
 
     def begin(self, vision: Any, mask: Any = None) -> tuple[Any, Any]:
         """Return what `fuse` needs of the image, computed once, and the image for the next block."""
-        raise NotImplementedError
+        return (vision, mask), vision
 
-    def fuse(self, text: Any, state: Any) -> Any:
-        raise NotImplementedError
+    fuse: Callable[[Any, Any], Any]  # what an adapter does with text tokens (batch, n, dim) and what `begin` returned
 
     def empty_cache(self, batch: Any, length: int, beams: int) -> tuple:
+        del batch, length, beams
         return ()
 
     def step(self, x: Any, cache: tuple, now: Any, visible: Any, state: Any = None) -> tuple[Any, tuple]:
