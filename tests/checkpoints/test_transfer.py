@@ -8,8 +8,7 @@ import pytest
 from toys import WORDS, outputs, toy
 
 from vtx_keras import zoo
-from vtx_keras.checkpoints._folder import BadWeights
-from vtx_keras.checkpoints._transfer import _by_path
+from vtx_keras.checkpoints._folder import BadWeights, _by_path
 
 
 def test_other_classes_keep_all_but_the_head_with_a_warning(saved):

@@ -11,7 +11,7 @@ from PIL import Image
 from vtx_keras import data
 from vtx_keras._files import BadArchive
 from vtx_keras.data import sets
-from vtx_keras.data.sets import _flickr8k_qa
+from vtx_keras.data.sets import _flickr8k_dialog, _flickr8k_qa
 
 SHARED = Path(os.environ.get("VTX_KERAS_TEST_DATA", "no such folder"))
 NAMES = [f"{number}_ab.jpg" for number in range(4)]
@@ -172,6 +172,64 @@ def test_a_question_of_flickr8k_qa_does_not_give_its_answer_away():
     assert not any(name.startswith("c") for name in kept)
 
 
+def said(captions: list[str], key: str = "1") -> list[list[tuple[str, str]]]:
+    return [[(turn.question, turn.answer) for turn in turns] for turns in _flickr8k_dialog.talks(captions, key)]
+
+
+@pytest.mark.parametrize(
+    ("captions", "expected"),
+    [
+        (
+            ["A dog and a boy are running .", "A brown dog runs as a boy is running .", "The dog runs ."],
+            {"what colour": "brown", "what is": "running", "and the boy?": "running"},
+        ),
+        (["A man wears a hat .", "A man in a red hat .", "A guy ."], {"what is he wearing?": "a hat", "it?": "red"}),
+        (["Two dogs run .", "Two white dogs .", "Dogs running ."], {"what are": "running", "are they?": "white"}),
+        (["A dog runs .", "A dog sits .", "A dog ."], {}),  # disagree
+        (["A man runs .", "A woman runs .", "A person runs ."], {}),  # he or she
+        (["A dog runs .", "A dog runs .", "Two dogs run ."], {}),  # one or two
+        (["A man and a ball in the air .", "A man looks at a ball in the air .", "A man ."], {}),  # the ball is
+        (
+            ["A dog holds a stick in its mouth .", "A dog holds a stick .", "A dog ."],
+            {"doing?": "holding a stick", "mouth?": "a stick"},
+        ),
+        (["A man in a red jacket .", "A man in a red coat .", "A man ."], {}),  # may be one garment
+    ],
+)
+def test_the_rules_of_flickr8k_dialog(captions, expected):
+    turns = [turn for key in "1234" for talk in said(captions, key) for turn in talk if not turn[0].startswith("who")]
+    for words, answer in expected.items():
+        assert {found for question, found in turns if words in question} >= {answer}, turns
+    assert expected or not [turn for turn in turns if not turn[0].startswith("what is in")], turns
+
+
+def test_a_pronoun_of_flickr8k_dialog_has_one_meaning():
+    two = ["A man in a red hat and a boy in a hat sit .", "A man and a boy sit .", "A man and a boy are sitting ."]
+    for key in "12345678":
+        for talk in said(two, key):
+            assert not any(" he " in f"{question.rstrip('?')} " for question, _ in talk if "and" in talk[0][1])
+    ball = ["A brown dog chases a red ball .", "A dog chases a ball .", "A brown dog chases the red ball ."]
+    for key in "12345678":
+        (talk,) = said(ball, key)
+        questions = [question for question, _ in talk]
+        assert all("colour is it?" not in question or answer == "brown" for question, answer in talk)
+        if "what is it doing?" in questions and "what colour is that?" in questions:
+            assert ("what colour is that?", "red") in talk
+
+
+def test_flickr8k_dialog_holds_conversations_by_picture(folder, tmp_path):
+    by_authors(folder / "flickr8k", ".")
+    for split in ("train", "validation", "test"):
+        rows = list(data.load("flickr8k_dialog", split, folder=tmp_path).as_numpy_iterator())
+        talked = {one for one in NAMES if SPLITS[one] == split and said(captions(one), one.removesuffix(".jpg"))}
+        assert {row["image_id"].decode() + ".jpg" for row in rows} == talked
+        for row in rows:
+            assert [one.decode() for one in row["questions"]] == ["what is in the picture?", "what colour is it?"]
+            assert row["answers"].tolist() == [b"a dog", b"red"]
+            assert row["kinds"].tolist() == [b"who", b"colour"]
+            assert row["image"].shape == (12, 16, 3)
+
+
 @pytest.mark.network
 @pytest.mark.skipif(not (SHARED / "flickr8k").is_dir(), reason="VTX_KERAS_TEST_DATA names no folder with flickr8k/")
 def test_flickr8k_qa_whole(folder, tmp_path):
@@ -180,6 +238,17 @@ def test_flickr8k_qa_whole(folder, tmp_path):
     assert {split: len(found) for split, found in rows.items()} == {"train": 8607, "validation": 1422, "test": 1375}
     asked = [(row["image_id"], row["question"]) for row in rows["validation"].as_numpy_iterator()]
     assert len(set(asked)) == len(asked)
+
+
+@pytest.mark.network
+@pytest.mark.skipif(not (SHARED / "flickr8k").is_dir(), reason="VTX_KERAS_TEST_DATA names no folder with flickr8k/")
+def test_flickr8k_dialog_whole(folder, tmp_path):
+    (folder / "flickr8k").symlink_to(SHARED / "flickr8k")
+    rows = {split: data.load("flickr8k_dialog", split, folder=tmp_path) for split in ("train", "validation", "test")}
+    assert {split: len(found) for split, found in rows.items()} == {"train": 2883, "validation": 453, "test": 473}
+    turns = [len(row["questions"]) for found in rows.values() for row in found.encoded.as_numpy_iterator()]
+    assert sum(turns) == 10646
+    assert set(turns) == {2, 3, 4}
 
 
 @pytest.mark.network

@@ -74,5 +74,5 @@ def test_they_stand_beside_a_captioner_where_they_can():
     rows = [{"image": image, "question": "w1", "answer": "no"} for image in pictures]
     results = evaluate.run(reader, rows, baselines=asked, draws=20)
     assert results.notes == ["there is no human, no consensus of answers or labels, but of captions"]
-    with pytest.raises(ValueError, match=r"nearest_neighbour, chance, consensus, human$"):
+    with pytest.raises(ValueError, match=r"chance, without_history, consensus, human$"):
         evaluate.run(model, test, baselines=["humane"])

@@ -9,7 +9,7 @@ _MODULE_OF = {
     "load": "_restore",
     "restore": "_restore",
     "save": "_restore",
-    "transfer": "_transfer",
+    "transfer": "_folder",
 }
 __all__ = sorted([*_MODULE_OF, "published"])
 

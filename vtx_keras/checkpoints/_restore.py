@@ -26,9 +26,10 @@ from vtx_keras.checkpoints._folder import (
     digest,
     find,
     halve,
+    other_classes,
     read_config,
+    transfer,
 )
-from vtx_keras.checkpoints._transfer import other_classes, transfer
 from vtx_keras.checkpoints.published import _encoders as published
 from vtx_keras.inputs.text import Vocabulary
 from vtx_keras.models import encoders

@@ -28,7 +28,7 @@ FORMATS = ("savedmodel", "litert", "onnx")
     "--out", type=click.Path(path_type=Path), default=Path("exported"), show_default=True, help="Folder to write."
 )
 @click.option("--weights", default="default", show_default=True, help="A released tag, or a weights folder.")
-@click.option("--quant", "quantize", help="float16, int8 or (litert) int8_encoder [default: float32].")
+@click.option("--quant", "quantize", help="float16, int8, (litert) int8_encoder or (onnx) int4 [default: float32].")
 @click.option(
     "--form",
     type=click.Choice(["one", "split"]),

@@ -51,6 +51,37 @@ def chunks(examples: Iterable, size: int, update: Callable[[int], object]) -> It
         update(done)
 
 
+def template_of(model: VisionText) -> str:
+    """Return the template of conversations of a model's language model, or "".
+
+    >>> from vtx_keras import zoo
+    >>> template_of(zoo.build("retriever", weights=None, dim=32, image_shape=(32, 32, 3)))
+    ''
+    """
+    layout = model.options.get("text_decoder")
+    return layout["template"] if isinstance(layout, dict) else ""
+
+
+def turns_of(examples: Iterable[Mapping]) -> Iterator[Mapping]:
+    """Yield an example for each turn of a conversation, with the turns "before" it; other examples as they are.
+
+    >>> example = {"id": b"7", "questions": ["what is it?", "where?"], "answers": ["a dog", "in the snow"]}
+    >>> for turn in turns_of([example]):
+    ...     print(turn)
+    {'id': '7-0', 'question': 'what is it?', 'answer': 'a dog', 'before': ()}
+    {'id': '7-1', 'question': 'where?', 'answer': 'in the snow', 'before': (('what is it?', 'a dog'),)}
+    """
+    for example in examples:
+        if "questions" not in example:
+            yield example
+            continue
+        rest = {key: value for key, value in example.items() if key not in ("questions", "answers", "kinds")}
+        pairs = tuple(zip(as_texts(example["questions"]), as_texts(example["answers"]), strict=False))
+        for turn, (question, answer) in enumerate(pairs):
+            number = {"id": f"{as_text(example['id'])}-{turn}"} if "id" in example else {}
+            yield {**rest, **number, "question": question, "answer": answer, "before": pairs[:turn]}
+
+
 def writes_answers(example: Mapping) -> bool:
     """Return whether a captioner reads a question and writes its answer for this example, as in `batches`.
 

@@ -16,8 +16,9 @@ import tensorflow.experimental.numpy as tnp
 
 from vtx_keras._compat import forget_graph_seed
 from vtx_keras.data import _tensors as tensors
+from vtx_keras.data import _turns as turns
 from vtx_keras.data._behind import Sentences, drawing
-from vtx_keras.data._examples import encoded_of
+from vtx_keras.data._examples import encoded_of, template_of
 from vtx_keras.data._memory import MASKED_SHARE, hidden_words, with_negatives
 from vtx_keras.data._plan import BadData, Epochs, Plan, epoch_seed, plan_of, seed_for, survey, without
 from vtx_keras.data._source import Examples, mapped, plainly
@@ -49,7 +50,8 @@ def batches(
     `ds` is the `Examples` of `data.load` or `from_csv`, or a `tf.data` of dicts: "image" (pixels or encoded bytes) and
     a text ("caption", "question" or "text"; of "captions" one is drawn each time). A vqa model or classifier needs
     "answer" or "label". A captioner may have a "prompt", which is read but not learned; of a question and an answer,
-    the question is the prompt.
+    the question is the prompt. A language model with a template reads them as `model.chat` does, also several
+    "questions" and their "answers", of which each answer is learned.
 
     `training` shuffles. `augment` is True or a dict of changes to `AUGMENT` in `data/_tensors.py`. `buckets` are text
     lengths: rows of similar length share a batch, padded to the next of them. `static` pads the last batch with rows of
@@ -104,8 +106,8 @@ def epochs(
         raise ValueError(f"batch_size={batch_size!r}: expected a whole number of at least 1")
     how = augmentation(augment)
     source = encoded_of(ds)
-    if isinstance(model, Captioner) and _has_question(source.element_spec):
-        source = mapped(source, _prompted)
+    if isinstance(model, Captioner) and turns.has_turns(source.element_spec):
+        source = _asked(source, model)
     plan = plan_of(source.element_spec, model, how)
     kept, plain, fingerprint = survey(source, plan, unknown)
     # Padding rows would take part in a contrastive loss.
@@ -113,7 +115,7 @@ def epochs(
     count = kept // batch_size if drop_last else -(-kept // batch_size)
     if not count:
         raise BadData(f"{kept} rows make no batch of {batch_size}: choose a smaller batch_size")
-    surveyed = "prompt" not in source.element_spec and not how.get("synonyms")
+    surveyed = not {"prompt", "_turns"} & set(source.element_spec) and not how.get("synonyms")
     ends = isinstance(model, Captioner) or model.vocabulary.ends
     encode = tensors.encoder(model.vocabulary, start=True, end=ends, plain=plain and surveyed)
     rows = mapped(source.enumerate(), lambda number, example: {**example, "row": number})
@@ -214,8 +216,16 @@ def _names(row: dict) -> dict:
     return {**names, "text": tf.strings.reduce_join(tf.reshape(names["text"], [-1]), separator=" | ")}
 
 
-def _has_question(spec: Any) -> bool:
-    return isinstance(spec, dict) and {"question", "answer"} <= set(spec) and not {"caption", "captions"} & set(spec)
+def _asked(source: tf.data.Dataset, model: Captioner) -> tf.data.Dataset:
+    """Make questions and answers what a captioner reads and writes: by its template, or as prompts and captions."""
+    if template_of(model):
+        return turns.with_ids(source, model, model.options["max_length"] + 1)
+    if "question" not in source.element_spec:
+        raise BadData(
+            'examples are conversations ("questions", "answers"), and this captioner has no template that tells their '
+            'turns apart: build it with text_decoder="smollm2_135m", or make a row of each "question" and "answer"'
+        )
+    return mapped(source, _prompted)
 
 
 def _prompted(example: dict) -> dict:
@@ -278,7 +288,10 @@ def _bucketed(
     """
 
     def window(batch: dict) -> tf.data.Dataset:
-        lengths = plan.cut(_full_text(batch)).row_lengths() + plan.length - plan.room
+        if "_turns" in batch:
+            lengths = tf.math.count_nonzero(batch["_turns"], axis=1)
+        else:
+            lengths = plan.cut(_full_text(batch)).row_lengths() + plan.length - plan.room
         lengths = tf.cast(tf.minimum(lengths, plan.length), tf.int32)
         count = tf.shape(lengths)[0]
         place = tf.range(count) // batch_size  # of a batch, after sorting
@@ -322,15 +335,18 @@ def _finishing(plan: Plan, encode: Callable, how: dict, pad_to: int | None) -> C
 
     def finish(batch: dict, length: Any, draw: tf.Tensor) -> tuple:
         image = _images(batch, plan, how, draw)
-        ids = encode(_full_text(batch), length)
-        if captioner:
+        if "_turns" in batch:
+            tokens, labels = batch["_turns"][:, : length - 1], batch["_learned"][:, 1:length]
+            weight = tf.cast((labels != text.PAD) & (labels != text.UNK), tf.float32)
+        elif captioner:
+            ids = encode(_full_text(batch), length)
             tokens, labels = ids[:, :-1], ids[:, 1:]
             weight = tf.cast((labels != text.PAD) & (labels != text.UNK), tf.float32)  # decoding never writes UNK
             if "prompt" in batch:
                 prompt_length = plan.cut(batch["prompt"]).row_lengths()[:, None]
                 weight *= tf.cast(tf.range(tf.shape(labels)[1], dtype=tf.int64) >= prompt_length, tf.float32)
         else:
-            tokens = ids
+            tokens = ids = encode(_full_text(batch), length)
             labels = batch["label"] if plan.label_of else tf.ones((tf.shape(ids)[0], 1))
             if add_negatives:
                 image, tokens, labels = with_negatives(tnp, image, tokens, labels)

@@ -13,6 +13,7 @@ import tensorflow as tf
 
 from vtx_keras.data import _tensors as tensors
 from vtx_keras.data._source import mapped
+from vtx_keras.data._turns import STATES
 from vtx_keras.inputs.text import LABEL_FIELDS, TEXT_FIELDS
 from vtx_keras.models._base import VisionText
 from vtx_keras.models._methods import Answerer, Captioner, Matcher
@@ -87,6 +88,8 @@ def plan_of(spec: Any, model: VisionText, how: dict[str, Any]) -> Plan:
         return cut(tf.reshape(texts, [-1])).row_lengths() > 0
 
     def usable(example: dict) -> tf.Tensor:
+        if "_turns" in example:
+            return example["_state"] == 0
         good = empty or tf.reduce_any(has_words(example[key]))
         return good if label_of is None else tf.logical_and(good, tf.reduce_all(label_of(example) >= 0))
 
@@ -94,7 +97,7 @@ def plan_of(spec: Any, model: VisionText, how: dict[str, Any]) -> Plan:
         fields = (
             {"image", "path", "row", "id"}
             | ({"seen"} & set(model.input))
-            | ({"prompt"} if captioner else set())
+            | ({"prompt", "_turns", "_learned"} if captioner else set())
             | ({"alpha"} if background else set())
         )
         kept = {name: value for name, value in example.items() if name in fields}
@@ -181,6 +184,7 @@ def survey(source: tf.data.Dataset, plan: Plan, unknown: str) -> tuple[int, bool
     total, kept, hashed = 0, 0, hashlib.sha256()
     counts: Counter[str] = Counter()
     unknown_counts: Counter[str] = Counter()
+    states: Counter[int] = Counter()
 
     def inspect(example: dict) -> dict:
         texts = tf.reshape(example[plan.text], [-1])
@@ -189,7 +193,10 @@ def survey(source: tf.data.Dataset, plan: Plan, unknown: str) -> tuple[int, bool
         label_known = tf.reduce_all(plan.label_of(example) >= 0) if plan.label_of else tf.constant(True)
         special = tf.logical_not(tensors.is_plain(texts))
         flags = {"empty": lengths == 0, "cut": lengths > plan.room, "invalid": invalid, "special": special}
+        if "_turns" in example:
+            flags |= {"empty": [], "cut": example["_pieces"] > plan.length}
         return {
+            "state": example.get("_state", tf.constant(0, tf.int64)),
             **{key: tf.math.count_nonzero(value) for key, value in flags.items()},
             "usable": plan.usable(example),
             "hash": _hash_of(example, plan),
@@ -201,6 +208,7 @@ def survey(source: tf.data.Dataset, plan: Plan, unknown: str) -> tuple[int, bool
         total, kept = total + 1, kept + bool(row["usable"])
         hashed.update(row["hash"].tobytes())
         counts.update({key: int(row[key]) for key in ("empty", "cut", "invalid", "special")})
+        states[int(row["state"])] += 1
         if not row["known"]:
             unknown_counts.update(label.decode() for label in np.atleast_1d(row["label"]))
     if unknown_counts and unknown == "error":
@@ -213,6 +221,8 @@ def survey(source: tf.data.Dataset, plan: Plan, unknown: str) -> tuple[int, bool
             'unknown="drop" to leave those rows out'
         )
     reasons = f"{counts['empty']} texts without words, {sum(unknown_counts.values())} unknown labels"
+    if "_turns" in source.element_spec:
+        reasons = "; ".join(f"{count} {STATES[state]}" for state, count in sorted(states.items()) if state)
     if not kept:
         raise BadData(f"no example is left of {total}: {reasons}")
     notes = []

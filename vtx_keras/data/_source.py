@@ -264,7 +264,7 @@ def _example(example: dict) -> tuple[np.ndarray, str]:
     picture = example["image"]
     pixels = (picture[0] if hasattr(picture, "to_tensor") else picture).numpy()  # the first of ragged frames
     texts = []
-    for key in ("caption", "captions", "question", "answer", "text", "label"):
+    for key in ("caption", "captions", "question", "answer", "questions", "answers", "text", "label"):
         if key in example:
             texts += [
                 value.decode() if isinstance(value, bytes) else str(value)

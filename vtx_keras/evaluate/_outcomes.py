@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -21,9 +21,14 @@ from vtx_keras.inputs.text import TEXT_FIELDS
 from vtx_keras.models._base import VisionText
 from vtx_keras.models._methods import Answerer, Captioner, Matcher, Retriever
 
+LONGEST = 32  # tokens of an answer
+
 
 class Row(NamedTuple):
-    """One row: its place in the data, its resampling group, its input text, the expected texts and the prediction."""
+    """One row: its place in the data, its resampling group, its input text, the expected texts and the prediction.
+
+    `turn` is its place in a conversation.
+    """
 
     place: int
     id: str
@@ -31,6 +36,7 @@ class Row(NamedTuple):
     read: str
     expected: tuple[str, ...]
     said: str = ""
+    turn: int = 0
 
 
 class Outcome(NamedTuple):
@@ -57,9 +63,10 @@ def said_of(
 ) -> Outcome:
     """Run `model` on examples. A row that cannot be used is left out, with the reason in `left_out`.
 
-    A captioner reads the question of an example with a question and an answer, and continues a "prompt". A matcher gets
-    each image with its own text and with the text of the row before, unless examples have a "label". `told` is called
-    with the number of rows done.
+    A captioner reads the question of an example with a question and an answer, and continues a "prompt"; one that has a
+    template of conversations answers as `model.answer` does, and reads the true turns "before" a question. A matcher
+    gets each image with its own text and with the text of the row before, unless examples have a "label". `told` is
+    called with the number of rows done.
 
     >>> from vtx_keras import zoo
     >>> model = zoo.build("gated_vqa", weights=None, dim=32, image_shape=(32, 32, 3), classes=["no", "yes"])
@@ -109,7 +116,10 @@ def measures_of(
     if outcome.kind == "label":
         majority = [Counter(row.expected).most_common(1)[0][0] for row in rows]
         return result | measures.one_label([row.said for row in rows], majority)
-    result["exact_match"] = mean([captions.exact(row.said, row.expected) for row in rows])
+    result["exact_match"] = mean(exact := [captions.exact(row.said, row.expected) for row in rows])
+    if any(row.turn for row in rows):
+        later = [one if row.turn else np.nan for one, row in zip(exact, rows, strict=True)]
+        result["exact_match_of_later_turns"] = mean(later)
     result["word_f1"] = mean([captions.word_f1(row.said, row.expected) for row in rows])
     if outcome.kind == "captions":
         predicted, references = [row.said for row in rows], [row.expected for row in rows]
@@ -131,11 +141,19 @@ def _written(model: Captioner, chunks: Iterator, left_out: dict, *, beams: int, 
             continue
         prompts = [inputs[i] for i in usable] if any(inputs) else None
         images = [examples.image_of(chunk[i]) for i in usable]
+        chats = bool(is_question and examples.template_of(model))
         try:
-            captions, errors = model.generate(images, prompts, beams=beams, batch_size=batch_size), {}
+            if chats:
+                if beams != 1:
+                    raise TypeError(f"beams={beams}: a conversation is written greedily, leave beams out")
+                captions, errors = _answered(
+                    model, images, [chunk[i] for i in usable], inputs=[inputs[i] for i in usable]
+                )
+            else:
+                captions, errors = model.generate(images, prompts, beams=beams, batch_size=batch_size), {}
         except media.BadItems as error:
             captions, errors = error.results, error.errors
-        if prompts:
+        if prompts and not chats:
             prefixes = text.decode(model.prompts(prompts, len(usable), model.options["max_length"]), model.vocabulary)
             pairs = zip(prefixes, captions, strict=True)
             captions = [None if caption is None else _after(prefix, caption) for prefix, caption in pairs]
@@ -145,6 +163,31 @@ def _written(model: Captioner, chunks: Iterator, left_out: dict, *, beams: int, 
             else:
                 rows.append(_row(places[i], chunk[i], inputs[i], references[i], captions[index]))
     return Outcome("answers" if is_question else "captions", tuple(rows), left_out)
+
+
+def _answered(
+    model: Captioner, images: Sequence, chunk: Sequence[Mapping], inputs: Sequence[str]
+) -> tuple[list[Any], dict[int, str]]:
+    """Answer each question after the true turns before it; pictures that follow one another are read once."""
+    answers: list[Any] = []
+    errors: dict[int, str] = {}
+    chat, last = None, None
+    for index, (image, example, question) in enumerate(zip(images, chunk, inputs, strict=True)):
+        said = None
+        try:
+            chat = chat if chat and image is last else model.chat(image)
+            chat.history[:] = [
+                {"role": role, "content": content}
+                for both in example.get("before", ())
+                for role, content in zip(("user", "assistant"), both, strict=True)
+            ]
+            said, last = chat.ask(question, max_length=LONGEST).strip(), image
+        except media.BadItems as error:
+            errors[index] = error.errors[0]
+        except ValueError as error:  # too long, or a name of a special piece
+            errors[index] = str(error)
+        answers.append(said)
+    return answers, errors
 
 
 def _labelled(model: Answerer, chunks: Iterator, left_out: dict, *, batch_size: int) -> Outcome:
@@ -260,7 +303,8 @@ def _searched(model: Retriever, chunks: Iterator, left_out: dict, *, batch_size:
 
 def _row(place: int, example: Mapping, read: str, expected: Sequence[str], predicted: str) -> Row:
     identity = examples.as_text(example["id"]) if "id" in example else str(place)
-    return Row(place, identity, examples.group_of(example), read, tuple(expected), predicted)
+    turn = len(example.get("before", ()))
+    return Row(place, identity, examples.group_of(example), read, tuple(expected), predicted, turn)
 
 
 def _after(prompt: str, caption: str) -> str:

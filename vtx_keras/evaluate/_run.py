@@ -14,7 +14,7 @@ import keras
 import numpy as np
 
 from vtx_keras._files import progress, version_of
-from vtx_keras.data._examples import as_numpy, encoded_of
+from vtx_keras.data._examples import as_numpy, encoded_of, turns_of
 from vtx_keras.evaluate import _baselines as baseline
 from vtx_keras.evaluate._captions import check_scorers
 from vtx_keras.evaluate._measures import Measure, intervals
@@ -53,6 +53,9 @@ def run(
     bootstrapped over concepts or images, not over rows. With `folder`, `results.json` and `results.html` are written
     there. `scorers` and `tokenizer` are those of `metrics.caption_scores`; `about` is stored with the results.
 
+    Of conversations ("questions", "answers"), each turn is a row, asked after the true turns before it. The baseline
+    "without_history" is the model itself, asked each question alone.
+
     >>> from vtx_keras import zoo
     >>> model = zoo.build("gated_vqa", weights=None, dim=32, image_shape=(32, 32, 3), classes=["no", "yes"])
     >>> example = {"image": np.zeros((32, 32, 3), "uint8"), "question": "is it a cat?", "answer": "no"}
@@ -71,6 +74,9 @@ def run(
     with progress("evaluated", count) as update:
         outcome = said_of(model, stream(), beams=beams, batch_size=batch_size, told=update)
     others, fixed_figures, notes = _baselines(model, outcome, stream, train, baselines, seed)
+    if "without_history" in baselines and any(row.turn for row in outcome.rows):
+        alone = ({**example, "before": ()} for example in stream())
+        others["without_history"] = baseline.without_history(outcome, said_of(model, alone, batch_size=batch_size))
 
     def measure(result: Outcome) -> dict[str, Measure]:
         return measures_of(result, scorers=scorers, tokenizer=tokenizer)
@@ -104,6 +110,10 @@ def _stream(ds: Any, limit: int | None, seed: int) -> tuple[Callable[[], Iterato
     if limit is not None and (isinstance(limit, bool) or not isinstance(limit, int) or limit < 1):
         raise ValueError(f"limit={limit!r}: expected a whole number of at least 1, or None for all")
     source = encoded_of(ds)
+
+    def turns(examples: Iterable) -> Iterator[dict]:
+        yield from map(dict, turns_of(examples))
+
     if iter(source) is source:
         raise TypeError("examples are read more than once: pass a list or a tf.data.Dataset, not an iterator")
     total = len(source) if hasattr(source, "__len__") and not hasattr(source, "cardinality") else None
@@ -111,11 +121,11 @@ def _stream(ds: Any, limit: int | None, seed: int) -> tuple[Callable[[], Iterato
         cardinality = int(source.cardinality())
         total = cardinality if cardinality >= 0 else None
     if limit is None or (total is not None and limit >= total):
-        return lambda: as_numpy(source), total
+        return lambda: turns(as_numpy(source)), total
     if total is None:
-        return lambda: islice(as_numpy(source), limit), limit
+        return lambda: turns(islice(as_numpy(source), limit)), limit
     chosen = set(np.random.default_rng(seed).choice(total, limit, replace=False).tolist())
-    return lambda: (example for index, example in enumerate(as_numpy(source)) if index in chosen), limit
+    return lambda: turns(example for index, example in enumerate(as_numpy(source)) if index in chosen), limit
 
 
 def _baselines(
@@ -264,7 +274,7 @@ class Scores(keras.callbacks.Callback):
 
     def scores(self) -> dict[str, float]:
         """Evaluate the model as it is now."""
-        examples = islice(as_numpy(self.examples), self.limit)
+        examples = turns_of(islice(as_numpy(self.examples), self.limit))
         model: Any = self.whole or self.model
         outcome = said_of(model, examples, beams=self.beams, batch_size=self.batch_size)
         scores = {name: measure.value for name, measure in measures_of(outcome, scorers=self.scorers).items()}

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import os
-import tempfile
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from importlib.metadata import version
 from importlib.util import find_spec
 from pathlib import Path
@@ -12,17 +11,25 @@ from typing import Any
 
 import keras
 import numpy as np
-from onnx import AttributeProto, TensorProto, helper, load_model, numpy_helper, save_model
+from onnx import numpy_helper
 from onnx.reference import ReferenceEvaluator
 
 from vtx_keras.export import _graphs, _verify
+from vtx_keras.export._weights import (
+    all_graphs,
+    assign,
+    deduplicate_tables,
+    drop_unused,
+    quantize_int4,
+    quantize_int8,
+    store_float16,
+    write_file,
+)
 from vtx_keras.models._base import VisionText
 from vtx_keras.models._methods import Captioner, Retriever
 
-QUANTIZE = (None, "float16", "int8")
+QUANTIZE = (None, "float16", "int8", "int4")
 OPSETS = (17, 18)
-MAX_BYTES = 2_000_000_000  # of weights in a protobuf file; more stand beside it
-MIN_SIZE = 1024  # numbers in a weight that is worth storing smaller
 LARGE = 2**18  # numbers in a weight of which copies matter
 
 
@@ -50,8 +57,8 @@ def onnx(
 
     Beams, length and prompt (of form "one") are fixed in the file; by default they are those of `generate`.
 
-    `quantize` is None (float32), "float16" (half the size) or "int8" (a quarter to a third of the size: 8-bit weights,
-    16-bit ones in small convolutions). `share` is as in `litert`.
+    `quantize` is None (float32), "float16" (half the size), "int8" (a quarter to a third of the size: 8-bit weights,
+    16-bit ones in small convolutions) or "int4" (matrices in 4 bits, for language models). `share` is as in `litert`.
 
         report = export.onnx(model, "out/model.onnx")
 
@@ -114,19 +121,13 @@ def convert_graph(graph: _graphs.Graph, quantize: str | None, opset: int) -> Any
     model = run_converter(graph, opset)
     hoist_loop_invariants(model.graph)
     divide_before_erf(model.graph)
-    if quantize == "int8":
-        model = quantize_int8(model)
+    if quantize in ("int8", "int4"):
+        model = {"int8": quantize_int8, "int4": quantize_int4}[quantize](model)
     else:
         deduplicate_tables(model)
     if quantize == "float16":
         store_float16(model, lambda node: True)
     return model
-
-
-def write_file(model: Any, path: Path) -> None:
-    """Write a model; weights that are too large for one file stand beside it, in `NAME.onnx.data`."""
-    large = sum(len(one.raw_data) for part in all_graphs(model.graph) for one in part.initializer) >= MAX_BYTES
-    save_model(model, path, save_as_external_data=large, location=f"{path.name}.data")
 
 
 def run_converter(graph: _graphs.Graph, opset: int) -> Any:
@@ -147,7 +148,7 @@ def run_converter(graph: _graphs.Graph, opset: int) -> Any:
     weights = [f"weight_{i}" for i in range(len(graph.weights))]
     names = (*graph.inputs, *weights, *graph.outputs)
     rename_tensors(model.graph, {tensor.name: name for tensor, name in zip(tensors, names, strict=True)})
-    _assign(model.graph.input, [one for one in model.graph.input if one.name not in weights])
+    assign(model.graph.input, [one for one in model.graph.input if one.name not in weights])
     for name, weight in zip(weights, graph.weights, strict=True):
         model.graph.initializer.add().CopyFrom(numpy_helper.from_array(keras.ops.convert_to_numpy(weight), name))
     fold_weights(model.graph)
@@ -207,14 +208,6 @@ def fold_weights(graph: Any) -> None:
     drop_unused(graph)
 
 
-def drop_unused(graph: Any) -> None:
-    """Remove constants that nothing reads, of which onnxruntime would warn."""
-    used = {name for part in all_graphs(graph) for node in part.node for name in node.input}
-    for part in all_graphs(graph):
-        named = used | {one.name for one in part.output}
-        _assign(part.initializer, [one for one in part.initializer if one.name in named])
-
-
 def hoist_loop_invariants(graph: Any) -> None:
     """Let loop bodies read constant values from the enclosing graph; TensorFlow carries them through each iteration.
 
@@ -241,7 +234,7 @@ def hoist_loop_invariants(graph: Any) -> None:
             (node.input, 2, changing),
             (node.output, 0, [*changing, *range(scanned, len(node.output))]),
         ):
-            _assign(field, [*field[:first], *(field[first + i] for i in keep)])
+            assign(field, [*field[:first], *(field[first + i] for i in keep)])
         for copy in [one for one in body.node if one.op_type == "Identity" and one.input[0] in outer_names]:
             outer_names[copy.output[0]] = outer_names[copy.input[0]]
             body.node.remove(copy)
@@ -262,134 +255,3 @@ def divide_before_erf(graph: Any) -> None:
                 part.initializer.append(root)
                 node.op_type, node.input[:] = "Div", [*(name for name in node.input if name != halves[0]), root.name]
     drop_unused(graph)
-
-
-def deduplicate_tables(model: Any) -> None:
-    """Replace each table that is the transpose of another one by a `Transpose` node, which runs once at loading.
-
-    This saves 1.0 of 19.1 MB. onnxslim saves none of the file, and undoes this pass and `store_float16`.
-    """
-    graph = model.graph
-    tables = {one.name: one for one in graph.initializer if len(one.dims) == 2 and np.prod(one.dims) >= MIN_SIZE}
-    by_shape: dict[tuple, list[str]] = {}
-    for name, table in tables.items():
-        by_shape.setdefault(tuple(table.dims), []).append(name)
-    removed: set[str] = set()
-    for name, table in tables.items():
-        for other in by_shape.get(tuple(reversed(table.dims)), []):
-            if name == other or {name, other} & removed:
-                continue
-            values, other_values = (numpy_helper.to_array(tables[one]) for one in (name, other))
-            # Keep the one that has a row per word, whose rows are looked up.
-            if np.array_equal(values, other_values.T) and table.dims[0] >= table.dims[1]:
-                removed.add(other)
-                graph.node.insert(0, helper.make_node("Transpose", [name], [other], f"{other}/turned", perm=[1, 0]))
-    _assign(graph.initializer, [one for one in graph.initializer if one.name not in removed])
-
-
-def store_float16(model: Any, selects: Callable[[Any], bool]) -> None:
-    """Store in float16 the large float weights that the selected nodes read; nodes still compute in float32.
-
-    onnxruntime's own conversion to float16 makes a file that onnxruntime does not load.
-    """
-
-    def to_float16(name: str, values: np.ndarray) -> tuple[list, list]:
-        if np.abs(values).max() > np.finfo("float16").max:  # a mask of logits (-1e9), no weights
-            return [], []
-        stored = numpy_helper.from_array(values.astype("float16"), f"{name}/half")
-        return [stored], [helper.make_node("Cast", [stored.name], [name], f"{name}/whole", to=TensorProto.FLOAT)]
-
-    _replace_weights(model, selects, to_float16)
-
-
-def store_int8(model: Any, selects: Callable[[Any], bool]) -> None:
-    """Store in 8 bits, with a scale per output channel, the large weights that the selected convolutions read.
-
-    A runtime multiplies them by their scales once, at loading. The inputs of a convolution are not rounded.
-    """
-
-    def to_int8(name: str, values: np.ndarray) -> tuple[list, list]:
-        if values.size < _graphs.MIN_INT8_SIZE:
-            return [], []
-        axes = tuple(range(1, values.ndim))
-        scales = np.maximum(np.abs(values).max(axis=axes, keepdims=True) / 127, np.finfo("float32").tiny)
-        stored = numpy_helper.from_array(np.rint(values / scales).astype("int8"), f"{name}/bytes")
-        scale = numpy_helper.from_array(scales.astype("float32"), f"{name}/scales")
-        cast = helper.make_node("Cast", [stored.name], [f"{name}/whole"], f"{name}/whole", to=TensorProto.FLOAT)
-        return [stored, scale], [cast, helper.make_node("Mul", [*cast.output, scale.name], [name], f"{name}/scaled")]
-
-    _replace_weights(model, selects, to_int8)
-
-
-def _replace_weights(
-    model: Any, selects: Callable[[Any], bool], replace: Callable[[str, np.ndarray], tuple[list, list]]
-) -> None:
-    """Apply `replace` to each large float weight that the selected nodes read.
-
-    It returns the tensors to store in its place and the nodes that restore it, or two empty lists to leave it.
-    """
-    read = {name for graph in all_graphs(model.graph) for node in graph.node if selects(node) for name in node.input}
-    for graph in all_graphs(model.graph):
-        weights, restoring = [], []
-        for weight in graph.initializer:
-            large = weight.data_type == TensorProto.FLOAT and np.prod(weight.dims) >= MIN_SIZE
-            replaced = large and weight.name in read
-            stored, nodes = replace(weight.name, numpy_helper.to_array(weight)) if replaced else ([], [])
-            weights += stored or [weight]
-            restoring += nodes
-        _assign(graph.initializer, weights)
-        _assign(graph.node, [*restoring, *graph.node])
-
-
-def quantize_int8(model: Any) -> Any:
-    """Quantize matrices and tables by onnxruntime's `quantize_dynamic`, and of convolutions the weights alone.
-
-    Weights of depthwise and small convolutions get 16 bits. A table that is both looked up and multiplied by is stored
-    twice, because the two uses are rounded differently.
-    """
-    from onnxruntime.quantization import QuantType, quantize_dynamic
-
-    with tempfile.TemporaryDirectory() as folder:
-        before, after = Path(folder) / "before.onnx", Path(folder) / "after.onnx"
-        write_file(model, before)
-        quantize_dynamic(
-            before,
-            after,
-            op_types_to_quantize=["MatMul", "Gemm", "Gather"],
-            per_channel=True,
-            weight_type=QuantType.QInt8,
-            extra_options={"EnableSubgraph": True},
-            use_external_data_format=before.with_name("before.onnx.data").exists(),
-        )
-        model = load_model(after)
-    store_convolutions(model)
-    return model
-
-
-def store_convolutions(model: Any) -> None:
-    """Store the weights of convolutions in 8 bits, those of depthwise and small ones in 16.
-
-    `quantize_dynamic` also rounds the inputs of convolutions: a file of 5.2 MB instead of 5.3, but 4.5 × the time and
-    236 instead of 240 of 240 captions identical. Without this function the file has 11.7 MB.
-    """
-    store_int8(model, lambda node: node.op_type == "Conv" and _groups(node) == 1)
-    store_float16(model, lambda node: node.op_type == "Conv")
-
-
-def _groups(convolution: Any) -> int:
-    return next((attribute.i for attribute in convolution.attribute if attribute.name == "group"), 1)
-
-
-def all_graphs(graph: Any) -> Iterator[Any]:
-    """Yield a graph and all its subgraphs."""
-    yield graph
-    for node in graph.node:
-        for attribute in node.attribute:
-            if attribute.type == AttributeProto.GRAPH:
-                yield from all_graphs(attribute.g)
-
-
-def _assign(field: Any, values: list) -> None:
-    """Replace the content of a repeated protobuf field."""
-    del field[:]
-    field.extend(values)

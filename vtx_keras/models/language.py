@@ -69,9 +69,11 @@ class Adapter(Composite):
         return ()
 
     def step(self, x: Any, cache: tuple, now: Any, visible: Any, state: Any = None) -> tuple[Any, tuple]:
+        del now, visible
         return self.fuse(x, state), cache
 
     def extend(self, x: Any, past: tuple, places: Any, state: Any = None) -> tuple[Any, tuple]:
+        del places
         return self.fuse(x, state), past
 
 

@@ -143,6 +143,17 @@ SETS = {
         "photographs (Flicker8k_Dataset/ or Images/) and the captions (Flickr8k_text/, dataset_flickr8k.json or "
         "captions.txt) belong into {folder}/flickr8k",
     ),
+    "flickr8k_dialog": DataSet(
+        "3,809 conversations of two to four turns (10,646) about the photographs of flickr8k, made from the captions "
+        "by rules: who is there, how many, what they do, hold and wear, where, in which colours. Splits as published. "
+        "58 % of the turns refer back; a question alone gives 32 %.",
+        "photographs: their makers', collected for research and education; captions: Hodosh, Young, Hockenmaier, JAIR "
+        "47 (2013)",
+        (),
+        by_hand="it is made from the files of flickr8k: ask the authors for them, or use a copy you have; the "
+        "photographs (Flicker8k_Dataset/ or Images/) and the captions (Flickr8k_text/, dataset_flickr8k.json or "
+        "captions.txt) belong into {folder}/flickr8k",
+    ),
     "flowers102": DataSet(
         "8,189 photographs of 102 kinds of flowers, with a caption and the kind's name. Splits as the table says.",
         "photographs: their makers', collected for research; Nilsback, Zisserman, ICVGIP (2008)",
