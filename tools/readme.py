@@ -1,4 +1,4 @@
-"""Write the stored figures into the README and docs/checkpoints.md, between markers: python tools/readme.py
+"""Write the stored figures into the README and pages of docs/, between markers: python tools/readme.py
 
 A table begins with `<!-- name -->` and ends with `<!-- end -->`. A test compares both with what is stored.
 """
@@ -133,6 +133,33 @@ CHECKPOINTS = {"catalogue": catalogue, "speed": published, "tuning": tuning}
 TABLES = {"released": lambda: page.released("zoo/"), "exports": exports, "speed": speed, "fusions": fusions}
 
 
+def with_language() -> str:
+    """Return the table of captioners whose words are a language model's."""
+    lines = ["| | learns | CPU minutes | validation loss | CIDEr | BLEU-4 |", "|---|---|---|---|---|---|"]
+    for row in json.loads((RESULTS / "language.json").read_text())["rows"]:
+        figures = [f"{row[name]:.3f} [{row[f'{name}_interval'][0]:.3f}, {row[f'{name}_interval'][1]:.3f}]"
+                   for name in ("cider", "bleu_4")]  # fmt: skip
+        learns = f"{row['trainable_million']:.1f} M" if "steps" in row else ""
+        trained = [f"{row['cpu_minutes']:.0f}", f"{row['validation_loss']:.2f}"] if "steps" in row else ["", ""]
+        lines.append(f"| {' | '.join([row['model'], learns, *trained, *figures])} |")
+    return "\n".join(lines)
+
+
+def chat() -> str:
+    """Return the table of a language model's speed."""
+    lines = ["| | ms | as fast | MB |", "|---|---|---|---|"]
+    rows = json.loads((RESULTS / "chat.json").read_text())["rows"]
+    for row in (row for row in rows if row["what"] != "question"):
+        size = f"{row['megabytes']:.0f}" if "megabytes" in row else ""
+        lines.append(f"| {row['side']} | {row['median_ms']:.0f} | {row['speed']:.1f} × | {size} |")
+    first, second = (row["median_ms"] for row in rows if row["what"] == "question")
+    told = f"A second question about a picture, of `cross_attn_vqa`: {second:.0f} ms, after {first:.0f} ms for the first."
+    return "\n".join([*lines, "", told])
+
+
+LANGUAGE = {"fusions": with_language, "chat": chat}
+
+
 def filled(text: str, tables: dict[str, Callable[[], str]] = TABLES) -> str:
     """Return the text with the stored figures between its markers."""
     for name, make in tables.items():
@@ -146,5 +173,6 @@ def filled(text: str, tables: dict[str, Callable[[], str]] = TABLES) -> str:
 if __name__ == "__main__":
     readme = ROOT / "README.md"
     readme.write_text(filled(readme.read_text(encoding="utf-8")), encoding="utf-8")
-    guide = ROOT / "docs" / "checkpoints.md"
-    guide.write_text(filled(guide.read_text(encoding="utf-8"), CHECKPOINTS), encoding="utf-8")
+    for name, tables in (("checkpoints.md", CHECKPOINTS), ("language.md", LANGUAGE)):
+        guide = ROOT / "docs" / name
+        guide.write_text(filled(guide.read_text(encoding="utf-8"), tables), encoding="utf-8")

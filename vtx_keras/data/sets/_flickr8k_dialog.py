@@ -155,7 +155,7 @@ def scene(captions: Iterable[str]) -> Scene:
             subjects, worn, at = _clause(words, starts, phrase, beings)
             first = first or subjects
             for being in subjects:
-                for kind, word, answer in _deeds(words, starts, at, being):
+                for kind, word, answer in _deeds(words, starts, at):
                     votes[being][kind].append((word, answer))
                 for garment in worn if len(subjects) == 1 and being.noun in PEOPLE else ():
                     owned.add(garment.noun)
@@ -245,7 +245,7 @@ def _clause(
     return subjects, worn, at + (words[at : at + 1] in (["is"], ["are"]))
 
 
-def _deeds(words: list[str], starts: dict[int, Phrase], at: int, being: Being) -> Iterator[tuple[str, str, str]]:
+def _deeds(words: list[str], starts: dict[int, Phrase], at: int) -> Iterator[tuple[str, str, str]]:
     """Yield (kind, the question's words, answer) of what somebody does here."""
     verb = ACTIONS.get(words[at]) if at < len(words) else None
     if verb is None:
