@@ -1,11 +1,12 @@
 """Captioners whose words are SmolLM2-135M, frozen, one for each fusion, at equal steps on Flickr8k (official splits).
 
 What learns stands between: projection, adapters or image tokens. Features of the frozen image encoder are kept. CIDEr
-and BLEU-4 are of the official test split, beams 4, with 95 % intervals; beside them stands the released captioner,
-which learned its English from scratch, from the same image features.
+and BLEU-4 are of the official test split, written greedily, with 95 % intervals; beside them stands the released
+captioner, which learned its English from scratch, from the same image features. Weights are not averaged: in so few
+steps an average still holds closed gates (momentum 0.995 and 282 steps: CIDEr .17 in place of .42).
 
     vtx convert smollm2_135m
-    TFDS_DATA_DIR=... python benchmarks/language.py cross_attn gated concat_mlp merged_attn     # an hour, two cores
+    TFDS_DATA_DIR=... python benchmarks/language.py cross_attn gated concat_mlp merged_attn     # 40 minutes, two cores
 """
 
 from __future__ import annotations
@@ -28,7 +29,7 @@ RELEASED = "released cross_attn_captioner/photos"
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("fusions", nargs="+", choices=FUSIONS)
-    parser.add_argument("--epochs", type=int, default=3, help="times that each picture is shown, with one caption each")
+    parser.add_argument("--epochs", type=int, default=2, help="times that each picture is shown, with one caption each")
     parser.add_argument("--rate", type=float, default=1e-3)
     parser.add_argument("--folder", type=Path, default=Path("runs/language"))
     args = parser.parse_args()
@@ -61,7 +62,7 @@ def one(fusion: str, args: argparse.Namespace) -> dict[str, Any]:
     if "gates" in tuning.parts(model):
         tuning.pace(model, "gates", rate=10.0)
     steps = args.epochs * len(batches)
-    optimizer = train.adamw(behind, steps, learning_rate=args.rate, ema=0.995)
+    optimizer = train.adamw(behind, steps, learning_rate=args.rate)
     behind.compile(optimizer, loss=behind.loss, jit_compile=False)
     start = time.process_time()
     history = behind.fit(batches, validation_data=held_out, epochs=args.epochs, verbose=2)
@@ -90,7 +91,7 @@ def measured(model: Any) -> dict[str, Any]:
     from vtx_keras import data, evaluate
 
     ds, start = data.load("flickr8k", "test"), time.process_time()
-    results = evaluate.run(model, ds, beams=4)
+    results = evaluate.run(model, ds)
     row: dict[str, Any] = {"test_cpu_minutes": round((time.process_time() - start) / 60, 1)}
     for name in ("cider", "bleu_4"):
         figure = results.metrics[name]

@@ -156,14 +156,15 @@ def split_graphs(model: Captioner, image: tf.TensorSpec, length: int, trace: Cal
 
     encoder, batch = trace(encode, image), image.shape[0]
     specs = [tf.TensorSpec((batch, 1), tf.int32, "token"), tf.TensorSpec((), tf.int32, "index")]
-    empty = [cache for block in model.blocks for cache in block.empty_cache(1, length, 1)]
+    form = [block.empty_cache(1, length, 1) for block in model.blocks]  # adapters of a language model have none
+    empty = _tensors(form)
     specs += [_spec(cache, batch, f"cache_{i}") for i, cache in enumerate(empty)]
     specs += [_spec(state, batch, name) for name, state in zip(encoder.outputs, _tensors(layout), strict=True)]
 
     def decode_step(token: Any, index: Any, *values: Any) -> dict:
         now = ops.arange(length) == index
         visible = ops.tile((ops.arange(length) <= index)[None, None], (ops.shape(token)[0], 1, 1))
-        cache = list(zip(values[0 : len(empty) : 2], values[1 : len(empty) : 2], strict=True))
+        cache = tf.nest.pack_sequence_as(form, values[: len(empty)])
         flat_states = iter(values[len(empty) :])
         states = tf.nest.map_structure(lambda part: None if part is None else next(flat_states), layout)
         logits, next_cache = model.make_step(states)(token, index, cache, now, visible)
