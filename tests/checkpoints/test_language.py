@@ -172,6 +172,18 @@ def test_options_that_the_language_model_decides_are_refused():
         captioner("llama", vocabulary=["a", "b"])
     with pytest.raises(ValueError, match="expected a square, for example 4"):
         captioner("llama", "merged_attn", image_words=5)
+    with pytest.raises(ValueError, match="reads at most 64 tokens"):
+        captioner("llama", max_length=65)
+    with pytest.raises(ValueError, match="leave it out"):
+        captioner("llama", contrastive=1.0)
+    with pytest.raises(ValueError, match="it takes fuse_every="):
+        captioner("llama", "gated", image_words=4)
+    with pytest.raises(ValueError, match="it takes image_words="):
+        captioner("llama", "concat_mlp", fuse_every=1)
+    with pytest.raises(ValueError, match="expected at most 2, the blocks"):
+        captioner("llama", fuse_every=3)
+    with pytest.raises(ValueError, match="give text_decoder=, too"):
+        zoo.build("gated_captioner", weights=None, image_words=4)
     with pytest.raises(FileNotFoundError, match="no such file"):
         zoo.build("gated_captioner", weights="encoders", text_decoder="nowhere/model.gguf")
 

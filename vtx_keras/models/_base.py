@@ -240,13 +240,12 @@ class VisionText(keras.Model):
     def vision_tokens(self, features: Any) -> Any:
         """Return the tokens (batch, tokens, dim) that the fusion reads, from the image encoder's features."""
         vision = self.get_layer("vision")(features)
-        for name in ("fewer", "image_words"):  # before a language model's text
-            vision = self.get_layer(name)(vision) if self.has_layer(name) else vision
-        if not self.has_layer("concepts"):
-            return vision
-        seen = self.get_layer("concepts")(features)
-        named = [self.get_layer("words")(self.get_layer("concept_ids")(seen))] if self.has_layer("concept_ids") else []
-        return self.get_layer("with_concepts")(vision, seen, *named)
+        vision = self.get_layer("fewer")(vision) if self.has_layer("fewer") else vision
+        if self.has_layer("concepts"):
+            seen, ids = self.get_layer("concepts")(features), self.has_layer("concept_ids")
+            named = [self.get_layer("words")(self.get_layer("concept_ids")(seen))] if ids else []
+            vision = self.get_layer("with_concepts")(vision, seen, *named)
+        return self.get_layer("image_words")(vision) if self.has_layer("image_words") else vision
 
     def prepare(self, images: Any) -> tuple[np.ndarray, list[int], dict[int, str]]:
         """Turn images or clips into a batch at the model's size; return it, the indices in it, and errors by index.

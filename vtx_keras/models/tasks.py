@@ -47,6 +47,9 @@ def captioner(fusion: str, o: SimpleNamespace) -> Captioner:
     """Build a left-to-right decoder: causal self-attention, fusion, MLP; logits of the next word at every position."""
     if isinstance(o.text_decoder, dict):
         return language_captioner(fusion, o)
+    for option in ("fuse_every", "image_words"):
+        if getattr(o, option):
+            raise ValueError(f"{option}={getattr(o, option)}: is of a language model: give text_decoder=, too")
     inputs = {"image": keras.Input(o.image_shape, name="image"), "tokens": token_input()}
     words = keras.layers.ReversibleEmbedding(
         o.vocabulary_size,
@@ -82,6 +85,7 @@ def language_captioner(fusion: str, o: SimpleNamespace) -> Captioner:
     gated). What is not the language model is `vision`, `image_words` and `adapter_…`.
     """
     t = o.text_decoder
+    check_language(fusion, o)
     inputs = {"image": keras.Input(o.image_shape, name="image"), "tokens": token_input()}
     few = o.image_words or 16 if fusion == "merged_attn" else 0
     vision = image_tokens(inputs["image"], o, fusion, few=few)  # (batch, image tokens, dim)
@@ -111,6 +115,21 @@ def language_captioner(fusion: str, o: SimpleNamespace) -> Captioner:
     logits = WordBias(False, t["absent"], dtype="float32", name="word_bias")(logits)
     logits = keras.layers.Activation("linear", dtype="float32", name="logits")(logits)
     return compiled(graph(inputs, logits, "captioner", Captioner), WordLoss(), [WordAccuracy()])
+
+
+def check_language(fusion: str, o: SimpleNamespace) -> None:
+    """Raise ValueError for options that do not go with a language model, or would have no effect."""
+    context, depth = o.text_decoder["context"], o.text_decoder["depth"]
+    if o.max_length > context:
+        raise ValueError(f"max_length={o.max_length}: the language model reads at most {context} tokens")
+    if o.contrastive:
+        raise ValueError(f"contrastive={o.contrastive}: a language model has no block for texts alone: leave it out")
+    if fusion in ADAPTERS and o.image_words:
+        raise ValueError(f"image_words={o.image_words}: {fusion} has no tokens before the text; it takes fuse_every=")
+    if fusion not in ADAPTERS and o.fuse_every:
+        raise ValueError(f"fuse_every={o.fuse_every}: {fusion} puts the image before the text; it takes image_words=")
+    if o.fuse_every > depth:
+        raise ValueError(f"fuse_every={o.fuse_every}: expected at most {depth}, the blocks of the language model")
 
 
 def vqa(fusion: str, o: SimpleNamespace) -> Answerer:

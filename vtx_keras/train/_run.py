@@ -382,8 +382,13 @@ def _unnamed(config: Any) -> Any:
 
 
 def _as_before(options: Mapping[str, Any]) -> dict[str, Any]:
-    """Leave out the option that came later where it is not used, so that earlier runs resume."""
-    return {name: value for name, value in options.items() if name != "concepts" or value}
+    """Leave out the options that came later where they are not used, so that earlier runs resume.
+
+    >>> _as_before({"dim": 8, "concepts": 0, "text_decoder": "blocks"})
+    {'dim': 8}
+    """
+    later = {"concepts": 0, "text_decoder": "blocks", "fuse_every": 0, "image_words": 0}
+    return {name: value for name, value in options.items() if name not in later or value != later[name]}
 
 
 def _hash(value: Any) -> str:
