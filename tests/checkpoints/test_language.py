@@ -12,7 +12,8 @@ from keras import ops
 from languages import FOLDER, FUSIONS, IMAGES, KINDS, Oracle, captioner, opened
 
 from vtx_keras import zoo
-from vtx_keras.checkpoints import BadWeights
+from vtx_keras.checkpoints import BadWeights, published
+from vtx_keras.checkpoints.published import _causal
 from vtx_keras.models import language
 
 
@@ -191,3 +192,68 @@ def test_options_that_the_language_model_decides_are_refused():
 def test_clips_are_read_frame_by_frame():
     model = languages.captioner("llama", "gated")
     assert model.generate(IMAGES[:1], max_length=4) == model.generate(model.look(IMAGES[:1]), max_length=4)
+
+
+@pytest.fixture
+def named(monkeypatch):
+    """A short name whose file lies here."""
+    entry = published.DECODERS["smollm2_135m"]._replace(sha256="of it")
+    monkeypatch.setitem(published.DECODERS, "tiny", entry)
+    find = _causal.find_decoder
+    monkeypatch.setattr(
+        _causal, "find_decoder", lambda name, say=None: FOLDER / "llama" if name == "tiny" else find(name, say)
+    )
+    return "tiny"
+
+
+@pytest.mark.parametrize("fusion", FUSIONS)
+def test_a_folder_only_names_a_language_model_that_is_as_it_came(named, fusion, tmp_path):
+    model = opened(captioner("llama", fusion, text_decoder=named))
+    said = model.generate(IMAGES, max_length=8)
+    zoo.save(model, tmp_path / "mine")
+    config = json.loads((tmp_path / "mine/config.json").read_text())
+    assert config["text_decoder"] == {"name": "tiny", "sha256": "of it"}
+    again = zoo.build(f"{fusion}_captioner", weights=tmp_path / "mine")
+    assert again.generate(IMAGES, max_length=8) == said
+    shorter = zoo.build(f"{fusion}_captioner", weights=tmp_path / "mine", max_length=8, dropout=0.2)
+    assert shorter.generate(IMAGES) == said
+    again.get_layer("norm").scale.assign(again.get_layer("norm").scale * 2)
+    zoo.save(again, tmp_path / "other")
+    assert "text_decoder" not in json.loads((tmp_path / "other/config.json").read_text())
+    assert zoo.load(tmp_path / "other").generate(IMAGES, max_length=8) == again.generate(IMAGES, max_length=8)
+
+
+def test_low_rank_additions_to_a_named_language_model_are_saved(named, tmp_path):
+    model = opened(captioner("llama", text_decoder=named))
+    model.freeze("image", "words")
+    model.enable_lora(2)
+    for variable in model.trainable_variables:
+        variable.assign(variable + 0.1)
+    said = model.generate(IMAGES, max_length=8)
+    zoo.save(model, tmp_path / "mine")
+    assert zoo.load(tmp_path / "mine").generate(IMAGES, max_length=8) == said
+
+
+def test_saved_weights_keep_their_language_model_and_others_get_none(tmp_path):
+    zoo.save(captioner("llama", "gated"), tmp_path / "mine")
+    saved = json.loads((tmp_path / "mine/config.json").read_text())
+    assert saved["overrides"]["text_decoder"]["origin"]["weights"] == "llama", "no path of this machine"
+    for options, said in (
+        ({"dim": 64}, "dim=: the language model"),
+        ({"vocabulary": ["a", "b"]}, "vocabulary=: the language model"),
+        ({"text_decoder": str(FOLDER / "gpt2")}, "build with weights='encoders'"),
+    ):
+        with pytest.raises(ValueError, match=said):
+            zoo.build("gated_captioner", weights=tmp_path / "mine", **options)
+    with pytest.raises(ValueError, match="build with weights='encoders'"):
+        zoo.build("cross_attn_captioner", text_decoder="smollm2_135m")
+    with pytest.warns(UserWarning, match="the language model is new, too"):
+        zoo.build("gated_captioner", weights=None, text_decoder=str(FOLDER / "gpt2"), image_shape=(32, 32, 3))
+
+
+@pytest.mark.parametrize("fusion", ["merged_attn", "cross_attn"])
+def test_words_are_explained_by_gradients(fusion):
+    from vtx_keras import explain
+
+    maps = explain.attention(captioner("llama", fusion), IMAGES[0], "a dog")
+    assert "grad" in maps.said.lower() or len(maps.words) > 0

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from languages import IMAGES
 
-from vtx_keras import export
+from vtx_keras import export, zoo
 
 ROWS = [{"image": one.astype("uint8"), "caption": "a dog"} for one in IMAGES]
 
@@ -19,6 +19,7 @@ ROWS = [{"image": one.astype("uint8"), "caption": "a dog"} for one in IMAGES]
         ("gemma3", "gated", "onnx"),
         ("qwen3", "cross_attn", "saved_model"),
         ("gpt2", "concat_mlp", "litert"),
+        ("llama", "concat_mlp", "onnx"),
     ],
 )
 def test_the_file_writes_what_the_model_writes(tmp_path, kind, fusion, write):
@@ -58,3 +59,18 @@ def test_four_bits_of_a_matrix_are_within_half_a_step():
     step = np.repeat(scales.T, 32, axis=0)
     assert (np.abs(found - matrix) <= step * 1.01).all()
     assert np.abs(found - matrix).mean() < step.mean() / 3
+
+
+def test_four_bits_go_with_concepts_and_other_gathers(tmp_path):
+    model = zoo.build(
+        "cross_attn_captioner",
+        weights="encoders",
+        image_encoder="efficientnet_lite0",
+        image_shape=(64, 64, 3),
+        concepts=3,
+        dim=64,
+        depth=1,
+    )
+    rows = [{"image": np.zeros((64, 64, 3), "uint8"), "caption": "a dog"}]
+    report = export.onnx(model, tmp_path / "m.onnx", quantize="int4", max_length=4, verify_data=rows, share=0.0)
+    assert report.megabytes < 10

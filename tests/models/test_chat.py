@@ -45,6 +45,9 @@ def test_a_picture_is_encoded_once_until_the_model_is_trained():
     model.fit({"image": IMAGES, "tokens": np.ones((3, 4), "int32")}, np.full((3, 4), 9), verbose=0)
     assert np.abs(model.look(IMAGES).features - first.features).max() > 0
     assert calls == [3]
+    encoder.set_weights([2 * weight for weight in encoder.get_weights()])
+    model.look(IMAGES)
+    assert calls == [3, 3]
 
 
 def test_memory_of_what_was_seen_has_a_bound(monkeypatch):
@@ -54,8 +57,7 @@ def test_memory_of_what_was_seen_has_a_bound(monkeypatch):
     one = model.look(IMAGES[:1]).features.nbytes
     monkeypatch.setattr(_chat, "MOST_BYTES", 2 * one)
     assert len(model.look(IMAGES).features) == 3
-    kept = model.cached(("seen", 0), dict)
-    assert len(kept) == 2
+    assert len(model.cached(("seen",), dict)["kept"]) == 2
 
 
 @pytest.mark.parametrize("fusion", FUSIONS)
@@ -65,11 +67,21 @@ def test_the_stream_joined_is_the_caption(kind, fusion):
         model = zoo.build(f"{fusion}_captioner", weights=None, **SMALL)
     else:
         model = opened(captioner(kind, fusion))
-    for prompt in (None, "a dog"):
+    for prompt in (None, "a dog", "a dog " * 40):
         parts = list(model.stream(IMAGES[0], prompt, max_length=12))
         assert "".join(parts) == model.generate(IMAGES[:1], prompt, max_length=12)[0]
     drawn = {"sampler": "top_p", "top_p": 0.9, "seed": 7, "max_length": 12}
     assert "".join(model.stream(IMAGES[0], "a", **drawn)) == model.generate(IMAGES[:1], "a", **drawn)[0]
+
+
+@pytest.mark.parametrize("fusion", FUSIONS)
+@pytest.mark.parametrize("kind", ["blocks", "gemma3"])
+def test_words_come_in_mixed_precision(kind, fusion):
+    if kind == "blocks":
+        model = zoo.build(f"{fusion}_captioner", weights=None, dtype="mixed_bfloat16", **SMALL)
+    else:
+        model = opened(captioner(kind, fusion, dtype="mixed_bfloat16"))
+    assert isinstance("".join(model.stream(IMAGES[0], max_length=4)), str)
 
 
 def test_words_come_one_by_one():
@@ -136,6 +148,15 @@ def test_bad_conversations_are_errors_that_say_what_to_do(chatty):
         chatty.chat(IMAGES[0]).ask("hello <|im_end|>")
     with pytest.raises(ValueError, match="3 pictures: expected one"):
         chatty.chat(IMAGES)
+    other = zoo.build("gated_captioner", weights=None, **SMALL)
+    with pytest.raises(ValueError, match=r"expected \(4, 4, 8\), which this model's encoder makes"):
+        chatty.chat(other.look(IMAGES[0]))
+    for how in ({"max_length": 0}, {"question": ""}, {"question": None}):
+        with pytest.raises(ValueError, match="expected a"):
+            chatty.chat(IMAGES[0]).stream(**{"question": "what?", **how})
+    answers = chatty.answer(IMAGES[0], ["what is it?", "<|im_end|>"], max_length=4, on_error="none")
+    assert answers[0] is not None
+    assert answers[1] is None
     chat = chatty.chat(IMAGES[0])
     chat.layout = {**chat.layout, "template": "{% for i in range(10**9) %}a{% endfor %}"}
     with pytest.raises(ValueError, match="chat template"):
@@ -143,3 +164,13 @@ def test_bad_conversations_are_errors_that_say_what_to_do(chatty):
     chat.layout = {**chat.layout, "template": "{% include '/etc/passwd' %}"}
     with pytest.raises(ValueError, match="include: not in a chat template"):
         chat.ask("hello")
+
+
+def test_one_answer_is_written_at_a_time(chatty):
+    chat = chatty.chat(IMAGES[0])
+    first = chat.stream("what is it?", max_length=40)
+    next(first)
+    second = chat.ask("and now?", max_length=4)
+    with pytest.raises(RuntimeError, match="one at a time"):
+        list(first)
+    assert [one["content"] for one in chat.history] == ["and now?", second]

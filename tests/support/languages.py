@@ -32,7 +32,8 @@ def captioner(kind: str, fusion: str = "cross_attn", **options: Any) -> Any:
         "max_length": 24,
         **words,
     } | options
-    return zoo.build(f"{fusion}_captioner", weights="encoders", text_decoder=str(FOLDER / kind), **options)
+    options = {"text_decoder": str(FOLDER / kind), **options}
+    return zoo.build(f"{fusion}_captioner", weights="encoders", **options)
 
 
 def opened(model: Any, value: float = 0.7) -> Any:

@@ -11,7 +11,7 @@ import hashlib
 import json
 import os
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -157,6 +157,36 @@ def digest(model: Any) -> str:
 def as_bits(value: np.ndarray) -> np.ndarray:
     """Return a bfloat16 array as 16-bit integers, because NumPy's files have no bfloat16."""
     return value.view("uint16") if value.dtype.name == "bfloat16" else value
+
+
+def check_decoder(saved: Mapping[str, Any], given: Mapping[str, Any], vocabulary: Any, folder: Path) -> None:
+    """Raise an error for options that the language model of a saved captioner decides, or that would bring one in."""
+    has = isinstance(saved.get("text_decoder"), dict)
+    if "text_decoder" in given and given["text_decoder"] != saved.get("text_decoder", "blocks"):
+        raise ValueError(
+            f"text_decoder=: the weights of {folder} have text blocks of their own: build with weights='encoders', "
+            "which loads the language model and leaves what stands between new"
+        )
+    decided = [name for name in ("dim", "heads", "depth", "size") if name in given and given[name] != saved.get(name)]
+    if has and (decided or vocabulary is not None):
+        what = decided[0] if decided else "vocabulary"
+        raise BadWeights(f"{what}=: the language model of {folder} decides it: leave it out")
+
+
+class NotFinite(BadWeights):
+    """Raised for weights that are NaN or infinite."""
+
+
+def check_finite(model: Any, where: Path) -> None:
+    """Raise `NotFinite` if a weight is NaN or infinite, with its name."""
+    import keras
+
+    for weight in model.weights:
+        if "float" in weight.dtype and not bool(keras.ops.all(keras.ops.isfinite(weight))):
+            raise NotFinite(
+                f"{where}: {weight.path} has values that are NaN or infinite, and the model would say nothing of use. "
+                "Take weights of an earlier epoch, or train with a smaller learning rate"
+            )
 
 
 def list_models(pattern: str = "*", released: bool | None = None, published: bool | None = None) -> list[str]:

@@ -22,6 +22,8 @@ from vtx_keras.checkpoints._folder import (
     VOCABULARY,
     WEIGHTS,
     BadWeights,
+    check_decoder,
+    check_finite,
     config_hash,
     digest,
     find,
@@ -64,7 +66,9 @@ def build(
     if world.is_published(weights):
         return fetched(str(weights), name, vocabulary=vocabulary, dtype=dtype, overrides=overrides)
     if weights is None:
-        overrides, vocabulary, _ = world.with_decoder(overrides, vocabulary)
+        overrides, vocabulary, fill = world.with_decoder(overrides, vocabulary)
+        if fill:
+            warnings.warn("weights=None: the language model is new, too; weights='encoders' loads it", stacklevel=2)
         return construct(name, overrides, Vocabulary.of(vocabulary), dtype)
     if weights == "encoders":
         overrides, vocabulary, fill = world.with_decoder(overrides, vocabulary)
@@ -74,7 +78,8 @@ def build(
             vocabulary = published.vocabulary_of(text_encoder)
         load = dict.fromkeys(ENCODERS, published.loader)
         model = construct(name, overrides, Vocabulary.of(vocabulary), dtype, load=load)
-        fill(model)
+        if fill:
+            fill(model)
         return model
     folder = find(name, weights, entry.default)
     return restore(folder, name, vocabulary=vocabulary, dtype=dtype, overrides=overrides)
@@ -138,6 +143,7 @@ def restore(
         _read(model, folder, saved)
         return model
     check_closed(saved, folder)
+    check_decoder(saved["overrides"], overrides, vocabulary, folder)
     options = {key: option.default for key, option in options_of(entry.task).items()} | saved["overrides"]
     saved = {**saved, "overrides": options}  # an option that is newer than the weights has its default
     if overrides.get("size", options["size"]) != options["size"]:  # another size replaces the saved widths
@@ -168,20 +174,6 @@ def check_closed(saved: dict, folder: Path) -> None:
             raise BadWeights(
                 f"{folder / CONFIG} names {option} {name!r}, which would be fetched from elsewhere: expected one of "
                 f"{', '.join(encoders.BACKBONES)}, or the encoder itself, as zoo.save writes it"
-            )
-
-
-class NotFinite(BadWeights):
-    """Raised for weights that are NaN or infinite."""
-
-
-def check_finite(model: keras.Model, where: Path) -> None:
-    """Raise `NotFinite` if a weight is NaN or infinite, with its name."""
-    for weight in model.weights:
-        if "float" in weight.dtype and not bool(keras.ops.all(keras.ops.isfinite(weight))):
-            raise NotFinite(
-                f"{where}: {weight.path} has values that are NaN or infinite, and the model would say nothing of use. "
-                "Take weights of an earlier epoch, or train with a smaller learning rate"
             )
 
 

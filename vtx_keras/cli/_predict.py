@@ -319,9 +319,12 @@ def chat(model: str, picture: Path, weights: str, system: str | None, max_length
             raise ValueError(f"{model} writes no text: expected a captioner with a language model")
         talk = network.chat(picture, system)
         while (question := _question()).strip():
-            for part in talk.stream(question.strip(), max_length=max_length):
-                click.echo(part, nl=False)
-            click.echo()
+            try:
+                for part in talk.stream(question.strip(), max_length=max_length):
+                    click.echo(part, nl=False)
+                click.echo()
+            except ValueError as error:  # of this question; the conversation goes on
+                click.echo(f"vtx: {error}", err=True)
 
 
 def _question() -> str:

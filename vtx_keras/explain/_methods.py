@@ -77,6 +77,8 @@ def attention_blocks(model: VisionText) -> list[Block]:
     >>> attention_blocks(zoo.build("gated_vqa", weights=None, dim=32, image_shape=(32, 32, 3)))
     []
     """
+    if model.has_layer("fewer") or model.has_layer("image_words"):
+        return []  # a language model reads tokens that are not places of the image
     return [layer for layer in model.layers if hasattr(layer, "attention_weights")]
 
 

@@ -6,7 +6,7 @@ The figures in docstrings are of the released captioner and come from `python be
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +19,7 @@ MAX_BYTES = 2_000_000_000  # of weights in a protobuf file; more stand beside it
 MIN_SIZE = 1024  # numbers in a weight that is worth storing smaller
 BLOCK = 32  # numbers that share a scale in 4 bits
 MIN_INT4_SIZE = 2**14  # numbers in a matrix that is worth 4 bits
+READ = {"MatMul": 1, "Gather": 0}  # which input is the weight
 
 
 def write_file(model: Any, path: Path) -> None:
@@ -104,11 +105,11 @@ def _replace_weights(
         assign(graph.node, [*restoring, *graph.node])
 
 
-def quantize_int8(model: Any) -> Any:
+def quantize_int8(model: Any, but: Collection[str] = ()) -> Any:
     """Quantize matrices and tables by onnxruntime's `quantize_dynamic`, and of convolutions the weights alone.
 
     Weights of depthwise and small convolutions get 16 bits. A table that is both looked up and multiplied by is stored
-    twice, because the two uses are rounded differently.
+    twice, because the two uses are rounded differently. Nodes whose names are in `but` stay as they are.
     """
     from onnxruntime.quantization import QuantType, quantize_dynamic
 
@@ -121,6 +122,7 @@ def quantize_int8(model: Any) -> Any:
             op_types_to_quantize=["MatMul", "Gemm", "Gather"],
             per_channel=True,
             weight_type=QuantType.QInt8,
+            nodes_to_exclude=list(but),
             extra_options={"EnableSubgraph": True},
             use_external_data_format=before.with_name("before.onnx.data").exists(),
         )
@@ -149,39 +151,56 @@ def quantize_int4(model: Any) -> Any:
     onnxruntime multiplies by them and looks up in them as they are (`MatMulNBits`, `GatherBlockQuantized`); a table
     that is also the output head is stored once. Its own tool needs another library (onnx_ir): nodes are made here.
     """
+    chosen = {node.name for node, _ in _matrices(model.graph)}
+    model = quantize_int8(model, but=chosen)  # first: its tool cannot read the nodes that are made here
     graph = model.graph
-    weights = {one.name: one for part in all_graphs(graph) for one in part.initializer}
-    done: dict[str, list[str]] = {}  # the tensors of a matrix (inputs, outputs)
-    nodes = [node for part in all_graphs(graph) for node in part.node]
-    for node in nodes:
-        weight = weights.get(node.input[1]) if node.op_type == "MatMul" else None
-        if weight is not None and _is_large(weight, axis=0):
-            if weight.name not in done:
-                done[weight.name] = _added(graph, in_blocks(numpy_helper.to_array(weight), weight.name))
+    matrices: dict[str, tuple[list[str], np.ndarray]] = {}  # the tensors of a matrix (inputs, outputs), and the matrix
+    tables: dict[str, list[str]] = {}  # those of a table (rows, width)
+    found = [(node, weight) for node, weight in _matrices(graph) if node.name in chosen]
+    for node, weight in found:
+        if node.op_type == "MatMul":
+            if weight.name not in matrices:
+                values = numpy_helper.to_array(weight)
+                matrices[weight.name] = (_added(graph, in_blocks(values, weight.name)), values)
             inputs, outputs = weight.dims
-            node.input[:] = [node.input[0], *done[weight.name]]
+            node.input[:] = [node.input[0], *matrices[weight.name][0]]
             _become(node, "MatMulNBits", K=inputs, N=outputs, bits=4, block_size=BLOCK, accuracy_level=4)
-    heads = {name: numpy_helper.to_array(weights[name]) for name in done}
-    for node in nodes:
-        table = weights.get(node.input[0]) if node.op_type == "Gather" else None
-        if table is not None and _is_large(table, axis=1):
-            values = numpy_helper.to_array(table)
-            same = next((name for name, head in heads.items() if np.array_equal(head, values.T)), None)
-            tensors = done[same] if same else _added(graph, in_blocks(values.T, table.name))
-            rows, shape = f"{table.name}/rows", np.array([table.dims[0], table.dims[1] // 2])
-            graph.initializer.append(numpy_helper.from_array(shape, f"{rows}/shape"))
-            graph.node.insert(0, helper.make_node("Reshape", [tensors[0], f"{rows}/shape"], [rows], rows))
-            node.input[:] = [rows, node.input[1], *tensors[1:]]
+    for node, table in found:
+        if node.op_type == "Gather":
+            if table.name not in tables:
+                values, rows = numpy_helper.to_array(table), f"{table.name}/rows"
+                same = next((one for one, head in matrices.values() if np.array_equal(head, values.T)), None)
+                tensors = same or _added(graph, in_blocks(values.T, f"{table.name}/looked_up"))
+                shape = np.array([table.dims[0], table.dims[1] // 2])
+                graph.initializer.append(numpy_helper.from_array(shape, f"{rows}/shape"))
+                graph.node.insert(0, helper.make_node("Reshape", [tensors[0], f"{rows}/shape"], [rows], rows))
+                tables[table.name] = [rows, *tensors[1:]]
+            rows, *others = tables[table.name]
+            node.input[:] = [rows, node.input[1], *others]
             _become(node, "GatherBlockQuantized", gather_axis=0, quantize_axis=1, block_size=BLOCK, bits=4)
-    if nodes:
-        model.opset_import.append(helper.make_opsetid("com.microsoft", 1))
+    if found:
+        if "com.microsoft" not in {one.domain for one in model.opset_import}:
+            model.opset_import.append(helper.make_opsetid("com.microsoft", 1))
         drop_unused(graph)
-    return quantize_int8(model)
+    return model
+
+
+def _matrices(graph: Any) -> list[tuple[Any, Any]]:
+    """Return the nodes that multiply by a large matrix or look up rows in a large table, each with its weight."""
+    weights = {one.name: one for part in all_graphs(graph) for one in part.initializer}
+    found = []
+    for node in [node for part in all_graphs(graph) for node in part.node]:
+        weight = weights.get(node.input[READ[node.op_type]]) if node.op_type in READ else None
+        other_axis = node.op_type == "Gather" and any(one.i for one in node.attribute)
+        if weight is not None and not other_axis and _is_large(weight, axis=0 if node.op_type == "MatMul" else 1):
+            found.append((node, weight))
+    return found
 
 
 def _is_large(weight: Any, axis: int) -> bool:
     """Return whether a weight is a matrix that is worth 4 bits, and divides into blocks along an axis."""
-    return len(weight.dims) == 2 and np.prod(weight.dims) >= MIN_INT4_SIZE and weight.dims[axis] % BLOCK == 0
+    is_matrix = len(weight.dims) == 2 and weight.data_type == TensorProto.FLOAT
+    return is_matrix and np.prod(weight.dims) >= MIN_INT4_SIZE and weight.dims[axis] % BLOCK == 0
 
 
 def _added(graph: Any, tensors: list[Any]) -> list[str]:

@@ -30,6 +30,7 @@ class Seen(NamedTuple):
 
 
 MOST_BYTES = 64_000_000  # of features that are kept
+SMALL = 4096  # numbers in a weight that is compared whole
 
 
 def look(model: Any, images: Any, batch_size: int) -> Seen:
@@ -41,18 +42,31 @@ def look(model: Any, images: Any, batch_size: int) -> Seen:
         media.settle(list(pixels), good, errors, len(good) + len(errors), "raise")
     if not model.has_layer("image_encoder"):
         return Seen(pixels)
-    steps = None if model.optimizer is None else int(model.optimizer.iterations)  # training makes other features
-    kept: dict[bytes, np.ndarray] = model.cached(("seen", steps), dict)
+    encoder, memory = model.get_layer("image_encoder"), model.cached(("seen",), dict)
+    state = _state_of(encoder)
+    if memory.get("state") != state:
+        memory |= {"state": state, "kept": {}}
+    kept: dict[bytes, np.ndarray] = memory["kept"]
     keys = [hashlib.blake2b(one.tobytes(), digest_size=16).digest() for one in pixels]
-    new = [place for place, key in enumerate(keys) if key not in kept]
+    found = {key: kept[key] for key in keys if key in list(kept)}
+    new = [place for place, key in enumerate(keys) if key not in found]
     if new:
-        run = model.get_layer("image_encoder").predict_on_batch
-        made = decode.run_in_batches(run, pixels[new], batch_size)
-        kept |= {keys[place]: one for place, one in zip(new, made, strict=True)}
-    features = np.stack([kept[key] for key in keys])
+        made = decode.run_in_batches(encoder.predict_on_batch, pixels[new], batch_size)
+        found |= {keys[place]: one for place, one in zip(new, made, strict=True)}
+        kept |= found
+    features = np.stack([found[key] for key in keys])
     for key in list(kept)[: max(0, len(kept) - MOST_BYTES // features[0].nbytes)]:
-        del kept[key]
+        kept.pop(key, None)
     return Seen(features)
+
+
+def _state_of(encoder: keras.Model) -> bytes:
+    """Return a digest of the encoder's small weights and of its last: training or loading others changes some."""
+    digest = hashlib.blake2b(digest_size=16)
+    for weight in encoder.weights:
+        if np.prod(weight.shape) <= SMALL or weight is encoder.weights[-1]:
+            digest.update(np.asarray(keras.ops.convert_to_numpy(weight)).tobytes())
+    return digest.digest()
 
 
 def takes_seen(method: Callable) -> Callable:
@@ -75,7 +89,7 @@ class _Begin(keras.Model):
     """`begin` as a model, so that `predict_on_batch` compiles it on every backend; it returns arrays in a row."""
 
     def __init__(self, captioner: Any, words: int):
-        super().__init__(name="begin", dtype="float32")
+        super().__init__(name="begin", dtype="float32", autocast=False)
         self.captioner, self.words = captioner, words
         self.form: list = []  # the structure of the reading, None where it has None, and its prefix
         self.compile(run_eagerly=captioner.run_eagerly)
@@ -90,7 +104,7 @@ class _Extend(keras.Model):
     """`extend` as a model."""
 
     def __init__(self, captioner: Any, form: list):
-        super().__init__(name="extend", dtype="float32")
+        super().__init__(name="extend", dtype="float32", autocast=False)
         self.captioner, self.form = captioner, form
         self.compile(run_eagerly=captioner.run_eagerly)
 
@@ -128,6 +142,9 @@ class Reader:
         features = captioner.look(image).features
         if len(features) != 1:
             raise ValueError(f"{len(features)} pictures: expected one, which the text is about")
+        expected = tuple(captioner.get_layer("vision").input.shape[1:])
+        if features.shape[1:] != expected:
+            raise ValueError(f"features {features.shape[1:]}: expected {expected}, which this model's encoder makes")
         self.captioner, self.words = captioner, min(CAPACITY, captioner.context)  # the words that there are slots for
         run = self._compiled(("begin", self.words), lambda: _Begin(captioner, self.words))
         arrays = run.predict_on_batch(features)
@@ -240,6 +257,7 @@ class Chat:
             )
         self.captioner, self.reader, self.layout = captioner, Reader(captioner, image), layout
         self.history: list[dict[str, str]] = [{"role": "system", "content": system}] if system else []
+        self.turn = 0  # how often was asked
         self.read: list[int] = []  # ids, of which the reader holds as many as it counts
         rule = captioner.vocabulary.rule
         added = rule["json"].get("added_tokens") or ()
@@ -260,34 +278,67 @@ class Chat:
         temperature: float | None = None,
         seed: int | None = None,
     ) -> Iterator[str]:
-        """Yield the answer as it is written, word by word. It is in the history once it is whole."""
+        """Return the answer word by word, as it is written. It is in the history once it is whole."""
         how = decode.sampling(sampler, 1, top_k, top_p, temperature, seed)
+        if not isinstance(question, str) or not question.strip():
+            raise ValueError(f"question={question!r:.80}: expected a text")
+        if not decode.whole_number(max_length) or max_length < 1:
+            raise ValueError(f"max_length={max_length!r}: expected a whole number of at least 1")
         inside = next((name for name in self.special if name in question), None)
         if inside:
             raise ValueError(f"{question!r:.80} has {inside}, which separates turns: leave it out")
         ids, known = self.ids_of([*self.history, {"role": "user", "content": question}]), self.read[: self.reader.count]
         same = next((i for i, (one, other) in enumerate(zip(ids, known, strict=False)) if one != other), len(known))
         same = min(same, len(ids) - 1)  # one is read anew, for its logits
-        if len(ids) - same > self.reader.room + self.reader.count - same:
+        most = self.reader.room + self.reader.count
+        if len(ids) > most:
             raise ValueError(
-                f"the conversation has {len(ids)} tokens: expected at most {self.reader.room + self.reader.count}, "
-                "which this model can read. Ask less, or begin a new one: model.chat(image)"
+                f"the conversation has {len(ids)} tokens: expected at most {most}, which this model can read. Ask "
+                "less, or begin a new one: model.chat(image)"
             )
+        self.turn += 1
+        return self._answered(question, ids, same, self.turn, max_length, chooser(seed, max_length, 0, how))
+
+    def _answered(
+        self, question: str, ids: list[int], same: int, turn: int, most: int, choose: Callable[[np.ndarray, int], int]
+    ) -> Iterator[str]:
         self.reader.cut(same)
         self.read, vocabulary, parts = list(ids), self.captioner.vocabulary, []
 
         def written() -> Iterator[int]:
-            for token in stream(self.reader, ids[same:], max_length, chooser(seed, max_length, 0, how)):
+            for token in stream(self.reader, ids[same:], most, choose):
                 self.read.append(token)
                 if vocabulary[token] not in self.special:  # a random model may write what separates turns
                     yield token
+                if turn != self.turn:
+                    break
 
         for part in words_of(written(), vocabulary):
             parts.append(part)
             yield part
+        if turn != self.turn:
+            raise RuntimeError("another question was asked before this answer was whole: one at a time")
         self.history += [{"role": "user", "content": question}, {"role": "assistant", "content": "".join(parts)}]
 
     def ids_of(self, history: Sequence[dict[str, str]]) -> list[int]:
         """Return the ids of a conversation, up to where the answer begins."""
         text = rendered(self.layout["template"], history, tokens=self.layout["tokens"])
         return [int(one) for one in self.captioner.vocabulary.encode([text], MOST_PIECES)[0] if one != PAD]
+
+
+def asked(model: Any, images: np.ndarray, questions: Sequence[str], most: int) -> list[str | ValueError]:
+    """Return the answer to each question about its picture, each a conversation of its own, or what is wrong with it.
+
+    A picture that comes several times in a row is read once.
+    """
+    answers: list[str | ValueError] = []
+    chats: dict[bytes, Chat] = {}
+    for picture, question in zip(images, questions, strict=True):
+        key = picture.tobytes()
+        chats = chats if key in chats else {key: Chat(model, picture)}
+        try:
+            answers.append(chats[key].ask(question, max_length=most))
+        except ValueError as error:
+            answers.append(error)
+        chats[key].history.clear()
+    return answers

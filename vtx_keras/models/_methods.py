@@ -17,7 +17,7 @@ from keras import ops
 from vtx_keras.inputs import media, text
 from vtx_keras.models import decode
 from vtx_keras.models._base import PairModel, VisionText, cut, graph, paired
-from vtx_keras.models._chat import Chat, Reader, chooser, stream, takes_seen, words_of
+from vtx_keras.models._chat import Chat, Reader, asked, chooser, stream, takes_seen, words_of
 from vtx_keras.models.blocks import Block
 from vtx_keras.models.language import Adapter
 from vtx_keras.models.layers import register
@@ -98,6 +98,8 @@ class Captioner(VisionText):
         length = self.check_length(max_length)
         seed = random.SystemRandom().randrange(2**32) if seed is None else seed
         given = [int(one) for one in self.prompts(prompt, 1, length)[0] if one]
+        if len(given) == length:  # nothing is left to write
+            return words_of([], self.vocabulary, given)
         reader, choose = Reader(self, image), chooser(seed, length, len(given), how)
         ids = stream(reader, [text.START, *given], length - len(given), choose)
         return words_of(ids, self.vocabulary, given)
@@ -121,16 +123,10 @@ class Captioner(VisionText):
         media.check_on_error(on_error)
         questions = [questions] if isinstance(questions, (str, bytes)) else list(questions)
         inputs, good, errors, total = paired(self, images, {"at": np.arange(len(questions))[:, None]})
-        chats: dict[bytes, Chat] = {}
-        answers = []
-        for picture, at in zip(inputs["image"], inputs["at"][:, 0], strict=True):
-            key = picture.tobytes()
-            chats = (
-                chats if key in chats else {key: self.chat(picture)}
-            )  # pictures that follow one another are read once
-            answers.append(chats[key].ask(questions[at], max_length=max_length))
-            chats[key].history.clear()
-        return media.settle(answers, good, errors, total, on_error)
+        answers = asked(self, inputs["image"], [questions[at] for at in inputs["at"][:, 0]], max_length)
+        errors |= {place: str(one) for place, one in zip(good, answers, strict=True) if isinstance(one, ValueError)}
+        kept = [(place, one) for place, one in zip(good, answers, strict=True) if place not in errors]
+        return media.settle([one for _, one in kept], [place for place, _ in kept], errors, total, on_error)
 
     @property
     def context(self) -> int:

@@ -280,7 +280,7 @@ class ImageWords(Composite):
         super().__init__(**kwargs)
         self.dim, self.count = dim, count
         self.norm = layer_norm("norm", dtype=self.dtype_policy)
-        self.up = keras.layers.Dense(2 * dim, activation="gelu", name="up", dtype=self.dtype_policy)
+        self.up = keras.layers.Dense(2 * dim, activation=exact_gelu, name="up", dtype=self.dtype_policy)
         self.down = keras.layers.Dense(count * dim, name="down", dtype=self.dtype_policy)
 
     def parts(self) -> Iterator[tuple[keras.layers.Layer, int]]:

@@ -160,7 +160,7 @@ OPTIONS = {
         ("captioner",),
     ),
     "fuse_every": Option(
-        "a fusion after every so many blocks of a language model; 0 for six in all",
+        "a fusion after every so many blocks of a language model; 0 for a sixth of them",
         0,
         "a whole number",
         _whole_number(0),

@@ -41,12 +41,15 @@ __all__ = [
     "text_tokens", "token_input", "vqa", "with_word_head",
 ]  # fmt: skip
 ENCODERS = ("image_encoder", "text_encoder")
+PREFIX = {"merged_attn": 16, "concat_mlp": 8}  # tokens that stand for the image before a language model's text
 
 
 def captioner(fusion: str, o: SimpleNamespace) -> Captioner:
     """Build a left-to-right decoder: causal self-attention, fusion, MLP; logits of the next word at every position."""
     if isinstance(o.text_decoder, dict):
         return language_captioner(fusion, o)
+    if o.text_decoder != "blocks":
+        raise ValueError(f"text_decoder={o.text_decoder!r}: it was not loaded: zoo.build(…, weights='encoders') does")
     for option in ("fuse_every", "image_words"):
         if getattr(o, option):
             raise ValueError(f"{option}={getattr(o, option)}: is of a language model: give text_decoder=, too")
@@ -87,10 +90,10 @@ def language_captioner(fusion: str, o: SimpleNamespace) -> Captioner:
     t = o.text_decoder
     check_language(fusion, o)
     inputs = {"image": keras.Input(o.image_shape, name="image"), "tokens": token_input()}
-    few = o.image_words or 16 if fusion == "merged_attn" else 0
+    few = o.image_words or PREFIX[fusion] if fusion == "merged_attn" else 0
     vision = image_tokens(inputs["image"], o, fusion, few=few)  # (batch, image tokens, dim)
     if fusion == "concat_mlp":
-        vision = ImageWords(o.dim, o.image_words or 8, name="image_words")(vision)
+        vision = ImageWords(o.dim, o.image_words or PREFIX[fusion], name="image_words")(vision)
     if t.get("own_head"):
         words = keras.layers.Embedding(o.vocabulary_size, o.dim, name="words")
     else:
@@ -120,8 +123,12 @@ def language_captioner(fusion: str, o: SimpleNamespace) -> Captioner:
 def check_language(fusion: str, o: SimpleNamespace) -> None:
     """Raise ValueError for options that do not go with a language model, or would have no effect."""
     context, depth = o.text_decoder["context"], o.text_decoder["depth"]
-    if o.max_length > context:
-        raise ValueError(f"max_length={o.max_length}: the language model reads at most {context} tokens")
+    before = 0 if fusion in ADAPTERS or "positions" in o.text_decoder else o.image_words or PREFIX[fusion]
+    if o.max_length + before > context:
+        raise ValueError(
+            f"max_length={o.max_length}: the language model reads at most {context} tokens, of which the image takes "
+            f"{before}"
+        )
     if o.contrastive:
         raise ValueError(f"contrastive={o.contrastive}: a language model has no block for texts alone: leave it out")
     if fusion in ADAPTERS and o.image_words:

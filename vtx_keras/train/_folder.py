@@ -18,8 +18,7 @@ import keras
 import numpy as np
 
 from vtx_keras._files import file_hash, version_of, write
-from vtx_keras.checkpoints._folder import as_bits
-from vtx_keras.checkpoints._restore import NotFinite
+from vtx_keras.checkpoints._folder import NotFinite, as_bits
 
 RUN, STATES, LOCK = "run.json", "states", ".lock"
 PACKAGES = ("vtx_keras", "keras", "keras-hub", "tensorflow", "tensorflow-text", "tensorflow-datasets", "jax", "numpy")

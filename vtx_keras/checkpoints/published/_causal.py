@@ -17,6 +17,7 @@ import numpy as np
 
 from vtx_keras._files import fetch, file_hash, whole
 from vtx_keras.checkpoints._folder import CONFIG, BadWeights
+from vtx_keras.checkpoints._folder import digest as _digest
 from vtx_keras.checkpoints.published import _gguf, _names, _tensors
 from vtx_keras.checkpoints.published import _hub as hub
 from vtx_keras.checkpoints.published import _said as said
@@ -42,7 +43,9 @@ class Language(NamedTuple):
     what: str
 
 
-def with_decoder(overrides: Mapping[str, Any], vocabulary: Any) -> tuple[dict[str, Any], Any, Callable[[Any], None]]:
+def with_decoder(
+    overrides: Mapping[str, Any], vocabulary: Any
+) -> tuple[dict[str, Any], Any, Callable[[Any], None] | None]:
     """Return the options with the layout of the language model they name, its vocabulary, and what loads its weights.
 
     >>> with_decoder({"dim": 8}, None)[:2]
@@ -50,7 +53,7 @@ def with_decoder(overrides: Mapping[str, Any], vocabulary: Any) -> tuple[dict[st
     """
     named = overrides.get("text_decoder", "blocks")
     if named == "blocks" or isinstance(named, dict):
-        return dict(overrides), vocabulary, lambda model: None
+        return dict(overrides), vocabulary, None
     if vocabulary is not None:
         raise BadWeights(f"vocabulary=: {named} has a tokenizer of its own, which its word table goes with")
     language = opened(named)
@@ -75,22 +78,32 @@ def fill(model: Any, named: Mapping[str, str]) -> None:
     assign(model, opened(name))
 
 
+_published_words: dict[str, list[str]] = {}  # digests of the layers of each language model that was compared
+
+
 def unchanged_decoder(model: Any) -> dict[str, str] | None:
     """Return the name and sha256 of the language model of `DECODERS` that a captioner has unchanged, or None."""
     layout = model.options.get("text_decoder")
     name = layout["origin"]["weights"] if isinstance(layout, dict) else ""
     if name not in DECODERS:
         return None
+    found = {"name": name, "sha256": DECODERS[name].sha256}
+    words = [_digest(layer) for layer in model.layers_of("words")]
+    if _published_words.get(name) == words:  # reading the file takes seconds, and a run saves every epoch
+        return found
     try:
         language = opened(name)
     except (BadWeights, ImportError):  # not available, so it cannot be compared
         return None
     for path, own in _names.by_path(model):
         if is_language(path):
+            if any("lora_" in key for key in own):
+                return None
             wanted = _names.sourced(language.rows.get(path, ""), own, language.tensors)
             if any(not np.array_equal(np.asarray(own[key]), wanted[key]) for key in own):
                 return None
-    return {"name": name, "sha256": DECODERS[name].sha256}
+    _published_words[name] = words
+    return found
 
 
 def opened(address: str | os.PathLike) -> Language:
@@ -117,6 +130,7 @@ def opened(address: str | os.PathLike) -> Language:
         file = _gguf.opened(path)
         config, tensors = Said(file.config, str(path)), file.tensors
         content, settings = file.tokenizer, file.settings
+        licence = licence or file.licence
     else:
         config, tensors = said.read(path, CONFIG), _tensors.open_tensors(path)
         content, settings = _tokenizer(path)
@@ -129,7 +143,8 @@ def opened(address: str | os.PathLike) -> Language:
     special = {names[order.ids[place]]: piece for place, piece in ((2, "[START]"), (3, "[END]"))}
     rule = {"kind": "tokenizers", "json": content, "end": False, "names": special}
     layout |= {"absent": order.absent, "template": _template(settings, path), "tokens": _tokens(settings)}
-    layout["origin"] = {"weights": name, "sha256": sha256, "licence": licence}
+    named = name if name in DECODERS or name.startswith("hf://") else Path(name).name  # no path of this machine
+    layout["origin"] = {"weights": named, "sha256": sha256, "licence": licence}
     return Language(layout, order, Vocabulary(order.vocabulary(names), rule=rule), rows, tensors, name)
 
 
@@ -168,7 +183,7 @@ def described(config: Said, tensors: Mapping[str, Any]) -> tuple[dict[str, Any],
         names = config.values.get("architectures") or ["no architecture"]
         raise BadWeights(f"{config.where} is a {kind} ({names[0]}): language models are read of {', '.join(KINDS)}")
     layout = KINDS[kind](config)
-    tied = config.values.get("tie_word_embeddings", kind in ("gpt2", "gemma3_text", "gemma3"))
+    tied = config.values.get("tie_word_embeddings", kind in ("gpt2", "gemma3_text"))
     if not tied and "lm_head.weight" in tensors:
         layout["own_head"] = True
     check_layout({"text": layout}, config.where)
@@ -257,7 +272,7 @@ def gemma3(c: Said) -> dict[str, Any]:
 
 
 KINDS: dict[str, Callable[[Said], dict[str, Any]]] = {
-    "gpt2": gpt2, "llama": llama, "qwen2": qwen2, "qwen3": qwen3, "gemma3_text": gemma3, "gemma3": gemma3
+    "gpt2": gpt2, "llama": llama, "qwen2": qwen2, "qwen3": qwen3, "gemma3_text": gemma3
 }  # fmt: skip
 
 

@@ -60,6 +60,7 @@ class Gguf(NamedTuple):
     tensors: Tensors
     tokenizer: dict[str, Any]  # tokenizer.json
     settings: dict[str, Any]  # tokenizer_config.json
+    licence: str = ""
 
 
 def opened(path: Path) -> Gguf:
@@ -94,7 +95,7 @@ def opened(path: Path) -> Gguf:
     config = _config(said, kind, shapes, pieces.special)
     entries = dict(_entry(said, config, one, gguf.dequantize) for one in raw.values())
     settings = pieces.settings(length=_number(said, f"{kind}.context_length"))
-    return Gguf(config, Tensors(entries), pieces.tokenizer(), settings)
+    return Gguf(config, Tensors(entries), pieces.tokenizer(), settings, str(said.values.get("general.license") or ""))
 
 
 class _Header:

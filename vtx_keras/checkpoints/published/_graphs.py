@@ -21,7 +21,7 @@ saved in the spec of the model, so a weights folder can build the graph again wi
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import keras
@@ -45,7 +45,7 @@ from vtx_keras.models._base import Spec, VisionText, graph, paired
 from vtx_keras.models._chat import takes_seen
 from vtx_keras.models._methods import Answerer, Captioner, Matcher, Retriever
 from vtx_keras.models.blocks import Block
-from vtx_keras.models.decode import check_beams
+from vtx_keras.models.decode import UNWRITABLE, check_beams
 from vtx_keras.models.fusion import FUSIONS
 from vtx_keras.models.layers import ACTIVATIONS, Positions, WordBias, layer_norm, register
 from vtx_keras.models.objectives import Contrastive, WordAccuracy, WordLoss
@@ -67,6 +67,14 @@ class PublishedCaptioner(Captioner):
         settings.pop("draw", None)
         rules = _search.Rules(**{**self.spec["published"].get("decode", {}), **given})
         return _search.search(step, cache, prompt, rules=rules, **settings)
+
+    def stream(self, image: Any, prompt: str | None = None, **how: Any) -> Iterator[str]:
+        """Yield a caption word by word; a checkpoint whose search has rules beside the likeliest word has none."""
+        rules = _search.Rules(**self.spec["published"].get("decode", {}))
+        plain = _search.Rules(early_stopping=rules.early_stopping, start_is_end=rules.start_is_end)
+        if rules != plain._replace(suppressed=rules.suppressed) or set(rules.suppressed) - set(UNWRITABLE):
+            raise ValueError("the search of this checkpoint has rules that need the whole text: use generate")
+        return super().stream(image, prompt, **how)
 
     @takes_seen
     def answer(

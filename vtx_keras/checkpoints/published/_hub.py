@@ -155,7 +155,9 @@ def push(
     if address.revision:
         raise BadWeights(f"{address}: an upload goes to the main branch; leave out @{address.revision}")
     results = read_json(folder / "results.json", MAX_CONFIG) if (folder / "results.json").is_file() else {}
-    origin = config.get("published", {}).get("origin", {})  # a fine-tuned checkpoint keeps the licence it came with
+    decoder = config["overrides"].get("text_decoder")
+    origin = config.get("published", decoder if isinstance(decoder, dict) else {}).get("origin", {})
+    # What was made of a checkpoint, or of a language model, keeps the licence that it came with.
     licence, readme = str(results.get("licence") or origin.get("licence") or ""), folder / "README.md"
     if readme.is_file():
         page = readme.read_bytes()
