@@ -153,7 +153,9 @@ def chat() -> str:
         size = f"{row['megabytes']:.0f}" if "megabytes" in row else ""
         lines.append(f"| {row['side']} | {row['median_ms']:.0f} | {row['speed']:.1f} × | {size} |")
     first, second = (row["median_ms"] for row in rows if row["what"] == "question")
-    told = f"A second question about a picture, of `cross_attn_vqa`: {second:.0f} ms, after {first:.0f} ms for the first."
+    told = (
+        f"A second question about a picture, of `cross_attn_vqa`: {second:.0f} ms, after {first:.0f} ms for the first."
+    )
     return "\n".join([*lines, "", told])
 
 
