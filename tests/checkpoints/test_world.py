@@ -257,7 +257,7 @@ def test_fused_thirds_of_another_width_are_named(copy):
     ("changes", "message"),
     [
         ({"text_config__num_attention_heads": None}, "has no 'num_attention_heads', and weights do not tell"),
-        ({"text_config__hidden_act": "swish"}, "hidden_act 'swish': expected one of gelu"),
+        ({"text_config__hidden_act": "mish"}, "hidden_act 'mish': expected one of gelu"),
         ({"architectures": ["BertModel"]}, "is of BertModel: expected one of BlipForConditionalGeneration"),
         ({"vision_config": None}, "has no 'vision_config': it is the config of another architecture"),
         ({"text_config__vocab_size": 150}, "its tokenizer has 200 pieces, and its word table 150 rows"),

@@ -260,7 +260,7 @@ def test_it_is_exported_to_litert(kind, tmp_path):
         ("siglip", {"architectures": ["SiglipForImageClassification"]}, "is of SiglipForImageClassification: expected"),
         ("siglip", {"text_config": None}, "has no 'text_config': it is the config of another architecture"),
         ("siglip", {"text_config__projection_size": 32}, "embeds texts in 32 numbers, and images in 24"),
-        ("siglip", {"vision_config__hidden_act": "swish"}, "hidden_act 'swish': expected one of gelu"),
+        ("siglip", {"vision_config__hidden_act": "mish"}, "hidden_act 'mish': expected one of gelu"),
         ("siglip", {"vision_config__image_size": None}, r"prepares pictures of \(48, 48\), and the model reads 224"),
         ("vilt_vqa", {"num_attention_heads": None}, "has no 'num_attention_heads', and weights do not tell"),
         ("vilt_vqa", {"id2label": None}, "has no 'id2label', and weights do not tell"),

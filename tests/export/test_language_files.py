@@ -8,6 +8,7 @@ import pytest
 from languages import IMAGES
 
 from vtx_keras import export, zoo
+from vtx_keras.export import _weights
 
 ROWS = [{"image": one.astype("uint8"), "caption": "a dog"} for one in IMAGES]
 
@@ -35,8 +36,9 @@ def test_a_file_in_two_parts_carries_the_caches_of_blocks_alone(tmp_path):
     assert report.identical == report.n == 3
 
 
-def test_four_bits_in_blocks_are_near_and_small(tmp_path):
+def test_four_bits_in_blocks_are_near_and_small(tmp_path, monkeypatch):
     """The head and the table of words, which are one, are stored once."""
+    monkeypatch.setattr(_weights, "MIN_INT4_SIZE", 2**10)
     model = languages.opened(languages.captioner("llama_untied", "gated", max_length=6))
     sizes = {}
     for quantize in (None, "int8", "int4"):
@@ -49,10 +51,8 @@ def test_four_bits_in_blocks_are_near_and_small(tmp_path):
 def test_four_bits_of_a_matrix_are_within_half_a_step():
     from onnx import numpy_helper
 
-    from vtx_keras.export._weights import in_blocks
-
     matrix = np.random.default_rng(0).normal(size=(96, 5)).astype("float32")
-    blocks, scales, zeros = (numpy_helper.to_array(one) for one in in_blocks(matrix, "w"))
+    blocks, scales, zeros = (numpy_helper.to_array(one) for one in _weights.in_blocks(matrix, "w"))
     codes = np.stack([blocks & 15, blocks >> 4], axis=-1).reshape(5, 3, 32).astype("float32")
     zeros = np.stack([zeros & 15, zeros >> 4], axis=-1).reshape(5, 4)[:, :3].astype("float32")
     found = ((codes - zeros[..., None]) * scales[..., None]).reshape(5, 96).T

@@ -19,6 +19,7 @@ from toys import decisive, pictures, toy
 from vtx_keras import data, export, zoo
 from vtx_keras.export import _graphs as graphs
 from vtx_keras.export import _onnx as onnx_graph
+from vtx_keras.export import _weights
 from vtx_keras.inputs import text
 
 onnxruntime = pytest.importorskip("onnxruntime")
@@ -158,7 +159,7 @@ def test_only_the_weights_of_convolutions_are_rounded():
 
 @pytest.mark.parametrize("quantize", [None, "int8"])
 def test_weights_that_no_file_holds_stand_beside_it(captioner, tmp_path, monkeypatch, quantize):
-    monkeypatch.setattr(onnx_graph, "MAX_BYTES", 1_000)
+    monkeypatch.setattr(_weights, "MAX_BYTES", 1_000)
     monkeypatch.setattr(onnx_graph, "LARGE", 100)
     path, beside = tmp_path / "model.onnx", tmp_path / "model.onnx.data"
     report = export.onnx(
