@@ -357,10 +357,8 @@ class _Layers(keras.Model):
 def _without_optimizer(model: Any, without_encoder: bool = False, without_words: bool = False) -> Any:
     """Return a model of the same layers without the optimizer, whose state Keras would save with the weights."""
     if without_words:
-        away = ["image_encoder"] * without_encoder
-        return _Layers(
-            [one for one in model.layers if one.weights and not is_language(one.name) and one.name not in away]
-        )
+        layers = [layer for layer in model.layers if layer.weights and not is_language(layer.name)]
+        return _Layers([layer for layer in layers if not (without_encoder and layer.name == "image_encoder")])
     if without_encoder:
         features = model.get_layer("vision").input
         behind = {features.name: features}

@@ -265,7 +265,7 @@ class VisionText(keras.Model):
     def look(self, images: Any, *, batch_size: int = 32) -> Seen:
         """Return what the image encoder sees in images, which all methods take in place of the images.
 
-        The latest pictures are kept: to look at one again costs nothing, until the model is trained or compiled.
+        The latest pictures are kept: to look at one again costs little, until the encoder changes.
 
         >>> from vtx_keras import zoo
         >>> model = zoo.build("gated_captioner", weights=None, dim=32, depth=1, image_shape=(32, 32, 3))

@@ -48,7 +48,7 @@ def look(model: Any, images: Any, batch_size: int) -> Seen:
         memory |= {"state": state, "kept": {}}
     kept: dict[bytes, np.ndarray] = memory["kept"]
     keys = [hashlib.blake2b(one.tobytes(), digest_size=16).digest() for one in pixels]
-    found = {key: kept[key] for key in keys if key in list(kept)}
+    found = {key: one for key in keys if (one := kept.get(key)) is not None}  # another thread may drop some
     new = [place for place, key in enumerate(keys) if key not in found]
     if new:
         made = decode.run_in_batches(encoder.predict_on_batch, pixels[new], batch_size)
