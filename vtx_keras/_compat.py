@@ -72,6 +72,28 @@ def restore_history(marks: Sequence[tuple[Any, Any]]) -> None:
             tensor._keras_history = mark
 
 
+def input_gradients(function: Any, inputs: Sequence[Any]) -> Sequence[Any]:
+    """The gradients of a number with respect to the inputs that it is computed from, through which others may pass.
+
+    Keras has no operation for it; TensorFlow and JAX each have their own.
+
+    >>> [round(float(one), 1) for one in input_gradients(lambda x: keras.ops.sum(x[0] ** 2), (keras.ops.array(3.0),))]
+    [6.0]
+    """
+    if keras.backend.backend() == "jax":
+        import jax
+
+        return jax.grad(function)(tuple(inputs))
+    if keras.backend.backend() != "tensorflow":
+        raise NotImplementedError(f"a gradient penalty on {keras.backend.backend()}: build the model with penalty=0")
+    import tensorflow as tf
+
+    with tf.GradientTape(watch_accessed_variables=False) as tape:
+        tape.watch(inputs)
+        result = function(inputs)
+    return tape.gradient(result, inputs)
+
+
 def sublayers(layer: Any) -> list[Any]:
     """The layers inside a layer. Models have a public `layers`, composite layers only `_layers`."""
     return list(getattr(layer, "layers", None) or getattr(layer, "_layers", None) or [])

@@ -370,7 +370,7 @@ def _without_optimizer(model: Any, without_encoder: bool = False, without_words:
 
 def _unchanged_encoder(model: VisionText) -> dict[str, str] | None:
     """Return the name and hash of the published image encoder that this model has unchanged, or None."""
-    name = model.options["image_encoder"]
+    name = model.options.get("image_encoder")
     if not isinstance(name, str) or name not in encoders.IMAGES:
         return None
     try:

@@ -224,7 +224,7 @@ class VisionText(keras.Model):
 
     def check_whole(self) -> None:
         """Raise ValueError for the result of `behind_encoder`, which could not be loaded."""
-        if not self.has_layer("image_encoder"):
+        if not (self.has_layer("image_encoder") or self.has_layer("discriminator")):
             raise ValueError(
                 "this model has no image encoder: save the model that behind_encoder() was called on, which shares "
                 "these weights, or save only the weights with save_weights"

@@ -15,7 +15,7 @@ from typing import Any
 
 __all__ = [
     "ABOUT", "CO_ATTN_NEEDS_THE_WHOLE_TEXT", "FRAMES", "HEAD_WIDTH", "MODELS", "OPTIONS", "SIZES", "TASKS", "Entry",
-    "Option", "did_you_mean", "lookup", "options_of", "resolve",
+    "Option", "did_you_mean", "lookup", "options_of", "resolve", "sizes_of",
 ]  # fmt: skip
 ABOUT = {
     "captioner": "writes a sentence about an image or clip",
@@ -23,13 +23,20 @@ ABOUT = {
     "classifier": "labels an image and a text together, with one class or several",
     "retriever": "measures how close images and texts are, for search",
     "matcher": "predicts whether a text fits an image",
+    "generator": "draws an image or clip from a sentence",
 }
 TASKS = tuple(ABOUT)
+SEEING = tuple(task for task in TASKS if task != "generator")  # with an encoder of images
 # `base` is the size at which others report results: ViT-S/16 at 224 px, then six blocks of width 384.
 SIZES = {
     "tiny": {"dim": 192, "depth": 3, "vision_depth": 6, "text_depth": 2, "image_shape": (128, 128, 3)},
     "small": {"dim": 384, "depth": 4, "vision_depth": 8, "text_depth": 2, "image_shape": (160, 160, 3)},
     "base": {"dim": 384, "depth": 6, "vision_depth": 12, "text_depth": 4, "image_shape": (224, 224, 3)},
+}
+DRAWING_SIZES = {
+    "tiny": {"dim": 128, "width": 16, "text_depth": 1, "image_shape": (64, 64, 3)},
+    "small": {"dim": 192, "width": 24, "text_depth": 1, "image_shape": (64, 64, 3)},
+    "base": {"dim": 256, "width": 32, "text_depth": 2, "image_shape": (128, 128, 3)},
 }
 FRAMES = 8  # of a clip, by default
 CO_ATTN_NEEDS_THE_WHOLE_TEXT = (
@@ -89,7 +96,8 @@ def _encoder(value: Any) -> bool:
 
 
 FUSED = ("vqa", "classifier", "matcher")
-READERS = (*FUSED, "retriever")
+READERS = (*FUSED, "retriever", "generator")
+DRAWING = ("generator",)
 LABELLERS = ("vqa", "classifier")
 WHOLE, FLAG = "a whole number of at least 1", "True or False"
 OPTIONS = {
@@ -105,9 +113,10 @@ OPTIONS = {
         "vit",
         "vit, a published one (efficientnet_lite0), a keras.applications name, a keras-hub preset or a keras.Model",
         _encoder,
+        SEEING,
     ),
-    "vision_depth": Option("blocks of the vit", None, WHOLE, _whole_number(1)),
-    "patch": Option("side of a patch of the vit, in pixels", 16, WHOLE, _whole_number(1)),
+    "vision_depth": Option("blocks of the vit", None, WHOLE, _whole_number(1), SEEING),
+    "patch": Option("side of a patch of the vit, in pixels", 16, WHOLE, _whole_number(1), SEEING),
     "concepts": Option(
         "words that the encoder's ImageNet head sees, read beside the image; 0 for none",
         0,
@@ -115,7 +124,9 @@ OPTIONS = {
         lambda value: _whole_number(0)(value) and int(value) <= 20,
         ("captioner", *FUSED),
     ),
-    "temporal": Option("encoding of time in clips", "positions", "positions or gru", _one_of("positions", "gru")),
+    "temporal": Option(
+        "encoding of time in clips", "positions", "positions or gru", _one_of("positions", "gru"), SEEING
+    ),
     "text_encoder": Option(
         "encoder of texts",
         "transformer",
@@ -173,6 +184,22 @@ OPTIONS = {
         _whole_number(0),
         ("captioner",),
     ),
+    "width": Option("channels of the last feature map; smaller maps have more", None, WHOLE, _whole_number(1), DRAWING),
+    "noise": Option("random numbers that a picture is drawn from", 64, WHOLE, _whole_number(1), DRAWING),
+    "changes": Option(
+        "changes of real and drawn pictures alike, against few data: what the discriminator sees (DiffAugment)",
+        "none",
+        "none, shift, shift+cutout or shift+cutout+colour",
+        _one_of("none", "shift", "shift+cutout", "shift+cutout+colour"),
+        DRAWING,
+    ),
+    "penalty": Option(
+        "weight of the matching-aware gradient penalty",
+        2.0,
+        "a number of at least 0",
+        lambda value: isinstance(value, (int, float)) and not isinstance(value, bool) and value >= 0,
+        DRAWING,
+    ),
     "loss": Option(
         "form of the contrastive loss", "softmax", "softmax or sigmoid", _one_of("softmax", "sigmoid"), ("retriever",)
     ),
@@ -182,6 +209,11 @@ OPTIONS = {
 def options_of(task: str) -> dict[str, Option]:
     """Return the options of a task, by name."""
     return {name: option for name, option in OPTIONS.items() if task in option.tasks}
+
+
+def sizes_of(task: str) -> dict[str, dict[str, Any]]:
+    """Return the widths, depths and shapes that each `size` of a task stands for."""
+    return DRAWING_SIZES if task == "generator" else SIZES
 
 
 def resolve(task: str, video: bool, given: dict[str, Any]) -> dict[str, Any]:
@@ -202,13 +234,19 @@ def resolve(task: str, video: bool, given: dict[str, Any]) -> dict[str, Any]:
         if not available[name].accepts(value):
             hint = did_you_mean(value, re.split(r", | or ", available[name].takes)) if isinstance(value, str) else ""
             raise ValueError(f"{name}={value!r}: expected {available[name].takes}{hint}")
-    size = SIZES[given.get("size", OPTIONS["size"].default)]
+    size = sizes_of(task)[given.get("size", OPTIONS["size"].default)]
     options = {name: given.get(name, size.get(name, option.default)) for name, option in available.items()}
     options = {  # NumPy integers become Python's, as JSON needs
         name: int(value) if isinstance(value, Integral) and not isinstance(value, bool) else value
         for name, value in options.items()
     }
     options["image_shape"] = tuple(int(side) for side in options["image_shape"])
+    sides = options["image_shape"][-3:-1]
+    if task == "generator" and any(side not in (16, 32, 64, 128, 256) for side in sides):
+        raise ValueError(
+            f"image_shape={options['image_shape']}: a picture is drawn from a map of 4 x 4 that is doubled, so its sides "
+            "are 16, 32, 64, 128 or 256"
+        )
     if video and len(options["image_shape"]) == 3:
         if "image_shape" in given:
             raise ValueError(
@@ -265,6 +303,10 @@ MODELS = {
     "merged_attn_matcher": Entry("matcher", "merged_attn"),
     "retriever": Entry("retriever", None, default="photos"),
     "video_retriever": Entry("retriever", None, video=True),
+    "concat_mlp_generator": Entry("generator", "concat_mlp"),
+    "gated_generator": Entry("generator", "gated"),
+    "cross_attn_generator": Entry("generator", "cross_attn"),
+    "cross_attn_video_generator": Entry("generator", "cross_attn", video=True),
 }
 
 

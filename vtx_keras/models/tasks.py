@@ -1,4 +1,4 @@
-"""Five tasks, each a function from options to a compiled `keras.Model`, to be read like the figure of a paper.
+"""Six tasks, each a function from options to a compiled `keras.Model`, to be read like the figure of a paper.
 
 `o` holds the options of `options.py` as attributes, and `spec`, the description that is saved inside the model.
 """
@@ -16,11 +16,14 @@ from keras import ops
 
 from vtx_keras.inputs.text import PAD
 from vtx_keras.models import encoders
+from vtx_keras.models import adversarial as against
 from vtx_keras.models._base import Spec, VisionText, graph
+from vtx_keras.models._drawing import Generator, Held, Seen
 from vtx_keras.models._methods import Answerer, Captioner, Matcher, Retriever
 from vtx_keras.models.blocks import Block
 from vtx_keras.models.concepts import ConceptIds, Concepts, WithConcepts, ids_of
 from vtx_keras.models.fusion import FUSIONS, POOLING, Vision
+from vtx_keras.models.generator import Discriminator, Noise, drawn
 from vtx_keras.models.language import ADAPTERS, block_options
 from vtx_keras.models.layers import (
     Fewer,
@@ -37,7 +40,7 @@ from vtx_keras.models.options import lookup, resolve
 
 __all__ = [
     "ENCODERS", "TASKS", "captioner", "classifier", "compiled", "construct", "dtype_policy", "embedding",
-    "fused_block", "fused_logits", "image_tokens", "labeller", "language_captioner", "matcher", "retriever",
+    "fused_block", "fused_logits", "generator", "image_tokens", "labeller", "language_captioner", "matcher", "retriever",
     "text_tokens", "token_input", "vqa", "with_word_head",
 ]  # fmt: skip
 ENCODERS = ("image_encoder", "text_encoder")
@@ -180,6 +183,37 @@ def retriever(fusion: None, o: SimpleNamespace) -> Retriever:
     return compiled(graph(inputs, pairs, "retriever", Retriever), None, [])
 
 
+def generator(fusion: str, o: SimpleNamespace) -> Generator:
+    """Build a generator and the discriminator that it learns from, in one graph (COLUMNS in adversarial.py).
+
+    The reader of the text learns with the discriminator. `painter` is the part from noise and text to the picture.
+    """
+    inputs = {"image": keras.Input(o.image_shape, name="image"), "tokens": token_input()}
+    tokens = Spec(o.spec, name="spec")(inputs["tokens"])
+    mask = Seen(name="seen")(tokens)  # (batch, words)
+    words = text_tokens(tokens, o)  # (batch, words, dim)
+    sentence = Pool(name="sentence")(words, mask)  # (batch, dim)
+    noise = Noise(o.noise, name="noise")(sentence)  # (batch, noise)
+    words_held, sentence_held = Held(name="words_held")(words), Held(name="sentence_held")(sentence)
+    picture = drawn(fusion, noise, sentence_held, words_held, mask, o)  # (batch, h, w, 3), from -1 to 1
+    real = keras.layers.Rescaling(1 / 127.5, -1.0, name="real")(inputs["image"])
+    judge = Discriminator(o.image_shape, o.width, o.dim, fusion, o.penalty, name="discriminator")
+    change = against.Changes(o.changes, name="changes")
+    still = change(Held(name="picture_held")(picture))
+    logits = [
+        against.Readable(name="pairs")(judge(change(real), words, sentence, mask, role="real"), tokens),  # (batch, 2)
+        judge(still, words, sentence, mask, role="drawn"),
+        judge(change(picture), words_held, sentence_held, mask, role="held"),
+        against.difference(picture),
+        against.difference(real),
+    ]
+    rows = keras.layers.Concatenate(dtype="float32", name="judged")(logits)  # (batch, 6)
+    model = graph(inputs, rows, "generator", Generator)
+    metrics = [against.RealShare(), against.OtherShare(), against.DrawnShare(), against.Spread()]
+    model.compile(against.halves(3e-4), loss=against.HingeLoss(), weighted_metrics=metrics)
+    return model
+
+
 def fused_logits(fusion: str, o: SimpleNamespace, classes: int) -> tuple[dict, Any, Any]:
     """Apply the fusion blocks to text and vision, and a head to the mean of the text.
 
@@ -295,6 +329,7 @@ TASKS: dict[str, Callable[[Any, SimpleNamespace], VisionText]] = {
     "classifier": classifier,
     "retriever": retriever,
     "matcher": matcher,
+    "generator": generator,
 }
 
 

@@ -25,6 +25,7 @@ from vtx_keras.train import _folder as run_folder
 from vtx_keras.train import _report as report
 from vtx_keras.train._folder import STATES
 
+LATEST = "latest"  # a monitor by which every epoch is the best so far
 SAMPLES_EVERY = 20  # least seconds between two pages of samples, which may take longer than an epoch
 
 
@@ -42,7 +43,7 @@ def lower_is_better(monitor: str) -> bool:
     >>> lower_is_better("val_loss"), lower_is_better("val_cider")
     (True, False)
     """
-    return monitor.endswith(("loss", "perplexity", "rank"))
+    return monitor.endswith(("loss", "perplexity", "rank", "frechet", "kernel"))
 
 
 class AveragedWeights(keras.callbacks.Callback):
@@ -190,6 +191,8 @@ class Checkpointer(keras.callbacks.Callback):
 
     def is_best(self, logs: dict) -> bool:
         """Return whether the monitored metric beats the best epoch so far."""
+        if self.monitor == LATEST:
+            return True
         if self.monitor not in logs:
             raise ValueError(
                 f"monitor={self.monitor!r}{did_you_mean(self.monitor, logs)}: an epoch ends with {', '.join(logs)}"

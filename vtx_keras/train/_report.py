@@ -14,12 +14,14 @@ import numpy as np
 
 from vtx_keras import explain
 from vtx_keras._files import write
-from vtx_keras.data._examples import encoded_of, image_of
+from vtx_keras.data._examples import encoded_of, expected, image_of
 from vtx_keras.evaluate import _pages as pages
 from vtx_keras.evaluate._outcomes import Row, said_of
 from vtx_keras.explain._methods import attention_blocks
 from vtx_keras.inputs import media
+from vtx_keras.inputs.text import TEXT_FIELDS
 from vtx_keras.models._base import VisionText
+from vtx_keras.models._drawing import Generator
 from vtx_keras.models._methods import Captioner
 
 if TYPE_CHECKING:
@@ -150,6 +152,8 @@ def samples_writer(model: VisionText, examples: Any, count: int) -> Callable[[Pa
     """Return a function that writes the page of samples: the same examples with the model's current predictions."""
     chosen = encoded_of(examples).shuffle(1_000, seed=0).take(count)
     rows = list(chosen.as_numpy_iterator())
+    if isinstance(model, Generator):
+        return lambda path: _write_drawings(model, rows, path)
 
     def write_samples(path: Path) -> None:
         outcome = said_of(model, rows)
@@ -163,6 +167,20 @@ def samples_writer(model: VisionText, examples: Any, count: int) -> Callable[[Pa
         pages.write_page(path, f"{model.spec['name']}: held-out samples", [("Validation", cards)], left_out)
 
     return write_samples
+
+
+def _write_drawings(model: Generator, rows: Sequence[dict], path: Path) -> None:
+    """Write the page of drawings: for each text two pictures, always of the same noise, and the real one."""
+    texts = [expected(row, TEXT_FIELDS)[0] for row in rows]
+    pictures = model.draw([text for text in texts for _ in range(2)])
+    cards = []
+    for place, (row, text) in enumerate(zip(rows, texts, strict=True)):
+        real, drawings = image_of(row), list(pictures[2 * place : 2 * place + 2])
+        if len(model.image_shape) == 4:
+            real, drawings = media.read_clip(real, 2), [frame for clip in drawings for frame in (clip[0], clip[-1])]
+        frames = [*drawings, *(real if isinstance(real, list) else [real])]
+        cards.append(pages.Card(frames, [("words", text), ("pictures", "two drawings, then the real one")]))
+    pages.write_page(path, f"{model.spec['name']}: drawings of held-out texts", [("Validation", cards)])
 
 
 def _images(model: VisionText, inputs: Sequence[Any], results: Sequence[Row]) -> list[list[np.ndarray]]:

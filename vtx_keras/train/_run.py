@@ -22,11 +22,12 @@ from vtx_keras.checkpoints import load, save
 from vtx_keras.checkpoints._folder import digest
 from vtx_keras.data._memory import Batches
 from vtx_keras.models._base import VisionText, leaves
+from vtx_keras.models._drawing import Generator
 from vtx_keras.models.options import did_you_mean
 from vtx_keras.train import _folder as run_folder
-from vtx_keras.train._callbacks import AveragedWeights, Checkpointer, Diverged, Stopped
+from vtx_keras.train._callbacks import LATEST, AveragedWeights, Checkpointer, Diverged, Stopped
 from vtx_keras.train._report import Progress
-from vtx_keras.train._settings import Settings, adamw, by_cider_of, check_reward
+from vtx_keras.train._settings import Settings, by_cider_of, check_reward, optimizer_of
 
 PIXEL_CHANGES = ("crop", "flip", "rotation", "colour", "background")
 
@@ -100,12 +101,9 @@ def run(
     source = _source(data, trained, seed=how.seed, alone=alone, **beside, **common)
     common.pop("beside", None)
     held_out = None if validation is None else _source(validation_examples, trained, **{**common, "unknown": "drop"})
-    monitor = how.monitor or ("val_" if held_out else "") + ("loss" if how.objective == "words" else "reward")
+    monitor = how.monitor or _monitor_of(model, held_out, how)
     if optimizer is None:
-        optimizer = adamw(
-            trained, source.steps * how.epochs, learning_rate=how.learning_rate, weight_decay=how.weight_decay,
-            warmup=how.warmup, clip=how.clip, ema=how.ema, accumulate=how.accumulate,
-        )  # fmt: skip
+        optimizer = optimizer_of(trained, source.steps * how.epochs, how)
     built = {"overrides": _as_before(model.options), "vocabulary": model.vocabulary, "dtype": model.spec["dtype"]}
     identity = {
         "model": model.spec["name"],
@@ -183,12 +181,19 @@ def _check(model: Any, data: Any, callbacks: Sequence[Any], optimizer: Any, how:
             raise ValueError("the run's own optimizer follows a schedule: ReduceLROnPlateau needs optimizer= of yours")
 
 
+def _monitor_of(model: VisionText, held_out: Any, how: Settings) -> str:
+    """Return the metric that selects `best`. The losses of a generator say nothing of its pictures."""
+    if isinstance(model, Generator):
+        return "val_frechet" if how.scores else LATEST
+    return ("val_" if held_out else "") + ("loss" if how.objective == "words" else "reward")
+
+
 def _check_monitor(monitor: str, trained: VisionText, scores: int, callbacks: Sequence[Any]) -> None:
     """Raise an error before training if no epoch will have the monitored metric; callbacks may add others."""
     names = trained.get_metrics_result()
     available = {*names, *(f"val_{name}" for name in names)}
     others = [callback for callback in callbacks if not isinstance(callback, keras.callbacks.EarlyStopping)]
-    if monitor not in available and not scores and not others:
+    if monitor not in {*available, LATEST} and not scores and not others:
         hint = "; scores=200 (--scores 200) adds scores of captions"
         raise ValueError(
             f"monitor={monitor!r}{did_you_mean(monitor, available)}: expected {', '.join(sorted(available))}{hint}"

@@ -16,12 +16,15 @@ from vtx_keras.data._examples import references_of
 from vtx_keras.data._memory import Batches
 from vtx_keras.inputs.text import PAD
 from vtx_keras.models._base import VisionText
+from vtx_keras.models._drawing import Generator
 from vtx_keras.models._methods import Captioner
-from vtx_keras.models.objectives import PacedAdamW, clipping
+from vtx_keras.models.adversarial import halves
+from vtx_keras.models.objectives import PacedAdam, PacedAdamW, clipping
 from vtx_keras.models.options import did_you_mean
 from vtx_keras.models.rewards import by_cider, rarity, rewarded
 
 LATER = ("buckets", "objective", "repeats", "samples_per_picture", "weight_of_words")  # since runs were first recorded
+EMA_OF_DRAWINGS = 0.999
 SHARE = 0.95  # of the references are no longer than a sample may be: time grows with the longest
 
 MEASURED = 400  # examples, of which the loss is that of all
@@ -153,6 +156,22 @@ def loss_of(model: Captioner, examples: Any, root: str | os.PathLike) -> float:
         examples, trained = features(examples, model, Path(root) / "features"), model.behind_encoder()
     ready = batches(examples, trained, batch_size=32)
     return float(trained.evaluate(ready, verbose=0, return_dict=True)["loss"])
+
+
+def optimizer_of(model: keras.Model, steps: int, settings: Settings) -> PacedAdam:
+    """Return the optimizer of a run of so many steps: `adamw`, but of a generator Adam at a rate that stays.
+
+    A generator's averaged weights draw better pictures than any step's, so they are kept where `ema` says nothing else.
+    """
+    s = settings
+    if isinstance(model, Generator):
+        if s.accumulate > 1:
+            raise ValueError(f"accumulate={s.accumulate}: a generator and its discriminator learn from every batch")
+        return halves(s.learning_rate, use_ema=True, ema_momentum=EMA_OF_DRAWINGS if s.ema is None else s.ema)
+    return adamw(
+        model, steps, learning_rate=s.learning_rate, weight_decay=s.weight_decay, warmup=s.warmup, clip=s.clip,
+        ema=s.ema, accumulate=s.accumulate,
+    )  # fmt: skip
 
 
 def adamw(

@@ -1,0 +1,400 @@
+"""Pictures from words: how a generator draws, and how a discriminator judges.
+
+Both halves are convolutions whose feature maps are conditioned on the text. Generator: noise and sentence become a map
+of 4 x 4, which is doubled until it is the picture (Reed et al. 2016, https://arxiv.org/abs/1605.05396; residual and
+modulated as in DF-GAN, https://arxiv.org/abs/2008.05865). Discriminator: the same way back, with the sentence at the
+end. With `cross_attn`, cells of both attend to words (AttnGAN, https://arxiv.org/abs/1711.10485).
+
+Maps are (batch, h, w, channels); of clips the frames are rows, (batch * frames, h, w, channels). Values are -1 to 1.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from types import SimpleNamespace
+from typing import Any
+
+import keras
+from keras import layers, ops
+
+from vtx_keras._compat import input_gradients
+from vtx_keras.models.blocks import Attention
+from vtx_keras.models.fusion import Gate
+from vtx_keras.models.layers import Composite, layer_norm, masked_mean, register
+
+__all__ = ["START", "Affine", "Discriminator", "Gating", "Noise", "Over", "Shrink", "channels", "drawn"]
+START = 4  # side of the first map
+READ_AT = (8, 16)  # sides of the maps whose cells attend to words
+SLOPE = 0.2  # of leaky ReLU below 0
+PENALIZED = 4  # the gradient penalty is computed on one of so many rows: as dear as on all rows at each fourth step
+RATE = 4 / 3  # of the discriminator, over the generator's
+
+
+def leaky(x: Any) -> Any:
+    return ops.leaky_relu(x, SLOPE)
+
+
+def channels(side: int, picture: int, width: int) -> int:
+    """Return the channels of a map with this side: `width` of the picture itself, twice as many of each half, up to 8.
+
+    >>> [channels(side, 64, 16) for side in (4, 8, 16, 32, 64)]
+    [128, 128, 64, 32, 16]
+    """
+    return width * min(8, picture // side)
+
+
+# --- the generator
+
+
+def drawn(fusion: str, noise: Any, sentence: Any, words: Any, keep: Any, o: SimpleNamespace) -> Any:
+    """Draw pictures (batch, h, w, 3), or clips (batch, frames, h, w, 3), from noise (batch, noise) and a text.
+
+    The text is `words` (batch, words, dim) with their mask `keep`, and their mean, `sentence` (batch, dim).
+    """
+    *frames, height, width, _ = o.image_shape
+    both = layers.Concatenate(name="noise_and_sentence")([noise, sentence])
+    if fusion == "concat_mlp":  # the conditional GAN: all that is read comes in here
+        both = layers.Dense(4 * o.dim, activation=leaky, name="joined")(both)
+    condition = layers.Dense(o.dim, activation=leaky, name="condition")(both)  # (batch, dim)
+    side = max(height, width)
+    doublings = (min(height, width) // START).bit_length() - 1
+    rows, columns = height >> doublings, width >> doublings
+    first = channels(START, side, o.width)
+    x = layers.Dense(rows * columns * first, name="start")(both)
+    x = layers.Reshape((rows, columns, first), name="start_map")(x)
+    if frames:
+        x, condition = PerFrame(frames[0], name="frames")(x), PerFrame(frames[0], True, name="moments")(condition)
+    for _ in range(doublings):
+        rows, columns = 2 * rows, 2 * columns
+        name, count = f"map_{min(rows, columns)}", channels(max(rows, columns), side, o.width)
+        x = layers.UpSampling2D(interpolation="bilinear", name=f"{name}_doubled")(x)  # (…, rows, columns, channels)
+        skip = layers.Conv2D(count, 1, use_bias=False, name=f"{name}_skip")(x)
+        for i in (1, 2):
+            x = conditioned(fusion, x, condition, f"{name}_condition_{i}")
+            x = layers.Conv2D(count, 3, padding="same", name=f"{name}_conv_{i}")(layers.Activation(leaky)(x))
+        x = layers.Add(name=f"{name}_sum")([skip, x])
+        if min(rows, columns) in READ_AT:
+            x = OverTime(frames[0], name=f"{name}_time")(x) if frames else x
+            if fusion == "cross_attn":
+                x = Over(count, o.dim, frames[0] if frames else 1, name=f"{name}_words")(x, words, keep)
+    x = layers.Conv2D(3, 3, padding="same", dtype="float32", name="colours")(layers.Activation(leaky)(x))
+    x = layers.Reshape(tuple(o.image_shape), name="picture")(x) if not frames else Clip(frames[0], name="clip")(x)
+    return layers.Activation("tanh", dtype="float32", name="drawn")(x)
+
+
+def conditioned(fusion: str, x: Any, condition: Any, name: str) -> Any:
+    """Change a map by the condition: not at all, by the gate of a GRU, or by a scale and a shift for each channel."""
+    if fusion == "concat_mlp":
+        return x
+    kind = {"gated": Gating, "cross_attn": Affine}[fusion]
+    return kind(x.shape[-1], condition.shape[-1], name=name)(x, condition)
+
+
+@register
+class Noise(keras.layers.Layer):
+    """Draws random numbers (batch, count) for each row of its input, anew each time.
+
+    >>> tuple(Noise(3)(ops.ones((2, 5))).shape)
+    (2, 3)
+    """
+
+    def __init__(self, count: int, **kwargs: Any):
+        super().__init__(**kwargs)
+        self.count = count
+        self.seed_generator = keras.random.SeedGenerator()
+
+    def compute_output_shape(self, shape: tuple) -> tuple:
+        return (shape[0], self.count)
+
+    def call(self, x: Any) -> Any:
+        return keras.random.normal((ops.shape(x)[0], self.count), dtype=self.compute_dtype, seed=self.seed_generator)
+
+    def get_config(self) -> dict:
+        return {**super().get_config(), "count": self.count}
+
+
+class Conditioning(Composite):
+    """A layer that changes a map (batch, h, w, channels) by a condition (batch, dim)."""
+
+    def __init__(self, channels: int, dim: int, **kwargs: Any):
+        super().__init__(**kwargs)
+        self.channels, self.dim = channels, dim
+
+    def compute_output_shape(self, x_shape: tuple, condition_shape: tuple) -> tuple:  # type: ignore[override]
+        del condition_shape
+        return x_shape
+
+    def get_config(self) -> dict:
+        return {**super().get_config(), "channels": self.channels, "dim": self.dim}
+
+
+@register
+class Affine(Conditioning):
+    """Scales and shifts each channel by what is read from the condition: x · (1 + γ) + β."""
+
+    def __init__(self, channels: int, dim: int, **kwargs: Any):
+        super().__init__(channels, dim, **kwargs)
+        self.both = layers.Dense(2 * channels, name="both", dtype=self.dtype_policy)
+
+    def parts(self) -> Iterator[tuple[keras.layers.Layer, int]]:
+        yield self.both, self.dim
+
+    def call(self, x: Any, condition: Any) -> Any:
+        scale, shift = ops.split(self.both(condition)[:, None, None], 2, axis=-1)  # each (batch, 1, 1, channels)
+        return x * (1 + scale) + shift
+
+
+@register
+class Gating(Conditioning):
+    """Gates each cell by the condition, as a GRU gates its state by what it reads."""
+
+    def __init__(self, channels: int, dim: int, **kwargs: Any):
+        super().__init__(channels, dim, **kwargs)
+        self.narrowed = layers.Dense(channels, name="narrowed", dtype=self.dtype_policy)
+        self.gate = Gate(channels, name="gate", dtype=self.dtype_policy)
+
+    def parts(self) -> Iterator[tuple[keras.layers.Layer, int]]:
+        yield from ((self.narrowed, self.dim), (self.gate, self.channels))
+
+    def call(self, x: Any, condition: Any) -> Any:
+        cells = ops.reshape(x, (-1, x.shape[1] * x.shape[2], self.channels))  # (batch, h * w, channels)
+        gated = self.gate(cells, self.narrowed(condition)[:, None])
+        return ops.reshape(gated, (-1, *x.shape[1:]))
+
+
+@register
+class Over(Composite):
+    """Attends from each cell of a map (batch, h, w, channels) over the words (batch, words, dim) of its text.
+
+    Of a clip each frame is a row, so the words of a text serve `frames` rows.
+    """
+
+    def __init__(self, channels: int, dim: int, frames: int = 1, **kwargs: Any):
+        super().__init__(**kwargs)
+        self.channels, self.dim, self.frames = channels, dim, frames
+        self.norm = layer_norm("norm", dtype=self.dtype_policy)
+        heads = max(1, channels // 64)
+        self.attention = Attention(channels, heads, dim, name="attention", dtype=self.dtype_policy)
+
+    def parts(self) -> Iterator[tuple[keras.layers.Layer, int]]:
+        yield from ((self.norm, self.channels), (self.attention, self.channels))
+
+    def compute_output_shape(self, x_shape: tuple, words_shape: tuple, keep_shape: tuple) -> tuple:  # type: ignore[override]
+        del words_shape, keep_shape
+        return x_shape
+
+    def read(self, x: Any, words: Any, keep: Any) -> tuple[Any, Any, Any]:
+        """Return queries (batch, h * w, channels), words, and their mask (batch, 1, words), for each row."""
+        cells = ops.reshape(x, (-1, x.shape[1] * x.shape[2], self.channels))
+        if self.frames > 1:
+            words, keep = ops.repeat(words, self.frames, axis=0), ops.repeat(keep, self.frames, axis=0)
+        return self.norm(cells), words, ops.expand_dims(keep, 1)
+
+    def call(self, x: Any, words: Any, keep: Any) -> Any:
+        return x + ops.reshape(self.attention(*self.read(x, words, keep)), (-1, *x.shape[1:]))
+
+    def weights_of(self, x: Any, words: Any, keep: Any) -> Any:
+        """Return the attention weights (batch, heads, cells, words) that `call` computes."""
+        return self.attention.weights_between(*self.read(x, words, keep))
+
+    def get_config(self) -> dict:
+        return {**super().get_config(), "channels": self.channels, "dim": self.dim, "frames": self.frames}
+
+
+# --- clips: the frames of a clip are rows, and exchange what they hold
+
+
+@register
+class PerFrame(keras.layers.Layer):
+    """Repeats each row for every frame of its clip; with `placed`, a learned vector is added that tells the frame."""
+
+    def __init__(self, frames: int, placed: bool = False, **kwargs: Any):
+        super().__init__(**kwargs)
+        self.frames, self.placed = frames, placed
+
+    def build(self, shape: tuple) -> None:
+        if self.placed:
+            self.places = self.add_weight(shape=(self.frames, shape[-1]), initializer="random_normal", name="places")
+
+    def compute_output_shape(self, shape: tuple) -> tuple:
+        return (None if shape[0] is None else shape[0] * self.frames, *shape[1:])
+
+    def call(self, x: Any) -> Any:
+        repeated = ops.reshape(ops.repeat(x[:, None], self.frames, axis=1), (-1, self.frames, *x.shape[1:]))
+        repeated = repeated + ops.cast(self.places, x.dtype) if self.placed else repeated
+        return ops.reshape(repeated, (-1, *x.shape[1:]))
+
+    def get_config(self) -> dict:
+        return {**super().get_config(), "frames": self.frames, "placed": self.placed}
+
+
+@register
+class OverTime(keras.layers.Layer):
+    """Adds to each cell a convolution over the same cell of the frames before and after."""
+
+    def __init__(self, frames: int, **kwargs: Any):
+        super().__init__(**kwargs)
+        self.frames = frames
+
+    def build(self, shape: tuple) -> None:
+        self.conv = layers.Conv1D(shape[-1], 3, padding="same", name="conv", dtype=self.dtype_policy)
+        self.conv.build((None, self.frames, shape[-1]))
+
+    def compute_output_shape(self, shape: tuple) -> tuple:
+        return shape
+
+    def call(self, x: Any) -> Any:  # (batch * frames, h, w, channels)
+        cells, count = x.shape[1] * x.shape[2], x.shape[3]
+        lines = ops.transpose(ops.reshape(x, (-1, self.frames, cells, count)), (0, 2, 1, 3))
+        mixed = self.conv(ops.reshape(leaky(lines), (-1, self.frames, count)))  # (batch * cells, frames, channels)
+        mixed = ops.transpose(ops.reshape(mixed, (-1, cells, self.frames, count)), (0, 2, 1, 3))
+        return x + ops.reshape(mixed, (-1, *x.shape[1:]))
+
+    def get_config(self) -> dict:
+        return {**super().get_config(), "frames": self.frames}
+
+
+@register
+class Clip(keras.layers.Layer):
+    """Makes the frames of a clip an axis: (batch * frames, h, w, 3) to (batch, frames, h, w, 3)."""
+
+    def __init__(self, frames: int, **kwargs: Any):
+        super().__init__(**kwargs)
+        self.frames = frames
+
+    def compute_output_shape(self, shape: tuple) -> tuple:
+        return (None if shape[0] is None else shape[0] // self.frames, self.frames, *shape[1:])
+
+    def call(self, x: Any) -> Any:
+        return ops.reshape(x, (-1, self.frames, *x.shape[1:]))
+
+    def get_config(self) -> dict:
+        return {**super().get_config(), "frames": self.frames}
+
+
+# --- the discriminator
+
+
+@register
+class Shrink(keras.layers.Layer):
+    """Halves a map: two convolutions and, past them, an average and a change of width; their sum keeps its variance."""
+
+    def __init__(self, channels: int, **kwargs: Any):
+        super().__init__(**kwargs)
+        self.channels = channels
+        more = {"dtype": self.dtype_policy, "padding": "same"}
+        self.first = layers.Conv2D(channels, 4, strides=2, name="first", **more)
+        self.second = layers.Conv2D(channels, 3, name="second", **more)
+        self.skip = layers.Conv2D(channels, 1, use_bias=False, name="skip", **more)
+        self.halved = layers.AveragePooling2D(2, name="halved", dtype=self.dtype_policy)
+
+    def build(self, shape: tuple) -> None:
+        self.first.build(shape)
+        half = self.compute_output_shape(shape)
+        self.second.build(half)
+        self.skip.build((*half[:3], shape[3]))
+
+    def compute_output_shape(self, shape: tuple) -> tuple:
+        return (shape[0], shape[1] // 2, shape[2] // 2, self.channels)
+
+    def call(self, x: Any) -> Any:
+        changed = self.second(leaky(self.first(leaky(x))))
+        return (changed + self.skip(self.halved(x))) * 0.5**0.5
+
+    def get_config(self) -> dict:
+        return {**super().get_config(), "channels": self.channels}
+
+
+@register
+class Discriminator(keras.layers.Layer):
+    """Judges whether pictures are real and fit their texts: one logit for each, above 0 if so.
+
+    `role` says what a call is for. "real": two logits, of the text and of the next row's text, which does not fit; the
+    gradient penalty is added to the loss. "drawn": one logit. "held": one logit through weights that stay as they are,
+    from which the generator learns.
+    """
+
+    def __init__(self, image_shape: Sequence[int], width: int, dim: int, fusion: str, penalty: float, **kwargs: Any):
+        super().__init__(**kwargs)
+        self.image_shape, self.width, self.dim = tuple(image_shape), width, dim
+        self.fusion, self.penalty = fusion, penalty
+        *self.clip, height, across, _ = self.image_shape
+        side, more = max(height, across), {"dtype": self.dtype_policy}
+        self.first = layers.Conv2D(width, 3, padding="same", name="first", **more)
+        self.halvings = (min(height, across) // START).bit_length() - 1
+        sides = [side >> (i + 1) for i in range(self.halvings)]
+        self.stages = [Shrink(channels(one, side, width), name=f"map_{one}", **more) for one in sides]
+        self.last = channels(sides[-1], side, width)
+        frames = self.clip[0] if self.clip else 1
+        if fusion == "cross_attn":
+            self.over = Over(channels(2 * sides[-1], side, width), dim, frames, name="words", **more)
+        if self.clip:
+            self.time = OverTime(frames, name="time", **more)
+        self.joined = layers.Conv2D(2 * width, 3, padding="same", name="joined", **more)
+        self.logit = layers.Dense(1, name="logit", dtype="float32")
+
+    def build(self, shape: tuple) -> None:
+        shape = (None, *self.image_shape[-3:])
+        self.first.build(shape)
+        shape = (None, *shape[1:3], self.width)
+        for stage in self.stages:
+            stage.build(shape)
+            shape = stage.compute_output_shape(shape)
+            if self.fusion == "cross_attn" and stage is self.stages[-2]:
+                self.over.build(shape)
+        if self.clip:
+            self.time.build(shape)
+        self.joined.build((None, *shape[1:3], shape[3] + self.dim))
+        self.logit.build((None, shape[1] * shape[2] * 2 * self.width))
+        for variable in self.trainable_variables:
+            variable.pace = RATE
+
+    def call(
+        self, image: Any, words: Any, sentence: Any, keep: Any, role: str = "drawn", training: bool | None = None
+    ) -> Any:
+        if role == "held":
+            held = [ops.stop_gradient(variable.value) for variable in self.trainable_variables]
+            others = [variable.value for variable in self.non_trainable_variables]
+            return self.stateless_call(held, others, image, words, sentence, keep, role="drawn", training=training)[0]
+        early = self.early(image)
+        fits = self.late(early, words, sentence, keep)
+        if role == "drawn":
+            return fits
+        if self.penalty and training:
+            self.add_loss(self.penalty * self.steepness(image, words, sentence, keep))
+        other = (ops.roll(one, 1, axis=0) for one in (words, sentence, keep))
+        return ops.concatenate([fits, self.late(early, *other)], axis=-1)  # (batch, 2)
+
+    def early(self, image: Any) -> Any:
+        """Return the map before the words come in."""
+        x = self.first(ops.reshape(image, (-1, *self.image_shape[-3:])))  # frames of clips are rows
+        for stage in self.stages[:-1]:
+            x = stage(x)
+        return x
+
+    def late(self, x: Any, words: Any, sentence: Any, keep: Any) -> Any:
+        """Return the logits (batch, 1) of maps and texts."""
+        x = self.over(x, words, keep) if self.fusion == "cross_attn" else x
+        x = leaky(self.stages[-1](x))  # (batch, rows, columns, channels)
+        if self.clip:
+            x, sentence = self.time(x), ops.repeat(sentence, self.clip[0], axis=0)
+        beside = ops.broadcast_to(sentence[:, None, None], (ops.shape(x)[0], *x.shape[1:3], self.dim))
+        x = leaky(self.joined(ops.concatenate([x, ops.cast(beside, x.dtype)], axis=-1)))
+        logit = self.logit(ops.reshape(x, (-1, x.shape[1] * x.shape[2] * x.shape[3])))
+        return masked_mean(ops.reshape(logit, (-1, self.clip[0], 1)))[:, 0] if self.clip else logit
+
+    def steepness(self, image: Any, words: Any, sentence: Any, keep: Any) -> Any:
+        """Return how steeply the logit of real pairs changes with picture and sentence, to the sixth power (DF-GAN)."""
+        rows = -(-ops.shape(image)[0] // PENALIZED)
+        image, words, sentence, keep = (one[:rows] for one in (image, words, sentence, keep))
+
+        def total(inputs: tuple) -> Any:
+            return ops.sum(self.late(self.early(inputs[0]), words, inputs[1], keep))
+
+        squares = [ops.square(ops.cast(one, "float32")) for one in input_gradients(total, (image, sentence))]
+        norms = [ops.sum(one, axis=tuple(range(1, len(one.shape)))) for one in squares]  # (rows,) each
+        return ops.mean((norms[0] + norms[1]) ** 3)
+
+    def get_config(self) -> dict:
+        names = ("image_shape", "width", "dim", "fusion", "penalty")
+        return {**super().get_config(), **{name: getattr(self, name) for name in names}}
