@@ -36,9 +36,9 @@ from vtx_keras.checkpoints.published import _encoders as published
 from vtx_keras.inputs.text import Vocabulary
 from vtx_keras.models import encoders
 from vtx_keras.models._base import VisionText, cut
+from vtx_keras.models.construct import ENCODERS, construct, dtype_policy
 from vtx_keras.models.language import is_language
-from vtx_keras.models.options import MODELS, SIZES, lookup, options_of
-from vtx_keras.models.tasks import ENCODERS, construct, dtype_policy
+from vtx_keras.models.options import MODELS, lookup, options_of, sizes_of
 
 # --- building and loading
 
@@ -147,7 +147,7 @@ def restore(
     options = {key: option.default for key, option in options_of(entry.task).items()} | saved["overrides"]
     saved = {**saved, "overrides": options}  # an option that is newer than the weights has its default
     if overrides.get("size", options["size"]) != options["size"]:  # another size replaces the saved widths
-        options = {key: value for key, value in options.items() if key not in (*SIZES["tiny"], "heads")}
+        options = {key: value for key, value in options.items() if key not in (*sizes_of(entry.task)["tiny"], "heads")}
     before = Vocabulary(saved["vocabulary"], rule=saved.get("rule"))
     after = before if vocabulary is None else Vocabulary.of(vocabulary)
     if before != after and options.get("text_encoder") not in (None, *encoders.TEXT):

@@ -155,7 +155,7 @@ OPTIONAL = {  # optional packages, and what needs them
 }
 CLIENTS = {  # programs, and what needs them
     "npm": "emoji, emoji_more, emoji_video, resnet50",
-    "pip": "easy_vqa, encoders",
+    "pip": "easy_vqa, shapes, encoders",
     "apt-get": "word_cards",
     "java": "METEOR and SPICE",
 }

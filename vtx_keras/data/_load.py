@@ -29,13 +29,14 @@ from vtx_keras.data.sets import (
     _flickr8k_dialog,
     _flickr8k_qa,
     _flowers102,
+    _shapes,
     _vqa_rad,
     _word_cards,
 )
 from vtx_keras.models.options import did_you_mean
 
 # Importing them registers their builders with tfds.
-BUILDERS = (_emoji, _word_cards, _easy_vqa, _vqa_rad, _flickr8k, _flickr8k_qa, _flickr8k_dialog, _flowers102)
+BUILDERS = (_emoji, _word_cards, _easy_vqa, _shapes, _vqa_rad, _flickr8k, _flickr8k_qa, _flickr8k_dialog, _flowers102)
 SAMPLE = Path(__file__).parents[1] / "sample"
 SAMPLES = {"sample": "captions.csv", "sample/questions": "questions.csv"}
 

@@ -74,8 +74,7 @@ class Generator(VisionText):
         noise = noise_of([first], self.options["noise"], seed, truncation)
         inputs = {
             "noise": np.repeat(noise, steps, axis=0),
-            "words": _between(*read["words"], share),
-            "sentence": _between(*read["sentence"], share),
+            **{name: _between(first_read, last_read, share) for name, (first_read, last_read) in read.items()},
             "seen": np.repeat((tokens[:, :width] != 0).any(axis=0)[None], steps, axis=0),
         }
         return self.painted(inputs, batch_size, None, read=True)
@@ -171,7 +170,7 @@ def _between(first: np.ndarray, last: np.ndarray, share: np.ndarray) -> np.ndarr
 
 @register
 class Held(keras.layers.Layer):
-    """Returns its input, through which no gradient passes: the generator reads a text as the discriminator learned it."""
+    """Returns its input, through which no gradient passes: the discriminator alone teaches the reader."""
 
     def compute_output_shape(self, shape: tuple) -> tuple:
         return shape

@@ -43,60 +43,63 @@ class HingeLoss(keras.losses.Loss):
         return discriminator - held
 
 
-class _Column(keras.metrics.Mean):
-    """The mean of what `of` computes from the rows of the output."""
+class Share(keras.metrics.Mean):
+    """The mean over rows of what a subclass computes from the six numbers of each."""
 
-    better, named = "up", "share"
+    def __init__(self, name: str, **kwargs: Any):
+        super().__init__(name=name, **kwargs)
+        set_direction(self, "up")
 
-    def of(self, rows: Any) -> Any:
-        raise NotImplementedError
-
-    def __init__(self, name: str | None = None, **kwargs: Any):
-        super().__init__(name=name or self.named, **kwargs)
-        set_direction(self, self.better)
+    def share_of(self, rows: Any) -> Any:
+        """Return a number for each row."""
+        raise NotImplementedError(f"{type(self).__name__} of rows {rows.shape}")
 
     def update_state(self, y_true: Any, y_pred: Any, sample_weight: Any = None) -> Any:
         del y_true
-        return super().update_state(self.of(ops.cast(y_pred, "float32")), sample_weight)
+        return super().update_state(self.share_of(ops.cast(y_pred, "float32")), sample_weight)
 
 
 @register
-class RealShare(_Column):
+class RealShare(Share):
     """Share of real pairs that the discriminator takes for real ones."""
 
-    named = "real_seen"
+    def __init__(self, name: str = "real_seen", **kwargs: Any):
+        super().__init__(name, **kwargs)
 
-    def of(self, rows: Any) -> Any:
+    def share_of(self, rows: Any) -> Any:
         return ops.cast(rows[:, 0] > 0, "float32")
 
 
 @register
-class DrawnShare(_Column):
-    """Share of drawn pictures that the discriminator takes for drawn ones."""
-
-    named = "drawn_seen"
-
-    def of(self, rows: Any) -> Any:
-        return ops.cast(rows[:, 2] < 0, "float32")
-
-
-@register
-class OtherShare(_Column):
+class OtherShare(Share):
     """Share of real pictures with another's text that the discriminator refuses: whether it reads."""
 
-    named = "other_text_seen"
+    def __init__(self, name: str = "other_text_seen", **kwargs: Any):
+        super().__init__(name, **kwargs)
 
-    def of(self, rows: Any) -> Any:
+    def share_of(self, rows: Any) -> Any:
         return ops.cast(rows[:, 1] < 0, "float32")
 
 
 @register
-class Spread(_Column):
+class DrawnShare(Share):
+    """Share of drawn pictures that the discriminator takes for drawn ones."""
+
+    def __init__(self, name: str = "drawn_seen", **kwargs: Any):
+        super().__init__(name, **kwargs)
+
+    def share_of(self, rows: Any) -> Any:
+        return ops.cast(rows[:, 2] < 0, "float32")
+
+
+@register
+class Spread(Share):
     """How far drawn pictures are from each other, over how far real ones are: near 0 where all look alike."""
 
-    named = "spread"
+    def __init__(self, name: str = "spread", **kwargs: Any):
+        super().__init__(name, **kwargs)
 
-    def of(self, rows: Any) -> Any:
+    def share_of(self, rows: Any) -> Any:
         return rows[:, 4] / ops.maximum(ops.mean(rows[:, 5]), 1e-3)
 
 

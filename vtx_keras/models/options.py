@@ -244,8 +244,8 @@ def resolve(task: str, video: bool, given: dict[str, Any]) -> dict[str, Any]:
     sides = options["image_shape"][-3:-1]
     if task == "generator" and any(side not in (16, 32, 64, 128, 256) for side in sides):
         raise ValueError(
-            f"image_shape={options['image_shape']}: a picture is drawn from a map of 4 x 4 that is doubled, so its sides "
-            "are 16, 32, 64, 128 or 256"
+            f"image_shape={options['image_shape']}: a picture grows by doubling a small map, so expected sides of 16, "
+            "32, 64, 128 or 256"
         )
     if video and len(options["image_shape"]) == 3:
         if "image_shape" in given:

@@ -5,9 +5,7 @@
 
 from __future__ import annotations
 
-import contextlib
-import copy
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable
 from types import SimpleNamespace
 from typing import Any
 
@@ -15,8 +13,8 @@ import keras
 from keras import ops
 
 from vtx_keras.inputs.text import PAD
-from vtx_keras.models import encoders
 from vtx_keras.models import adversarial as against
+from vtx_keras.models import encoders
 from vtx_keras.models._base import Spec, VisionText, graph
 from vtx_keras.models._drawing import Generator, Held, Seen
 from vtx_keras.models._methods import Answerer, Captioner, Matcher, Retriever
@@ -36,14 +34,12 @@ from vtx_keras.models.layers import (
     norm_of,
 )
 from vtx_keras.models.objectives import Contrastive, PacedAdam, WordAccuracy, WordLoss, clipping
-from vtx_keras.models.options import lookup, resolve
 
 __all__ = [
-    "ENCODERS", "TASKS", "captioner", "classifier", "compiled", "construct", "dtype_policy", "embedding",
-    "fused_block", "fused_logits", "generator", "image_tokens", "labeller", "language_captioner", "matcher", "retriever",
-    "text_tokens", "token_input", "vqa", "with_word_head",
+    "TASKS", "captioner", "classifier", "compiled", "embedding", "fused_block", "fused_logits", "generator",
+    "image_tokens", "labeller", "language_captioner", "matcher", "retriever", "text_tokens", "token_input", "vqa",
+    "with_word_head",
 ]  # fmt: skip
-ENCODERS = ("image_encoder", "text_encoder")
 PREFIX = {"merged_attn": 16, "concat_mlp": 8}  # tokens that stand for the image before a language model's text
 
 
@@ -331,73 +327,3 @@ TASKS: dict[str, Callable[[Any, SimpleNamespace], VisionText]] = {
     "matcher": matcher,
     "generator": generator,
 }
-
-
-def construct(
-    name: str,
-    overrides: dict,
-    vocabulary: tuple[str, ...],
-    dtype: str | None,
-    *,
-    load: Mapping[str, encoders.Loader] = {},
-) -> VisionText:
-    """Build a model with these options; `load` maps encoder options to loaders of pretrained encoders."""
-    entry = lookup(name)
-    decoder = overrides.get("text_decoder")
-    if isinstance(decoder, dict):  # which says these itself
-        overrides = {**overrides, **{key: decoder[key] for key in ("dim", "heads", "depth")}}
-    options = resolve(entry.task, entry.video, overrides)
-    with dtype_policy(dtype):
-        _resolve_encoders(options, vocabulary, load)
-        spec = {
-            "name": name,
-            "overrides": {key: _as_json(value) for key, value in options.items()},
-            "dtype": keras.config.dtype_policy().name,
-            "vocabulary": list(vocabulary),
-        }
-        if getattr(vocabulary, "rule", None):  # of a published text encoder
-            spec["rule"] = vocabulary.rule  # type: ignore[attr-defined]
-        o = SimpleNamespace(**options, spec=spec, vocabulary_size=len(vocabulary), load=load)
-        return TASKS[entry.task](entry.fusion, o)
-
-
-def _resolve_encoders(options: dict, vocabulary: tuple[str, ...], load: Mapping[str, encoders.Loader]) -> None:
-    """Replace presets and saved configs of encoders by models, in place: their configs are saved with the model."""
-    for option in ENCODERS:
-        value = options.get(option)
-        if isinstance(value, dict):  # copied, because Keras empties the config it reads
-            options[option] = keras.saving.deserialize_keras_object(copy.deepcopy(value))
-        elif isinstance(value, str) and value not in encoders.NAMES:
-            if option == "image_encoder":
-                options[option] = encoders.image_preset(value, options["image_shape"][-3:], option in load)
-            else:
-                options[option] = encoders.text_preset(value, option in load)
-    text_encoder = options.get("text_encoder")
-    for attribute, needed in (("vocabulary_size", len(vocabulary)), ("max_sequence_length", options["max_length"])):
-        limit = getattr(text_encoder, attribute, None)
-        if isinstance(limit, int) and limit < needed:
-            raise ValueError(f"text_encoder has a {attribute} of {limit}: expected at least {needed}")
-
-
-def _as_json(value: Any) -> Any:
-    """Return an option as JSON stores it."""
-    if isinstance(value, keras.Model):
-        return keras.saving.serialize_keras_object(value)
-    return list(value) if isinstance(value, tuple) else value
-
-
-@contextlib.contextmanager
-def dtype_policy(dtype: str | None) -> Iterator[None]:
-    """Set Keras' dtype policy for layers created inside the `with` block."""
-    before = keras.config.dtype_policy()
-    if dtype is not None:
-        try:
-            keras.config.set_dtype_policy(dtype)
-        except ValueError as error:
-            raise ValueError(
-                f"dtype={dtype!r} is not a Keras dtype policy such as float32 or mixed_bfloat16"
-            ) from error
-    try:
-        yield
-    finally:
-        keras.config.set_dtype_policy(before)

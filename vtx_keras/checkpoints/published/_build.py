@@ -96,7 +96,7 @@ def build(
     from vtx_keras.checkpoints.published import _graphs, _names, _tensors
     from vtx_keras.checkpoints.published import _hub as hub
     from vtx_keras.checkpoints.published import _said as said
-    from vtx_keras.models.tasks import dtype_policy
+    from vtx_keras.models.construct import dtype_policy
 
     folder = folder or folder_of(weights)
     hub.check_folder(folder)
@@ -126,7 +126,7 @@ def build(
 def restored(saved: Mapping[str, Any], *, dtype: str | None = None, **overrides: Any) -> Any:
     """Build the model that a weights folder's config describes, whose weights are read next."""
     from vtx_keras.checkpoints.published import _graphs
-    from vtx_keras.models.tasks import dtype_policy
+    from vtx_keras.models.construct import dtype_policy
 
     check_given(overrides, saved["name"])
     layout = {**saved["published"], "text": {**saved["published"]["text"], **_dropout(overrides)}}

@@ -107,6 +107,13 @@ SETS = {
         "MIT, by Victor Zhou",
         (EASY_VQA,),
     ),
+    "shapes": DataSet(
+        "5,000 pictures of one coloured shape, those of `easy_vqa`, with nine sentences each about its size, colour "
+        "and shape. Colour and shape are as the official answers tell, or else read off the pixels, as the size is. "
+        "Splits as in `easy_vqa`.",
+        "MIT, by Victor Zhou",
+        (EASY_VQA,),
+    ),
     "word_cards": DataSet(
         "Drawings of words (animals, food, jobs, actions ...). Splits by concept as in `emoji`, so the two can be "
         "combined for training; a word that shares its drawing with a held-out word is left out.",
