@@ -29,6 +29,8 @@ _MODULE_OF = {
     "Perplexity": "models.objectives",
     "SSIM": "models.objectives",
     "ssim": "models.objectives",
+    "Perceptual": "evaluate._drawn",
+    "perceptual": "evaluate._drawn",
     "Scores": "evaluate._run",
 }
 __all__ = sorted(_MODULE_OF)

@@ -8,6 +8,7 @@ import os
 import click
 
 from vtx_keras.cli._catalogue import data, doctor, list_models, show
+from vtx_keras.cli._draw import draw
 from vtx_keras.cli._evaluate import evaluate
 from vtx_keras.cli._export import bench, convert, export, push
 from vtx_keras.cli._predict import chat, explain, predict
@@ -27,5 +28,7 @@ def main() -> None:
     gc.set_threshold(10_000, 20, 50)  # importing TensorFlow creates many lasting objects: collect garbage less often
 
 
-for command in (predict, chat, data, train, evaluate, explain, export, bench, push, doctor, list_models, show, convert):
+for command in (
+    predict, chat, draw, data, train, evaluate, explain, export, bench, push, doctor, list_models, show, convert,
+):  # fmt: skip
     main.add_command(command)

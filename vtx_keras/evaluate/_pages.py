@@ -1,4 +1,4 @@
-"""Write self-contained HTML pages of images and texts. Imports neither Keras nor TensorFlow."""
+"""Write self-contained HTML pages, and sheets, of images and texts. Imports neither Keras nor TensorFlow."""
 
 from __future__ import annotations
 
@@ -12,12 +12,13 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
-from PIL import Image
+from PIL import Image, ImageDraw, ImageFont
 
 from vtx_keras._files import whole
 from vtx_keras.inputs import media
 
 SIDE = 224  # largest width and height of a thumbnail in pixels
+TILE, MARGIN, LINE = 128, 8, 18  # least side of a picture on a sheet, space between two, height of a line of text
 LONGEST = 2_000  # most characters of a text on a page: megabytes of text stall a browser
 
 # The content security policy forbids scripts, fonts and external images, whatever a caption contains.
@@ -99,6 +100,33 @@ def thumbnail(picture: Any) -> str:
     image.save(buffer, "JPEG", quality=85, subsampling=0)
     data = base64.b64encode(buffer.getvalue()).decode()
     return f'<img width="{image.width}" height="{image.height}" alt="" src="data:image/jpeg;base64,{data}">'
+
+
+def sheet(rows: Sequence[tuple[str, Sequence[Any]]]) -> list[Image.Image]:
+    """Draw rows of pictures, each below its text, as one picture; of clips, one for each frame.
+
+    >>> [page.size for page in sheet([("a cat", [np.zeros((64, 64, 3), "uint8")] * 2)])]
+    [(280, 162)]
+    """
+    pictures = [np.asarray(one) for _, row in rows for one in row]
+    frames = max(len(one) if one.ndim == 4 else 1 for one in pictures)
+    font = ImageFont.load_default(13)
+    height, width = pictures[0].shape[-3:-1]
+    times = max(1, -(-TILE // max(height, width)))
+    height, width = height * times, width * times
+    most = max(len(row) for _, row in rows)
+    size = (MARGIN + most * (width + MARGIN), len(rows) * (height + LINE + MARGIN) + MARGIN)
+    pages = [Image.new("RGB", size, "white") for _ in range(frames)]
+    for frame, page in enumerate(pages):
+        pen = ImageDraw.Draw(page)
+        for line, (words, row) in enumerate(rows):
+            top = MARGIN + line * (height + LINE + MARGIN)
+            pen.text((MARGIN, top), words[: size[0] // 6], fill="black", font=font)
+            for place, one in enumerate(map(np.asarray, row)):
+                pixels = one[frame % len(one)] if one.ndim == 4 else one
+                tile = Image.fromarray(pixels).resize((width, height), Image.Resampling.NEAREST)
+                page.paste(tile, (MARGIN + place * (width + MARGIN), top + LINE))
+    return pages
 
 
 def _page_parts(title: str, sections: Iterable, notes: Sequence[str], table: Any) -> Iterator[str]:

@@ -6,13 +6,14 @@
     heat = maps.heat("cat")                              # at the original image's size, padding and cropping undone
     pixels = explain.overlay(maps.picture, heat)
 
-A list of images gives a list of explanations.
+A list of images gives a list of explanations. `explain.drawing(model, "a small cat")` shows which words each place of
+a drawn picture attended to.
 """
 
 import importlib
 from typing import Any
 
-_MODULE_OF = {"attention": "_maps", "Explanation": "_pictures", "overlay": "_pictures"}
+_MODULE_OF = {"attention": "_maps", "drawing": "_drawings", "Explanation": "_pictures", "overlay": "_pictures"}
 __all__ = sorted(_MODULE_OF)
 
 

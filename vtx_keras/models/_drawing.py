@@ -16,7 +16,7 @@ from vtx_keras.models._base import VisionText, cut
 from vtx_keras.models.layers import register
 from vtx_keras.models.options import did_you_mean
 
-__all__ = ["Generator", "noise_of"]
+__all__ = ["Generator", "Held", "Seen", "as_pixels", "noise_of"]
 LARGEST_SEED = 2**32 - 1
 
 
@@ -94,7 +94,7 @@ class Generator(VisionText):
             *first, height, width, colours = pictures.shape
             pictures = pictures.reshape(*first, height // times, times, width // times, times, colours)
             pictures = pictures.mean(axis=(-4, -2))
-        return np.clip(np.round((pictures + 1) * 127.5), 0, 255).astype("uint8")
+        return as_pixels(pictures)
 
     def checked_tokens(self, texts: Sequence[str]) -> np.ndarray:
         """Return the ids of texts, of which every word is known and every one is read; raise ValueError otherwise."""
@@ -141,6 +141,15 @@ class Generator(VisionText):
             return cut(self, {"tokens": self.input["tokens"]}, outputs, name="reader")
 
         return self.cached("reader", make)
+
+
+def as_pixels(pictures: np.ndarray) -> np.ndarray:
+    """Return pictures from -1 to 1 as uint8.
+
+    >>> as_pixels(np.array([-1.0, 0.0, 1.0])).tolist()
+    [0, 128, 255]
+    """
+    return np.clip(np.round((np.asarray(pictures, "float32") + 1) * 127.5), 0, 255).astype("uint8")
 
 
 def noise_of(texts: Sequence[str], count: int, seed: int, truncation: float = 1.0) -> np.ndarray:

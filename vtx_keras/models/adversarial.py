@@ -182,10 +182,10 @@ class Changes(keras.layers.Layer):
         return x
 
     def shift(self, x: Any, side: int) -> Any:
-        """Draw matrices (batch, [1,] side, side) that move rows by up to an eighth; what comes in is 0."""
+        """Draw matrices (batch, [1,] side, side) that move rows by up to an eighth; the outermost one is repeated."""
         moved = ops.round(self.uniform(x, -side / 8, side / 8))[..., 0]  # (batch, …, 1, 1)
         places = ops.cast(ops.arange(side), moved.dtype)
-        return ops.cast(places[:, None] - places[None, :] == moved, x.dtype)
+        return ops.cast(ops.clip(places[:, None] - moved, 0, side - 1) == places[None, :], x.dtype)
 
     def get_config(self) -> dict:
         return {**super().get_config(), "kinds": self.kinds}

@@ -1,0 +1,117 @@
+"""The command vtx draw: pictures and clips from words, on a sheet or each by itself."""
+
+from __future__ import annotations
+
+import io
+from pathlib import Path
+from typing import Any
+
+import click
+
+from vtx_keras.cli._console import quiet, reporting_errors
+
+STILL, MOVING = (".png", ".jpg", ".jpeg", ".webp"), (".gif", ".webp", ".png")
+PACE = 120  # milliseconds that a frame of a clip is shown
+
+
+def _check_suffix(context: click.Context, parameter: click.Parameter, out: Path) -> Path:
+    del context, parameter
+    if out.suffix.lower() not in {*STILL, *MOVING}:
+        raise click.BadParameter(f"{out}: expected a name that ends in {', '.join(sorted({*STILL, *MOVING}))}")
+    return out
+
+
+@click.command()
+@click.argument("model")
+@click.argument("texts", nargs=-1, required=True)
+@click.option("--weights", default="default", help="A released tag, or a weights folder.", show_default=True)
+@click.option("--count", type=click.IntRange(1, 64), default=1, show_default=True, help="Pictures of each text.")
+@click.option("--seed", type=click.IntRange(0, 2**32 - 1), default=0, show_default=True, help="Of the noise.")
+@click.option(
+    "--truncation", type=click.FloatRange(0, 1), default=1.0, show_default=True,
+    help="Scale of the noise: less is more alike, and mostly cleaner.",
+)  # fmt: skip
+@click.option("--size", type=click.IntRange(1), help="Longer side in pixels [default: the model's].")
+@click.option("--between", type=click.IntRange(3, 64), help="So many pictures from the first text to the second.")
+@click.option("--attention", is_flag=True, help="Show which words each place attended to (a .png of one text).")
+@click.option(
+    "-o", "--out", type=click.Path(path_type=Path), default="drawn.png", show_default=True, callback=_check_suffix,
+    help="A .png, .jpg or .webp; of a clip a .gif or .webp, which move, or a .png with the frames side by side.",
+)  # fmt: skip
+def draw(
+    model: str,
+    texts: tuple[str, ...],
+    weights: str,
+    count: int,
+    seed: int,
+    truncation: float,
+    size: int | None,
+    between: int | None,
+    attention: bool,
+    out: Path,
+) -> None:
+    """Draw pictures from words.
+
+    MODEL is a generator: a name of the zoo, or a saved model. One picture becomes a file of its own size; several
+    become a sheet, with a row for each text.
+
+    \b
+    vtx draw cross_attn_generator "a small red triangle" --count 8 --seed 3 --out sheet.png
+    vtx draw cross_attn_generator "a red circle" "a blue circle" --between 8
+    vtx draw runs/mine "a smiling face" --out face.gif
+    """
+    with reporting_errors():
+        with quiet():
+            from keras import ops
+
+            from vtx_keras import explain, zoo
+            from vtx_keras._files import write
+            from vtx_keras.evaluate._pages import sheet
+            from vtx_keras.models._drawing import Generator
+
+            ops.zeros(1)  # initialises the devices, which logs
+        network = zoo.named(model, weights)
+        if not isinstance(network, Generator):
+            raise ValueError(f"{model} draws nothing: expected a generator, such as cross_attn_generator")
+        if attention:
+            if len(texts) > 1 or count > 1 or between or size or out.suffix.lower() != ".png":
+                raise ValueError("--attention shows one picture of one text, in a .png: leave out the rest")
+            explanation = explain.drawing(network, texts[0], seed=seed, truncation=truncation)
+            click.echo(explanation.save(out))
+            return
+        how: dict[str, Any] = {"seed": seed, "truncation": truncation}
+        if between:
+            if len(texts) != 2 or count > 1 or size:
+                raise ValueError(f"--between goes from one text to another: expected two, and got {len(texts)}")
+            rows = [(f"{texts[0]} … {texts[1]}", network.interpolate(*texts, between, **how))]
+        else:
+            drawn = network.draw([text for text in texts for _ in range(count)], size=size, **how)
+            rows = [(text, drawn[place * count : (place + 1) * count]) for place, text in enumerate(texts)]
+        write(out, encoded(rows, out.suffix.lower(), sheet))
+    click.echo(out)
+
+
+def encoded(rows: list[tuple[str, Any]], suffix: str, sheet: Any) -> bytes:
+    """Return the file of rows of pictures or clips: a single one as it is, several as a sheet."""
+    import numpy as np
+    from PIL import Image
+
+    alone = len(rows) == 1 and len(rows[0][1]) == 1
+    first = rows[0][1][0]
+    moves = first.ndim == 4
+    if moves and suffix == ".png":  # the frames of each clip, side by side
+        rows = [(f"{text} ({place + 1})", list(clip)) for text, clips in rows for place, clip in enumerate(clips)]
+        pages = [Image.fromarray(np.concatenate(list(first), axis=1))] if alone else sheet(rows)
+    elif moves and suffix not in MOVING:
+        raise ValueError(f"a clip moves: expected a name that ends in {', '.join(MOVING)}, not {suffix}")
+    elif not moves and suffix not in STILL:
+        raise ValueError(f"a picture does not move: expected a name that ends in {', '.join(STILL)}, not {suffix}")
+    else:
+        pages = [Image.fromarray(one) for one in (first if moves else [first])] if alone else sheet(rows)
+    file = io.BytesIO()
+    kind = {".jpg": "JPEG", ".jpeg": "JPEG", ".png": "PNG", ".gif": "GIF", ".webp": "WEBP"}[suffix]
+    more: dict[str, Any] = {"quality": 92} if kind in ("JPEG", "WEBP") else {}
+    if len(pages) > 1:
+        more |= {"save_all": True, "append_images": pages[1:], "duration": PACE, "loop": 0}
+    pages[0].save(file, kind, **more)
+    return file.getvalue()
