@@ -2,8 +2,6 @@
 
 A distance here is between features of an encoder of ours, so it carries that encoder's name ("frechet_mobilenet_v2").
 It is never FID or KID, which are defined on InceptionV3, and says nothing beside a figure of another encoder.
-
-    figures = judge(drawn, real, training=training, groups=prompts)
 """
 
 from __future__ import annotations
@@ -18,20 +16,21 @@ import numpy as np
 from keras import ops
 
 from vtx_keras.checkpoints.published import _encoders as published
-from vtx_keras.evaluate._measures import Measure, intervals, mean
+from vtx_keras.evaluate._measures import Measure, mean
 from vtx_keras.models import objectives
 from vtx_keras.models._base import graph
 from vtx_keras.models.decode import run_in_batches
 from vtx_keras.models.encoders import backbone_of
 from vtx_keras.models.layers import register
 
+SIDE = 96  # pixels at which pictures are embedded
 BLOCK = 1024  # rows whose distances are in memory
 SMALLEST = 32  # pixels: MobileNetV2 halves the sides five times
 # The last map of each resolution of MobileNetV2, after its activation.
 MAPS = (*(f"block_{number}_expand_relu" for number in (1, 3, 6, 13)), "top_relu")
 
 
-def embedded(images: Any, encoder: str = "mobilenet_v2", batch_size: int = 64, size: int = 96) -> np.ndarray:
+def embedded(images: Any, encoder: str = "mobilenet_v2", batch_size: int = 64, size: int = SIDE) -> np.ndarray:
     """Return pooled features (n, d) of pictures 0-255 (n, h, w, 3), resized to `size`, by an encoder in zoo/encoders.
 
     A clip (n, frames, h, w, 3) has the mean of its frames' features. Name every distance on these features after the
@@ -315,7 +314,7 @@ def diversity(distance: Any, groups: Sequence[Hashable], pairs: int = 10, seed: 
     return mean(np.bincount(of, values) / np.bincount(of))
 
 
-def _perceptual_of(pictures: np.ndarray, batch_size: int = 32) -> Callable[[np.ndarray, np.ndarray], np.ndarray]:
+def perceptual_of(pictures: np.ndarray, batch_size: int = 32) -> Callable[[np.ndarray, np.ndarray], np.ndarray]:
     """Return a function from two arrays of indices to the perceptual distances of those pictures, in batches."""
     frames = pictures.reshape(len(pictures), -1, *pictures.shape[-3:])
 
@@ -325,76 +324,3 @@ def _perceptual_of(pictures: np.ndarray, batch_size: int = 32) -> Callable[[np.n
         return np.asarray(distances).reshape(len(pairs), -1).mean(axis=1)
 
     return lambda i, j: run_in_batches(run, np.stack([i, j], axis=1), max(1, batch_size // frames.shape[1]))
-
-
-def judge(
-    drawn: Any,
-    real: Any,
-    *,
-    training: Any = None,
-    groups: Sequence[Hashable] | None = None,
-    real_groups: Sequence[Hashable] | None = None,
-    encoder: str = "mobilenet_v2",
-    k: int = 3,
-    seed: int = 0,
-    count: int = 1000,
-) -> dict[str, float]:
-    """Return all figures of drawn pictures that need no words, beside those of two halves of the real pictures.
-
-    Pictures are 0-255 (n, h, w, 3), or clips. `real` should be held out from training.
-
-    - `frechet_<encoder>`, `kernel_<encoder>`: distance from the real pictures, on features of `embedded`.
-    - `precision`, `density`, `recall`, `coverage`: see `precision_recall`.
-    - `<name>_between_halves`: the same of one half of the real pictures against the other, the best to hope for. Where
-      fewer are drawn than half of the real ones, both parts have as many as are drawn.
-    - `frechet_to_half`: `frechet` depends on the number, so this is that of as many drawn against one such half:
-      compare it with `frechet_between_halves`.
-    - `nearest`, `nearest_of_real`: with `training`, mean distance of a drawn and of a real picture from the nearest
-      training picture. Drawn pictures that are much nearer are copies.
-    - `diversity`: with `groups` (the prompt of each drawn picture), mean perceptual distance of two pictures of one
-      prompt; 0 where a prompt always gives the same picture. `diversity_of_real`: with `real_groups`, of real ones.
-
-    `<name>_low` and `<name>_high` are ends of 95 % bootstrap intervals where a figure is a mean over pictures (drawn
-    together by group) or groups; the other set stays as it is. There are `count` draws; 0 leaves intervals out.
-
-    >>> pictures = np.random.default_rng(0).integers(0, 256, (16, 32, 32, 3), "uint8")
-    >>> figures = judge(pictures[:6], pictures[6:], training=pictures, count=0)
-    >>> figures["nearest"] < 1e-3, sorted(name for name in figures if name.startswith("frechet"))
-    (True, ['frechet_between_halves', 'frechet_mobilenet_v2', 'frechet_to_half'])
-    """
-    drawn, real = _pictures(drawn), _pictures(real)
-    for name, pictures, given in (("groups", drawn, groups), ("real_groups", real, real_groups)):
-        if given is not None and len(given) != len(pictures):
-            raise ValueError(f"{len(given)} {name} for {len(pictures)} pictures")
-    a, b = embedded(drawn, encoder), embedded(real, encoder)
-    half, random = min(len(b) // 2, len(a)), np.random.default_rng(seed)
-    some, order = a[random.permutation(len(a))[:half]], random.permutation(len(b))
-    one, other = b[order[:half]], b[order[half : 2 * half]]
-    figures = {
-        f"frechet_{encoder}": frechet(a, b),
-        "frechet_between_halves": frechet(one, other),
-        "frechet_to_half": frechet(some, one),
-        f"kernel_{encoder}": kernel_distance(a, b),
-        "kernel_between_halves": kernel_distance(one, other),
-    }
-    for name, measure in precision_recall(one, other, k).items():
-        figures[f"{name}_between_halves"] = measure.value
-    measures = precision_recall(b, a, k)
-    of_drawn = {name: measures[name] for name in ("precision", "density")}
-    of_real = {name: measures[name] for name in ("recall", "coverage")}
-    if training is not None:
-        seen = embedded(training, encoder)
-        of_drawn["nearest"], of_real["nearest_of_real"] = (mean(nearest(rows, seen)[1]) for rows in (a, b))
-    figures |= _with_ends(of_drawn, groups, count, seed) | _with_ends(of_real, real_groups, count, seed)
-    for name, pictures, given in (("diversity", drawn, groups), ("diversity_of_real", real, real_groups)):
-        if given is not None:
-            figures |= _with_ends({name: diversity(_perceptual_of(pictures), given, seed=seed)}, None, count, seed)
-    return figures
-
-
-def _with_ends(measures: dict[str, Measure], groups: Any, count: int, seed: int) -> dict[str, float]:
-    """Return the values by name, and the ends of their intervals if there are draws."""
-    rows = range(len(next(iter(measures.values())).rows))
-    found = intervals(measures, rows if groups is None else groups, count=count, seed=seed)
-    kinds = ("", "_low", "_high")[: 3 if count else 1]
-    return {name + kind: ends[i] for name, ends in found.items() for i, kind in enumerate(kinds)}

@@ -28,6 +28,7 @@ KINDS = {
     "label": "answers or labels",
     "labels": "several labels per row",
     "matches": "pairs of a picture and a text",
+    "drawings": "pictures drawn from texts",
     "search": "pictures, and then the texts that were searched for",
 }
 

@@ -16,11 +16,13 @@ import numpy as np
 from vtx_keras._files import progress, version_of
 from vtx_keras.data._examples import as_numpy, encoded_of, turns_of
 from vtx_keras.evaluate import _baselines as baseline
+from vtx_keras.evaluate import _judging as judging
 from vtx_keras.evaluate._captions import check_scorers
 from vtx_keras.evaluate._measures import Measure, intervals
 from vtx_keras.evaluate._outcomes import Outcome, measures_of, said_of
 from vtx_keras.evaluate._report import KINDS, Results, cases_of, keep
 from vtx_keras.models._base import VisionText
+from vtx_keras.models._drawing import Generator
 from vtx_keras.models._methods import Captioner
 
 MOST_TRAINED = 20_000  # training rows that the nearest neighbour is searched among
@@ -42,6 +44,7 @@ def run(
     scorers: Sequence[str] | None = None,
     tokenizer: str = "plain",
     draws: int = 1000,
+    judges: Mapping[str, judging.Judge] | None = None,
     about: Mapping[str, Any] | None = None,
 ) -> Results:
     """Evaluate `model` on the examples `ds`, with 95 % intervals, beside baselines computed from `train`.
@@ -56,6 +59,11 @@ def run(
     Of conversations ("questions", "answers"), each turn is a row, asked after the true turns before it. The baseline
     "without_history" is the model itself, asked each question alone.
 
+    A generator draws the texts of half of the examples, and the real pictures of the other half are what its pictures
+    are compared with; "real" are those of the first half, and "nearest_caption" a training picture of the nearest text.
+    `judges` read pictures by themselves: a retriever, which searches the text of a picture, or a function from
+    pictures to labels, whose name is the field of the examples that says the right ones.
+
     >>> from vtx_keras import zoo
     >>> model = zoo.build("gated_vqa", weights=None, dim=32, image_shape=(32, 32, 3), classes=["no", "yes"])
     >>> example = {"image": np.zeros((32, 32, 3), "uint8"), "question": "is it a cat?", "answer": "no"}
@@ -64,6 +72,10 @@ def run(
     (3, 1.0)
     """
     start = time.monotonic()
+    if isinstance(model, Generator):
+        return _drawings(model, ds, train, limit, folder, seed, draws, judges or {}, about)
+    if judges:
+        raise ValueError(f"judges= look at pictures that a generator draws, and a {model.name} draws none")
     if not isinstance(model, Captioner) and (beams != 1 or scorers or tokenizer != "plain"):
         raise ValueError(f"a {model.name} writes no sentences: leave out beams, scorers and tokenizer")
     check_scorers(scorers or ())
@@ -102,6 +114,46 @@ def run(
     )
     if folder is not None:
         keep(results, Path(folder), cases_of(outcome, measures, others, stream, model.image_shape, seed))
+    return results
+
+
+def _drawings(
+    model: Generator,
+    ds: Any,
+    train: Any,
+    limit: int | None,
+    folder: str | os.PathLike | None,
+    seed: int,
+    draws: int,
+    judges: Mapping[str, judging.Judge],
+    about: Mapping[str, Any] | None,
+) -> Results:
+    """Evaluate a generator; see `run`."""
+    start = time.monotonic()
+    stream, count = _stream(ds, limit, seed)
+    trained = None if train is None else _stream(train, judging.MOST_TRAINED, seed)[0]()
+    with progress("pictures", count) as update:
+        figures, notes, cases, left_out, rows = judging.judged(
+            model, stream(), trained, judges=judges, draws=draws, seed=seed, told=update
+        )
+    results = Results(
+        model=model.spec["name"],
+        kind="drawings",
+        rows=rows,
+        groups=rows,
+        left_out={str(place): why for place, why in sorted(left_out.items())},
+        metrics=figures.pop("model"),
+        baselines=figures,
+        notes=notes,
+        settings={"limit": limit, "seed": seed, "draws": draws},
+        weights_sha256=_weights_hash(model),
+        versions={name: version for name in PACKAGES if (version := version_of(name))},
+        about=dict(about or {}),
+        seconds=round(time.monotonic() - start, 1),
+    )
+    if folder is not None:
+        Path(folder).mkdir(parents=True, exist_ok=True)
+        keep(results, Path(folder), [("Drawn from held-out texts", cases)])
     return results
 
 
@@ -276,6 +328,8 @@ class Scores(keras.callbacks.Callback):
         """Evaluate the model as it is now."""
         examples = turns_of(islice(as_numpy(self.examples), self.limit))
         model: Any = self.whole or self.model
+        if isinstance(model, Generator):
+            return judging.scores(model, islice(as_numpy(self.examples), self.limit))
         outcome = said_of(model, examples, beams=self.beams, batch_size=self.batch_size)
         scores = {name: measure.value for name, measure in measures_of(outcome, scorers=self.scorers).items()}
         unknown = [name for name in self.names or () if name not in scores]
