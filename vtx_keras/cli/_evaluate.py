@@ -39,6 +39,7 @@ from vtx_keras.cli._console import quiet, reporting_errors
 )
 @click.option("--scorer", "scorers", multiple=True, help="bleu, rouge_l, cider, meteor or spice; repeatable.")
 @click.option("--tokenizer", type=click.Choice(["plain", "penn"]), default="plain", show_default=True)
+@click.option("--judge", "judges", multiple=True, help="A retriever that searches a drawing's text; repeatable.")
 @click.option("--seed", type=int, default=0, show_default=True, help="Seed of --limit and of the intervals.")
 @click.option("--folder", type=click.Path(path_type=Path), help="Folder of data sets, as for vtx data.")
 @click.option("--out", type=click.Path(path_type=Path), help="Write results.json and results.html here.")
@@ -58,6 +59,7 @@ def evaluate(
     chosen: tuple[str, ...],
     scorers: tuple[str, ...],
     tokenizer: str,
+    judges: tuple[str, ...],
     seed: int,
     folder: Path | None,
     out: Path | None,
@@ -93,7 +95,8 @@ def evaluate(
         ds = ds if prompt is None else _prompted(network, ds, prompt)
         results = run(
             network, ds, train=train, baselines=names, limit=limit, folder=out, seed=seed,
-            beams=beams, batch_size=batch_size, scorers=scorers or None, tokenizer=tokenizer, about=about,
+            beams=beams, batch_size=batch_size, scorers=scorers or None, tokenizer=tokenizer,
+            judges=_judges(network, name, judges), about=about,
         )  # fmt: skip
     if as_json:
         click.echo(json.dumps(results.as_dict(), indent=1, ensure_ascii=False))
@@ -103,6 +106,21 @@ def evaluate(
         click.echo(line)
     if out:
         click.echo(f"{out / 'results.html'}\n{out / 'results.json'}")
+
+
+def _judges(network: Any, name: str, models: tuple[str, ...]) -> dict[str, Any]:
+    """Return what judges a generator's pictures: the rules of the data set, and the retrievers that were named."""
+    from vtx_keras import zoo
+    from vtx_keras.data import sets
+    from vtx_keras.models._drawing import Generator
+    from vtx_keras.models._methods import Retriever
+
+    judges: dict[str, Any] = {}
+    for model in models:
+        judges[Path(model).name] = judge = zoo.named(model)
+        if not isinstance(judge, Retriever):
+            raise ValueError(f"--judge {model}: expected a retriever, such as retriever")
+    return judges | (sets.judges(name) if isinstance(network, Generator) else {})
 
 
 def _command() -> str:

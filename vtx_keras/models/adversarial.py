@@ -7,6 +7,7 @@ the real picture are from those of the next row.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import keras
@@ -17,9 +18,10 @@ from vtx_keras.models.layers import NEVER, register
 from vtx_keras.models.objectives import PacedAdam
 
 __all__ = [
-    "COLUMNS", "Changes", "DrawnShare", "HingeLoss", "OtherShare", "Readable", "RealShare", "Spread", "difference",
-    "halves",
+    "COLUMNS", "Changes", "DrawnShare", "HingeLoss", "OtherShare", "Readable", "RealShare", "Spread", "concerns",
+    "difference", "halves",
 ]  # fmt: skip
+ALIKE, CERTAIN = 0.1, 0.99  # spread below which, and shares above which, training has gone wrong
 COLUMNS = ("real", "other_text", "drawn", "generator", "drawn_spread", "real_spread")
 
 
@@ -101,6 +103,26 @@ class Spread(Share):
 
     def share_of(self, rows: Any) -> Any:
         return rows[:, 4] / ops.maximum(ops.mean(rows[:, 5]), 1e-3)
+
+
+def concerns(logs: Mapping[str, float]) -> list[str]:
+    """Say in words what is wrong with an epoch of training, by its metrics.
+
+    >>> concerns({"spread": 0.05, "drawn_seen": 0.8, "real_seen": 0.8, "other_text_seen": 0.5})
+    ['drawings look alike: they differ 0.05 times as much as real pictures. If this lasts, the generator has collapsed']
+    """
+    found = []
+    if logs["spread"] < ALIKE:
+        found.append(
+            f"drawings look alike: they differ {logs['spread']:.2f} times as much as real pictures. If this lasts, the "
+            "generator has collapsed"
+        )
+    if min(logs["drawn_seen"], logs["real_seen"]) > CERTAIN:
+        found.append(
+            "the discriminator is never wrong, so the generator learns little from it: more pictures, "
+            "changes='shift+cutout', or a slower discriminator (tuning.pace)"
+        )
+    return found
 
 
 def halves(learning_rate: Any, **options: Any) -> PacedAdam:

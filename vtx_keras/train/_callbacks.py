@@ -20,6 +20,7 @@ from vtx_keras._compat import averages_of, sync_jax
 from vtx_keras._files import write
 from vtx_keras.checkpoints import save
 from vtx_keras.models._base import VisionText
+from vtx_keras.models.adversarial import concerns
 from vtx_keras.models.options import did_you_mean
 from vtx_keras.train import _folder as run_folder
 from vtx_keras.train import _report as report
@@ -74,6 +75,18 @@ class AveragedWeights(keras.callbacks.Callback):
     def on_epoch_end(self, epoch: int, logs: dict | None = None) -> None:
         sync_jax(self.model)
         self.swap(inside=True)
+
+
+class Concerns(keras.callbacks.Callback):
+    """Say in words when the halves of a generator fall out of balance."""
+
+    def __init__(self, say: Callable[[str], None]):
+        super().__init__()
+        self.say = say
+
+    def on_epoch_end(self, epoch: int, logs: dict | None = None) -> None:
+        for line in concerns(logs or {}):
+            self.say(f"epoch {epoch + 1}: {line}")
 
 
 class Checkpointer(keras.callbacks.Callback):

@@ -25,7 +25,7 @@ from vtx_keras.models._base import VisionText, leaves
 from vtx_keras.models._drawing import Generator
 from vtx_keras.models.options import did_you_mean
 from vtx_keras.train import _folder as run_folder
-from vtx_keras.train._callbacks import LATEST, AveragedWeights, Checkpointer, Diverged, Stopped
+from vtx_keras.train._callbacks import LATEST, AveragedWeights, Checkpointer, Concerns, Diverged, Stopped
 from vtx_keras.train._report import Progress
 from vtx_keras.train._settings import Settings, by_cider_of, check_reward, optimizer_of
 
@@ -140,6 +140,7 @@ def run(
             *_scoring(model, validation_examples, how.scores, behind),
             *callbacks,
             *([_tensorboard(folder)] if how.tensorboard else []),
+            *([Concerns(progress.say)] if isinstance(model, Generator) else []),
         ]
         checkpointer = Checkpointer(
             folder, model, source, averaged, epochs=how.epochs, save_every=how.save_every, monitor=monitor,
