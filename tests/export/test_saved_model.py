@@ -236,7 +236,7 @@ def test_mistakes_are_errors_before_any_work(tmp_path):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", zoo.MODELS)
+@pytest.mark.parametrize("name", [name for name in zoo.MODELS if not name.endswith("generator")])
 def test_every_model_of_the_zoo_can_be_served(name, tmp_path):
     model = decisive(name) if name.endswith("captioner") else toy(name)
     report = export.saved_model(model, tmp_path / "1", verify_data=examples())

@@ -34,9 +34,10 @@ class Killer(keras.callbacks.Callback):
             os.kill(os.getpid(), getattr(signal, how))
 
 
-model = toy("cross_attn_captioner", dropout=0.2)
+drawing = source == "generator"
+model = toy("cross_attn_generator" if drawing else "cross_attn_captioner", dropout=0.2)
 pictures = np.random.default_rng(0).uniform(0, 255, (18, *model.image_shape)).astype("float32")
-if source == "arrays":
+if source in ("arrays", "generator"):
     pairs = held_out = data.arrays(model, pictures, texts(18), batch_size=4, shuffle=True)
     held_out = data.arrays(model, pictures[:6], texts(6), batch_size=4)
 else:
@@ -48,7 +49,7 @@ else:
 try:
     history = train.run(
         model, pairs, folder, validation=held_out, epochs=3, batch_size=4, augment=source == "tf.data", save_every=2,
-        ema=0.9, accumulate=2, learning_rate=1e-2, samples=0,
+        ema=0.9, accumulate=1 if drawing else 2, learning_rate=1e-2, samples=0,
         callbacks=[Killer(), keras.callbacks.EarlyStopping("val_loss", patience=5)],
     )  # fmt: skip
 except train.Stopped as stopped:

@@ -21,7 +21,7 @@ IMAGE_NAMES = [name for name, entry in zoo.MODELS.items() if not entry.video]
 
 
 def toy(name: str, **overrides):
-    """A model of the zoo at toy size: dim 32, depth 1, 32 px, 64 words."""
+    """A model of the zoo at toy size: dim 32, depth 1, 32 px, 64 words; a generator draws 16 px."""
     entry = zoo.MODELS[name]
     options = {
         "weights": None,
@@ -33,7 +33,10 @@ def toy(name: str, **overrides):
         "max_length": 8,
         "dropout": 0.0,
     }
-    if entry.task != "retriever":
+    if entry.task == "generator":
+        options |= {"width": 2, "noise": 8, "image_shape": (2, 16, 16, 3) if entry.video else (16, 16, 3)}
+        del options["vision_depth"]
+    elif entry.task != "retriever":
         options["depth"] = 1
     if entry.task != "captioner":
         options["text_depth"] = 1

@@ -22,7 +22,10 @@ from vtx_keras.train import _folder as run_folder
 TF = keras.backend.backend() == "tensorflow"
 
 
-@pytest.mark.parametrize("source", ["tf.data" if TF else "arrays", pytest.param("arrays", marks=pytest.mark.slow)])
+SOURCES = ["tf.data" if TF else "arrays", "generator", pytest.param("arrays", marks=pytest.mark.slow)]
+
+
+@pytest.mark.parametrize("source", SOURCES)
 def test_a_run_stopped_at_random_ends_with_the_same_bits(tmp_path, source):
     """Weights, optimizer, averages, seeds, metrics and history are equal after SIGKILL and SIGTERM."""
     whole = result_of(script(tmp_path / "whole", source=source))

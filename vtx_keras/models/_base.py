@@ -137,6 +137,8 @@ class VisionText(keras.Model):
         encoders = {
             name: [self.get_layer(f"{name}_encoder")] for name in ("image", "text") if self.has_layer(f"{name}_encoder")
         }
+        if self.has_layer("discriminator"):
+            encoders["discriminator"] = [self.get_layer("discriminator")]
         if isinstance(self.options.get("text_decoder"), dict):
             encoders["words"] = [layer for layer in self.layers if is_language(layer.name) and layer.weights]
         if part == "fusion":

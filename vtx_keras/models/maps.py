@@ -19,7 +19,13 @@ __all__ = ["Affine", "Clip", "Gating", "OverTime", "OverWords", "PerFrame", "Shr
 SLOPE = 0.2  # of leaky ReLU below 0
 
 
+@register
 def leaky(x: Any) -> Any:
+    """Return leaky ReLU of x, the activation of both halves.
+
+    >>> round(float(leaky(ops.array(-1.0))), 1)
+    -0.2
+    """
     return ops.leaky_relu(x, SLOPE)
 
 

@@ -196,7 +196,7 @@ def pace(model: VisionText, part: str = "image", *, rate: float = 0.1, decay: fl
 
 
 def parts(model: VisionText) -> dict[str, list[Any]]:
-    """Return the variables of a model by part, each in one: the encoders, "words", "lora", "gates" and "fusion".
+    """Return the variables of a model by part, each in one: the encoders, "words", "discriminator" …, "fusion".
 
     "words" are the language model that writes, "lora" low-rank additions to any matrix, "gates" what opens a fusion
     with a language model, and "fusion" all else.
@@ -207,7 +207,7 @@ def parts(model: VisionText) -> dict[str, list[Any]]:
     {'image': True, 'fusion': True}
     """
     found: dict[str, list[Any]] = {}
-    for name in ("image", "text", "words", "fusion"):
+    for name in ("image", "text", "words", "discriminator", "fusion"):
         try:
             layers = model.layers_of(name)
         except ValueError:  # it has none
