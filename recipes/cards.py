@@ -21,6 +21,17 @@ METRICS = {
     "label": ("accuracy", "f1_macro"),
     "labels": ("f1_micro", "mean_average_precision"),
     "matches": ("accuracy", "average_precision"),
+    "drawings": (
+        "colour_right",
+        "shape_right",
+        "size_right",
+        "frechet_mobilenet_v2",
+        "kernel_mobilenet_v2",
+        "precision",
+        "recall",
+        "diversity",
+        "nearest_training",
+    ),
     "search": ("image_to_text_recall_1", "image_to_text_recall_5", "text_to_image_recall_1", "text_to_image_recall_5"),
 }
 
@@ -55,13 +66,14 @@ def card_of(release: Release) -> str:
     chosen = "; each output is chosen among the names of these rows" if release.name.endswith("retriever") else ""
     training = results["training"]
     decoding = "Greedy decoding" if release.beams == 1 else f"Beam search, {release.beams} beams,"
+    if release.name.endswith("generator"):
+        decoding = "One drawing of each text, seed 0,"
     hardware = training.get("hardware", "two cores, without a GPU")
     parts = [
         f"# {release.name} / {release.tag}\n\n{release.about}",
         stored,
         f"    from vtx_keras import zoo\n    model = zoo.build({release.name!r}, weights={release.tag!r})",
-        f"## Examples\n\nEvery n-th row of `{release.shown_split}`, right or wrong{chosen}:",
-        table(["picture", *example_fields(results), "model output"], example_table(results)),
+        *examples_of(release, results, chosen),
         f"## Results\n\nIntervals are 95 %, bootstrapped over concepts or pictures. {decoding} with the released "
         "float16 weights. Each split was evaluated after the recipe was fixed.",
         table(["split", "n", "metric", "model", "interval", "baselines"], figure_table(results)),
@@ -89,6 +101,21 @@ def table(header: Iterable[str], rows: Iterable[Iterable[str]]) -> str:
     header = list(header)
     lines = ["| " + " | ".join(header) + " |", "|---" * len(header) + "|"]
     return "\n".join(lines + ["| " + " | ".join(row) + " |" for row in rows])
+
+
+def examples_of(release: Release, results: Mapping[str, Any], chosen: str) -> list[str]:
+    """Return the section of examples; of a generator with its sheet, on which nothing was chosen."""
+    if "real" not in results["examples"][0]:
+        return [
+            f"## Examples\n\nEvery n-th row of `{release.shown_split}`, right or wrong{chosen}:",
+            table(["picture", *example_fields(results), "model output"], example_table(results)),
+        ]
+    rows = [[row["words"], f"![]({row['picture']})", f"![]({row['real']})"] for row in results["examples"]]
+    return [
+        "![drawings, a row for each text](strip.png)\n\nThe first eight pictures of each text, with the default seed.",
+        f"## Examples\n\nEvery n-th row of `{release.shown_split}`: its words, the drawing, and the real picture.",
+        table(["words", "drawn", "real"], rows),
+    ]
 
 
 def extra_table(results: Mapping[str, Any]) -> list[str]:

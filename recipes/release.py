@@ -60,6 +60,8 @@ class Release:
     baselines_from: str | None = None  # a release that was evaluated on the same rows: its baselines are copied
     eval_data: str | None = None  # `--data` of `vtx eval` on the card; "{part}" is what follows the split's name
     example_split: str | None = None  # the split of the example pictures; default: the first that is evaluated
+    judges: Callable[[], Mapping[str, Any]] | None = None  # of what a generator draws, as `evaluate.run` takes them
+    sheet: tuple[str, ...] = ()  # texts that a generator draws for the card
     besides: Callable[[keras.Model], Table] | None = None  # measures one more table for the card
     rows: int | None = None  # of an epoch, where they are not the training examples
     commands: tuple[str, ...] = ()  # that train it, where that is not its recipe alone

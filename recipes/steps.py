@@ -29,9 +29,12 @@ from recipes import cards, copies
 from recipes.release import TRAINING, Release
 from vtx_keras import data, evaluate, export, media, text, train, zoo
 from vtx_keras.checkpoints._folder import WEIGHTS
-from vtx_keras.data._examples import image_of
+from vtx_keras.data._examples import expected, image_of
+from vtx_keras.evaluate import _pages as pages
 from vtx_keras.evaluate._run import _weights_hash as weights_hash
+from vtx_keras.inputs.text import TEXT_FIELDS
 
+SHEET = 8  # pictures of each text on a generator's sheet
 STEPS = ("train", "judge", "export", "card")
 EMOJI_ENCODER = {"image_encoder": "mobilenet_v2_emoji", "image_shape": (97, 97, 3)}
 TEXTS = ("prompt", "caption", "question", "answer", "text")  # the fields of an example that a card shows
@@ -58,7 +61,8 @@ def train_release(release: Release, new: bool = False) -> None:
     """Train the model behind its frozen encoder, and write the released weights."""
     cpu, examples = time.process_time(), release.examples("train")
     model = initial_model(release, examples)
-    model.freeze("image")
+    if model.has_layer("image_encoder"):
+        model.freeze("image")
     if release.copies > 1:
         examples = copies.with_copies(examples, model.image_shape, release.copies)
     if new and release.run.exists():
@@ -117,11 +121,13 @@ def build_model(
     keras.utils.set_random_seed(seed)
     rows = list(examples.encoded.as_numpy_iterator())
     texts = [row[name].decode() for row in rows for name in ("prompt", "caption", "question", "text") if name in row]
-    options = {**EMOJI_ENCODER, "max_length": 24, "dropout": 0.1, **options}
+    texts += [one.decode() for row in rows for one in row.get("captions", ())]
+    sees = "image_encoder" in zoo.describe(name)["options"]
+    options = {**(EMOJI_ENCODER if sees else {}), "max_length": 24, "dropout": 0.1, **options}
     if zoo.describe(name)["task"] in ("vqa", "classifier"):
         labels = (label for row in rows for label in np.atleast_1d(row["answer" if "answer" in row else "label"]))
         options["classes"] = sorted({label.decode() for label in labels})
-    published = isinstance(options["image_encoder"], str) and pretrained
+    published = isinstance(options.get("image_encoder"), str) and pretrained
     vocabulary = text.vocabulary(texts, size=words) if isinstance(words, int) else text.vocabulary(words)
     return zoo.build(name, weights="encoders" if published else None, vocabulary=vocabulary, **options)
 
@@ -160,6 +166,7 @@ def evaluate_release(release: Release) -> None:
             train=examples(release.train_split(split)) if baselines else None,
             baselines=baselines,
             **({"beams": release.beams} if release.beams > 1 else {}),
+            **({} if release.judges is None else {"judges": release.judges()}),
         )
         print(f"{split}\n{report.table()}", flush=True)
         figures = report.as_dict()
@@ -188,6 +195,8 @@ def example_rows(release: Release, model: keras.Model, most: int = 12) -> list[d
     for old in release.folder.glob("*.png"):
         old.unlink()
     rows = list(release.examples(release.shown_split).encoded.as_numpy_iterator())
+    if hasattr(model, "draw"):
+        return example_drawings(release, model, rows[:: max(1, len(rows) // most)][:most])
     examples, inputs = [], []
     for number, row in enumerate(rows[:: max(1, len(rows) // most)][:most]):
         clip = len(model.image_shape) == 4
@@ -211,6 +220,24 @@ def example_rows(release: Release, model: keras.Model, most: int = 12) -> list[d
         row["said"] = output_of(model, image, row, names)
     if "caption" in examples[0] and "prompt" not in examples[0] and hasattr(model, "generate"):
         draw_strip(release.folder, examples)
+    return examples
+
+
+def example_drawings(release: Release, model: Any, rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """Draw the texts of rows, and the release's sheet; store both, each drawing beside the real picture."""
+    texts = [expected(row, TEXT_FIELDS)[0] for row in rows]
+    examples = []
+    for place, (row, words, drawn) in enumerate(zip(rows, texts, model.draw(texts), strict=True)):
+        real = image_of(row)
+        if drawn.ndim == 4:
+            drawn, real = drawn[0], media.read_clip(real, len(drawn))[0]
+        files = {"picture": f"drawn-{place}.png", "real": f"real-{place}.png"}
+        for file, pixels in zip(files.values(), (drawn, media.read(real)), strict=True):
+            Image.fromarray(pixels.astype("uint8")).save(release.folder / file, optimize=True)
+        examples.append({**files, "words": words})
+    drawn = model.draw([words for words in release.sheet for _ in range(SHEET)])
+    rows_of_sheet = [(words, drawn[i * SHEET : (i + 1) * SHEET]) for i, words in enumerate(release.sheet)]
+    pages.sheet(rows_of_sheet)[0].save(release.folder / "strip.png", optimize=True)
     return examples
 
 

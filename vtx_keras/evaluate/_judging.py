@@ -25,7 +25,8 @@ ENCODER = "mobilenet_v2"
 MOST_TRAINED = 20_000  # training pictures that copies are searched among
 PROMPTS, DRAWS = 24, 4  # texts, and pictures of each, on which variety is measured
 SHOWN = 32  # cases on the page
-Judge = Callable[[np.ndarray], Sequence[Any]] | Retriever
+Reader = Callable[[np.ndarray], Sequence[Any]]  # from pictures to labels
+Judge = Reader | tuple[str, Reader] | Retriever
 
 
 class Half(NamedTuple):
@@ -179,11 +180,11 @@ def _by_judges(judges: Mapping[str, Judge], pictures: np.ndarray, half: Half, se
             key = f"r_precision_{name}_of_{candidates}"
             found[key] = judging.r_precision(similarity, own, candidates, seed, texts=half.texts)
             continue
-        missing = [place for place, one in enumerate(half.fields) if name not in one]
-        if missing:
-            raise ValueError(f"judges: examples have no {name!r} that a judge's labels are compared with")
-        expected = [examples.as_text(one[name]) for one in half.fields]
-        labels = judge(pictures)
+        field, read = judge if isinstance(judge, tuple) else (name, judge)
+        if any(field not in one for one in half.fields):
+            raise ValueError(f"judges: examples have no {field!r} that a judge's labels are compared with")
+        expected = [examples.as_text(one[field]) for one in half.fields]
+        labels = read(pictures)
         found[f"{name}_right"] = mean([one == other for one, other in zip(labels, expected, strict=True)])
     return found
 

@@ -62,7 +62,8 @@ def run(
     A generator draws the texts of half of the examples, and the real pictures of the other half are what its pictures
     are compared with; "real" are those of the first half, and "nearest_caption" a training picture of the nearest text.
     `judges` read pictures by themselves: a retriever, which searches the text of a picture, or a function from
-    pictures to labels, whose name is the field of the examples that says the right ones.
+    pictures to labels, whose name is the field of the examples that says the right ones (or a pair of field and
+    function).
 
     >>> from vtx_keras import zoo
     >>> model = zoo.build("gated_vqa", weights=None, dim=32, image_shape=(32, 32, 3), classes=["no", "yes"])
