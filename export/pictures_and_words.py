@@ -124,6 +124,8 @@ def tokens(text: str, about: dict, vocabulary: list[str]) -> np.ndarray:
         ids += ([special["unk"]] if at < len(word) else pieces) if word else []
     if len(ids) == 1 and not about["allow_empty"]:
         raise ValueError("the text has no words")
+    if about["task"] == "generator" and (special["unk"] in ids or len(ids) > about["max_length"]):
+        raise ValueError(f"the text has unknown words, or more than {about['max_length'] - 1} pieces")
     ids = ids[: about["max_length"]]
     return np.array([ids + [special["pad"]] * (about["max_length"] - len(ids))], "int32")
 
@@ -138,6 +140,15 @@ def stream(step: Callable[..., dict], states: dict, caches: dict, about: dict) -
             return
         yield newest
         caches = {name: outputs[f"next_{name}"] for name in caches}
+
+
+def draw(run: Callable[..., dict], text: str, seed: str, about: dict, vocabulary: list[str]) -> Path:
+    """Draw a picture, or the frames of a clip side by side, write it as drawn.png and return the file's path."""
+    noise = np.random.default_rng([int(seed), 0]).standard_normal((1, about["noise"])).astype("float32")
+    image = run(tokens=tokens(text, about, vocabulary), noise=noise)["image"][0]
+    path = Path("drawn.png")
+    Image.fromarray(np.concatenate(image, axis=1) if image.ndim == 4 else image).save(path)
+    return path
 
 
 def show(ids: Iterable[int], about: dict, vocabulary: list[str]) -> None:

@@ -85,7 +85,8 @@ def input_gradients(function: Any, inputs: Sequence[Any]) -> Sequence[Any]:
 
         return jax.grad(function)(tuple(inputs))
     if keras.backend.backend() != "tensorflow":
-        raise NotImplementedError(f"a gradient penalty on {keras.backend.backend()}: build the model with penalty=0")
+        backend = keras.backend.backend()
+        raise NotImplementedError(f"gradients of inputs need TensorFlow or JAX, not {backend}: set KERAS_BACKEND")
     import tensorflow as tf
 
     with tf.GradientTape(watch_accessed_variables=False) as tape:

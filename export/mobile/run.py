@@ -2,6 +2,7 @@
 
     python run.py model.tflite photo.png                 # a captioner; one of form `split` prints word by word
     python run.py model.tflite photo.png "is it a cat?"  # a model that also takes a text
+    python run.py model.tflite "a red circle" 7          # a generator, with a seed: writes drawn.png
 
 A damaged model or image ends the program with one line of explanation and exit code 1.
 """
@@ -14,13 +15,16 @@ import numpy as np
 from ai_edge_litert.interpreter import Interpreter
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-from pictures_and_words import companions, pixels, result, show, stream, tokens
+from pictures_and_words import companions, draw, pixels, result, show, stream, tokens
 
 
 def main(model: str, picture: str, text: str | None = None) -> None:
     about, vocabulary = companions(Path(model))
     interpreter = Interpreter(model_path=model)
     runs = {name: interpreter.get_signature_runner(name) for name in interpreter.get_signature_list()}
+    if about["task"] == "generator":
+        print(draw(runs["serving_default"], picture, text or "0", about, vocabulary))
+        return
     image = pixels(picture, about)
     if "encode" in runs:
         show(caption_ids(runs, image, about), about, vocabulary)

@@ -2,6 +2,7 @@
 
     python run.py model.onnx photo.png                 # a captioner; one of form `split` prints word by word
     python run.py model.onnx photo.png "is it a cat?"  # a model that also takes a text
+    python run.py model.onnx "a red circle" 7          # a generator, with a seed: writes drawn.png
 
 For a model in two files (model.encode.onnx, model.decode_step.onnx), give the common name: model.onnx.
 """
@@ -17,12 +18,16 @@ os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")  # read on import; otherwise
 import onnxruntime
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-from pictures_and_words import companions, pixels, result, show, stream, tokens
+from pictures_and_words import companions, draw, pixels, result, show, stream, tokens
 
 
 def main(model: str, picture: str, text: str | None = None) -> None:
     path = Path(model)
     about, vocabulary = companions(path)
+    if about["task"] == "generator":
+        drawing = session(path)
+        print(draw(lambda **inputs: run(drawing, inputs), picture, text or "0", about, vocabulary))
+        return
     image = pixels(picture, about)
     if about["form"] == "split":
         show(caption_ids(path, image, about), about, vocabulary)

@@ -27,7 +27,12 @@ def predict(model, request: dict) -> dict:
         names = sorted(values) if isinstance(values, dict) else values
         raise ValueError(f"inputs are {names}: expected {sorted(specs)}")
     inputs = {name: tf.constant(decoded(values[name]), spec.dtype) for name, spec in specs.items()}
-    return {"outputs": {name: plain(value.numpy().tolist()) for name, value in signature(**inputs).items()}}
+    outputs = {name: value.numpy().tolist() for name, value in signature(**inputs).items()}
+    return {
+        "outputs": {
+            name: encoded(value) if name.endswith("_bytes") else plain(value) for name, value in outputs.items()
+        }
+    }
 
 
 def decoded(value):
@@ -35,6 +40,13 @@ def decoded(value):
     if isinstance(value, list):
         return [decoded(item) for item in value]
     return base64.b64decode(value["b64"]) if isinstance(value, dict) else value
+
+
+def encoded(value):
+    """Encode bytes as the server does for outputs whose names end in `_bytes`, in lists of any depth."""
+    if isinstance(value, list):
+        return [encoded(item) for item in value]
+    return {"b64": base64.b64encode(value).decode()}
 
 
 def plain(value):

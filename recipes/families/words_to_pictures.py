@@ -8,7 +8,7 @@ from typing import Any
 
 from recipes.release import Release
 from vtx_keras import data, train, zoo
-from vtx_keras.data import sets
+from vtx_keras.data._load import judges as rules
 
 
 def generator(
@@ -51,7 +51,7 @@ def shapes(recipe: str, epochs: int) -> Release:
         def answers(question: str) -> Callable[[Any], list[str]]:
             return lambda pictures: asked.answer(list(pictures), [question] * len(pictures))
 
-        by_rule = sets.judges("shapes")
+        by_rule = rules("shapes")
         return {
             **by_rule,
             "colour_by_vqa": ("colour", answers("what color is the shape?")),
@@ -60,11 +60,11 @@ def shapes(recipe: str, epochs: int) -> Release:
 
     return generator(
         recipe,
-        "Draws one shape (circle, rectangle, triangle) in one of eight colours, small or large, at 64 × 64 px. The text "
-        "is read by one transformer block; noise and sentence become a map that is doubled four times, scaled and "
+        "Draws one shape (circle, rectangle, triangle) in one of eight colours, small or large, at 64 × 64 px. The "
+        "text is read by one transformer block; noise and sentence become a map that is doubled four times, scaled and "
         "shifted by both at every step, and whose cells attend to the words at 8 × 8 and 16 × 16.",
-        "It draws what its sentences say: size, colour, shape. Other words are an error. The ground is white, and where "
-        "the shape lies is chance.",
+        "It draws what its sentences say: size, colour, shape. Other words are an error. The ground is white, and "
+        "where the shape lies is chance.",
         ("shapes",),
         lambda split: data.load("shapes", split),
         epochs=epochs,

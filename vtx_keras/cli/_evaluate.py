@@ -111,7 +111,7 @@ def evaluate(
 def _judges(network: Any, name: str, models: tuple[str, ...]) -> dict[str, Any]:
     """Return what judges a generator's pictures: the rules of the data set, and the retrievers that were named."""
     from vtx_keras import zoo
-    from vtx_keras.data import sets
+    from vtx_keras.data._load import judges as rules
     from vtx_keras.models._drawing import Generator
     from vtx_keras.models._methods import Retriever
 
@@ -120,7 +120,7 @@ def _judges(network: Any, name: str, models: tuple[str, ...]) -> dict[str, Any]:
         judges[Path(model).name] = judge = zoo.named(model)
         if not isinstance(judge, Retriever):
             raise ValueError(f"--judge {model}: expected a retriever, such as retriever")
-    return judges | (sets.judges(name) if isinstance(network, Generator) else {})
+    return judges | (rules(name) if isinstance(network, Generator) else {})
 
 
 def _command() -> str:

@@ -248,7 +248,7 @@ def _export_and_verify(
     from vtx_keras.models._methods import Captioner, Retriever
 
     samples = verify.load_examples(model, rows)
-    arrays = {"image": samples.images} | ({} if samples.tokens is None else {"tokens": samples.tokens})
+    arrays = samples.arrays()
     common = {**settings, "verify_data": rows, "share": 0.0}  # differences are reported, not an error
     if format == "savedmodel":
         report = export.saved_model(model, folder / "1", **common)

@@ -15,6 +15,7 @@ import keras
 import numpy as np
 from keras import ops
 
+from vtx_keras._compat import input_gradients
 from vtx_keras.inputs import text
 from vtx_keras.models._base import VisionText, eager_is_faster, graph
 from vtx_keras.models._methods import Captioner, Matcher, PairModel, Retriever
@@ -158,7 +159,8 @@ def gradcam_maps(
             def value(x: Any, number: int = number, score_of: Callable = score_of, words: Any = words) -> Any:
                 return GRADIENT_SCALE * score_of(from_tokens(x, words), number)
 
-            slope = ops.convert_to_numpy(gradient(value, path)).mean(axis=0) / GRADIENT_SCALE
+            (slope,) = input_gradients(lambda inputs, value=value: value(*inputs), (path,))
+            slope = ops.convert_to_numpy(slope).mean(axis=0) / GRADIENT_SCALE
             heat[number] = np.maximum(np.sum(slope * difference, axis=-1), 0)
         maps.append((names, heat))
     return maps
@@ -205,27 +207,6 @@ def _class(model: PairModel, scores: np.ndarray | None, target: str | None) -> t
 def display_text(ids: np.ndarray, model: VisionText) -> str:
     """Return the words of a row of ids as one string."""
     return " ".join(word for word, _ in words_of(ids, model.vocabulary))
-
-
-def gradient(function: Callable[[Any], Any], x: Any) -> Any:
-    """Return the gradient of a scalar function at `x`, on the current backend.
-
-    >>> ops.convert_to_numpy(gradient(lambda x: ops.sum(x * x), ops.array([1.0, 3.0]))).tolist()
-    [2.0, 6.0]
-    """
-    backend = keras.backend.backend()
-    if backend == "tensorflow":
-        import tensorflow as tf
-
-        with tf.GradientTape() as tape:
-            tape.watch(x)
-            value = function(x)
-        return tape.gradient(value, x)
-    if backend == "jax":
-        import jax
-
-        return jax.grad(function)(x)
-    raise NotImplementedError(f"Grad-CAM needs the TensorFlow or the JAX backend, not {backend}: set KERAS_BACKEND")
 
 
 def _split_at_vision(model: VisionText) -> tuple[keras.Model, Callable[[Any, Any], Any]]:

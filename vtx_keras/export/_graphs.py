@@ -8,6 +8,7 @@ Graphs are TensorFlow functions over uint8 images and ids:
              token, index, cache_0 …, state_0 … -> logits, next_cache_0 …   and once per word
     one      image, tokens -> logits                                        vqa, classifier, matcher
     towers   image -> image_embedding; tokens -> text_embedding             a retriever
+    one      tokens, noise -> image                                         a generator
 """
 
 from __future__ import annotations
@@ -24,9 +25,11 @@ import tensorflow as tf
 from keras import ops
 
 from vtx_keras._compat import frozen_function
+from vtx_keras.export import _drawings
 from vtx_keras.inputs import _rules, text
 from vtx_keras.inputs.text import UNK
 from vtx_keras.models._base import VisionText
+from vtx_keras.models._drawing import Generator
 from vtx_keras.models._methods import Answerer, Captioner, Retriever
 from vtx_keras.models.decode import NEVER, UNWRITABLE, check_beams
 
@@ -70,6 +73,8 @@ def graphs(
     if from_features:
         image = _spec(model.get_layer("vision").input, batch, "features")
     tokens = tf.TensorSpec((batch, model.options["max_length"] if batch else None), tf.int32, "tokens")
+    if isinstance(model, Generator):
+        return {"serving_default": trace(_drawings.painting(model), tokens, _drawings.noise_input(model, batch))}
     if isinstance(model, Captioner):
         length = model.check_length(max_length)
         prompt_ids = decoding_options(model, prompt=prompt, max_length=max_length).get("prompt_ids")
@@ -244,6 +249,7 @@ def describe(
         "gaps": text.GAPS,
         "join_rules": [list(rule) for rule in text.JOIN_RULES],
         "spelling": text.spelling_of(model.vocabulary),
+        **({"noise": model.options["noise"]} if isinstance(model, Generator) else {}),
     }
 
 

@@ -18,8 +18,9 @@ import numpy as np
 import tensorflow as tf
 
 from vtx_keras._compat import litert_schema
-from vtx_keras.export import _graphs, _verify
+from vtx_keras.export import _drawings, _graphs, _verify
 from vtx_keras.models._base import VisionText
+from vtx_keras.models._drawing import Generator
 from vtx_keras.models._methods import Captioner, Retriever
 
 QUANTIZE = (None, "float16", "int8", "int8_encoder")
@@ -49,7 +50,8 @@ def litert(
     The input `image` is uint8 (1, h, w, 3) at the model's size. A captioner outputs int32 `ids` (1, length), 0-padded,
     and `score`; form "split" has the signatures `encode` and `decode_step` instead, for programs that show each word
     as it comes. A vqa model, classifier or matcher also takes `tokens` (1, length) and outputs `logits`; a retriever
-    has the signatures `image` and `text`. Vocabulary, labels and how to prepare an image are in a zip at the end of
+    has the signatures `image` and `text`; a generator takes `tokens` and `noise` (1, numbers), which are normally
+    distributed, and outputs `image`. Vocabulary, labels and how to prepare an image are in a zip at the end of
     the file.
 
     Beams, length and prompt (of form "one") are fixed in the file; by default they are those of `generate`.
@@ -75,12 +77,15 @@ def litert(
         raise ValueError(f"{path}: expected a name that ends in .tflite")
     if find_spec("ai_edge_litert") is None:
         raise ImportError("an exported file is tried in LiteRT: pip install ai-edge-litert")
+    if quantize == "int8_encoder" and isinstance(model, Generator):
+        raise ValueError('quantize="int8_encoder": a generator has no image encoder: choose "int8"')
     _graphs.check(model, form, beams, max_length, prompt)
+    model = _drawings.in_float32(model)
     check_size(model, quantize)
     _verify.check_destination(Path(path))
     settings = {"beams": beams, "max_length": max_length, "prompt": prompt} if isinstance(model, Captioner) else {}
     examples = _verify.load_examples(model, verify_data)
-    inputs = {"image": examples.images} | ({} if examples.tokens is None else {"tokens": examples.tokens})
+    inputs = examples.arrays()
 
     def write(target: Path) -> None:
         target.write_bytes(convert_model(model, form, quantize, examples.images, **settings))
@@ -102,7 +107,9 @@ def litert(
             megabytes=_verify.size_of(target),
             settings=settings,
             versions={name: version(name) for name in ("tensorflow", "ai-edge-litert")},
-            next_command=f"python export/mobile/run.py {path} photo.png" + ' "a text"' * (examples.texts is not None),
+            next_command=f"python export/mobile/run.py {path}"
+            + " photo.png" * bool(examples.sources)
+            + ' "a text"' * (examples.texts is not None),
         )
 
     return _verify.write_verified(path, write, compare)
@@ -110,7 +117,7 @@ def litert(
 
 def check_size(model: VisionText, quantize: str | None) -> None:
     """Refuse a model whose file would be larger than a flatbuffer can be, before any work is done."""
-    stored = model.count_params() * BYTES[quantize]
+    stored = _drawings.part_of(model).count_params() * BYTES[quantize]
     if stored > MAX_BYTES:
         raise ValueError(
             f"the file would have {stored / 1e9:.1f} GB, and LiteRT reads {MAX_BYTES / 1e9:.1f}: choose "

@@ -14,7 +14,7 @@ import numpy as np
 from onnx import numpy_helper
 from onnx.reference import ReferenceEvaluator
 
-from vtx_keras.export import _graphs, _verify
+from vtx_keras.export import _drawings, _graphs, _verify
 from vtx_keras.export._weights import (
     all_graphs,
     assign,
@@ -26,6 +26,7 @@ from vtx_keras.export._weights import (
     write_file,
 )
 from vtx_keras.models._base import VisionText
+from vtx_keras.models._drawing import Generator
 from vtx_keras.models._methods import Captioner, Retriever
 
 QUANTIZE = (None, "float16", "int8", "int4")
@@ -50,7 +51,8 @@ def onnx(
 
     The input `image` is uint8 (batch, h, w, 3) at the model's size, with any batch size. A captioner outputs int32
     `ids` (batch, length), 0-padded, and `score`. A vqa model, classifier or matcher also takes `tokens`
-    (batch, length) and outputs `logits`. A model in two parts becomes two files named after `path`: form "split"
+    (batch, length) and outputs `logits`; a generator takes `tokens` and normally distributed `noise` (batch, numbers),
+    and outputs `image`. A model in two parts becomes two files named after `path`: form "split"
     writes `model.encode.onnx` and `model.decode_step.onnx`, a retriever `model.image.onnx` and `model.text.onnx`.
     vocabulary.txt, tokenizer.json (for Hugging Face's `tokenizers`) and model.json (labels, and how to prepare an
     image) are written beside them; and weights, if they are more than 2 GB, in `model.onnx.data`.
@@ -79,7 +81,10 @@ def onnx(
         raise ValueError(f"{path}: expected a name that ends in .onnx")
     if find_spec("onnxruntime") is None:
         raise ImportError("an exported file is tried in onnxruntime: pip install onnxruntime")
+    if quantize == "int4" and isinstance(model, Generator):
+        raise ValueError('quantize="int4" moves the outlines of what a generator draws: choose "int8"')
     _graphs.check(model, form, beams, max_length, prompt)
+    model = _drawings.in_float32(model)
     _verify.check_destination(path)
     settings: dict[str, Any] = {}
     if isinstance(model, Captioner):
@@ -87,7 +92,7 @@ def onnx(
     companions = _graphs.companion_files(model, form, **settings)
     check_companions(companions, path)
     examples = _verify.load_examples(model, verify_data)
-    inputs = {"image": examples.images} | ({} if examples.tokens is None else {"tokens": examples.tokens})
+    inputs = examples.arrays()
 
     def write(target: Path) -> None:
         for name, graph in _graphs.graphs(model, form, taken=large_weights(model), **settings).items():
@@ -110,7 +115,9 @@ def onnx(
             megabytes=sum(map(_verify.size_of, target.parent.glob("*.onnx*"))),
             settings={**settings, "opset": opset},
             versions={name: version(name) for name in ("tensorflow", "tf2onnx", "onnx", "onnxruntime")},
-            next_command=f"python export/onnx/run.py {path} photo.png" + ' "a text"' * (examples.texts is not None),
+            next_command=f"python export/onnx/run.py {path}"
+            + " photo.png" * bool(examples.sources)
+            + ' "a text"' * (examples.texts is not None),
         )
 
     return _verify.write_verified(path, write, compare)
@@ -161,7 +168,8 @@ def run_converter(graph: _graphs.Graph, opset: int) -> Any:
 
 def large_weights(model: VisionText) -> list[keras.Variable]:
     """Return the large matrices; kernels of convolutions stay constants, which tf2onnx merges with what follows."""
-    return [one for one in model.variables if np.prod(one.shape) >= LARGE and len(one.shape) < 4]
+    variables = _drawings.part_of(model).variables
+    return [one for one in variables if np.prod(one.shape) >= LARGE and len(one.shape) < 4]
 
 
 def check_companions(companions: Mapping[str, str], path: Path) -> None:

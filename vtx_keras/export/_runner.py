@@ -73,8 +73,13 @@ def measured(run: Run, rows: list[dict]) -> tuple[dict, np.ndarray]:
 
 
 def _storable(array: np.ndarray) -> np.ndarray:
-    """Return an array of byte objects as strings, which NumPy can store."""
-    return np.array([item.decode() for item in array], str) if array.dtype == object else array
+    """Return an array of byte objects as strings, which NumPy can store, or as bytes where they are no texts."""
+    if array.dtype != object:
+        return array
+    try:
+        return np.array([item.decode() for item in array], str)
+    except UnicodeDecodeError:  # files of pictures, of which none ends in a zero, as NumPy demands
+        return np.array(list(array), bytes)
 
 
 def peak_megabytes() -> float:
@@ -201,7 +206,8 @@ def keras(model: str, package: str, settings: str) -> tuple[float, dict[str, Run
     load_s = time.perf_counter() - start
 
     def run(row: dict) -> dict:
-        example = _verify.Examples([], row["image"], None, row.get("tokens"), None)
+        arrays = row.get("image", np.zeros(0)), None, row.get("tokens"), None, row.get("noise")
+        example = _verify.Examples([], *arrays)
         return _verify.expected(network, example, **json.loads(settings))
 
     return load_s, {"": run}

@@ -5,6 +5,7 @@
     vqa, classifier       image_bytes, question     answer, score, scores
     matcher               image_bytes, text         score
     retriever             image_bytes               image_embedding; signature `text`: text to text_embedding
+    generator             text, seed                png_bytes; `pixels`: tokens, noise to uint8 image (n, h, w, 3)
 
 `pixels` takes uint8 `image` (n, h, w, 3) in place of `image_bytes`. A clip is several images: `image_bytes` (n, t),
 `image` (n, t, h, w, 3).
@@ -23,9 +24,10 @@ import tensorflow as tf
 from keras import ops
 
 from vtx_keras._compat import saved_model_proto
-from vtx_keras.export import _graphs, _pictures, _strings, _verify
+from vtx_keras.export import _drawings, _graphs, _pictures, _strings, _verify
 from vtx_keras.inputs import media, text
 from vtx_keras.models._base import VisionText
+from vtx_keras.models._drawing import Generator
 from vtx_keras.models._methods import Answerer, Captioner, Matcher, Retriever
 
 
@@ -47,7 +49,8 @@ def saved_model(
     `score` is a caption's log-probability per word, or the probability of an answer or a match. Beams, length and
     prompt are fixed here; by default they are those of `generate`. `jit_compile` adds the signature `xla`, like
     `serving_default` but compiled by XLA for every new batch size. `assets.extra/model.json` describes the model, with
-    its labels. `share` of the results must be identical to the model's: by default all.
+    its labels. A generator's `seed` gives the same picture each time, but not that of `draw`, whose noise is NumPy's.
+    `share` of the results must be identical to the model's: by default all.
 
         report = export.saved_model(model, "out/captions/1")    # a server wants a number as the folder's name
 
@@ -60,6 +63,7 @@ def saved_model(
     True
     """
     _graphs.check(model, "one", beams, max_length, prompt)
+    model = _drawings.in_float32(model)
     _verify.check_destination(Path(path))
     settings = {"beams": beams, "max_length": max_length, "prompt": prompt} if isinstance(model, Captioner) else {}
     functions = signatures(model, jit_compile=jit_compile, **settings)
@@ -70,23 +74,26 @@ def saved_model(
         save(model, functions, target)
         about = _graphs.companion_files(model, "one", **settings)
         (target / "assets.extra").mkdir()
-        for name in ("model.json", *(["tokenizer.json"] if reads_ids(model) else [])):
+        for name in ("model.json", *(["tokenizer.json"] if _strings.reads_ids(model) else [])):
             (target / "assets.extra" / name).write_text(about[name], encoding="utf-8")
 
     def compare(target: Path) -> _verify.Report:
-        results = _verify.run("savedmodel", target, inputs, *(name for name in functions if name != "pixels"))
+        drawn = isinstance(model, Generator)
+        results = _verify.run("savedmodel", target, inputs, *(name for name in functions if drawn or name != "pixels"))
+        wanted = as_served(model, _verify.expected(model, examples, **settings))
         outputs = outputs_of(results, "serving_default") | outputs_of(results, "text")
+        outputs |= {"image": _drawings.farthest(model, results, wanted["image"])} if drawn else {}
         notes = [f"{len(operations(target))} kinds of operations, all of TensorFlow's core"]
         refused = int((~results["serving_default.ok"]).sum())
         notes += [f"{refused} images or texts could not be read: their ok is false"] * (refused > 0)
-        if jit_compile:
+        if jit_compile and not drawn:
             compiled = _verify.results_of(model, outputs | outputs_of(results, "xla"), examples.texts)
             same = sum(map(np.array_equal, _verify.results_of(model, outputs, examples.texts), compiled))
             notes.append(f"{same}/{len(compiled)} the same by the signature xla")
         return _verify.compare(
             model,
             examples,
-            as_served(model, _verify.expected(model, examples, **settings)),
+            wanted,
             outputs | {name: results[name] for name in ("load_s", "ms", "peak_megabytes")},
             path=Path(path),
             share=share,
@@ -104,7 +111,8 @@ def saved_model(
 def save(model: VisionText, functions: Mapping[str, Any], folder: Path) -> None:
     """Write signatures that use `model`'s weights as a SavedModel."""
     module = tf.Module()
-    module.weights = [weight.value for weight in model.weights]  # only variables that the module holds are saved
+    weights = _drawings.part_of(model).weights
+    module.weights = [weight.value for weight in weights]  # only variables that the module holds are saved
     tf.saved_model.save(module, str(folder), signatures=functions)
     compact(folder)
 
@@ -120,11 +128,13 @@ def signatures(model: VisionText, *, jit_compile: bool = False, **settings: Any)
     >>> sorted(signatures(model))
     ['pixels', 'serving_default', 'text']
     """
+    if isinstance(model, Generator):
+        return _drawings.signatures(model, jit_compile=jit_compile)
     shape, fit = model.image_shape, model.options["resize"]
     axes = [None] * (len(shape) - 2)  # of a batch of images, or of clips with their frames
     files = tf.TensorSpec(axes, tf.string, "image_bytes")
     arrays = tf.TensorSpec([*axes, None, None, 3], tf.uint8, "image")
-    texts = [] if isinstance(model, (Captioner, Retriever)) else [text_input(model)]
+    texts = [] if isinstance(model, (Captioner, Retriever)) else [_strings.text_input(model)]
     decode = traced(lambda image_bytes: _pictures.batch(image_bytes, shape, fit), files)
     predict = predictor(model, jit_compile=False, **settings)
 
@@ -137,7 +147,7 @@ def signatures(model: VisionText, *, jit_compile: bool = False, **settings: Any)
 
     functions = {"serving_default": from_bytes(predict), "pixels": traced(from_arrays, arrays, *texts)}
     if isinstance(model, Retriever):
-        functions["text"] = traced(text_embedder(model), text_input(model))
+        functions["text"] = traced(text_embedder(model), _strings.text_input(model))
     if jit_compile:
         functions["xla"] = from_bytes(predictor(model, jit_compile=True, **settings))
     return functions
@@ -204,21 +214,9 @@ def text_embedder(model: Retriever) -> Callable[[tf.Tensor], dict]:
     return embed
 
 
-def text_input(model: VisionText) -> tf.TensorSpec:
-    """Return the input for texts: strings or, where a graph cannot cut them into pieces, ids."""
-    if reads_ids(model):
-        return tf.TensorSpec([None, None], tf.int32, "tokens")
-    return tf.TensorSpec([None], tf.string, "question" if isinstance(model, Answerer) else "text")
-
-
-def reads_ids(model: VisionText) -> bool:
-    """Return whether texts are cut by the library `tokenizers`, which no graph has."""
-    return (model.vocabulary.rule or {}).get("kind") == "tokenizers"
-
-
 def tokenizer(model: VisionText) -> Any:
     """Return the function from texts to their ids and which of them could be read."""
-    if reads_ids(model):
+    if _strings.reads_ids(model):
         return lambda ids: (ids, tf.reduce_any(ids >= len(text.SPECIALS), axis=1))
     length, empty = model.options["max_length"], model.options.get("allow_empty", False)
     tokenize = lambda texts: _strings.tokens(texts, model.vocabulary, length, allow_empty=empty)  # noqa: E731
@@ -239,21 +237,22 @@ def zero_unless(ok: tf.Tensor, **outputs: tf.Tensor) -> dict:
 
 def client_inputs(model: VisionText, examples: _verify.Examples) -> dict[str, Any]:
     """Return the examples as a client would send them: files unchanged where the graph reads them, others as PNG."""
+    if isinstance(model, Generator):
+        return {**examples.arrays(), "text": examples.texts, "seed": np.arange(len(examples.texts or ()))}
     formats = tuple(start for starts in _pictures.MAGIC for start in starts)
     clips, files = len(model.image_shape) == 4, []
     for source in examples.sources:
         if clips:
-            files += [_verify.as_png(frame) for frame in media.read_clip(source, model.image_shape[0])]
+            files += [_drawings.as_png(frame) for frame in media.read_clip(source, model.image_shape[0])]
         else:
             data = Path(source).read_bytes() if isinstance(source, (str, os.PathLike)) else source
-            files.append(
-                data if isinstance(data, bytes) and data.startswith(formats) else _verify.as_png(media.read(source))
-            )
+            whole = isinstance(data, bytes) and data.startswith(formats)
+            files.append(data if whole else _drawings.as_png(media.read(source)))
     inputs: dict[str, Any] = {"image_bytes": files}
     if clips:
         inputs["frames"] = np.array(model.image_shape[0])
     if examples.texts is not None:
-        inputs[text_input(model).name] = examples.tokens if reads_ids(model) else examples.texts
+        inputs[_strings.text_input(model).name] = examples.tokens if _strings.reads_ids(model) else examples.texts
     return inputs
 
 

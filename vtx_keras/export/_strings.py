@@ -19,11 +19,25 @@ import numpy as np
 import tensorflow as tf
 
 from vtx_keras.inputs import _rules, text
+from vtx_keras.models._base import VisionText
+from vtx_keras.models._methods import Answerer
 
 MAX_BYTES = 10_000  # of a text, runs of spaces counted once: a longer one would delay the rest of its batch
 MAX_HEAP = 64  # characters on one base; languages need fewer than 10
 MAX_WORD = 100  # bytes, by BERT's rule characters; WordPiece maps longer words to [UNK]
 HANGUL, LEADS, VOWELS, TAILS = 0xAC00, 19, 21, 28  # syllables are computed, not listed
+
+
+def text_input(model: VisionText) -> tf.TensorSpec:
+    """Return the input for texts: strings or, where a graph cannot cut them into pieces, ids."""
+    if reads_ids(model):
+        return tf.TensorSpec([None, None], tf.int32, "tokens")
+    return tf.TensorSpec([None], tf.string, "question" if isinstance(model, Answerer) else "text")
+
+
+def reads_ids(model: VisionText) -> bool:
+    """Return whether texts are cut by the library `tokenizers`, which no graph has."""
+    return (model.vocabulary.rule or {}).get("kind") == "tokenizers"
 
 
 def tokens(texts: tf.Tensor, vocabulary: Sequence[str], length: int, *, allow_empty: bool = False) -> tuple[Any, Any]:

@@ -7,8 +7,8 @@ moves it to its path only if they agree. A `Report` with the figures is stored b
 from __future__ import annotations
 
 import csv
-import io
 import json
+import operator
 import os
 import subprocess
 import sys
@@ -24,8 +24,10 @@ import numpy as np
 
 from vtx_keras._files import exchange
 from vtx_keras.evaluate._captions import word_f1
+from vtx_keras.export import _drawings
 from vtx_keras.inputs import text
 from vtx_keras.models._base import VisionText
+from vtx_keras.models._drawing import Generator
 from vtx_keras.models._methods import Answerer, Captioner, Matcher, Retriever
 from vtx_keras.models.decode import run_in_batches
 
@@ -50,8 +52,9 @@ class NotEqual(ValueError):
 class Report:
     """How an artifact compares with its model, and what it costs; `print` shows a table.
 
-    `identical` counts the results (captions, answers, decisions, nearest texts) that are the same. `difference` is the
-    greatest absolute difference of the outputs named by `difference_of`. `ok` says whether the limits were met.
+    `identical` counts the results (captions, answers, decisions, nearest texts) that are the same, or drawings that
+    differ by at most 2 levels. `difference` is the greatest absolute difference of the outputs named by
+    `difference_of`. `ok` says whether the limits were met.
     """
 
     path: str
@@ -116,6 +119,12 @@ class Examples(NamedTuple):
     texts: list[str] | None
     tokens: np.ndarray | None
     truth: list[Any] | None
+    noise: np.ndarray | None = None  # of a generator, which takes no images
+
+    def arrays(self) -> dict[str, np.ndarray]:
+        """Return what graphs take."""
+        found = {"image": self.images if self.noise is None else None, "tokens": self.tokens, "noise": self.noise}
+        return {name: array for name, array in found.items() if array is not None}
 
 
 def load_examples(
@@ -134,6 +143,10 @@ def load_examples(
     rows = rows_of(model, verify_data, limit)
     if not rows:
         raise ValueError("verify_data is empty: expected examples such as those of data.load")
+    if isinstance(model, Generator):
+        words, tokens = _drawings.sentences(model, None if verify_data is None else rows)
+        noise = np.array(_drawings.noise_of_seeds(np.arange(len(words)), model.options["noise"]))
+        return Examples([], np.zeros(0, "uint8"), words, tokens, None, noise)
     if not {"image", "path"} & set(rows[0]):
         raise ValueError(f'verify_data has {sorted(rows[0])}: expected "image" (or "path") and a text')
     sources = [row["path"] if "path" in row else row["image"] for row in rows]
@@ -162,19 +175,6 @@ def load_examples(
         ids = [row.tobytes() for row in tokens]
         truth = texts = [texts[ids.index(row)] for row in ids]
     return Examples(sources, images, texts, tokens, truth)
-
-
-def as_png(image: np.ndarray) -> bytes:
-    """Encode an image without loss.
-
-    >>> as_png(np.zeros((2, 2, 3), "uint8"))[1:4]
-    b'PNG'
-    """
-    from PIL import Image
-
-    file = io.BytesIO()
-    Image.fromarray(np.rint(image).astype("uint8")).save(file, "PNG")
-    return file.getvalue()
 
 
 def rows_of(model: VisionText, verify_data: Iterable[Mapping[str, Any]] | None, limit: int) -> list[dict]:
@@ -206,9 +206,11 @@ def _plain(value: Any, key: str) -> Any:
 def expected(model: VisionText, examples: Examples, **settings: Any) -> dict[str, np.ndarray]:
     """Return the model's own outputs for the examples, under the names that artifacts use.
 
-    A captioner gives `ids` and `score`, a retriever `image_embedding` and `text_embedding`, the others `logits`.
-    `settings` are those of the exporters: beams, max_length, prompt.
+    A captioner gives `ids` and `score`, a retriever `image_embedding` and `text_embedding`, a generator `image`, the
+    others `logits`. `settings` are those of the exporters: beams, max_length, prompt.
     """
+    if isinstance(model, Generator):
+        return {"image": model.painted(examples.arrays(), 16, None)}
     images = examples.images.astype("float32")
     if isinstance(model, Captioner):
         import tensorflow as tf
@@ -233,7 +235,9 @@ def expected(model: VisionText, examples: Examples, **settings: Any) -> dict[str
 
 
 def results_of(model: VisionText, outputs: Mapping[str, np.ndarray], texts: Sequence[str] | None = None) -> list[Any]:
-    """Return the result that a user sees for each row: a caption, an answer, a decision, or the nearest of `texts`."""
+    """Return the result that a user sees for each row: a caption, answer, decision, drawing, or the nearest text."""
+    if isinstance(model, Generator):
+        return list(outputs["image"])
     if isinstance(model, Captioner):
         captions = outputs.get("caption")
         return text.decode(outputs["ids"], model.vocabulary) if captions is None else [str(one) for one in captions]
@@ -310,20 +314,22 @@ def compare(
     """Report how an artifact's `outputs` compare with `wanted`, the model's. `fields` are its other fields."""
     share = SHARE[quantize is None] if share is None else share
     of_model, of_artifact = (results_of(model, each, examples.texts) for each in (wanted, outputs))
-    identical = sum(one == other for one, other in zip(of_model, of_artifact, strict=True))
-    numbers = [name for name in wanted if name in outputs and wanted[name].dtype.kind == "f"]
-    differences = [float(np.max(np.abs(wanted[name] - outputs[name].reshape(wanted[name].shape)))) for name in numbers]
-    difference = max(differences) if differences else 0.0
+    same = _drawings.alike if isinstance(model, Generator) else operator.eq
+    identical = sum(same(one, other) for one, other in zip(of_model, of_artifact, strict=True))
+    numbers = [name for name in wanted if name in outputs and wanted[name].dtype.kind in "fu"]
+    pairs = [(wanted[name], outputs[name].reshape(wanted[name].shape)) for name in numbers]
+    difference = max((float(np.max(np.abs(np.subtract(*pair, dtype="float32")))) for pair in pairs), default=0.0)
     name, metric_model = metric(model, of_model, examples.truth)
     _, metric_artifact = metric(model, of_artifact, examples.truth)
     enough = identical >= share * len(of_model)
     if quantize and not enough and metric_model and metric_artifact is not None:
         enough = metric_artifact >= (1 - METRIC_LOSS) * metric_model
-    if quantize:
-        limits = (
-            f"{quantize} rounds the weights, so {share:.0%} identical, or a metric within {METRIC_LOSS:.0%}, is enough"
-        )
-        fields["notes"] = (*fields.get("notes", ()), limits)
+    limits = f"{quantize} rounds the weights, so {share:.0%} identical, or a metric within {METRIC_LOSS:.0%}, is enough"
+    notes: tuple[str, ...] = (limits,) if quantize else ()
+    if isinstance(model, Generator):
+        near, notes = _drawings.judged(of_model, of_artifact, quantize, share)
+        enough |= near
+    fields["notes"] = (*fields.get("notes", ()), *notes)
     return Report(
         path=str(path),
         model=model.spec["name"],
@@ -336,7 +342,7 @@ def compare(
         metric=name,
         metric_model=metric_model,
         metric_artifact=metric_artifact,
-        weights_megabytes=sum(4 * int(np.prod(weight.shape)) for weight in model.weights) / 1e6,
+        weights_megabytes=sum(4 * int(np.prod(one.shape)) for one in _drawings.part_of(model).weights) / 1e6,
         load_s=float(outputs["load_s"]),
         ms_p50=float(np.percentile(outputs["ms"], 50)),
         ms_p95=float(np.percentile(outputs["ms"], 95)),

