@@ -162,6 +162,27 @@ def chat() -> str:
 LANGUAGE = {"fusions": with_language, "chat": chat}
 
 
+def drawing() -> str:
+    """Return the table of the fusions that draw, or a line where they were not compared yet."""
+    path = RESULTS / "drawing.json"
+    if not path.is_file():
+        return "Not compared yet: `python benchmarks/drawing.py` does it."
+    report = json.loads(path.read_text())
+    names = ("colour_right", "size_right", "shape_right", "frechet_mobilenet_v2", "diversity")
+    rows = []
+    for row in report["rows"]:
+        digits = {name: 1 if row[name] > 9 else 3 for name in names}
+        figures = [f"{row[one]:.{digits[one]}f} ± {row[f'{one}_spread'] / 2:.{digits[one]}f}" for one in names]
+        size = f"{row['parameters'] / 1e6:.2f} M" if "parameters" in row else ""
+        rows.append([row["fusion"] if row["fusion"] == "real" else f"`{row['fusion']}`", size, *figures])
+    table = cards.table(["", "generator", *(name.replace("_", " ") for name in names)], rows)
+    about = f"At equal steps, 32 px, three seeds (± half of their range): `{report['command']}`, {report['hardware']}."
+    return f"{table}\n\n{about}"
+
+
+DRAWING = {"drawing": drawing}
+
+
 def filled(text: str, tables: dict[str, Callable[[], str]] = TABLES) -> str:
     """Return the text with the stored figures between its markers."""
     for name, make in tables.items():
@@ -175,6 +196,6 @@ def filled(text: str, tables: dict[str, Callable[[], str]] = TABLES) -> str:
 if __name__ == "__main__":
     readme = ROOT / "README.md"
     readme.write_text(filled(readme.read_text(encoding="utf-8")), encoding="utf-8")
-    for name, tables in (("checkpoints.md", CHECKPOINTS), ("language.md", LANGUAGE)):
+    for name, tables in (("checkpoints.md", CHECKPOINTS), ("language.md", LANGUAGE), ("drawing.md", DRAWING)):
         guide = ROOT / "docs" / name
         guide.write_text(filled(guide.read_text(encoding="utf-8"), tables), encoding="utf-8")

@@ -27,10 +27,9 @@ def generator(
     """Return the release of a generator of 64 px; its weights are the averaged ones of the last epoch."""
 
     def trained(model: Any, folder: Path) -> Path:
-        held_out = examples("validation")
         train.run(
-            model, examples("train"), folder, validation=held_out, epochs=epochs, batch_size=32, samples=16,
-            save_every=1000,
+            model, examples("train"), folder, validation=examples("validation"), epochs=epochs, batch_size=32,
+            samples=16, save_every=1000, learning_rate=2e-4,
         )  # fmt: skip
         plain = zoo.build(model.spec["name"], weights=folder / "last", dtype="float32")
         return zoo.save(plain, folder / "float32")
@@ -38,7 +37,7 @@ def generator(
     return Release(
         recipe, about, expect, sets_used, examples, {"test": "the official test split, whose texts are drawn"},
         options={"dtype": "mixed_bfloat16", **options}, trained=trained, epochs=epochs, sheet=sheet, judges=judges,
-        batch_size=32, learning_rate=3e-4, **more,
+        batch_size=32, learning_rate=2e-4, **more,
     )  # fmt: skip
 
 

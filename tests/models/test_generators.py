@@ -11,6 +11,7 @@ from toys import batches, eager, fit, toy
 from vtx_keras import explain, tuning, zoo
 from vtx_keras._compat import input_gradients
 from vtx_keras.models import adversarial
+from vtx_keras.models.generator import RATE
 from vtx_keras.models.layers import register
 
 NAMES = [name for name in zoo.list_models() if "generator" in name]
@@ -22,11 +23,13 @@ class OneHalf(adversarial.HingeLoss):
     """The loss of one half alone; it says which weights learn from it."""
 
     def __init__(self, half: str = "discriminator", name: str = "one_half", **kwargs):
-        super().__init__(name=name, **kwargs)
+        super().__init__(1.0, name=name, **kwargs)
         self.half = half
 
     def call(self, y_true, y_pred):
-        return -y_pred[:, 3] if self.half == "generator" else super().call(y_true, y_pred) + y_pred[:, 3]
+        of = adversarial.columns(y_pred)
+        generator = -of["generator"] - of["drawn_found"]
+        return generator if self.half == "generator" else super().call(y_true, y_pred) - generator
 
     def get_config(self):
         return {**super().get_config(), "half": self.half}
@@ -48,7 +51,8 @@ def test_it_fits_draws_and_is_saved_whole(name, tmp_path):
     keras.utils.set_random_seed(0)
     model = toy(name)
     history = fit(model, batches(model), epochs=2).history
-    assert sorted(history) == ["drawn_seen", "loss", "other_text_seen", "real_seen", "spread"]
+    seen = [f"{what}_seen" for what in ("drawn", "other_text", "real")]
+    assert sorted(history) == sorted(["drawn_found", "loss", "real_found", "spread", *seen])
     assert all(np.isfinite(values).all() for values in history.values())
     drawn = model.draw(LIKE_W, seed=7)
     assert drawn.shape == (3, *model.image_shape)
@@ -59,7 +63,7 @@ def test_it_fits_draws_and_is_saved_whole(name, tmp_path):
         assert type(loaded) is type(model)
         assert np.abs(loaded.draw(LIKE_W, seed=7).astype(int) - drawn).max() <= 1  # convolutions add up in any order
         paces = {one.pace for one in loaded.get_layer("discriminator").trainable_variables}
-        assert paces == {4 / 3}, "the discriminator of a loaded model learns at its own rate"
+        assert paces == {RATE}, "the discriminator of a loaded model learns at its own rate"
 
 
 @pytest.mark.parametrize("name", ["cross_attn_generator", "gated_generator"])
@@ -83,11 +87,12 @@ def test_each_half_learns_from_its_own_loss_alone(name, half):
 
 
 def test_the_hinge_loss_is_the_one_of_the_paper():
-    rows = np.random.default_rng(0).normal(size=(5, 6)).astype("float32") * 2
-    real, other, drawn, held = rows[:, :4].T
+    rows = np.random.default_rng(0).normal(size=(5, 8)).astype("float32") * 2
+    real, other, real_found, drawn, held, drawn_found = rows[:, :6].T
     hinge = np.maximum(0, 1 - real) + (np.maximum(0, 1 + other) + np.maximum(0, 1 + drawn)) / 2 - held
+    hinge -= 0.5 * (real_found + drawn_found)
     weight = np.array([1, 1, 0, 1, 1], "float32")
-    loss = adversarial.HingeLoss()(np.ones((5, 1)), rows, weight)
+    loss = adversarial.HingeLoss(0.5)(np.ones((5, 1)), rows, weight)
     assert float(loss) == pytest.approx((hinge * weight).sum() / weight.sum(), rel=1e-5)
 
 
@@ -97,7 +102,7 @@ def test_the_penalty_is_the_gradient_of_picture_and_sentence():
     judge, random = model.get_layer("discriminator"), np.random.default_rng(0)
     image = random.uniform(-1, 1, (4, 16, 16, 3)).astype("float32")
     words, sentence = (random.normal(size=shape).astype("float32") for shape in ((4, 3, 32), (4, 32)))
-    keep = np.ones((4, 3), bool)
+    keep, rivals = np.ones((4, 3), bool), np.ones((4, 4), bool)
     rows = 1  # one of four is penalized
     steps = []
     for place, given in ((0, image), (1, sentence)):
@@ -107,11 +112,11 @@ def test_the_penalty_is_the_gradient_of_picture_and_sentence():
             for sign in (1, -1):
                 both = [image[:rows], sentence[:rows]]
                 both[place] = both[place] + sign * 1e-3 * direction
-                ends.append(float(judge(both[0], words[:rows], both[1], keep[:rows])[0, 0]))
+                ends.append(float(judge(both[0], words[:rows], both[1], keep[:rows], rivals[:rows, :rows])[0, 0]))
             steps.append((place, direction, (ends[0] - ends[1]) / 2e-3))
 
     def logit(inputs):
-        return ops.sum(judge(inputs[0], words[:rows], inputs[1], keep[:rows]))
+        return ops.sum(judge(inputs[0], words[:rows], inputs[1], keep[:rows], rivals[:rows, :rows]))
 
     tensors = tuple(ops.convert_to_tensor(one[:rows]) for one in (image, sentence))
     gradients = [np.array(one) for one in input_gradients(logit, tensors)]
@@ -119,16 +124,36 @@ def test_the_penalty_is_the_gradient_of_picture_and_sentence():
         assert float((gradients[place] * direction).sum()) == pytest.approx(slope, rel=0.1, abs=5e-3)
     steep = float(judge.steepness(*map(ops.convert_to_tensor, (image, words, sentence)), ops.convert_to_tensor(keep)))
     assert steep == pytest.approx(sum((one**2).sum() for one in gradients) ** 3, rel=1e-3)
-    judge(image, words, sentence, keep, role="real", training=True)
+    judge(image, words, sentence, keep, rivals, role="real", training=True)
     assert len(judge.losses) == 1
     assert float(judge.losses[0]) == pytest.approx(2 * steep, rel=1e-3)
 
 
 def test_a_picture_with_the_same_text_is_no_negative():
-    logits = ops.convert_to_tensor(np.zeros((3, 2), "float32"))
-    tokens = ops.convert_to_tensor([[2, 5], [2, 5], [2, 6]])
-    judged = np.array(adversarial.Readable()(logits, tokens))
+    logits = ops.convert_to_tensor(np.zeros((3, 3), "float32"))
+    rivals = adversarial.Rivals()(ops.convert_to_tensor([[2, 5], [2, 5], [2, 6]]))
+    assert np.array(rivals).tolist() == [[True, False, True], [False, True, True], [True, True, True]]
+    judged = np.array(adversarial.Readable()(logits, rivals))
     assert judged[:, 1].tolist() == [0.0, adversarial.NEVER, 0.0]
+    alone = adversarial.Readable()(logits[:1], rivals[:1, :1])
+    assert float(alone[0, 1]) == adversarial.NEVER, "a batch of one has no other text"
+
+
+def test_a_text_is_found_among_its_rivals_by_cosine():
+    model = set_weights(toy("cross_attn_generator"))
+    judge, random = model.get_layer("discriminator"), np.random.default_rng(0)
+    x, sentence = (
+        random.normal(size=(3, 8, 8, judge.last)).astype("float32"),
+        random.normal(size=(3, 32)).astype("float32"),
+    )
+    rivals = np.array([[1, 0, 1], [1, 1, 1], [1, 1, 1]], bool)
+    pooled = np.where(x > 0, x, 0.2 * x).mean(axis=(1, 2))
+    pictures, asked = (np.array(layer(one)) for layer, one in ((judge.picture, pooled), (judge.text, sentence)))
+    pictures, asked = (one / np.linalg.norm(one, axis=-1, keepdims=True) for one in (pictures, asked))
+    shares = np.where(rivals, np.exp(10 * pictures @ asked.T), 0)
+    wanted = np.log(np.diag(shares) / shares.sum(axis=1))
+    found = judge.found(*map(ops.convert_to_tensor, (x, sentence, rivals)))
+    np.testing.assert_allclose(np.array(found)[:, 0], wanted, rtol=1e-4, atol=1e-5)
 
 
 def test_changes_are_of_training_alone_and_shift_rows_and_columns():

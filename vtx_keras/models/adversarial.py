@@ -1,8 +1,9 @@
-"""What a generator and its discriminator learn from: the hinge loss of both halves, their metrics, DiffAugment.
+"""What a generator and its discriminator learn from: the loss of both halves, their metrics, DiffAugment.
 
-A row of the model's output has six numbers: the discriminator's logits of the real pair, of the real picture with
-another's text, and of the drawn picture; the last again, as the generator learns from it; and how far the drawn and
-the real picture are from those of the next row.
+A row of the model's output has the numbers named in COLUMNS. Of the real picture: the discriminator's logits with its
+own text and with another's, and the log probability of its own text among those of the batch. Of the drawn one: the
+logit, then logit and log probability as the generator learns from them. Last, how far the drawn and the real picture
+are from those of the next row.
 """
 
 from __future__ import annotations
@@ -18,91 +19,85 @@ from vtx_keras.models.layers import NEVER, register
 from vtx_keras.models.objectives import PacedAdam
 
 __all__ = [
-    "COLUMNS", "Changes", "DrawnShare", "HingeLoss", "OtherShare", "Readable", "RealShare", "Spread", "concerns",
-    "difference", "halves",
+    "COLUMNS", "Changes", "HingeLoss", "Readable", "Rivals", "Share", "Spread", "columns", "concerns", "difference",
+    "halves", "shares",
 ]  # fmt: skip
 ALIKE, CERTAIN = 0.1, 0.99  # spread below which, and shares above which, training has gone wrong
-COLUMNS = ("real", "other_text", "drawn", "generator", "drawn_spread", "real_spread")
+COLUMNS = ("real", "other_text", "real_found", "drawn", "generator", "drawn_found", "drawn_spread", "real_spread")
+
+
+def columns(rows: Any) -> dict[str, Any]:
+    """Return the columns (batch,) of the model's output by name."""
+    return {name: rows[:, place] for place, name in enumerate(COLUMNS)}
 
 
 @register
 class HingeLoss(keras.losses.Loss):
     """The hinge loss of the discriminator plus that of the generator; their gradients do not mix.
 
-    D: max(0, 1 - real) + (max(0, 1 + other text) + max(0, 1 + drawn)) / 2. G: - drawn.
+    D: max(0, 1 - real) + (max(0, 1 + other text) + max(0, 1 + drawn)) / 2. G: - drawn. With `contrast`, either also
+    loses so much of the log probability that is missing: of the text of real pictures, and of drawn ones.
 
-    >>> float(HingeLoss()(ops.ones((1, 1)), ops.array([[2.0, -2.0, -0.5, -0.5, 1.0, 1.0]])))
+    >>> float(HingeLoss(0.0)(ops.ones((1, 1)), ops.array([[2.0, -2.0, 0.0, -0.5, -0.5, 0.0, 1.0, 1.0]])))
     0.75
     """
 
-    def __init__(self, name: str = "hinge_loss", reduction: str = "mean_with_sample_weight"):
+    def __init__(self, contrast: float = 1.0, name: str = "hinge_loss", reduction: str = "mean_with_sample_weight"):
         super().__init__(name=name, reduction=reduction)
+        self.contrast = contrast
 
     def call(self, y_true: Any, y_pred: Any) -> Any:
         del y_true
-        real, other, drawn, held = (y_pred[:, place] for place in range(4))
-        discriminator = ops.relu(1 - real) + (ops.relu(1 + other) + ops.relu(1 + drawn)) / 2
-        return discriminator - held
+        of = columns(y_pred)
+        discriminator = ops.relu(1 - of["real"]) + (ops.relu(1 + of["other_text"]) + ops.relu(1 + of["drawn"])) / 2
+        return discriminator - of["generator"] - self.contrast * (of["real_found"] + of["drawn_found"])
+
+    def get_config(self) -> dict:
+        return {**super().get_config(), "contrast": self.contrast}
 
 
+@register
 class Share(keras.metrics.Mean):
-    """The mean over rows of what a subclass computes from the six numbers of each."""
+    """The mean of a column, or the share of rows that are above 0 ("above"), below 0 ("below"), or its exp ("exp")."""
 
-    def __init__(self, name: str, **kwargs: Any):
-        super().__init__(name=name, **kwargs)
+    def __init__(self, column: str, how: str, name: str | None = None, **kwargs: Any):
+        super().__init__(name=name or column, **kwargs)
+        self.column, self.how = column, how
         set_direction(self, "up")
-
-    def share_of(self, rows: Any) -> Any:
-        """Return a number for each row."""
-        raise NotImplementedError(f"{type(self).__name__} of rows {rows.shape}")
 
     def update_state(self, y_true: Any, y_pred: Any, sample_weight: Any = None) -> Any:
         del y_true
-        return super().update_state(self.share_of(ops.cast(y_pred, "float32")), sample_weight)
+        values = columns(ops.cast(y_pred, "float32"))[self.column]
+        values = ops.exp(values) if self.how == "exp" else ops.cast((values > 0) == (self.how == "above"), "float32")
+        return super().update_state(values, sample_weight)
+
+    def get_config(self) -> dict:
+        return {**super().get_config(), "column": self.column, "how": self.how}
+
+
+def shares() -> list[Share]:
+    """Return the metrics of the discriminator: what it sees in pairs, and how likely it finds the own text.
+
+    >>> [one.name for one in shares()]
+    ['real_seen', 'other_text_seen', 'drawn_seen', 'real_found', 'drawn_found']
+    """
+    sides = {"real": "above", "other_text": "below", "drawn": "below"}
+    found = [Share(f"{kind}_found", "exp") for kind in ("real", "drawn")]
+    return [*(Share(column, how, f"{column}_seen") for column, how in sides.items()), *found]
 
 
 @register
-class RealShare(Share):
-    """Share of real pairs that the discriminator takes for real ones."""
-
-    def __init__(self, name: str = "real_seen", **kwargs: Any):
-        super().__init__(name, **kwargs)
-
-    def share_of(self, rows: Any) -> Any:
-        return ops.cast(rows[:, 0] > 0, "float32")
-
-
-@register
-class OtherShare(Share):
-    """Share of real pictures with another's text that the discriminator refuses: whether it reads."""
-
-    def __init__(self, name: str = "other_text_seen", **kwargs: Any):
-        super().__init__(name, **kwargs)
-
-    def share_of(self, rows: Any) -> Any:
-        return ops.cast(rows[:, 1] < 0, "float32")
-
-
-@register
-class DrawnShare(Share):
-    """Share of drawn pictures that the discriminator takes for drawn ones."""
-
-    def __init__(self, name: str = "drawn_seen", **kwargs: Any):
-        super().__init__(name, **kwargs)
-
-    def share_of(self, rows: Any) -> Any:
-        return ops.cast(rows[:, 2] < 0, "float32")
-
-
-@register
-class Spread(Share):
+class Spread(keras.metrics.Mean):
     """How far drawn pictures are from each other, over how far real ones are: near 0 where all look alike."""
 
     def __init__(self, name: str = "spread", **kwargs: Any):
-        super().__init__(name, **kwargs)
+        super().__init__(name=name, **kwargs)
+        set_direction(self, "up")
 
-    def share_of(self, rows: Any) -> Any:
-        return rows[:, 4] / ops.maximum(ops.mean(rows[:, 5]), 1e-3)
+    def update_state(self, y_true: Any, y_pred: Any, sample_weight: Any = None) -> Any:
+        del y_true
+        of = columns(ops.cast(y_pred, "float32"))
+        return super().update_state(of["drawn_spread"] / ops.maximum(ops.mean(of["real_spread"]), 1e-3), sample_weight)
 
 
 def concerns(logs: Mapping[str, float]) -> list[str]:
@@ -145,17 +140,33 @@ def difference(images: Any) -> Any:
 
 
 @register
+class Rivals(keras.layers.Layer):
+    """Returns which texts (batch, batch) compete for a picture: its own, and those that are not equal to it."""
+
+    def compute_output_spec(self, tokens: Any) -> Any:
+        return keras.KerasTensor((tokens.shape[0], None), dtype="bool")
+
+    def call(self, tokens: Any) -> Any:  # (batch, words)
+        same = ops.all(ops.equal(tokens[:, None], tokens[None]), axis=-1)
+        rows = ops.arange(ops.shape(tokens)[0])
+        return ops.logical_or(ops.logical_not(same), rows[:, None] == rows[None, :])
+
+
+@register
 class Readable(keras.layers.Layer):
     """Sets the logit of a picture with another's text to where it costs nothing if both texts are the same."""
 
-    def compute_output_shape(self, logits_shape: tuple, tokens_shape: tuple) -> tuple:
-        del tokens_shape
+    def compute_output_shape(self, logits_shape: tuple, rivals_shape: tuple) -> tuple:
+        del rivals_shape
         return logits_shape
 
-    def call(self, logits: Any, tokens: Any) -> Any:  # (batch, 2), (batch, words)
-        same = ops.all(ops.equal(tokens, ops.roll(tokens, 1, axis=0)), axis=1, keepdims=True)  # (batch, 1)
-        other = ops.where(same, ops.cast(NEVER, logits.dtype), logits[:, 1:])
-        return ops.concatenate([logits[:, :1], other], axis=-1)
+    def call(self, logits: Any, rivals: Any) -> Any:  # (batch, 3), (batch, batch)
+        rows = ops.arange(ops.shape(logits)[0])
+        before = ops.roll(ops.cast(rows[:, None] == rows[None, :], "float32"), 1, axis=0)  # row i has the text of i - 1
+        differs = ops.sum(before * ops.cast(rivals, "float32"), axis=1, keepdims=True) > 0
+        differs = ops.logical_and(differs, ops.shape(logits)[0] > 1)
+        other = ops.where(differs, logits[:, 1:2], ops.cast(NEVER, logits.dtype))
+        return ops.concatenate([logits[:, :1], other, logits[:, 2:]], axis=-1)
 
 
 @register

@@ -18,14 +18,15 @@ import keras
 from keras import layers, ops
 
 from vtx_keras._compat import input_gradients
-from vtx_keras.models.layers import masked_mean, register
+from vtx_keras.models.layers import NEVER, masked_mean, register
 from vtx_keras.models.maps import Affine, Clip, Gating, OverTime, OverWords, PerFrame, Shrink, leaky
 
 __all__ = ["START", "Discriminator", "Noise", "channels", "drawn"]
 START = 4  # side of the first map
 READ_AT = (8, 16)  # sides of the maps whose cells attend to words
 PENALIZED = 4  # the gradient penalty is computed on one of so many rows: as dear as on all rows at each fourth step
-RATE = 4 / 3  # of the discriminator, over the generator's
+SHARPNESS = 10.0  # of the softmax over texts
+RATE = 2.0  # of the discriminator, over the generator's (two time scales, https://arxiv.org/abs/1706.08500)
 
 
 def channels(side: int, picture: int, width: int) -> int:
@@ -114,9 +115,12 @@ class Noise(keras.layers.Layer):
 class Discriminator(keras.layers.Layer):
     """Judges whether pictures are real and fit their texts: one logit for each, above 0 if so.
 
-    `role` says what a call is for. "real": two logits, of the text and of the next row's text, which does not fit; the
-    gradient penalty is added to the loss. "drawn": one logit. "held": one logit through weights that stay as they are,
-    from which the generator learns.
+    It also looks for the text of each picture among all texts of the batch, which is what makes it read every word:
+    most texts of other pictures can be refused by one word alone (XMC-GAN, https://arxiv.org/abs/2101.04702).
+
+    `role` says what a call is for. "real": the logits of the text and of the next row's text, which does not fit, and
+    the log probability of the own text; the gradient penalty is added to the loss. "drawn": the logit. "held": the
+    logit and the log probability through weights that stay as they are, from which the generator learns.
     """
 
     def __init__(self, image_shape: Sequence[int], width: int, dim: int, fusion: str, penalty: float, **kwargs: Any):
@@ -129,12 +133,14 @@ class Discriminator(keras.layers.Layer):
         self.halvings = (min(height, across) // START).bit_length() - 1
         sides = [side >> (i + 1) for i in range(self.halvings)]
         self.stages = [Shrink(channels(one, side, width), name=f"map_{one}", **more) for one in sides]
-        self.last = channels(sides[-1], side, width)
+        self.last = channels(2 * sides[-1], side, width)
         frames = self.clip[0] if self.clip else 1
         if fusion == "cross_attn":
-            self.over = OverWords(channels(2 * sides[-1], side, width), dim, frames, name="words", **more)
+            self.over = OverWords(self.last, dim, frames, name="words", **more)
         if self.clip:
             self.time = OverTime(frames, name="time", **more)
+        self.picture = layers.Dense(dim, name="picture", dtype="float32")
+        self.text = layers.Dense(dim, name="text", dtype="float32")
         self.joined = layers.Conv2D(2 * width, 3, padding="same", name="joined", **more)
         self.logit = layers.Dense(1, name="logit", dtype="float32")
 
@@ -145,8 +151,11 @@ class Discriminator(keras.layers.Layer):
         for stage in self.stages:
             stage.build(shape)
             shape = stage.compute_output_shape(shape)
-            if self.fusion == "cross_attn" and stage is self.stages[-2]:
-                self.over.build(shape)
+            if stage is self.stages[-2]:
+                self.picture.build((None, shape[3]))
+                self.text.build((None, self.dim))
+                if self.fusion == "cross_attn":
+                    self.over.build(shape)
         if self.clip:
             self.time.build(shape)
         self.joined.build((None, *shape[1:3], shape[3] + self.dim))
@@ -155,20 +164,41 @@ class Discriminator(keras.layers.Layer):
             variable.pace = RATE
 
     def call(
-        self, image: Any, words: Any, sentence: Any, keep: Any, role: str = "drawn", training: bool | None = None
+        self,
+        image: Any,
+        words: Any,
+        sentence: Any,
+        keep: Any,
+        rivals: Any,
+        role: str = "drawn",
+        training: bool | None = None,
     ) -> Any:
         if role == "held":
             held = [ops.stop_gradient(variable.value) for variable in self.trainable_variables]
             others = [variable.value for variable in self.non_trainable_variables]
-            return self.stateless_call(held, others, image, words, sentence, keep, role="drawn", training=training)[0]
+            inputs = (image, words, sentence, keep, rivals)
+            return self.stateless_call(held, others, *inputs, role="read", training=training)[0]
         early = self.early(image)
         fits = self.late(early, words, sentence, keep)
         if role == "drawn":
-            return fits
+            return fits  # (batch, 1)
+        found = self.found(early, sentence, rivals)
+        if role == "read":
+            return ops.concatenate([fits, found], axis=-1)  # (batch, 2)
         if self.penalty and training:
             self.add_loss(self.penalty * self.steepness(image, words, sentence, keep))
         other = (ops.roll(one, 1, axis=0) for one in (words, sentence, keep))
-        return ops.concatenate([fits, self.late(early, *other)], axis=-1)  # (batch, 2)
+        return ops.concatenate([fits, self.late(early, *other), found], axis=-1)  # (batch, 3)
+
+    def found(self, x: Any, sentence: Any, rivals: Any) -> Any:
+        """Return the log probability (batch, 1) of each picture's own text among it and its `rivals` (batch, batch)."""
+        pooled = ops.mean(leaky(x), axis=(1, 2))  # (batch [* frames], channels)
+        pooled = masked_mean(ops.reshape(pooled, (-1, self.clip[0], self.last)))[:, 0] if self.clip else pooled
+        pictures, texts = ops.normalize(self.picture(pooled)), ops.normalize(self.text(sentence))
+        logits = ops.cast(ops.matmul(pictures, ops.transpose(texts)), "float32") * SHARPNESS  # (pictures, texts)
+        rows = ops.arange(ops.shape(logits)[0])
+        own = ops.cast(rows[:, None] == rows[None, :], "float32")
+        return ops.sum(own * ops.log_softmax(ops.where(rivals, logits, NEVER), axis=-1), axis=-1, keepdims=True)
 
     def early(self, image: Any) -> Any:
         """Return the map before the words come in."""

@@ -193,6 +193,13 @@ OPTIONS = {
         _one_of("none", "shift", "shift+cutout", "shift+cutout+colour"),
         DRAWING,
     ),
+    "contrast": Option(
+        "weight of finding a picture's own text among those of the batch (XMC-GAN)",
+        1.0,
+        "a number of at least 0",
+        lambda value: isinstance(value, (int, float)) and not isinstance(value, bool) and value >= 0,
+        DRAWING,
+    ),
     "penalty": Option(
         "weight of the matching-aware gradient penalty",
         2.0,

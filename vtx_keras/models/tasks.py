@@ -195,18 +195,19 @@ def generator(fusion: str, o: SimpleNamespace) -> Generator:
     real = keras.layers.Rescaling(1 / 127.5, -1.0, name="real")(inputs["image"])
     judge = Discriminator(o.image_shape, o.width, o.dim, fusion, o.penalty, name="discriminator")
     change = against.Changes(o.changes, name="changes")
-    still = change(Held(name="picture_held")(picture))
+    still, rivals = change(Held(name="picture_held")(picture)), against.Rivals(name="rivals")(tokens)
     logits = [
-        against.Readable(name="pairs")(judge(change(real), words, sentence, mask, role="real"), tokens),  # (batch, 2)
-        judge(still, words, sentence, mask, role="drawn"),
-        judge(change(picture), words_held, sentence_held, mask, role="held"),
+        against.Readable(name="pairs")(judge(change(real), words, sentence, mask, rivals, role="real"), rivals),
+        judge(still, words, sentence, mask, rivals, role="drawn"),
+        judge(change(picture), words_held, sentence_held, mask, rivals, role="held"),
         against.difference(picture),
         against.difference(real),
     ]
-    rows = keras.layers.Concatenate(dtype="float32", name="judged")(logits)  # (batch, 6)
+    rows = keras.layers.Concatenate(dtype="float32", name="judged")(logits)  # (batch, 8)
     model = graph(inputs, rows, "generator", Generator)
-    metrics = [against.RealShare(), against.OtherShare(), against.DrawnShare(), against.Spread()]
-    model.compile(against.halves(3e-4), loss=against.HingeLoss(), weighted_metrics=metrics)
+    model.compile(
+        against.halves(3e-4), loss=against.HingeLoss(o.contrast), weighted_metrics=[*against.shares(), against.Spread()]
+    )
     return model
 
 
