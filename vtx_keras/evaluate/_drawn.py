@@ -315,8 +315,13 @@ def diversity(distance: Any, groups: Sequence[Hashable], pairs: int = 10, seed: 
 
 
 def perceptual_of(pictures: np.ndarray, batch_size: int = 32) -> Callable[[np.ndarray, np.ndarray], np.ndarray]:
-    """Return a function from two arrays of indices to the perceptual distances of those pictures, in batches."""
+    """Return a function from two arrays of indices to the perceptual distances of those pictures, in batches.
+
+    Pictures that are too small for the network are enlarged, pixel by pixel.
+    """
     frames = pictures.reshape(len(pictures), -1, *pictures.shape[-3:])
+    times = -(-SMALLEST // min(frames.shape[2:4]))
+    frames = frames.repeat(times, axis=2).repeat(times, axis=3) if times > 1 else frames
 
     def run(pairs: np.ndarray) -> np.ndarray:  # (batch, 2)
         first, second = (frames[pairs[:, side]].reshape(-1, *frames.shape[2:]) for side in (0, 1))

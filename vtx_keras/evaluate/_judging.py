@@ -82,7 +82,9 @@ def judged(
         if trained_points is not None:
             measures["nearest_training"] = mean(judging.nearest(points, trained_points)[1])
         if name != "real":
-            measures["perceptual_to_real"] = mean(judging.perceptual(pictures, first.pictures))
+            pairs = np.arange(len(pictures))
+            apart = judging.perceptual_of(np.concatenate([pictures, first.pictures]))
+            measures["perceptual_to_real"] = mean(apart(pairs, pairs + len(pairs)))
             measures["ssim_to_real"] = mean(_ssim(pictures, first.pictures))
         measured[name] = measures | _by_judges(judges, pictures, first, seed)
     measured["model"]["diversity"] = _variety(model, first.texts, seed)
