@@ -43,7 +43,8 @@ def test_a_generator_is_judged_beside_real_pictures_and_the_nearest_caption(gene
         judges={"colour": colour_of, "again": ("colour", lambda pictures: ["w1"] * len(pictures))},
     )  # fmt: skip
     assert results.kind == "drawings"
-    assert sorted(results.baselines) == ["nearest_caption", "real"]
+    assert sorted(results.baselines) == ["another_text", "nearest_caption", "real"]
+    assert results.baselines.pop("another_text")["colour_right"]["value"] < 0.6
     assert results.rows in (24, 25)
     for figures in (results.metrics, *results.baselines.values()):
         assert figures["colour_right"]["value"] == 1.0

@@ -1,7 +1,8 @@
 """Evaluate a generator: what it draws from held-out texts, beside real pictures and the nearest caption's.
 
 The held-out examples are split in two. Texts of the first half are drawn; distances are those from the real pictures of
-the second. Real pictures of the first half, judged alike, are what can be hoped for.
+the second. Real pictures of the first half, judged alike, are what can be hoped for; a drawing of another's text is what a
+generator would reach that does not read.
 """
 
 from __future__ import annotations
@@ -47,7 +48,7 @@ def judged(
     seed: int,
     told: Callable[[int], object],
 ) -> tuple[dict[str, dict], list[str], list[Card], dict[int, str], int]:
-    """Return figures by name ("model", "real", "nearest_caption"), notes, cases, errors by place, and rows drawn."""
+    """Return figures by name ("model", "real", "another_text", "nearest_caption"), notes, cases, errors by place, and rows drawn."""
     held_out, left_out = _half(model, stream, told)
     if len(held_out.texts) < 8:
         raise ValueError(f"{len(held_out.texts)} rows with a text and a picture: expected at least 8, better hundreds")
@@ -60,7 +61,7 @@ def judged(
     left_out |= {int(order[place]): why for place, why in enumerate(known) if why}
     first = _some(first, np.array([place for place, why in enumerate(known) if not why], int))
     drawn = model.draw(first.texts, seed=seed)
-    sets = {"model": drawn, "real": first.pictures}
+    sets = {"model": drawn, "real": first.pictures, "another_text": np.roll(drawn, 1, axis=0)}
     notes = [
         f"distances are on features of {ENCODER} ({judging.SIDE} px), between {len(drawn):,d} drawn and "
         f"{len(second.texts):,d} real pictures of other texts; they are no FID",

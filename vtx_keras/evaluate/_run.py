@@ -60,7 +60,8 @@ def run(
     "without_history" is the model itself, asked each question alone.
 
     A generator draws the texts of half of the examples, and the real pictures of the other half are what its pictures
-    are compared with; "real" are those of the first half, and "nearest_caption" a training picture of the nearest text.
+    are compared with; "real" are those of the first half, "another_text" is the drawing of another text, as if the
+    generator did not read, and "nearest_caption" a training picture of the nearest text.
     `judges` read pictures by themselves: a retriever, which searches the text of a picture, or a function from
     pictures to labels, whose name is the field of the examples that says the right ones (or a pair of field and
     function).
