@@ -1,8 +1,8 @@
 """Evaluate a generator: what it draws from held-out texts, beside real pictures and the nearest caption's.
 
 The held-out examples are split in two. Texts of the first half are drawn; distances are those from the real pictures of
-the second. Real pictures of the first half, judged alike, are what can be hoped for; a drawing of another's text is what a
-generator would reach that does not read.
+the second. Real pictures of the first half, judged alike, are what can be hoped for; a drawing of another's text is
+what a generator would reach that does not read.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ def judged(
     seed: int,
     told: Callable[[int], object],
 ) -> tuple[dict[str, dict], list[str], list[Card], dict[int, str], int]:
-    """Return figures by name ("model", "real", "another_text", "nearest_caption"), notes, cases, errors by place, and rows drawn."""
+    """Return figures by name (of the model and of each baseline), notes, cases, errors by place, and rows drawn."""
     held_out, left_out = _half(model, stream, told)
     if len(held_out.texts) < 8:
         raise ValueError(f"{len(held_out.texts)} rows with a text and a picture: expected at least 8, better hundreds")
