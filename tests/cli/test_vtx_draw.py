@@ -54,7 +54,7 @@ def test_clips_move_or_lie_side_by_side(moving, tmp_path):
     ("words", "message"),
     [
         (("w1", "--out", "a.txt"), "expected a name that ends in"),
-        (("w1", "--out", "a.gif"), "a picture does not move"),
+        (("w1", "--out", "a.gif"), "does not move: expected a name"),
         (("w1 zebra",), "does not know: zebra"),
         (("w1", "--size", "5"), "draws 16, 8 px"),
         (("w1", "w2", "--attention"), "one picture of one text"),

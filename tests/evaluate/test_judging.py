@@ -45,7 +45,7 @@ def test_a_generator_is_judged_beside_real_pictures_and_the_nearest_caption(gene
     assert results.kind == "drawings"
     assert sorted(results.baselines) == ["another_text", "nearest_caption", "real"]
     assert results.baselines.pop("another_text")["colour_right"]["value"] < 0.6
-    assert results.rows in (24, 25)
+    assert 22 <= results.rows <= 25
     for figures in (results.metrics, *results.baselines.values()):
         assert figures["colour_right"]["value"] == 1.0
         assert 0.1 < figures["again_right"]["value"] < 0.4
@@ -55,7 +55,8 @@ def test_a_generator_is_judged_beside_real_pictures_and_the_nearest_caption(gene
     assert results.metrics["nearest_training"]["value"] > 0
     real, model = (one["frechet_mobilenet_v2"]["value"] for one in (results.baselines["real"], results.metrics))
     assert real < model
-    assert sorted(results.left_out) == ["48", "49"] or "48" in results.left_out
+    assert set(results.left_out) <= {"48", "49"}
+    assert "48" in results.left_out
     assert any("they are no FID" in line for line in results.summary())
     stored = json.loads((tmp_path / "results.json").read_text())
     assert stored["metrics"]["colour_right"]["value"] == 1.0
@@ -74,9 +75,15 @@ def test_scores_of_a_run_are_distances(generator):
 
 
 def test_what_cannot_be_judged_is_said(generator):
-    with pytest.raises(ValueError, match="expected at least 8"):
+    with pytest.raises(ValueError, match="expected at least 4 of each"):
         evaluate.run(generator, rows(3))
     with pytest.raises(ValueError, match="examples have no 'kind'"):
         evaluate.run(generator, rows(16), judges={"kind": colour_of}, draws=2)
+    with pytest.raises(TypeError, match="expected a retriever, a function"):
+        evaluate.run(generator, rows(16), judges={"colour": "red"})
+    with pytest.raises(ValueError, match="gives 1 labels for"):
+        evaluate.run(generator, rows(16), judges={"colour": lambda pictures: ["w1"]}, draws=2)
+    with pytest.raises(ValueError, match="writes no sentences"):
+        evaluate.run(generator, rows(16), beams=2)
     with pytest.raises(ValueError, match="draws none"):
         evaluate.run(toy("gated_vqa"), rows(8), judges={"colour": colour_of})

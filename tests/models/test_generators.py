@@ -11,6 +11,7 @@ from toys import batches, eager, fit, toy
 from vtx_keras import explain, tuning, zoo
 from vtx_keras._compat import input_gradients
 from vtx_keras.models import adversarial
+from vtx_keras.models._drawing import noise_of
 from vtx_keras.models.generator import RATE
 from vtx_keras.models.layers import register
 
@@ -87,12 +88,12 @@ def test_each_half_learns_from_its_own_loss_alone(name, half):
 
 
 def test_the_hinge_loss_is_the_one_of_the_paper():
-    rows = np.random.default_rng(0).normal(size=(5, 8)).astype("float32") * 2
-    real, other, real_found, drawn, held, drawn_found = rows[:, :6].T
+    rows = np.random.default_rng(0).normal(size=(5, 9)).astype("float32") * 2
+    real, other, real_found, steepness, drawn, held, drawn_found = rows[:, :7].T
     hinge = np.maximum(0, 1 - real) + (np.maximum(0, 1 + other) + np.maximum(0, 1 + drawn)) / 2 - held
-    hinge -= 0.5 * (real_found + drawn_found)
+    hinge += 3 * steepness - 0.5 * (real_found + drawn_found)
     weight = np.array([1, 1, 0, 1, 1], "float32")
-    loss = adversarial.HingeLoss(0.5)(np.ones((5, 1)), rows, weight)
+    loss = adversarial.HingeLoss(0.5, 3.0)(np.ones((5, 1)), rows, weight)
     assert float(loss) == pytest.approx((hinge * weight).sum() / weight.sum(), rel=1e-5)
 
 
@@ -122,15 +123,25 @@ def test_the_penalty_is_the_gradient_of_picture_and_sentence():
     gradients = [np.array(one) for one in input_gradients(logit, tensors)]
     for place, direction, slope in steps:
         assert float((gradients[place] * direction).sum()) == pytest.approx(slope, rel=0.1, abs=5e-3)
-    steep = float(judge.steepness(*map(ops.convert_to_tensor, (image, words, sentence)), ops.convert_to_tensor(keep)))
-    assert steep == pytest.approx(sum((one**2).sum() for one in gradients) ** 3, rel=1e-3)
-    judge(image, words, sentence, keep, rivals, role="real", training=True)
-    assert len(judge.losses) == 1
-    assert float(judge.losses[0]) == pytest.approx(2 * steep, rel=1e-3)
+    steep = np.array(judge.steepness(*map(ops.convert_to_tensor, (image, words, sentence, keep))))[:, 0]
+    assert steep[0] == pytest.approx(4 * sum((one**2).sum() for one in gradients) ** 3, rel=1e-3)
+    assert steep[1:].tolist() == [0, 0, 0], "one row counts for four"
+    training = np.array(judge(image, words, sentence, keep, rivals, role="real", training=True))[:, 3]
+    np.testing.assert_allclose(training, steep, rtol=1e-3)
+    assert not np.array(judge(image, words, sentence, keep, rivals, role="real"))[:, 3].any()
+
+
+def test_the_penalty_reaches_the_loss_of_fit():
+    """Of the whole graph, in which the discriminator is called three times."""
+    losses = []
+    for penalty in (0.0, 50.0):
+        model = set_weights(toy("cross_attn_generator", penalty=penalty))
+        losses.append(fit(model, batches(model)).history["loss"][0])
+    assert losses[1] > losses[0] + 0.1
 
 
 def test_a_picture_with_the_same_text_is_no_negative():
-    logits = ops.convert_to_tensor(np.zeros((3, 3), "float32"))
+    logits = ops.convert_to_tensor(np.zeros((3, 4), "float32"))
     rivals = adversarial.Rivals()(ops.convert_to_tensor([[2, 5], [2, 5], [2, 6]]))
     assert np.array(rivals).tolist() == [[True, False, True], [False, True, True], [True, True, True]]
     judged = np.array(adversarial.Readable()(logits, rivals))
@@ -186,11 +197,15 @@ def test_seed_and_words_alone_decide_a_picture():
     small = model.draw("w3", seed=3, size=8)
     expected = drawn[1].reshape(8, 2, 8, 2, 3).mean(axis=(1, 3))
     assert np.abs(small[0] - expected).max() <= 1
-    between = model.interpolate("w1 w2", "w3", 5, seed=3)
-    assert np.abs(between[0].astype(int) - drawn[0]).max() <= 1
-    assert between.shape == (5, 16, 16, 3)
-    ends = model.draw(["w1 w2"], seed=3), model.interpolate("w3", "w1 w2", 2, seed=3)
-    assert (ends[0][0] != between[-1]).any()
+    for ends in (("w1 w2", "w3"), ("w3", "w1 w2 w4 w5")):
+        between = model.interpolate(*ends, 5, seed=3)
+        assert between.shape == (5, 16, 16, 3)
+        assert np.abs(between[0].astype(int) - model.draw(ends[0], seed=3)[0]).max() <= 1
+        assert np.abs(between[-1].astype(int) - between[0]).max() > 9
+    same = model.interpolate("w3", "w3", 2, seed=3)
+    assert np.abs(same[0].astype(int) - same[1]).max() <= 1
+    several = noise_of([f"w{place}" for place in range(9)], 8, seed=3)
+    assert len(np.unique(several, axis=0)) == 9, "texts have noise of their own"
 
 
 def test_the_picture_is_the_same_on_every_backend():
@@ -199,7 +214,7 @@ def test_the_picture_is_the_same_on_every_backend():
     assert np.abs(drawn[3:6, 3, :].ravel() - PIXELS).max() <= 2, drawn[3:6, 3, :].ravel().tolist()
 
 
-PIXELS = np.array([65, 250, 153, 60, 252, 151, 56, 252, 149])
+PIXELS = np.array([21, 255, 157, 27, 255, 165, 42, 254, 172])
 
 
 def test_attention_says_which_words_a_place_read():
@@ -227,12 +242,18 @@ def test_what_cannot_be_drawn_is_said():
     ):
         with pytest.raises(ValueError, match=message):
             model.draw(words)
+    for call in (model.prepare, model.look, model.behind_encoder, lambda one: explain.attention(model, one, "w1")):
+        with pytest.raises(ValueError, match=r"reads no pictures|no image encoder"):
+            call(np.zeros((1, 16, 16, 3)))
+    with pytest.raises(TypeError, match="texts is None"):
+        model.draw(None)
     for options, message in (
         ({"seed": -1}, "seed=-1: expected a whole number from 0"),
         ({"seed": 2**32}, "from 0 to 4294967295"),
         ({"truncation": 2}, "truncation=2: expected a number from 0 to 1"),
         ({"size": 24}, "size=24: this model draws 16, 8 px"),
         ({"batch_size": 0}, "batch_size=0"),
+        ({"batch_size": 1.5}, "batch_size=1.5"),
     ):
         with pytest.raises(ValueError, match=message):
             model.draw("w1", **options)
@@ -255,6 +276,7 @@ def test_parts_and_frozen_readers():
 
 
 def test_an_epoch_that_goes_wrong_is_named():
+    assert adversarial.concerns({}) == []
     good = {"spread": 0.9, "drawn_seen": 0.7, "real_seen": 0.7, "other_text_seen": 0.6}
     assert adversarial.concerns(good) == []
     assert "collapsed" in adversarial.concerns({**good, "spread": 0.01})[0]

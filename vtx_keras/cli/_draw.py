@@ -73,6 +73,10 @@ def draw(
         network = zoo.named(model, weights)
         if not isinstance(network, Generator):
             raise ValueError(f"{model} draws nothing: expected a generator, such as cross_attn_generator")
+        allowed = MOVING if len(network.image_shape) == 4 else STILL
+        if out.suffix.lower() not in allowed:
+            moves = "moves" if allowed == MOVING else "does not move"
+            raise ValueError(f"what {model} draws {moves}: expected a name that ends in {', '.join(allowed)}")
         if attention:
             if len(texts) > 1 or count > 1 or between or size or out.suffix.lower() != ".png":
                 raise ValueError("--attention shows one picture of one text, in a .png: leave out the rest")
@@ -81,8 +85,10 @@ def draw(
             return
         how: dict[str, Any] = {"seed": seed, "truncation": truncation}
         if between:
-            if len(texts) != 2 or count > 1 or size:
+            if len(texts) != 2:
                 raise ValueError(f"--between goes from one text to another: expected two, and got {len(texts)}")
+            if count > 1 or size:
+                raise ValueError("--between has its own number of pictures, of the model's size: leave out the rest")
             rows = [(f"{texts[0]} … {texts[1]}", network.interpolate(*texts, between, **how))]
         else:
             drawn = network.draw([text for text in texts for _ in range(count)], size=size, **how)
@@ -102,10 +108,6 @@ def encoded(rows: list[tuple[str, Any]], suffix: str, sheet: Any) -> bytes:
     if moves and suffix == ".png":  # the frames of each clip, side by side
         rows = [(f"{text} ({place + 1})", list(clip)) for text, clips in rows for place, clip in enumerate(clips)]
         pages = [Image.fromarray(np.concatenate(list(first), axis=1))] if alone else sheet(rows)
-    elif moves and suffix not in MOVING:
-        raise ValueError(f"a clip moves: expected a name that ends in {', '.join(MOVING)}, not {suffix}")
-    elif not moves and suffix not in STILL:
-        raise ValueError(f"a picture does not move: expected a name that ends in {', '.join(STILL)}, not {suffix}")
     else:
         pages = [Image.fromarray(one) for one in (first if moves else [first])] if alone else sheet(rows)
     file = io.BytesIO()

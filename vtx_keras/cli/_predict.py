@@ -164,8 +164,11 @@ def predict(
 
 def runner(network: Any, name: str, question: str | None, settings: dict[str, Any]) -> Callable[[list], Iterable]:
     """Return a function from images to the model's result for each."""
+    from vtx_keras.models._drawing import Generator
     from vtx_keras.models._methods import Captioner, Retriever
 
+    if isinstance(network, Generator):
+        raise ValueError(f'{name} reads no pictures, but draws them: vtx draw {name} "words"')
     if isinstance(network, Captioner):
         if question is not None:
             raise ValueError(f"{name} writes captions: --text is for models that read a text; use --prompt")

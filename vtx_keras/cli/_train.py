@@ -56,7 +56,7 @@ FEW = 300  # updates, too few for a captioner of a few hundred images to learn w
 @click.option("--processes", type=click.IntRange(1), default=1, help="Number of hosts.")
 @click.option("--process", type=click.IntRange(0), default=0, help="Number of this host, from 0.")
 @click.option("--scores", type=click.IntRange(1), metavar="N", help="Score the model on N examples per epoch.")
-@click.option("--monitor", help="Metric that selects best [default: val_loss].")
+@click.option("--monitor", help="Metric that selects best [default: val_loss; of a generator the latest].")
 @click.option("--patience", type=click.IntRange(1), help="Stop after this many epochs without improvement.")
 @click.option("--save-every", type=click.IntRange(1), default=200, show_default=True, help="Steps between states.")
 @click.option("--seed", type=int, default=0, show_default=True)

@@ -24,6 +24,7 @@ from vtx_keras.data._plan import BadData, Epochs, Plan, epoch_seed, plan_of, see
 from vtx_keras.data._source import Examples, mapped, plainly
 from vtx_keras.inputs import media, text
 from vtx_keras.models._base import VisionText
+from vtx_keras.models._drawing import Generator
 from vtx_keras.models._methods import Captioner, Matcher, Retriever
 from vtx_keras.models.options import did_you_mean
 
@@ -55,8 +56,8 @@ def batches(
 
     `training` shuffles. `augment` is True or a dict of changes to `AUGMENT` in `data/_tensors.py`. `buckets` are text
     lengths: rows of similar length share a batch, padded to the next of them. `static` pads the last batch with rows of
-    weight 0, so that XLA compiles one shape (for a retriever, which compares rows, it drops that batch). `cache` keeps
-    prepared images in memory or in a file. `unknown="drop"` leaves out rows whose label is no class.
+    weight 0, so that XLA compiles one shape (for a retriever or generator, which compare rows, it drops that batch).
+    `cache` keeps prepared images in memory or in a file. `unknown="drop"` leaves out rows whose label is no class.
 
     >>> from vtx_keras import zoo
     >>> model = zoo.build("gated_captioner", weights=None, dim=32, depth=1, vision_depth=1, image_shape=(32, 32, 3))
@@ -110,8 +111,9 @@ def epochs(
         source = _asked(source, model)
     plan = plan_of(source.element_spec, model, how)
     kept, plain, fingerprint = survey(source, plan, unknown)
-    # Padding rows would take part in a contrastive loss.
-    drop_last = static and (isinstance(model, Retriever) or bool(model.options.get("contrastive")))
+    # Padding rows would take part in a loss that compares rows.
+    compares = isinstance(model, (Retriever, Generator)) or bool(model.options.get("contrastive"))
+    drop_last = static and compares
     count = kept // batch_size if drop_last else -(-kept // batch_size)
     if not count:
         raise BadData(f"{kept} rows make no batch of {batch_size}: choose a smaller batch_size")

@@ -7,6 +7,7 @@ what a generator would reach that does not read.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -18,12 +19,14 @@ from vtx_keras.evaluate._measures import Measure, intervals, mean
 from vtx_keras.evaluate._pages import Card
 from vtx_keras.inputs import media, text
 from vtx_keras.inputs.text import TEXT_FIELDS
+from vtx_keras.models._base import VisionText
 from vtx_keras.models._drawing import Generator
 from vtx_keras.models._methods import Retriever
 from vtx_keras.models.objectives import ssim
 
 ENCODER = "mobilenet_v2"
 MOST_TRAINED = 20_000  # training pictures that copies are searched among
+LEAST = 4  # rows of each half: nearest neighbours are the third
 PROMPTS, DRAWS = 24, 4  # texts, and pictures of each, on which variety is measured
 SHOWN = 32  # cases on the page
 Reader = Callable[[np.ndarray], Sequence[Any]]  # from pictures to labels
@@ -31,11 +34,13 @@ Judge = Reader | tuple[str, Reader] | Retriever
 
 
 class Half(NamedTuple):
-    """Pictures (n, h, w, 3) with their first texts and the fields that judges read."""
+    """Pictures (n, h, w, 3) with their first texts, the fields that judges read, groups, and places in the data."""
 
     pictures: np.ndarray
     texts: list[str]
     fields: Sequence[Mapping[str, Any]]
+    groups: list[str]
+    places: list[int]
 
 
 def judged(
@@ -47,27 +52,34 @@ def judged(
     draws: int,
     seed: int,
     told: Callable[[int], object],
-) -> tuple[dict[str, dict], list[str], list[Card], dict[int, str], int]:
-    """Return figures by name (of the model and of each baseline), notes, cases, errors by place, and rows drawn."""
+) -> tuple[dict[str, dict], list[str], list[Card], dict[int, str], int, int]:
+    """Return figures by name (of the model and of baselines), notes, cases, errors by place, rows drawn and groups."""
+    _check_judges(judges)
     held_out, left_out = _half(model, stream, told)
-    if len(held_out.texts) < 8:
-        raise ValueError(f"{len(held_out.texts)} rows with a text and a picture: expected at least 8, better hundreds")
-    order = np.random.default_rng(seed).permutation(len(held_out.texts))
-    first, second = (_some(held_out, part) for part in np.array_split(order, 2))
+    names = np.random.default_rng(seed).permutation(sorted(set(held_out.groups)))
+    drawn_groups = set(names[: -(-len(names) // 2)].tolist())
+    inside = np.array([one in drawn_groups for one in held_out.groups], bool)
+    first, second = (_some(held_out, np.flatnonzero(part)) for part in (inside, ~inside))
+    unreadable = model.unreadable(first.texts)
+    left_out |= {first.places[place]: why for place, why in unreadable.items()}
+    first = _some(first, np.array([i for i in range(len(first.texts)) if i not in unreadable], int))
+    if min(len(first.texts), len(second.texts)) < LEAST:
+        raise ValueError(
+            f"{len(first.texts)} texts to draw and {len(second.texts)} real pictures of other groups: expected at "
+            f"least {LEAST} of each, better hundreds ({len(left_out)} rows are left out)"
+        )
     second_points = judging.embedded(second.pictures, ENCODER)
     trained = None if train is None else _half(model, train, lambda done: None, MOST_TRAINED)[0]
+    trained = trained if trained is not None and trained.texts else None
     trained_points = None if trained is None else judging.embedded(trained.pictures, ENCODER)
-    known = [_known(model, one) for one in first.texts]
-    left_out |= {int(order[place]): why for place, why in enumerate(known) if why}
-    first = _some(first, np.array([place for place, why in enumerate(known) if not why], int))
     drawn = model.draw(first.texts, seed=seed)
     sets = {"model": drawn, "real": first.pictures, "another_text": np.roll(drawn, 1, axis=0)}
     notes = [
         f"distances are on features of {ENCODER} ({judging.SIDE} px), between {len(drawn):,d} drawn and "
-        f"{len(second.texts):,d} real pictures of other texts; they are no FID",
+        f"{len(second.texts):,d} real pictures, of other groups of rows; they are no FID",
     ]
     if trained is None:
-        notes.append("without a training split there is no nearest_caption, and no distance from training pictures")
+        notes.append("without training rows there is no nearest_caption, and no distance from training pictures")
     else:
         sets["nearest_caption"] = trained.pictures[_nearest_texts(first.texts, trained.texts, seed)]
     figures, measured = {}, {}
@@ -88,28 +100,32 @@ def judged(
             measures["perceptual_to_real"] = mean(apart(pairs, pairs + len(pairs)))
             measures["ssim_to_real"] = mean(_ssim(pictures, first.pictures))
         measured[name] = measures | _by_judges(judges, pictures, first, seed)
-    measured["model"]["diversity"] = _variety(model, first.texts, seed)
-    same = [text for text in first.texts if first.texts.count(text) > 1] if len(set(first.texts)) > 1 else []
-    if same:
-        rows = _some(first, np.array([place for place, one in enumerate(first.texts) if one in set(same)]))
+    counts = Counter(first.texts)
+    several = [one for one, count in counts.items() if count > 1][:PROMPTS]
+    prompts = several or list(counts)[:PROMPTS]  # those of which there are real pictures to compare with
+    measured["model"]["diversity"] = _variety(model, prompts, seed)
+    if several:
+        rows = _some(first, np.array([place for place, one in enumerate(first.texts) if one in set(several)]))
         measured["real"]["diversity"] = judging.diversity(judging.perceptual_of(rows.pictures), rows.texts, seed=seed)
     else:
         notes.append("no two real pictures have the same text, so there is no diversity of real ones")
     for name, measures in measured.items():
         for key, measure in measures.items():
-            groups = range(len(measure.rows))
+            groups = first.groups if len(measure.rows) == len(first.groups) else range(len(measure.rows))
             value, low, high = intervals({key: measure}, groups, count=draws, seed=seed)[key]
             figures[name][key] = {"value": value, "low": low, "high": high}
     ordered = {name: {key: found[key] for key in figures["model"] if key in found} for name, found in figures.items()}
     cases = _cases(drawn, first, trained, trained_points)
-    return ordered, notes, cases, left_out, len(drawn)
+    return ordered, notes, cases, left_out, len(drawn), len(set(first.groups))
 
 
 def scores(model: Generator, rows: Iterable[Mapping]) -> dict[str, float]:
     """Return distances of drawings from the real pictures of the same rows, for the curves of a run."""
     half, _ = _half(model, rows, lambda done: None)
-    kept = [place for place, one in enumerate(half.texts) if not _known(model, one)]
-    half = _some(half, np.array(kept, int))
+    unreadable = model.unreadable(half.texts)
+    half = _some(half, np.array([i for i in range(len(half.texts)) if i not in unreadable], int))
+    if len(half.texts) < LEAST:
+        raise ValueError(f"{len(half.texts)} rows whose texts the model reads: scores need at least {LEAST}")
     drawn, real = (judging.embedded(one, ENCODER) for one in (model.draw(half.texts), half.pictures))
     return {"frechet": judging.frechet(drawn, real), "kernel": judging.kernel_distance(drawn, real)}
 
@@ -118,7 +134,7 @@ def _half(
     model: Generator, stream: Iterable[Mapping], told: Callable[[int], object], most: int | None = None
 ) -> tuple[Half, dict[int, str]]:
     """Read pictures at the model's shape with their texts; return errors by place, too."""
-    pictures, texts, fields, left_out = [], [], [], {}
+    pictures, texts, fields, groups, places, left_out = [], [], [], [], [], {}
     for place, example in enumerate(stream):
         if most is not None and place >= most:
             break
@@ -135,21 +151,25 @@ def _half(
         pictures.append(np.rint(pixels[0][0]).astype("uint8"))
         texts.append(said[0])
         fields.append({key: value for key, value in example.items() if key not in ("image", "path", "alpha")})
+        groups.append(examples.group_of(example))
+        places.append(place)
     empty = np.zeros((0, *model.image_shape), "uint8")
-    return Half(np.stack(pictures) if pictures else empty, texts, fields), left_out
+    return Half(np.stack(pictures) if pictures else empty, texts, fields, groups, places), left_out
 
 
-def _some(half: Half, places: np.ndarray) -> Half:
-    return Half(half.pictures[places], [half.texts[i] for i in places], [half.fields[i] for i in places])
+def _some(half: Half, rows: np.ndarray) -> Half:
+    return Half(half.pictures[rows], *([one[i] for i in rows] for one in half[1:]))
 
 
-def _known(model: Generator, words: str) -> str:
-    """Return why a text cannot be drawn, or ""."""
-    try:
-        model.checked_tokens([words])
-    except ValueError as error:
-        return str(error)
-    return ""
+def _check_judges(judges: Mapping[str, Judge]) -> None:
+    """Raise TypeError for a judge of another kind, before anything is drawn."""
+    for name, judge in judges.items():
+        read = judge[1] if isinstance(judge, tuple) and len(judge) == 2 else judge
+        if not isinstance(judge, Retriever) and (isinstance(read, VisionText) or not callable(read)):
+            raise TypeError(
+                f"judges: {name!r} is a {type(read).__name__}: expected a retriever, a function from pictures to "
+                "labels, or a pair of a field and such a function"
+            )
 
 
 def _nearest_texts(texts: Sequence[str], trained: Sequence[str], seed: int) -> np.ndarray:
@@ -178,6 +198,8 @@ def _by_judges(judges: Mapping[str, Judge], pictures: np.ndarray, half: Half, se
     for name, judge in judges.items():
         if isinstance(judge, Retriever):
             candidates = min(100, len(set(half.texts)))
+            if candidates < 2:
+                continue  # there is nothing to choose from
             similarity = judge.similarity(list(pictures), half.texts)
             own = np.arange(len(half.texts))
             key = f"r_precision_{name}_of_{candidates}"
@@ -187,15 +209,16 @@ def _by_judges(judges: Mapping[str, Judge], pictures: np.ndarray, half: Half, se
         if any(field not in one for one in half.fields):
             raise ValueError(f"judges: examples have no {field!r} that a judge's labels are compared with")
         expected = [examples.as_text(one[field]) for one in half.fields]
-        labels = read(pictures)
+        labels = list(read(pictures))
+        if len(labels) != len(pictures):
+            raise ValueError(f"judges: {name!r} gives {len(labels)} labels for {len(pictures)} pictures")
         found[f"{name}_right"] = mean([one == other for one, other in zip(labels, expected, strict=True)])
     return found
 
 
 def _variety(model: Generator, texts: Sequence[str], seed: int) -> Measure:
     """Return the perceptual distance between pictures of one text, over a few texts."""
-    chosen = list(dict.fromkeys(texts))[:PROMPTS]
-    repeated = [one for one in chosen for _ in range(DRAWS)]
+    repeated = [one for one in texts for _ in range(DRAWS)]
     return judging.diversity(judging.perceptual_of(model.draw(repeated, seed=seed)), repeated, seed=seed)
 
 
@@ -203,7 +226,8 @@ def _ssim(first: np.ndarray, second: np.ndarray) -> np.ndarray:
     """Return the structural similarity of each pair; of clips, the mean over frames."""
     frames = first.shape[1] if first.ndim == 5 else 1
     first, second = (one.reshape(-1, *one.shape[-3:]) for one in (first, second))
-    return np.asarray(ssim(first, second)).reshape(-1, frames).mean(axis=1)
+    parts = [np.asarray(ssim(first[i : i + 64], second[i : i + 64])) for i in range(0, len(first), 64)]
+    return np.concatenate(parts).reshape(-1, frames).mean(axis=1)
 
 
 def _alone(value: float) -> dict[str, float | None]:

@@ -75,6 +75,9 @@ def run(
     """
     start = time.monotonic()
     if isinstance(model, Generator):
+        if beams != 1 or scorers or tokenizer != "plain":
+            raise ValueError("a generator writes no sentences: leave out beams, scorers and tokenizer")
+        baseline.check_baselines(baselines)
         return _drawings(model, ds, train, limit, folder, seed, draws, judges or {}, about)
     if judges:
         raise ValueError(f"judges= look at pictures that a generator draws, and a {model.name} draws none")
@@ -132,17 +135,19 @@ def _drawings(
 ) -> Results:
     """Evaluate a generator; see `run`."""
     start = time.monotonic()
+    if folder is not None:
+        Path(folder).mkdir(parents=True, exist_ok=True)  # fail now if it cannot be written
     stream, count = _stream(ds, limit, seed)
     trained = None if train is None else _stream(train, judging.MOST_TRAINED, seed)[0]()
     with progress("pictures", count) as update:
-        figures, notes, cases, left_out, rows = judging.judged(
+        figures, notes, cases, left_out, rows, groups = judging.judged(
             model, stream(), trained, judges=judges, draws=draws, seed=seed, told=update
         )
     results = Results(
         model=model.spec["name"],
         kind="drawings",
         rows=rows,
-        groups=rows,
+        groups=groups,
         left_out={str(place): why for place, why in sorted(left_out.items())},
         metrics=figures.pop("model"),
         baselines=figures,
@@ -154,7 +159,6 @@ def _drawings(
         seconds=round(time.monotonic() - start, 1),
     )
     if folder is not None:
-        Path(folder).mkdir(parents=True, exist_ok=True)
         keep(results, Path(folder), [("Drawn from held-out texts", cases)])
     return results
 
@@ -331,9 +335,14 @@ class Scores(keras.callbacks.Callback):
         examples = turns_of(islice(as_numpy(self.examples), self.limit))
         model: Any = self.whole or self.model
         if isinstance(model, Generator):
-            return judging.scores(model, islice(as_numpy(self.examples), self.limit))
+            scores = judging.scores(model, islice(as_numpy(self.examples), self.limit))
+            return self.chosen(scores, model)
         outcome = said_of(model, examples, beams=self.beams, batch_size=self.batch_size)
         scores = {name: measure.value for name, measure in measures_of(outcome, scorers=self.scorers).items()}
+        return self.chosen(scores, model)
+
+    def chosen(self, scores: dict[str, float], model: VisionText) -> dict[str, float]:
+        """Return the scores that were asked for."""
         unknown = [name for name in self.names or () if name not in scores]
         if unknown:
             raise ValueError(f"names: there is no {unknown[0]!r} of a {model.name}, but {', '.join(scores)}")

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import hashlib
+import math
 from collections import Counter
 from collections.abc import Sequence
-from numbers import Integral
+from numbers import Integral, Real
 from typing import Any
 
 import keras
@@ -12,12 +14,16 @@ import numpy as np
 from keras import ops
 
 from vtx_keras.inputs.text import PAD, UNK
+from vtx_keras.inputs.text import tokens as tokens_in
 from vtx_keras.models._base import VisionText, cut
+from vtx_keras.models.decode import run_in_batches
 from vtx_keras.models.layers import register
 from vtx_keras.models.options import did_you_mean
 
 __all__ = ["Generator", "Held", "Seen", "as_pixels", "noise_of"]
 LARGEST_SEED = 2**32 - 1
+SMALLEST = 8  # pixels of the shorter side that is drawn
+MORE = 64  # pieces beyond the longest text that are counted
 
 
 @register
@@ -27,6 +33,17 @@ class Generator(VisionText):
     @property
     def image_shape(self) -> tuple[int, ...]:
         return tuple(self.options["image_shape"])
+
+    def prepare(self, images: Any) -> Any:
+        """Raise ValueError: the methods of other tasks read pictures."""
+        raise ValueError(
+            f"{self.spec['name']} reads no pictures ({type(images).__name__}): draw(texts) makes them, and "
+            "explain.drawing shows what was read"
+        )
+
+    def behind_encoder(self, told: bool = False) -> VisionText:
+        """Raise ValueError: there is no image encoder."""
+        raise ValueError(f"{self.spec['name']} has no image encoder to be cut off (told={told})")
 
     def draw(
         self,
@@ -48,15 +65,15 @@ class Generator(VisionText):
         >>> model.draw(["a cat", "a cat", "a dog"]).shape
         (3, 16, 16, 3)
         """
-        texts = [texts] if isinstance(texts, (str, bytes)) else list(texts)
         tokens = self.checked_tokens(texts)
+        texts = [texts] if isinstance(texts, (str, bytes)) else list(texts)
         noise = noise_of(texts, self.options["noise"], seed, truncation)
         return self.painted({"noise": noise, "tokens": tokens}, batch_size, size)
 
     def interpolate(
         self, first: str, last: str, steps: int = 8, *, seed: int = 0, truncation: float = 1.0, batch_size: int = 32
     ) -> np.ndarray:
-        """Draw `steps` pictures from the one of text `first` to the one of text `last`, with the same noise.
+        """Draw `steps` pictures from the one of text `first` to what the same noise gives with text `last`.
 
         What is read of the texts, not their letters, goes from one to the other.
 
@@ -65,17 +82,18 @@ class Generator(VisionText):
         >>> model.interpolate("a cat", "a dog", 3).shape
         (3, 16, 16, 3)
         """
-        if not isinstance(steps, int) or steps < 2:
+        if isinstance(steps, bool) or not isinstance(steps, Integral) or steps < 2:
             raise ValueError(f"steps={steps!r}: expected a whole number of at least 2, the two ends")
-        tokens = self.checked_tokens([first, last])
-        width = int((tokens != 0).sum(axis=1).max())
-        read = self.in_batches(self.reader(), {"tokens": tokens[:, :width]}, batch_size)  # words and sentence of both
-        share = np.linspace(0, 1, steps, dtype="float32")
-        noise = noise_of([first], self.options["noise"], seed, truncation)
+        tokens, share = self.checked_tokens([first, last]), np.linspace(0, 1, int(steps), dtype="float32")
+        read = self.in_batches(self.reader(), {"tokens": tokens}, batch_size)
+        lengths = (tokens != PAD).sum(axis=1)
+        common = math.lcm(*map(int, lengths))  # each word as often as the others: attention is what it was
+        words = [read["words"][i, : lengths[i]].repeat(common // lengths[i], axis=0) for i in (0, 1)]
         inputs = {
-            "noise": np.repeat(noise, steps, axis=0),
-            **{name: _between(first_read, last_read, share) for name, (first_read, last_read) in read.items()},
-            "seen": np.repeat((tokens[:, :width] != 0).any(axis=0)[None], steps, axis=0),
+            "noise": np.repeat(noise_of([first], self.options["noise"], seed, truncation), steps, axis=0),
+            "words": _between(words[0], words[1], share),
+            "sentence": _between(*read["sentence"], share),
+            "seen": np.ones((steps, common), bool),
         }
         return self.painted(inputs, batch_size, None, read=True)
 
@@ -83,36 +101,63 @@ class Generator(VisionText):
         self, inputs: dict[str, np.ndarray], batch_size: int, size: int | None, read: bool = False
     ) -> np.ndarray:
         """Run the painter on noise and ids, or noise and what was `read`, and return uint8 pictures of this size."""
-        longest = max(self.image_shape[-3:-1])
-        size = longest if size is None else size
-        sizes = [longest >> halvings for halvings in range(longest.bit_length()) if longest >> halvings >= 8]
+        sides = self.image_shape[-3:-1]
+        size = max(sides) if size is None else size
+        sizes = [max(sides) >> halvings for halvings in range(9) if min(sides) >> halvings >= SMALLEST]
         if size not in sizes:
             raise ValueError(f"size={size!r}: this model draws {', '.join(map(str, sizes))} px")
-        pictures = self.in_batches(self.painter(read), inputs, batch_size)
-        times = longest // size
-        if times > 1:  # the mean of squares
-            *first, height, width, colours = pictures.shape
-            pictures = pictures.reshape(*first, height // times, times, width // times, times, colours)
-            pictures = pictures.mean(axis=(-4, -2))
-        return as_pixels(pictures)
+        if isinstance(batch_size, bool) or not isinstance(batch_size, Integral) or batch_size < 1:
+            raise ValueError(f"batch_size={batch_size!r}: expected a whole number of at least 1")
+        run, times = self.painter(read), max(sides) // int(size)
 
-    def checked_tokens(self, texts: Sequence[str]) -> np.ndarray:
+        def batch(rows: dict[str, np.ndarray]) -> np.ndarray:
+            pictures = np.asarray(run.predict_on_batch(rows), "float32")
+            if times > 1:  # the mean of squares
+                *first, height, width, colours = pictures.shape
+                pictures = pictures.reshape(*first, height // times, times, width // times, times, colours)
+                pictures = pictures.mean(axis=(-4, -2))
+            return as_pixels(pictures)
+
+        return run_in_batches(batch, inputs, int(batch_size))
+
+    def checked_tokens(self, texts: str | Sequence[str]) -> np.ndarray:
         """Return the ids of texts, of which every word is known and every one is read; raise ValueError otherwise."""
-        vocabulary, longest = self.vocabulary, self.options["max_length"]
-        tokens = self.tokens_of(texts, length=longest + 64)
-        for text, ids in zip(texts, tokens, strict=True):
-            if UNK in ids:
-                words = (text.decode() if isinstance(text, bytes) else text).split()
-                unknown = [word for word in words if UNK in vocabulary.encode([word], 16, start=True)[0]]
-                hint = did_you_mean(unknown[0].lower(), [one for one in vocabulary if one.isalpha()]) if unknown else ""
-                raise ValueError(
-                    f"{text!r} has words that the model does not know: {', '.join(unknown) or 'a sign'}{hint}"
-                )
-            if (ids != 0).sum() > longest:
-                raise ValueError(
-                    f"{text!r} has {(ids != 0).sum() - 1} pieces, of which the model reads {longest - 1}: shorten it"
-                )
-        return tokens[:, :longest]
+        tokens = self.tokens_of(texts, length=self.options["max_length"] + MORE)
+        texts = [texts] if isinstance(texts, (str, bytes)) else list(texts)
+        for place in self._unreadable_rows(tokens):
+            raise ValueError(self._complaint(texts[place], tokens[place]))
+        return tokens[:, : self.options["max_length"]]
+
+    def unreadable(self, texts: Sequence[str]) -> dict[int, str]:
+        """Return why texts cannot be drawn, by place; those that can are not in it.
+
+        >>> from vtx_keras import zoo
+        >>> model = zoo.build("gated_generator", weights=None, width=2, dim=8, vocabulary=["a", "cat"])
+        >>> list(model.unreadable(["a cat", "a zebra", ""]))
+        [1, 2]
+        """
+        if not texts:
+            return {}
+        tokens = self.tokens_of(texts, length=self.options["max_length"] + MORE, allow_empty=True)
+        complaints = {place: self._complaint(texts[place], tokens[place]) for place in self._unreadable_rows(tokens)}
+        empty = np.flatnonzero((tokens != PAD).sum(axis=1) < 2)
+        return {**complaints, **{int(place): "a text without words" for place in empty}}
+
+    def _unreadable_rows(self, tokens: np.ndarray) -> list[int]:
+        too_long = (tokens != PAD).sum(axis=1) > self.options["max_length"]
+        return [int(place) for place in np.flatnonzero(too_long | (tokens == UNK).any(axis=1))]
+
+    def _complaint(self, words: str | bytes, ids: np.ndarray) -> str:
+        """Say why a text cannot be drawn."""
+        shown = (words.decode(errors="replace") if isinstance(words, bytes) else words)[:200]
+        if UNK in ids:
+            vocabulary = self.vocabulary
+            unknown = [one for one in dict.fromkeys(tokens_in(shown)) if UNK in vocabulary.encode([one], 32)[0]]
+            hint = did_you_mean(unknown[0], [one for one in vocabulary if one.isalpha()]) if unknown else ""
+            return f"{shown!r} has words that the model does not know: {', '.join(unknown) or 'its signs'}{hint}"
+        count, longest = int((ids != PAD).sum()) - 1, self.options["max_length"] - 1
+        more = "or more " if count >= longest + MORE else ""
+        return f"{shown!r} has {count} {more}pieces, of which the model reads {longest}: shorten it"
 
     def painter(self, read: bool = False) -> keras.Model:
         """Return the generator alone: from "noise" and "tokens" to pictures, -1 to 1.
@@ -152,23 +197,25 @@ def as_pixels(pictures: np.ndarray) -> np.ndarray:
     return np.clip(np.round((np.asarray(pictures, "float32") + 1) * 127.5), 0, 255).astype("uint8")
 
 
-def noise_of(texts: Sequence[str], count: int, seed: int, truncation: float = 1.0) -> np.ndarray:
-    """Return noise (texts, count): a function of the seed and of how often the text came before.
+def noise_of(texts: Sequence[str | bytes], count: int, seed: int, truncation: float = 1.0) -> np.ndarray:
+    """Return noise (texts, count): a function of the seed, the text, and how often it came before.
 
     >>> first = noise_of(["a", "b", "a"], 2, seed=3)
-    >>> bool((first[0] == first[1]).all()), bool((first[0] == first[2]).all())
+    >>> bool((first[0] == noise_of(["a"], 2, seed=3)[0]).all()), bool((first[0] == first[2]).all())
     (True, False)
     """
     if isinstance(seed, bool) or not isinstance(seed, Integral) or not 0 <= int(seed) <= LARGEST_SEED:
         raise ValueError(f"seed={seed!r}: expected a whole number from 0 to {LARGEST_SEED}")
-    if isinstance(truncation, bool) or not isinstance(truncation, (int, float)) or not 0 <= truncation <= 1:
+    if isinstance(truncation, bool) or not isinstance(truncation, Real) or not 0 <= truncation <= 1:
         raise ValueError(f"truncation={truncation!r}: expected a number from 0 to 1")
     times: Counter[str] = Counter()
     rows = []
-    for text in texts:
-        rows.append(np.random.default_rng([int(seed), times[text]]).standard_normal(count))
-        times[text] += 1
-    return (truncation * np.stack(rows)).astype("float32")
+    for one in texts:
+        words = one.decode(errors="replace") if isinstance(one, bytes) else one
+        number = int.from_bytes(hashlib.sha256(words.encode("utf-8", "surrogatepass")).digest()[:8], "big")
+        rows.append(np.random.default_rng([int(seed), times[words], number]).standard_normal(count))
+        times[words] += 1
+    return (float(truncation) * np.stack(rows)).astype("float32")
 
 
 def _between(first: np.ndarray, last: np.ndarray, share: np.ndarray) -> np.ndarray:

@@ -1,9 +1,9 @@
 """What a generator and its discriminator learn from: the loss of both halves, their metrics, DiffAugment.
 
 A row of the model's output has the numbers named in COLUMNS. Of the real picture: the discriminator's logits with its
-own text and with another's, and the log probability of its own text among those of the batch. Of the drawn one: the
-logit, then logit and log probability as the generator learns from them. Last, how far the drawn and the real picture
-are from those of the next row.
+own text and with another's, the log probability of its own text among those of the batch, and how steeply the logit
+changes. Of the drawn one: the logit, then logit and log probability as the generator learns from them. Last, how far
+the drawn and the real picture are from those of the row before.
 """
 
 from __future__ import annotations
@@ -23,7 +23,9 @@ __all__ = [
     "halves", "shares",
 ]  # fmt: skip
 ALIKE, CERTAIN = 0.1, 0.99  # spread below which, and shares above which, training has gone wrong
-COLUMNS = ("real", "other_text", "real_found", "drawn", "generator", "drawn_found", "drawn_spread", "real_spread")
+COLUMNS = (
+    "real", "other_text", "real_found", "steepness", "drawn", "generator", "drawn_found", "drawn_spread", "real_spread",
+)  # fmt: skip
 
 
 def columns(rows: Any) -> dict[str, Any]:
@@ -36,24 +38,32 @@ class HingeLoss(keras.losses.Loss):
     """The hinge loss of the discriminator plus that of the generator; their gradients do not mix.
 
     D: max(0, 1 - real) + (max(0, 1 + other text) + max(0, 1 + drawn)) / 2. G: - drawn. With `contrast`, either also
-    loses so much of the log probability that is missing: of the text of real pictures, and of drawn ones.
+    loses so much of the log probability that is missing: of the text of real pictures, and of drawn ones. `penalty`
+    weighs the steepness.
 
-    >>> float(HingeLoss(0.0)(ops.ones((1, 1)), ops.array([[2.0, -2.0, 0.0, -0.5, -0.5, 0.0, 1.0, 1.0]])))
+    >>> float(HingeLoss(0.0)(ops.ones((1, 1)), ops.array([[2.0, -2.0, 0.0, 0.0, -0.5, -0.5, 0.0, 1.0, 1.0]])))
     0.75
     """
 
-    def __init__(self, contrast: float = 1.0, name: str = "hinge_loss", reduction: str = "mean_with_sample_weight"):
+    def __init__(
+        self,
+        contrast: float = 1.0,
+        penalty: float = 2.0,
+        name: str = "hinge_loss",
+        reduction: str = "mean_with_sample_weight",
+    ):
         super().__init__(name=name, reduction=reduction)
-        self.contrast = contrast
+        self.contrast, self.penalty = contrast, penalty
 
     def call(self, y_true: Any, y_pred: Any) -> Any:
         del y_true
         of = columns(y_pred)
         discriminator = ops.relu(1 - of["real"]) + (ops.relu(1 + of["other_text"]) + ops.relu(1 + of["drawn"])) / 2
-        return discriminator - of["generator"] - self.contrast * (of["real_found"] + of["drawn_found"])
+        found = self.contrast * (of["real_found"] + of["drawn_found"])
+        return discriminator - of["generator"] - found + self.penalty * of["steepness"]
 
     def get_config(self) -> dict:
-        return {**super().get_config(), "contrast": self.contrast}
+        return {**super().get_config(), "contrast": self.contrast, "penalty": self.penalty}
 
 
 @register
@@ -68,8 +78,10 @@ class Share(keras.metrics.Mean):
     def update_state(self, y_true: Any, y_pred: Any, sample_weight: Any = None) -> Any:
         del y_true
         values = columns(ops.cast(y_pred, "float32"))[self.column]
+        weight = ops.cast(values > NEVER / 2, "float32")  # not of pairs whose texts are the same
+        weight = weight if sample_weight is None else weight * ops.reshape(ops.cast(sample_weight, "float32"), (-1,))
         values = ops.exp(values) if self.how == "exp" else ops.cast((values > 0) == (self.how == "above"), "float32")
-        return super().update_state(values, sample_weight)
+        return super().update_state(values, weight)
 
     def get_config(self) -> dict:
         return {**super().get_config(), "column": self.column, "how": self.how}
@@ -106,13 +118,13 @@ def concerns(logs: Mapping[str, float]) -> list[str]:
     >>> concerns({"spread": 0.05, "drawn_seen": 0.8, "real_seen": 0.8, "other_text_seen": 0.5})
     ['drawings look alike: they differ 0.05 times as much as real pictures. If this lasts, the generator has collapsed']
     """
-    found = []
-    if logs["spread"] < ALIKE:
+    found, spread = [], logs.get("spread", 1.0)
+    if spread < ALIKE:
         found.append(
-            f"drawings look alike: they differ {logs['spread']:.2f} times as much as real pictures. If this lasts, the "
+            f"drawings look alike: they differ {spread:.2f} times as much as real pictures. If this lasts, the "
             "generator has collapsed"
         )
-    if min(logs["drawn_seen"], logs["real_seen"]) > CERTAIN:
+    if min(logs.get("drawn_seen", 0), logs.get("real_seen", 0)) > CERTAIN:
         found.append(
             "the discriminator is never wrong, so the generator learns little from it: more pictures, "
             "changes='shift+cutout', or a slower discriminator (tuning.pace)"

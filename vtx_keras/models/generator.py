@@ -118,15 +118,18 @@ class Discriminator(keras.layers.Layer):
     It also looks for the text of each picture among all texts of the batch, which is what makes it read every word:
     most texts of other pictures can be refused by one word alone (XMC-GAN, https://arxiv.org/abs/2101.04702).
 
-    `role` says what a call is for. "real": the logits of the text and of the next row's text, which does not fit, and
-    the log probability of the own text; the gradient penalty is added to the loss. "drawn": the logit. "held": the
-    logit and the log probability through weights that stay as they are, from which the generator learns.
+    `role` says what a call is for. "real": the logits of the text and of the text of the row before, which does not
+    fit, the log probability of the own text, and in training how steeply the logit changes. "drawn": the logit.
+    "held": the logit and the log probability through weights that stay as they are, from which the generator learns.
+    All are columns of the result: on JAX, a loss that a layer adds is lost when the layer is called again.
     """
 
-    def __init__(self, image_shape: Sequence[int], width: int, dim: int, fusion: str, penalty: float, **kwargs: Any):
+    def __init__(
+        self, image_shape: Sequence[int], width: int, dim: int, fusion: str, penalized: bool = True, **kwargs: Any
+    ):
         super().__init__(**kwargs)
         self.image_shape, self.width, self.dim = tuple(image_shape), width, dim
-        self.fusion, self.penalty = fusion, penalty
+        self.fusion, self.penalized = fusion, penalized
         *self.clip, height, across, _ = self.image_shape
         side, more = max(height, across), {"dtype": self.dtype_policy}
         self.first = layers.Conv2D(width, 3, padding="same", name="first", **more)
@@ -160,7 +163,7 @@ class Discriminator(keras.layers.Layer):
             self.time.build(shape)
         self.joined.build((None, *shape[1:3], shape[3] + self.dim))
         self.logit.build((None, shape[1] * shape[2] * 2 * self.width))
-        for variable in self.trainable_variables:
+        for variable in self.weights:
             variable.pace = RATE
 
     def call(
@@ -185,10 +188,10 @@ class Discriminator(keras.layers.Layer):
         found = self.found(early, sentence, rivals)
         if role == "read":
             return ops.concatenate([fits, found], axis=-1)  # (batch, 2)
-        if self.penalty and training:
-            self.add_loss(self.penalty * self.steepness(image, words, sentence, keep))
+        penalized = self.penalized and training
+        steep = self.steepness(image, words, sentence, keep) if penalized else ops.zeros_like(found)
         other = (ops.roll(one, 1, axis=0) for one in (words, sentence, keep))
-        return ops.concatenate([fits, self.late(early, *other), found], axis=-1)  # (batch, 3)
+        return ops.concatenate([fits, self.late(early, *other), found, steep], axis=-1)  # (batch, 4)
 
     def found(self, x: Any, sentence: Any, rivals: Any) -> Any:
         """Return the log probability (batch, 1) of each picture's own text among it and its `rivals` (batch, batch)."""
@@ -219,8 +222,12 @@ class Discriminator(keras.layers.Layer):
         return masked_mean(ops.reshape(logit, (-1, self.clip[0], 1)))[:, 0] if self.clip else logit
 
     def steepness(self, image: Any, words: Any, sentence: Any, keep: Any) -> Any:
-        """Return how steeply the logit of real pairs changes with picture and sentence, to the sixth power (DF-GAN)."""
-        rows = -(-ops.shape(image)[0] // PENALIZED)
+        """Return how steeply the logit of real pairs changes with picture and sentence, to the sixth power (DF-GAN).
+
+        It is computed for the first rows (batch, 1), and counts for those that are left at 0.
+        """
+        batch = ops.shape(image)[0]
+        rows = -(-batch // PENALIZED)
         image, words, sentence, keep = (one[:rows] for one in (image, words, sentence, keep))
 
         def total(inputs: tuple) -> Any:
@@ -228,8 +235,9 @@ class Discriminator(keras.layers.Layer):
 
         squares = [ops.square(ops.cast(one, "float32")) for one in input_gradients(total, (image, sentence))]
         norms = [ops.sum(one, axis=tuple(range(1, len(one.shape)))) for one in squares]  # (rows,) each
-        return ops.mean((norms[0] + norms[1]) ** 3)
+        steep = (norms[0] + norms[1]) ** 3 * (ops.cast(batch, "float32") / ops.cast(rows, "float32"))
+        return ops.concatenate([steep, ops.zeros((batch - rows,), "float32")])[:, None]
 
     def get_config(self) -> dict:
-        names = ("image_shape", "width", "dim", "fusion", "penalty")
+        names = ("image_shape", "width", "dim", "fusion", "penalized")
         return {**super().get_config(), **{name: getattr(self, name) for name in names}}

@@ -193,20 +193,23 @@ def generator(fusion: str, o: SimpleNamespace) -> Generator:
     words_held, sentence_held = Held(name="words_held")(words), Held(name="sentence_held")(sentence)
     picture = drawn(fusion, noise, sentence_held, words_held, mask, o)  # (batch, h, w, 3), from -1 to 1
     real = keras.layers.Rescaling(1 / 127.5, -1.0, name="real")(inputs["image"])
-    judge = Discriminator(o.image_shape, o.width, o.dim, fusion, o.penalty, name="discriminator")
+    judge = Discriminator(o.image_shape, o.width, o.dim, fusion, o.penalty > 0, name="discriminator")
     change = against.Changes(o.changes, name="changes")
     still, rivals = change(Held(name="picture_held")(picture)), against.Rivals(name="rivals")(tokens)
+    pairs = judge(change(real), words, sentence, mask, rivals, role="real")  # (batch, 4)
     logits = [
-        against.Readable(name="pairs")(judge(change(real), words, sentence, mask, rivals, role="real"), rivals),
+        against.Readable(dtype="float32", name="pairs")(pairs, rivals),
         judge(still, words, sentence, mask, rivals, role="drawn"),
         judge(change(picture), words_held, sentence_held, mask, rivals, role="held"),
         against.difference(picture),
         against.difference(real),
     ]
-    rows = keras.layers.Concatenate(dtype="float32", name="judged")(logits)  # (batch, 8)
+    rows = keras.layers.Concatenate(dtype="float32", name="judged")(logits)  # (batch, 9)
     model = graph(inputs, rows, "generator", Generator)
     model.compile(
-        against.halves(3e-4), loss=against.HingeLoss(o.contrast), weighted_metrics=[*against.shares(), against.Spread()]
+        against.halves(3e-4),
+        loss=against.HingeLoss(o.contrast, o.penalty),
+        weighted_metrics=[*against.shares(), against.Spread()],
     )
     return model
 

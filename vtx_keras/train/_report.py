@@ -153,6 +153,9 @@ def samples_writer(model: VisionText, examples: Any, count: int) -> Callable[[Pa
     chosen = encoded_of(examples).shuffle(1_000, seed=0).take(count)
     rows = list(chosen.as_numpy_iterator())
     if isinstance(model, Generator):
+        texts = [(*expected(row, TEXT_FIELDS), "")[0] for row in rows]
+        unreadable = model.unreadable(texts)
+        rows = [row for place, row in enumerate(rows) if place not in unreadable]
         return lambda path: _write_drawings(model, rows, path)
 
     def write_samples(path: Path) -> None:

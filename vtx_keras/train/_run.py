@@ -194,7 +194,7 @@ def _check_monitor(monitor: str, trained: VisionText, scores: int, callbacks: Se
     available = {*names, *(f"val_{name}" for name in names)}
     others = [callback for callback in callbacks if not isinstance(callback, keras.callbacks.EarlyStopping)]
     if monitor not in {*available, LATEST} and not scores and not others:
-        hint = "; scores=200 (--scores 200) adds scores of captions"
+        hint = "; scores=200 (--scores 200) adds scores of the outputs"
         raise ValueError(
             f"monitor={monitor!r}{did_you_mean(monitor, available)}: expected {', '.join(sorted(available))}{hint}"
         )

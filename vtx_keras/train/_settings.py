@@ -165,6 +165,8 @@ def optimizer_of(model: keras.Model, steps: int, settings: Settings) -> PacedAda
     """
     s = settings
     if isinstance(model, Generator):
+        if s.batch_size < 2:
+            raise ValueError("batch_size=1: a generator learns from texts of other rows: expected at least 2")
         if s.accumulate > 1:
             raise ValueError(f"accumulate={s.accumulate}: a generator and its discriminator learn from every batch")
         return halves(s.learning_rate, use_ema=True, ema_momentum=EMA_OF_DRAWINGS if s.ema is None else s.ema)

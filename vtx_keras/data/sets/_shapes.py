@@ -23,6 +23,7 @@ COLOURS = {
 }  # fmt: skip
 SHAPES = ("circle", "rectangle", "triangle")
 SIZES = ("small", "large")
+SIDE = 64  # pixels of a picture's side; others are measured in parts of it
 LARGE = 22  # pixels of the longer side from which a shape is large: half of the pictures
 MARGIN = 2  # pixels at the border, where a generated picture may have a frame
 CONTRAST, FARTHEST = 60, 100  # distances in RGB: what stands out from the ground, and what is still a colour
@@ -135,7 +136,7 @@ def described(image: np.ndarray) -> tuple[str, str, str] | None:
     overlap, shape, side = max(_fitted(cover, shape) for shape in SHAPES)
     if farness > FARTHEST or impurity > IMPURE or overlap < FIT:
         return None
-    return SIZES[side >= LARGE], colour, shape
+    return SIZES[side * SIDE / max(pixels.shape[:2]) >= LARGE], colour, shape
 
 
 def _without_margin(found: np.ndarray) -> np.ndarray:
