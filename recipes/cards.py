@@ -22,16 +22,18 @@ METRICS = {
     "labels": ("f1_micro", "mean_average_precision"),
     "matches": ("accuracy", "average_precision"),
     "drawings": (
-        "colour_right",
         "shape_right",
+        "colour_right",
         "size_right",
+        "shape_by_vqa_right",
+        "colour_by_vqa_right",
         "frechet_mobilenet_v2",
         "kernel_mobilenet_v2",
         "precision",
         "recall",
         "diversity",
         "nearest_training",
-    ),
+    ),  # fmt: skip
     "search": ("image_to_text_recall_1", "image_to_text_recall_5", "text_to_image_recall_1", "text_to_image_recall_5"),
 }
 

@@ -312,7 +312,7 @@ MODELS = {
     "video_retriever": Entry("retriever", None, video=True),
     "concat_mlp_generator": Entry("generator", "concat_mlp"),
     "gated_generator": Entry("generator", "gated"),
-    "cross_attn_generator": Entry("generator", "cross_attn"),
+    "cross_attn_generator": Entry("generator", "cross_attn", default="shapes"),
     "cross_attn_video_generator": Entry("generator", "cross_attn", video=True),
 }
 
