@@ -33,7 +33,7 @@ METRICS = {
         "recall",
         "diversity",
         "nearest_training",
-    ),  # fmt: skip
+    ),
     "search": ("image_to_text_recall_1", "image_to_text_recall_5", "text_to_image_recall_1", "text_to_image_recall_5"),
 }
 
