@@ -164,6 +164,7 @@ def export_table(results: Mapping[str, Any]) -> list[list[str]]:
         metric = ""
         if file["metric"]:
             metric = f"{file['metric']} {file['metric_artifact']:.3f} (model {file['metric_model']:.3f})"
+        metric = "; ".join(file["notes"]) if "notes" in file else metric
         name, identical = f"{NAMES[file['format']]} {file['quantize'] or 'float32'}", f"{file['identical']}/{file['n']}"
         rows.append([name, identical, metric, f"{file['megabytes']:.1f}", f"{file['ms_p50']:.1f}"])
     return rows

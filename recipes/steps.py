@@ -284,6 +284,8 @@ def export_release(release: Release) -> None:
         for file in report if isinstance(report, (list, tuple)) else [report]:
             figures = json.loads(file.to_json())
             exports.append({key: figures[key] for key in EXPORT_FIGURES})
+            if hasattr(model, "draw"):
+                exports[-1]["notes"] = figures["notes"]
             identical = f"{figures['identical']}/{figures['n']}"
             print(f"{format} {quantize}: {identical}, {figures['megabytes']:.1f} MB", flush=True)
     cards.update_results(release.folder, exports=exports)

@@ -46,6 +46,7 @@ STEPS = (
         "Several files at once, one of which is not a picture.",
         "vtx predict cross_attn_captioner --weights emoji zoo/cross_attn_captioner/emoji/[l-m]*.png README.md",
     ),
+    Step("Words become pictures.", 'vtx draw cross_attn_generator "a small red triangle" --count 8 --out sheet.png'),
     Step("Help is fast, because it does not load TensorFlow.", "vtx --help"),
     Step("A mistake.", "vtx predict cross_atn_captioner photo.png"),
     Step(

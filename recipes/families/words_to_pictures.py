@@ -62,8 +62,8 @@ def shapes(recipe: str, epochs: int) -> Release:
         "Draws one shape (circle, rectangle, triangle) in one of eight colours, small or large, at 64 × 64 px. The "
         "text is read by one transformer block; noise and sentence become a map that is doubled four times, scaled and "
         "shifted by both at every step, and whose cells attend to the words at 8 × 8 and 16 × 16.",
-        "It draws what its sentences say: size, colour, shape. Other words are an error. The ground is white, and "
-        "where the shape lies is chance.",
+        "It draws what its sentences say: size, colour, shape. Other words are an error. The ground is pale, and "
+        "where the shape lies is chance. A sentence that leaves the shape open gets one in between.",
         ("shapes",),
         lambda split: data.load("shapes", split),
         epochs=epochs,
@@ -75,4 +75,5 @@ def shapes(recipe: str, epochs: int) -> Release:
         options={"max_length": 16, "changes": "shift"},
         licence="Apache-2.0",
         eval_data="shapes",
+        formats=(("litert", "int8"), ("litert", "float16"), ("onnx", "float16")),
     )  # fmt: skip

@@ -3,7 +3,7 @@
 from recipes.families import words_to_pictures
 from recipes.steps import main
 
-RELEASE = words_to_pictures.shapes(__file__, epochs=140)
+RELEASE = words_to_pictures.shapes(__file__, epochs=92)
 
 if __name__ == "__main__":
     main(RELEASE)
