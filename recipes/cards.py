@@ -114,7 +114,8 @@ def examples_of(release: Release, results: Mapping[str, Any], chosen: str) -> li
         ]
     rows = [[row["words"], f"![]({row['picture']})", f"![]({row['real']})"] for row in results["examples"]]
     return [
-        "![drawings, a row for each text](strip.png)\n\nThe first eight pictures of each text, with the default seed.",
+        "![drawings, a row for each text](strip.png)\n\nThe first eight pictures of each text, with the default seed."
+        + ("\n\n![which words each place attended to](words.png)" if release.name.startswith("cross_attn") else ""),
         f"## Examples\n\nEvery n-th row of `{release.shown_split}`: its words, the drawing, and the real picture.",
         table(["words", "drawn", "real"], rows),
     ]

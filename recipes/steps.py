@@ -27,7 +27,7 @@ from PIL import Image
 
 from recipes import cards, copies
 from recipes.release import TRAINING, Release
-from vtx_keras import data, evaluate, export, media, text, train, zoo
+from vtx_keras import data, evaluate, explain, export, media, text, train, zoo
 from vtx_keras.checkpoints._folder import WEIGHTS
 from vtx_keras.data._examples import expected, image_of
 from vtx_keras.evaluate import _pages as pages
@@ -238,6 +238,8 @@ def example_drawings(release: Release, model: Any, rows: Sequence[Mapping[str, A
     drawn = model.draw([words for words in release.sheet for _ in range(SHEET)])
     rows_of_sheet = [(words, drawn[i * SHEET : (i + 1) * SHEET]) for i, words in enumerate(release.sheet)]
     pages.sheet(rows_of_sheet)[0].save(release.folder / "strip.png", optimize=True)
+    if release.sheet and release.name.startswith("cross_attn"):
+        explain.drawing(model, release.sheet[0]).save(release.folder / "words.png")
     return examples
 
 
@@ -285,7 +287,7 @@ def export_release(release: Release) -> None:
             figures = json.loads(file.to_json())
             exports.append({key: figures[key] for key in EXPORT_FIGURES})
             if hasattr(model, "draw"):
-                exports[-1]["notes"] = figures["notes"]
+                exports[-1]["notes"] = [note for note in figures["notes"] if "in the mean" in note]
             identical = f"{figures['identical']}/{figures['n']}"
             print(f"{format} {quantize}: {identical}, {figures['megabytes']:.1f} MB", flush=True)
     cards.update_results(release.folder, exports=exports)
