@@ -56,10 +56,10 @@ def test_clips_move_or_lie_side_by_side(moving, tmp_path):
         (("w1", "--out", "a.txt"), "expected a name that ends in"),
         (("w1", "--out", "a.gif"), "does not move: expected a name"),
         (("w1 zebra",), "does not know: zebra"),
-        (("w1", "--size", "5"), "draws 16, 8 px"),
+        (("w1", "--side", "5"), "draws 16, 8 px"),
         (("w1", "w2", "--attention"), "one picture of one text"),
         (("w1", "--between", "4"), "expected two, and got 1"),
-        (("w1", "--seed", "-1"), "-1 is not in the range"),
+        (("w1", "--seed", "-1"), "seed=-1: expected a whole number"),
     ],
 )
 def test_what_cannot_be_drawn_is_an_error_in_a_line(still, tmp_path, monkeypatch, words, message):

@@ -26,12 +26,12 @@ def _check_suffix(context: click.Context, parameter: click.Parameter, out: Path)
 @click.argument("texts", nargs=-1, required=True)
 @click.option("--weights", default="default", help="A released tag, or a weights folder.", show_default=True)
 @click.option("--count", type=click.IntRange(1, 64), default=1, show_default=True, help="Pictures of each text.")
-@click.option("--seed", type=click.IntRange(0, 2**32 - 1), default=0, show_default=True, help="Of the noise.")
+@click.option("--seed", type=int, default=0, show_default=True, help="Of the noise.")
 @click.option(
     "--truncation", type=click.FloatRange(0, 1), default=1.0, show_default=True,
     help="Scale of the noise: less is more alike, and mostly cleaner.",
 )  # fmt: skip
-@click.option("--size", type=click.IntRange(1), help="Longer side in pixels [default: the model's].")
+@click.option("--side", type=click.IntRange(1), help="Longer side in pixels [default: the model's].")
 @click.option("--between", type=click.IntRange(3, 64), help="So many pictures from the first text to the second.")
 @click.option("--attention", is_flag=True, help="Show which words each place attended to (a .png of one text).")
 @click.option(
@@ -45,7 +45,7 @@ def draw(
     count: int,
     seed: int,
     truncation: float,
-    size: int | None,
+    side: int | None,
     between: int | None,
     attention: bool,
     out: Path,
@@ -78,7 +78,7 @@ def draw(
             moves = "moves" if allowed == MOVING else "does not move"
             raise ValueError(f"what {model} draws {moves}: expected a name that ends in {', '.join(allowed)}")
         if attention:
-            if len(texts) > 1 or count > 1 or between or size or out.suffix.lower() != ".png":
+            if len(texts) > 1 or count > 1 or between or side or out.suffix.lower() != ".png":
                 raise ValueError("--attention shows one picture of one text, in a .png: leave out the rest")
             explanation = explain.drawing(network, texts[0], seed=seed, truncation=truncation)
             click.echo(explanation.save(out))
@@ -87,11 +87,11 @@ def draw(
         if between:
             if len(texts) != 2:
                 raise ValueError(f"--between goes from one text to another: expected two, and got {len(texts)}")
-            if count > 1 or size:
+            if count > 1 or side:
                 raise ValueError("--between has its own number of pictures, of the model's size: leave out the rest")
             rows = [(f"{texts[0]} … {texts[1]}", network.interpolate(*texts, between, **how))]
         else:
-            drawn = network.draw([text for text in texts for _ in range(count)], size=size, **how)
+            drawn = network.draw([text for text in texts for _ in range(count)], size=side, **how)
             rows = [(text, drawn[place * count : (place + 1) * count]) for place, text in enumerate(texts)]
         write(out, encoded(rows, out.suffix.lower(), sheet))
     click.echo(out)
