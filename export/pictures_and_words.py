@@ -4,6 +4,7 @@ Shared by the programs in mobile/ and onnx/. Needs NumPy and Pillow. Each model 
 model.json) and its vocabulary: in a zip at the end of a .tflite, beside an .onnx.
 """
 
+import hashlib
 import json
 import re
 import unicodedata
@@ -144,7 +145,8 @@ def stream(step: Callable[..., dict], states: dict, caches: dict, about: dict) -
 
 def draw(run: Callable[..., dict], text: str, seed: str, about: dict, vocabulary: list[str]) -> Path:
     """Draw a picture, or the frames of a clip side by side, write it as drawn.png and return the file's path."""
-    noise = np.random.default_rng([int(seed), 0]).standard_normal((1, about["noise"])).astype("float32")
+    number = int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "big")
+    noise = np.random.default_rng([int(seed), 0, number]).standard_normal((1, about["noise"])).astype("float32")
     image = run(tokens=tokens(text, about, vocabulary), noise=noise)["image"][0]
     path = Path("drawn.png")
     Image.fromarray(np.concatenate(image, axis=1) if image.ndim == 4 else image).save(path)

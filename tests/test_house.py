@@ -194,6 +194,18 @@ def test_modules_are_fewer_than_seventy_five_and_read_in_one_sitting():
     assert len(code) - len(others) < 75, "more modules than a stranger can draw"
 
 
+def test_no_two_registered_classes_have_the_same_name():
+    """Keras finds the class of a saved layer by its name alone."""
+    names: dict[str, list[str]] = {}
+    for module, tree in modules().items():
+        for node in ast.walk(tree):
+            marks = [ast.unparse(one) for one in getattr(node, "decorator_list", [])]
+            if isinstance(node, ast.ClassDef) and "register" in marks:
+                names.setdefault(node.name, []).append(module)
+    assert len(names) > 30
+    assert {name: homes for name, homes in names.items() if len(homes) > 1} == {}
+
+
 # --- private names
 
 

@@ -19,7 +19,7 @@ from keras import layers, ops
 
 from vtx_keras._compat import input_gradients
 from vtx_keras.models.layers import NEVER, masked_mean, register
-from vtx_keras.models.maps import Affine, Clip, Gating, OverTime, OverWords, PerFrame, Shrink, leaky
+from vtx_keras.models.maps import Affine, Clip, EachFrame, Gating, OverTime, OverWords, Shrink, leaky
 
 __all__ = ["START", "Discriminator", "Noise", "channels", "drawn"]
 START = 4  # side of the first map
@@ -58,7 +58,7 @@ def drawn(fusion: str, noise: Any, sentence: Any, words: Any, keep: Any, o: Simp
     x = layers.Dense(rows * columns * first, name="start")(both)
     x = layers.Reshape((rows, columns, first), name="start_map")(x)
     if frames:
-        x, condition = PerFrame(frames[0], name="frames")(x), PerFrame(frames[0], True, name="moments")(condition)
+        x, condition = EachFrame(frames[0], name="frames")(x), EachFrame(frames[0], True, name="moments")(condition)
     for _ in range(doublings):
         rows, columns = 2 * rows, 2 * columns
         name, count = f"map_{min(rows, columns)}", channels(max(rows, columns), side, o.width)

@@ -15,7 +15,7 @@ from vtx_keras.models.blocks import Attention
 from vtx_keras.models.fusion import Gate
 from vtx_keras.models.layers import Composite, layer_norm, register
 
-__all__ = ["Affine", "Clip", "Gating", "OverTime", "OverWords", "PerFrame", "Shrink", "leaky"]
+__all__ = ["Affine", "Clip", "EachFrame", "Gating", "OverTime", "OverWords", "Shrink", "leaky"]
 SLOPE = 0.2  # of leaky ReLU below 0
 
 
@@ -121,7 +121,7 @@ class OverWords(Composite):
 
 
 @register
-class PerFrame(keras.layers.Layer):
+class EachFrame(keras.layers.Layer):
     """Repeats each row for every frame of its clip; with `placed`, a learned vector is added that tells the frame."""
 
     def __init__(self, frames: int, placed: bool = False, **kwargs: Any):
