@@ -104,15 +104,20 @@ def words(ids: np.ndarray, about: dict, vocabulary: list[str]) -> str:
     return text
 
 
+def normalized(text: str, about: dict) -> str:
+    """Return a text in lower case, in one form of each letter, without what is not seen."""
+    text = re.sub(about["gaps"], " ", re.sub(about["unseen"], "", text))
+    text = unicodedata.normalize("NFKC", unicodedata.normalize("NFKC", text).lower())
+    return re.sub(about["gaps"], " ", text).strip(" ")
+
+
 def tokens(text: str, about: dict, vocabulary: list[str]) -> np.ndarray:
     """Return a text as int32 ids (1, length): the start, then each word's longest matching pieces, then padding."""
     special, id_of = about["special_ids"], {piece: i for i, piece in enumerate(vocabulary)}
     if len(text.encode("utf-8", "replace")) > MAX_TEXT:
         raise ValueError(f"the text has more than {MAX_TEXT:,} bytes")
-    text = re.sub(about["gaps"], " ", re.sub(about["unseen"], "", text))
-    text = unicodedata.normalize("NFKC", unicodedata.normalize("NFKC", text).lower())
     ids = [special["start"]]
-    for word in "".join(map(_separated, re.sub(about["gaps"], " ", text))).split(" "):
+    for word in "".join(map(_separated, normalized(text, about))).split(" "):
         pieces, at = [], 0
         while at < len(word) and len(word.encode()) <= 100:
             part = ("##" if at else "") + word[at:]
@@ -145,7 +150,7 @@ def stream(step: Callable[..., dict], states: dict, caches: dict, about: dict) -
 
 def draw(run: Callable[..., dict], text: str, seed: str, about: dict, vocabulary: list[str]) -> Path:
     """Draw a picture, or the frames of a clip side by side, write it as drawn.png and return the file's path."""
-    number = int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "big")
+    number = int.from_bytes(hashlib.sha256(normalized(text, about).encode()).digest()[:8], "big")
     noise = np.random.default_rng([int(seed), 0, number]).standard_normal((1, about["noise"])).astype("float32")
     image = run(tokens=tokens(text, about, vocabulary), noise=noise)["image"][0]
     path = Path("drawn.png")

@@ -13,7 +13,7 @@ import keras
 import numpy as np
 from keras import ops
 
-from vtx_keras.inputs.text import PAD, UNK
+from vtx_keras.inputs.text import PAD, UNK, normalize
 from vtx_keras.inputs.text import tokens as tokens_in
 from vtx_keras.models._base import VisionText, cut
 from vtx_keras.models.decode import run_in_batches
@@ -211,7 +211,7 @@ def noise_of(texts: Sequence[str | bytes], count: int, seed: int, truncation: fl
     times: Counter[str] = Counter()
     rows = []
     for one in texts:
-        words = one.decode(errors="replace") if isinstance(one, bytes) else one
+        words = normalize(one)  # capitals and the form of a letter make no other picture
         number = int.from_bytes(hashlib.sha256(words.encode("utf-8", "surrogatepass")).digest()[:8], "big")
         rows.append(np.random.default_rng([int(seed), times[words], number]).standard_normal(count))
         times[words] += 1
