@@ -11,6 +11,7 @@ from runs import pairs
 from toys import WORDS, eager, toy
 
 from vtx_keras import data, train, zoo
+from vtx_keras.train._report import samples_writer
 from vtx_keras.train._settings import Settings, optimizer_of
 
 
@@ -37,6 +38,16 @@ def test_a_run_keeps_averaged_weights_and_shows_drawings_of_the_same_texts(tmp_p
         assert page.count('class="card"') == 8
         assert "two drawings, then the real one" in page
     capsys.readouterr()
+
+
+@pytest.mark.skipif(keras.backend.backend() != "tensorflow", reason="examples are tf.data")
+def test_a_page_of_samples_leaves_out_texts_that_cannot_be_drawn(tmp_path):
+    import tensorflow as tf
+
+    columns = {"image": np.zeros((2, 16, 16, 3), "uint8"), "caption": ["zebra", "giraffe"]}
+    examples = data.Examples(tf.data.Dataset.from_tensor_slices(columns))
+    samples_writer(toy("gated_generator"), examples, 2)(tmp_path / "samples.html")
+    assert 'class="card"' not in (tmp_path / "samples.html").read_text()
 
 
 def test_the_optimizer_of_both_halves_has_no_momentum_and_a_rate_that_stays():

@@ -105,11 +105,14 @@ def encoded(rows: list[tuple[str, Any]], suffix: str, sheet: Any) -> bytes:
     alone = len(rows) == 1 and len(rows[0][1]) == 1
     first = rows[0][1][0]
     moves = first.ndim == 4
-    if moves and suffix == ".png":  # the frames of each clip, side by side
-        rows = [(f"{text} ({place + 1})", list(clip)) for text, clips in rows for place, clip in enumerate(clips)]
-        pages = [Image.fromarray(np.concatenate(list(first), axis=1))] if alone else sheet(rows)
+    beside = moves and suffix == ".png"  # the frames of each clip, side by side
+    if alone:
+        frames = first if moves else [first]
+        pages = [Image.fromarray(one) for one in ([np.concatenate(list(frames), axis=1)] if beside else frames)]
+    elif beside:
+        pages = sheet([(f"{text} ({i + 1})", list(clip)) for text, clips in rows for i, clip in enumerate(clips)])
     else:
-        pages = [Image.fromarray(one) for one in (first if moves else [first])] if alone else sheet(rows)
+        pages = sheet(rows)
     file = io.BytesIO()
     kind = {".jpg": "JPEG", ".jpeg": "JPEG", ".png": "PNG", ".gif": "GIF", ".webp": "WEBP"}[suffix]
     more: dict[str, Any] = {"quality": 92} if kind in ("JPEG", "WEBP") else {}

@@ -14,7 +14,17 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from vtx_keras.data import _examples as examples
-from vtx_keras.evaluate import _drawn as judging
+from vtx_keras.evaluate._drawn import (
+    SIDE,
+    diversity,
+    embedded,
+    frechet,
+    kernel_distance,
+    nearest,
+    perceptual_of,
+    precision_recall,
+    r_precision,
+)
 from vtx_keras.evaluate._measures import Measure, intervals, mean
 from vtx_keras.evaluate._pages import Card
 from vtx_keras.inputs import media, text
@@ -33,7 +43,7 @@ Reader = Callable[[np.ndarray], Sequence[Any]]  # from pictures to labels
 Judge = Reader | tuple[str, Reader] | Retriever
 
 
-class Half(NamedTuple):
+class Pairs(NamedTuple):
     """Pictures (n, h, w, 3) with their first texts, the fields that judges read, groups, and places in the data."""
 
     pictures: np.ndarray
@@ -55,48 +65,40 @@ def judged(
 ) -> tuple[dict[str, dict], list[str], list[Card], dict[int, str], int, int]:
     """Return figures by name (of the model and of baselines), notes, cases, errors by place, rows drawn and groups."""
     _check_judges(judges)
-    held_out, left_out = _half(model, stream, told)
+    held_out, left_out = _pairs(model, stream, told)
     names = np.random.default_rng(seed).permutation(sorted(set(held_out.groups)))
     drawn_groups = set(names[: -(-len(names) // 2)].tolist())
     inside = np.array([one in drawn_groups for one in held_out.groups], bool)
     first, second = (_some(held_out, np.flatnonzero(part)) for part in (inside, ~inside))
-    unreadable = model.unreadable(first.texts)
-    left_out |= {first.places[place]: why for place, why in unreadable.items()}
-    first = _some(first, np.array([i for i in range(len(first.texts)) if i not in unreadable], int))
+    first, unreadable = _readable(model, first)
+    left_out |= unreadable
     if min(len(first.texts), len(second.texts)) < LEAST:
         raise ValueError(
             f"{len(first.texts)} texts to draw and {len(second.texts)} real pictures of other groups: expected at "
             f"least {LEAST} of each, better hundreds ({len(left_out)} rows are left out)"
         )
-    second_points = judging.embedded(second.pictures, ENCODER)
-    trained = None if train is None else _half(model, train, lambda done: None, MOST_TRAINED)[0]
+    second_points = embedded(second.pictures, ENCODER)
+    trained = None if train is None else _pairs(model, train, lambda done: None, MOST_TRAINED)[0]
     trained = trained if trained is not None and trained.texts else None
-    trained_points = None if trained is None else judging.embedded(trained.pictures, ENCODER)
+    trained_points = None if trained is None else embedded(trained.pictures, ENCODER)
     drawn = model.draw(first.texts, seed=seed)
     sets = {"model": drawn, "real": first.pictures, "another_text": np.roll(drawn, 1, axis=0)}
     notes = [
-        f"distances are on features of {ENCODER} ({judging.SIDE} px), between {len(drawn):,d} drawn and "
+        f"distances are on features of {ENCODER} ({SIDE} px), between {len(drawn):,d} drawn and "
         f"{len(second.texts):,d} real pictures, of other groups of rows; they are no FID",
     ]
     if trained is None:
         notes.append("without training rows there is no nearest_caption, and no distance from training pictures")
     else:
         sets["nearest_caption"] = trained.pictures[_nearest_texts(first.texts, trained.texts, seed)]
-    figures, measured = {}, {}
+    figures: dict[str, dict] = {}
+    measured: dict[str, dict[str, Measure]] = {}
     for name, pictures in sets.items():
-        points = judging.embedded(pictures, ENCODER)
-        figures[name] = {
-            f"frechet_{ENCODER}": _alone(judging.frechet(points, second_points)),
-            f"kernel_{ENCODER}": _alone(judging.kernel_distance(points, second_points)),
-        }
-        measures = judging.precision_recall(second_points, points)
-        figures[name] |= {key: _alone(measures[key].value) for key in ("recall", "coverage")}
-        measures = {key: measures[key] for key in ("precision", "density")}
-        if trained_points is not None:
-            measures["nearest_training"] = mean(judging.nearest(points, trained_points)[1])
+        same = name == "another_text"  # the same set of pictures, in another order
+        figures[name], measures = ({}, {}) if same else _distances(pictures, second_points, trained_points)
         if name != "real":
             pairs = np.arange(len(pictures))
-            apart = judging.perceptual_of(np.concatenate([pictures, first.pictures]))
+            apart = perceptual_of(np.concatenate([pictures, first.pictures]))
             measures["perceptual_to_real"] = mean(apart(pairs, pairs + len(pairs)))
             measures["ssim_to_real"] = mean(_ssim(pictures, first.pictures))
         measured[name] = measures | _by_judges(judges, pictures, first, seed)
@@ -105,8 +107,8 @@ def judged(
     prompts = several or list(counts)[:PROMPTS]  # those of which there are real pictures to compare with
     measured["model"]["diversity"] = _variety(model, prompts, seed)
     if several:
-        rows = _some(first, np.array([place for place, one in enumerate(first.texts) if one in set(several)]))
-        measured["real"]["diversity"] = judging.diversity(judging.perceptual_of(rows.pictures), rows.texts, seed=seed)
+        rows = _some(first, np.flatnonzero(np.isin(first.texts, several)))
+        measured["real"]["diversity"] = diversity(perceptual_of(rows.pictures), rows.texts, seed=seed)
     else:
         notes.append("no two real pictures have the same text, so there is no diversity of real ones")
     for name, measures in measured.items():
@@ -121,18 +123,17 @@ def judged(
 
 def scores(model: Generator, rows: Iterable[Mapping]) -> dict[str, float]:
     """Return distances of drawings from the real pictures of the same rows, for the curves of a run."""
-    half, _ = _half(model, rows, lambda done: None)
-    unreadable = model.unreadable(half.texts)
-    half = _some(half, np.array([i for i in range(len(half.texts)) if i not in unreadable], int))
-    if len(half.texts) < LEAST:
-        raise ValueError(f"{len(half.texts)} rows whose texts the model reads: scores need at least {LEAST}")
-    drawn, real = (judging.embedded(one, ENCODER) for one in (model.draw(half.texts), half.pictures))
-    return {"frechet": judging.frechet(drawn, real), "kernel": judging.kernel_distance(drawn, real)}
+    pairs, _ = _pairs(model, rows, lambda done: None)
+    pairs, _ = _readable(model, pairs)
+    if len(pairs.texts) < LEAST:
+        raise ValueError(f"{len(pairs.texts)} rows whose texts the model reads: scores need at least {LEAST}")
+    drawn, real = (embedded(one, ENCODER) for one in (model.draw(pairs.texts), pairs.pictures))
+    return {"frechet": frechet(drawn, real), "kernel": kernel_distance(drawn, real)}
 
 
-def _half(
+def _pairs(
     model: Generator, stream: Iterable[Mapping], told: Callable[[int], object], most: int | None = None
-) -> tuple[Half, dict[int, str]]:
+) -> tuple[Pairs, dict[int, str]]:
     """Read pictures at the model's shape with their texts; return errors by place, too."""
     pictures, texts, fields, groups, places, left_out = [], [], [], [], [], {}
     for place, example in enumerate(stream):
@@ -154,11 +155,35 @@ def _half(
         groups.append(examples.group_of(example))
         places.append(place)
     empty = np.zeros((0, *model.image_shape), "uint8")
-    return Half(np.stack(pictures) if pictures else empty, texts, fields, groups, places), left_out
+    return Pairs(np.stack(pictures) if pictures else empty, texts, fields, groups, places), left_out
 
 
-def _some(half: Half, rows: np.ndarray) -> Half:
-    return Half(half.pictures[rows], *([one[i] for i in rows] for one in half[1:]))
+def _some(pairs: Pairs, rows: np.ndarray) -> Pairs:
+    return Pairs(pairs.pictures[rows], *([one[i] for i in rows] for one in pairs[1:]))
+
+
+def _readable(model: Generator, pairs: Pairs) -> tuple[Pairs, dict[int, str]]:
+    """Return the pairs whose texts the model reads, and why it does not read the others, by place in the data."""
+    unreadable = model.unreadable(pairs.texts)
+    kept = np.array([row for row in range(len(pairs.texts)) if row not in unreadable], int)
+    return _some(pairs, kept), {pairs.places[row]: why for row, why in unreadable.items()}
+
+
+def _distances(
+    pictures: np.ndarray, real_points: np.ndarray, trained_points: np.ndarray | None
+) -> tuple[dict[str, dict], dict[str, Measure]]:
+    """Return what the features of pictures say: figures of the set, and measures that are means over its pictures."""
+    points = embedded(pictures, ENCODER)
+    manifolds = precision_recall(real_points, points)
+    figures = {
+        f"frechet_{ENCODER}": _alone(frechet(points, real_points)),
+        f"kernel_{ENCODER}": _alone(kernel_distance(points, real_points)),
+        **{key: _alone(manifolds[key].value) for key in ("recall", "coverage")},
+    }
+    measures = {key: manifolds[key] for key in ("precision", "density")}
+    if trained_points is not None:
+        measures["nearest_training"] = mean(nearest(points, trained_points)[1])
+    return figures, measures
 
 
 def _check_judges(judges: Mapping[str, Judge]) -> None:
@@ -192,23 +217,23 @@ def _nearest_texts(texts: Sequence[str], trained: Sequence[str], seed: int) -> n
     return (near + 1e-4 * draws).argmax(axis=1)
 
 
-def _by_judges(judges: Mapping[str, Judge], pictures: np.ndarray, half: Half, seed: int) -> dict[str, Measure]:
+def _by_judges(judges: Mapping[str, Judge], pictures: np.ndarray, pairs: Pairs, seed: int) -> dict[str, Measure]:
     """Return what independent judges say: labels that are right, and whether a search finds the text of a picture."""
     found = {}
     for name, judge in judges.items():
         if isinstance(judge, Retriever):
-            candidates = min(100, len(set(half.texts)))
+            candidates = min(100, len(set(pairs.texts)))
             if candidates < 2:
                 continue  # there is nothing to choose from
-            similarity = judge.similarity(list(pictures), half.texts)
-            own = np.arange(len(half.texts))
+            similarity = judge.similarity(list(pictures), pairs.texts)
+            own = np.arange(len(pairs.texts))
             key = f"r_precision_{name}_of_{candidates}"
-            found[key] = judging.r_precision(similarity, own, candidates, seed, texts=half.texts)
+            found[key] = r_precision(similarity, own, candidates, seed, texts=pairs.texts)
             continue
         field, read = judge if isinstance(judge, tuple) else (name, judge)
-        if any(field not in one for one in half.fields):
+        if any(field not in one for one in pairs.fields):
             raise ValueError(f"judges: examples have no {field!r} that a judge's labels are compared with")
-        expected = [examples.as_text(one[field]) for one in half.fields]
+        expected = [examples.as_text(one[field]) for one in pairs.fields]
         labels = list(read(pictures))
         if len(labels) != len(pictures):
             raise ValueError(f"judges: {name!r} gives {len(labels)} labels for {len(pictures)} pictures")
@@ -219,7 +244,7 @@ def _by_judges(judges: Mapping[str, Judge], pictures: np.ndarray, half: Half, se
 def _variety(model: Generator, texts: Sequence[str], seed: int) -> Measure:
     """Return the perceptual distance between pictures of one text, over a few texts."""
     repeated = [one for one in texts for _ in range(DRAWS)]
-    return judging.diversity(judging.perceptual_of(model.draw(repeated, seed=seed)), repeated, seed=seed)
+    return diversity(perceptual_of(model.draw(repeated, seed=seed)), repeated, seed=seed)
 
 
 def _ssim(first: np.ndarray, second: np.ndarray) -> np.ndarray:
@@ -234,13 +259,13 @@ def _alone(value: float) -> dict[str, float | None]:
     return {"value": value, "low": None, "high": None}
 
 
-def _cases(drawn: np.ndarray, half: Half, trained: Half | None, trained_points: np.ndarray | None) -> list[Card]:
+def _cases(drawn: np.ndarray, pairs: Pairs, trained: Pairs | None, trained_points: np.ndarray | None) -> list[Card]:
     """Return cards: the drawing, the real picture, and the nearest training picture, so that copying shows."""
     drawn, cards = drawn[:SHOWN], []
-    near = None if trained_points is None else judging.nearest(judging.embedded(drawn, ENCODER), trained_points)
+    near = None if trained_points is None else nearest(embedded(drawn, ENCODER), trained_points)
     for place, picture in enumerate(drawn):
-        shown = [picture, half.pictures[place]]
-        lines = [("words", half.texts[place])]
+        shown = [picture, pairs.pictures[place]]
+        lines = [("words", pairs.texts[place])]
         if near is not None and trained is not None:
             shown.append(trained.pictures[near[0][place]])
             lines.append(("its nearest training picture", trained.texts[near[0][place]]))

@@ -172,7 +172,7 @@ class Readable(keras.layers.Layer):
         del rivals_shape
         return logits_shape
 
-    def call(self, logits: Any, rivals: Any) -> Any:  # (batch, 3), (batch, batch)
+    def call(self, logits: Any, rivals: Any) -> Any:  # (batch, 4), (batch, batch)
         rows = ops.arange(ops.shape(logits)[0])
         before = ops.roll(ops.cast(rows[:, None] == rows[None, :], "float32"), 1, axis=0)  # row i has the text of i - 1
         differs = ops.sum(before * ops.cast(rivals, "float32"), axis=1, keepdims=True) > 0

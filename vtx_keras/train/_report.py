@@ -175,7 +175,7 @@ def samples_writer(model: VisionText, examples: Any, count: int) -> Callable[[Pa
 def _write_drawings(model: Generator, rows: Sequence[dict], path: Path) -> None:
     """Write the page of drawings: for each text two pictures, always of the same noise, and the real one."""
     texts = [expected(row, TEXT_FIELDS)[0] for row in rows]
-    pictures = model.draw([text for text in texts for _ in range(2)])
+    pictures = model.draw([text for text in texts for _ in range(2)]) if texts else ()
     cards = []
     for place, (row, text) in enumerate(zip(rows, texts, strict=True)):
         real, drawings = image_of(row), list(pictures[2 * place : 2 * place + 2])
