@@ -23,12 +23,16 @@ from vtx_keras.data import _tensors as tensors
 from vtx_keras.data import sets
 from vtx_keras.data._source import Examples, adapted, mapped, named_classes, plainly
 from vtx_keras.data.sets import (
+    _chest_xray,
     _easy_vqa,
     _emoji,
+    _exercises,
+    _fashion,
     _flickr8k,
     _flickr8k_dialog,
     _flickr8k_qa,
     _flowers102,
+    _posts,
     _shapes,
     _vqa_rad,
     _word_cards,
@@ -36,7 +40,10 @@ from vtx_keras.data.sets import (
 from vtx_keras.models.options import did_you_mean
 
 # Importing them registers their builders with tfds.
-BUILDERS = (_emoji, _word_cards, _easy_vqa, _shapes, _vqa_rad, _flickr8k, _flickr8k_qa, _flickr8k_dialog, _flowers102)
+BUILDERS = (
+    _emoji, _word_cards, _easy_vqa, _shapes, _vqa_rad, _flickr8k, _flickr8k_qa, _flickr8k_dialog, _flowers102,
+    _posts, _fashion, _chest_xray, _exercises,
+)  # fmt: skip
 SAMPLE = Path(__file__).parents[1] / "sample"
 SAMPLES = {"sample": "captions.csv", "sample/questions": "questions.csv"}
 

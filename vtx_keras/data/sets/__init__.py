@@ -168,6 +168,48 @@ SETS = {
         by_hand="the photographs (jpg/) and captions.csv with the columns image, caption, name, class, split belong "
         "into {folder}/flowers102",
     ),
+    "posts": DataSet(
+        "4,000 posts of a social network, a picture and a text each, labelled positive (60 %), negative or neutral. "
+        "Unedited human text, some of it unpleasant; handles and links are removed, and emoji are question marks. 38 "
+        "texts are empty. Splits as the table says, by picture file: 31 of the 808 test pictures are nearly the same "
+        "as one in train, most with the same text. The labels are noisy: of 146 texts that occur more than once, 41 "
+        "have more than one label.",
+        "texts and pictures: their writers', collected for research and education",
+        (),
+        by_hand="the pictures (images/) and posts.csv with the columns image, text, sentiment, split belong into "
+        "{folder}/posts",
+    ),
+    "fashion": DataSet(
+        "9,583 studio photographs of products (clothes, shoes, watches, bags) with the title that a shop gave them, "
+        "gender, type, colour and usage. Splits as the table says, by title: no title is in two splits, but 14 "
+        "pictures are, under two titles.",
+        "photographs and titles: their makers', collected for research and education",
+        (),
+        by_hand="the photographs (images/) and products.csv with the columns image, title, gender, type, colour, "
+        "usage, split belong into {folder}/fashion",
+    ),
+    "chest_xray": DataSet(
+        "633 radiographs and CT slices of chests with case notes and findings, most of them COVID-19 (510), from the "
+        "covid-chestxray collection (June 2020). `masked`: what tells the finding in a note is hidden. `notes`: as "
+        "written; many name it. Splits as the table says, by patient; four test images of one patient are in train as "
+        "another's. 111 notes are empty. For research, not for diagnosis.",
+        "per image, in the field `licence` (Creative Commons, most of them non-commercial; empty where none is given); "
+        "Cohen, Morrison, Dao, arXiv 2003.11597 (2020)",
+        (),
+        ("masked", "notes"),
+        by_hand="the images (images/) and cases.csv with the columns image, note, findings, view, modality, age, sex, "
+        "patient, split, licence belong into {folder}/chest_xray",
+    ),
+    "exercises": DataSet(
+        "1,323 clips (8 frames, 96 px) of rendered people exercising, with name, body part, equipment, target and "
+        "instructions. `plain`: in gray. `coloured`: the worked muscle is red, which gives the target away. Splits as "
+        "the table says, by name, versions together.",
+        "clips and texts: their makers', collected for research and education",
+        (),
+        ("plain", "coloured"),
+        by_hand="the clips (clips/) and exercises.csv with the columns clip, name, body_part, equipment, target, "
+        "instructions, split belong into {folder}/exercises",
+    ),
 }  # fmt: skip
 
 

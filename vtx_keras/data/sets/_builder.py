@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 from collections import Counter, defaultdict
 from collections.abc import Iterator
 from pathlib import Path
@@ -9,7 +10,7 @@ from typing import Any, ClassVar
 
 import tensorflow_datasets as tfds
 
-from vtx_keras._files import Archive, fetch
+from vtx_keras._files import Archive, BadArchive, fetch
 from vtx_keras.data import sets
 
 WORD = tfds.features.Text
@@ -35,6 +36,28 @@ class Builder(tfds.core.GeneratorBasedBuilder, skip_registration=True):  # type:
     def archive(self, archive: Archive) -> Path:
         """Return the path of an archive, fetched if it is missing."""
         return fetch(archive, self.folder)
+
+    def rows_by_hand(self, table: str, media: str, columns: tuple[str, ...]) -> Iterator[tuple[Path, dict[str, str]]]:
+        """Yield (media file, row) of a table that a user put into the manual folder; the first column names the file.
+
+        Where a table, a folder, a column, a cell or a file is missing, `BadArchive` says what belongs there.
+        """
+        folder, advice = self.folder / self.name, sets.SETS[self.name].by_hand.format(folder=self.folder)
+        if not (folder / table).is_file() or not (folder / media).is_dir():
+            raise BadArchive(f"{folder} has no {table} or no folder {media}: {advice}")
+        with (folder / table).open(newline="", encoding="utf-8-sig") as lines:
+            rows = csv.DictReader(lines)
+            missing = set(columns) - set(rows.fieldnames or ())
+            if missing:
+                wanted = ", ".join(sorted(missing))
+                raise BadArchive(f"{folder / table} lacks columns: expected also {wanted}: {advice}")
+            for row in rows:
+                if any(row[column] is None for column in columns):
+                    raise BadArchive(f"{folder / table}, line {rows.line_num}: fewer cells than columns: {advice}")
+                path = folder / media / row[columns[0]]
+                if not path.is_file():
+                    raise BadArchive(f"{path} is missing, which {table} lists: {advice}")
+                yield path, row
 
     def _split_generators(self, dl_manager: tfds.download.DownloadManager) -> dict:
         try:

@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-import csv
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any, ClassVar
 
 import tensorflow_datasets as tfds
 
-from vtx_keras._files import BadArchive
 from vtx_keras.data import sets
 from vtx_keras.data.sets._builder import WORD, Builder
 
@@ -29,25 +26,6 @@ class Flowers102(Builder):
     }
 
     def examples(self) -> Iterator[tuple[str, str, dict]]:
-        folder = self.folder / "flowers102"
-        table, advice = folder / "captions.csv", sets.SETS["flowers102"].by_hand.format(folder=self.folder)
-        if not table.is_file() or not (folder / "jpg").is_dir():
-            raise BadArchive(f"{folder} has no captions.csv or no folder jpg: {advice}")
-        with table.open(newline="", encoding="utf-8") as lines:
-            rows = csv.DictReader(lines)
-            missing = set(COLUMNS) - set(rows.fieldnames or ())
-            if missing:
-                raise BadArchive(f"{table} lacks columns: expected also {', '.join(sorted(missing))}: {advice}")
-            for row in rows:
-                example_id = Path(row["image"]).stem
-                yield (
-                    row["split"],
-                    example_id,
-                    {
-                        "id": example_id,
-                        "image": str(folder / "jpg" / row["image"]),
-                        "caption": row["caption"],
-                        "name": row["name"],
-                        "class": row["class"],
-                    },
-                )
+        for path, row in self.rows_by_hand("captions.csv", "jpg", COLUMNS):
+            labels = {column: row[column] for column in ("caption", "name", "class")}
+            yield row["split"], path.stem, {"id": path.stem, "image": str(path), **labels}
