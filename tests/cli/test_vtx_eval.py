@@ -38,6 +38,9 @@ def test_vtx_eval_scores_a_csv_and_writes_results(tmp_path):
     assert json.loads(run.stdout)["baselines"] == {}
     run = toys.vtx("eval", saved, "--data", tmp_path / "rows.csv", "--baseline", "most_frequent", "--json")
     assert list(json.loads(run.stdout)["baselines"]) == ["most_frequent"]
+    run = toys.vtx("eval", saved, "--data", tmp_path / "rows.csv", "--consistency", "--out", tmp_path / "out")
+    assert "consistency mirrored" in run.output
+    assert "consistency: 8 of 8 rows mirrored" in (tmp_path / "out" / "results.html").read_text()
 
 
 def test_the_text_after_a_prompt_is_scored(tmp_path):
@@ -72,6 +75,7 @@ def test_vtx_eval_reports_a_mistake_in_a_line(tmp_path):
         (("cross_attn_captioner", "--data", "sample", "--baseline", "humane"), "there is no baseline 'humane'"),
         (("retriever", "--data", "sample", "--baseline", "human", "--no-baselines"), "leave one of them out"),
         (("retriever", "--data", "sample", "--beams", "3"), "leave out beams, scorers and tokenizer"),
+        (("retriever", "--data", "sample", "--consistency"), "answers nothing"),
         (("retriever", "--data", "sample", "--out", tmp_path / "a file"), "File exists"),
     ):
         run = toys.vtx("eval", *arguments)

@@ -12,7 +12,6 @@ import toys
 
 from vtx_keras import data, evaluate, metrics, zoo
 from vtx_keras.evaluate import _baselines as baselines
-from vtx_keras.evaluate import _report as report
 
 LIGHT = {"draws": 50, "scorers": []}
 
@@ -73,6 +72,13 @@ def test_labels_and_questions_are_scored_beside_baselines(name):
     alone = np.mean([one == {"w1": "no", "w2": "yes"}[read] for one, read in zip(truth, ["w1", "w2"] * 4, strict=True)])
     assert results.baselines["question_alone"]["accuracy"]["value"] == alone
     assert "nearest_neighbour" in results.baselines
+    logits = model.logits([row["image"] for row in test], ["w1", "w2"] * 4, 8)[0].astype(float)
+    sure = (np.exp(logits) / np.exp(logits).sum(axis=1, keepdims=True)).max(axis=1)
+    by_hand = metrics.calibration(sure, np.array(said) == truth).value
+    assert results.metrics["calibration_error"]["value"] == pytest.approx(by_hand)
+    for figures in (*results.baselines.values(), *results.differences.values()):  # they only say a label
+        assert set(results.metrics) - set(figures) == {"calibration_error"}
+    assert "calibration error" in results.table()
 
 
 def test_labels_may_be_numbers_and_answers_several():
@@ -98,6 +104,14 @@ def test_several_labels_per_row_are_scored():
     assert results.baselines["nearest_neighbour"]["exact"]["value"] == 1
     assert results.baselines["nearest_neighbour"]["map"]["value"] == 1
     assert results.baselines["most_frequent"]["exact"]["value"] == 3 / 8  # "no" is right more often than not
+    assert results.baselines["most_frequent"]["calibration_error"]["value"] == pytest.approx(0, abs=1e-6)  # its shares
+    assert "calibration_error" not in results.baselines["nearest_neighbour"]
+    assert results.baselines["most_frequent"]["auroc_macro"]["value"] == 0.5
+    assert results.baselines["nearest_neighbour"]["auroc_macro"]["value"] == 1
+    chances = 1 / (1 + np.exp(-model.logits([row["image"] for row in test], ["w1"] * 8, 8)[0].astype(float)))
+    right = np.array([[name in labels for name in model.class_names] for labels in truth])
+    by_hand = metrics.calibration(chances, right).value
+    assert results.metrics["calibration_error"]["value"] == pytest.approx(by_hand)
 
 
 def test_matchers():
@@ -111,6 +125,11 @@ def test_matchers():
     right = [(chance > 0.5) == bool(fits) for chance, (_, _, fits) in zip(chances, pairs, strict=True)]
     assert results.metrics["accuracy"]["value"] == pytest.approx(np.mean(right))
     assert results.baselines["most_frequent"]["accuracy"]["value"] == 8 / 14
+    fits = [fits for _, _, fits in pairs]
+    assert results.metrics["auroc"]["value"] == pytest.approx(metrics.auroc(chances, fits).value)
+    assert results.metrics["calibration_error"]["value"] == pytest.approx(metrics.calibration(chances, fits).value)
+    assert results.baselines["most_frequent"]["auroc"]["value"] == 0.5
+    assert "calibration_error" not in results.baselines["most_frequent"]
     given = rows_for(model, 3, caption=["w1", "w2", "w3"], label=[0, 1, 2])
     results = evaluate.run(model, given, **LIGHT)
     assert (results.rows, results.left_out) == (2, {"2": "label 2: expected 1 (fits) or 0"})
@@ -192,7 +211,9 @@ def test_few_images_are_in_memory_at_a_time():
 
 def test_a_table_reads_as_it_prints():
     figure = {"value": 0.12345, "low": float("nan"), "high": None}
-    results = report.Results("toy", "search", 1, 1, {}, {"median_rank": {**figure, "value": math.inf}, "a": figure}, {})
+    results = evaluate.Results(
+        "toy", "search", 1, 1, {}, {"median_rank": {**figure, "value": math.inf}, "a": figure}, {}
+    )
     assert results.table().splitlines() == [
         "               toy  95 % interval",
         "median rank      ∞",

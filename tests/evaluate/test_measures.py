@@ -136,6 +136,51 @@ def test_scores_of_labels_equal_a_plain_count():
         assert found[name].of(weights) == pytest.approx(measure.value), name
 
 
+def pair_count(scores, truth, weights):
+    """Of every pair of a true and a false row, whether the true one scores higher; half if they tie."""
+    won = total = 0.0
+    for score, yes, weight in zip(scores, truth, weights, strict=True):
+        for other, also, other_weight in zip(scores, truth, weights, strict=True):
+            if yes and not also:
+                won += weight * other_weight * ((score > other) + (score == other) / 2)
+                total += weight * other_weight
+    return won / total if total else np.nan
+
+
+def test_auroc_counts_pairs():
+    random = np.random.default_rng(0)
+    scores, truth = np.round(random.normal(size=(50, 3)), 1), random.random((50, 3)) < 0.4  # rounded: with ties
+    truth[:, 2] = True  # a class without a false row is left out
+    for weights in (np.ones(50), random.integers(0, 4, 50).astype(float)):
+        counted = [pair_count(scores[:, c], truth[:, c], weights) for c in range(2)]
+        assert [metrics.auroc(scores[:, c], truth[:, c]).of(weights) for c in range(2)] == pytest.approx(counted)
+        assert metrics.many_labels(scores, truth)["auroc_macro"].of(weights) == pytest.approx(np.mean(counted))
+        assert metrics.yes_or_no(scores[:, 0], truth[:, 0])["auroc"].of(weights) == pytest.approx(counted[0])
+    assert np.isnan(metrics.auroc(scores[:, 2], truth[:, 2]).value)
+    assert np.isnan(metrics.auroc(scores[:, 0], truth[:, 0]).of(truth[:, 0].astype(float)))
+    assert metrics.auroc(np.zeros(50), truth[:, 0]).value == 0.5
+
+
+def test_calibration_compares_the_means_of_bins_of_equal_size():
+    random = np.random.default_rng(0)
+    chances = random.random(60)
+    truth = random.random(60) < chances**2
+    weights = random.integers(0, 4, 60).astype(float)
+    found = metrics.calibration(chances, truth)
+    bins = np.array_split(np.argsort(chances), 15)
+    for given in (np.ones(60), weights):
+        error = sum(abs(sum(given[i] * (chances[i] - truth[i]) for i in one)) for one in bins) / given.sum()
+        assert found.of(given) == pytest.approx(error)
+    both = metrics.calibration(np.stack([chances, chances], 1), np.stack([truth, truth], 1))  # each class an event
+    assert both.of(weights) == pytest.approx(found.of(weights))
+    assert metrics.calibration(chances, truth, bins=1).value == pytest.approx(abs(chances.mean() - truth.mean()))
+    chances = random.random(50_000)
+    assert metrics.calibration(chances, random.random(50_000) < chances).value < 0.02
+    assert np.isnan(found.of(np.zeros(60)))
+    with pytest.raises(ValueError, match="expected one shape"):
+        metrics.calibration(chances, truth)
+
+
 def test_intervals_are_wider_where_rows_belong_together_and_cover_the_truth():
     random = np.random.default_rng(0)
     covered, trials = 0, 200

@@ -39,6 +39,7 @@ from vtx_keras.cli._console import quiet, reporting_errors
 )
 @click.option("--scorer", "scorers", multiple=True, help="bleu, rouge_l, cider, meteor or spice; repeatable.")
 @click.option("--tokenizer", type=click.Choice(["plain", "penn"]), default="plain", show_default=True)
+@click.option("--consistency", is_flag=True, help="Also ask in other ways, and count how often the answers agree.")
 @click.option("--judge", "judges", multiple=True, help="A retriever that searches a drawing's text; repeatable.")
 @click.option("--seed", type=int, default=0, show_default=True, help="Seed of --limit and of the intervals.")
 @click.option("--folder", type=click.Path(path_type=Path), help="Folder of data sets, as for vtx data.")
@@ -59,6 +60,7 @@ def evaluate(
     chosen: tuple[str, ...],
     scorers: tuple[str, ...],
     tokenizer: str,
+    consistency: bool,
     judges: tuple[str, ...],
     seed: int,
     folder: Path | None,
@@ -96,7 +98,7 @@ def evaluate(
         results = run(
             network, ds, train=train, baselines=names, limit=limit, folder=out, seed=seed,
             beams=beams, batch_size=batch_size, scorers=scorers or None, tokenizer=tokenizer,
-            judges=_judges(network, name, judges), about=about,
+            consistency=consistency, judges=_judges(network, name, judges), about=about,
         )  # fmt: skip
     if as_json:
         click.echo(json.dumps(results.as_dict(), indent=1, ensure_ascii=False))

@@ -7,7 +7,7 @@ print(results.table())
 import importlib
 from typing import Any
 
-_MODULE_OF = {"run": "_run", "Results": "_report", "BASELINES": "_baselines"}
+_MODULE_OF = {"run": "_run", "Results": "_pages", "BASELINES": "_baselines"}
 __all__ = sorted(_MODULE_OF)
 
 

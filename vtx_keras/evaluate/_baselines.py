@@ -111,7 +111,7 @@ def nearest_neighbour(
     if outcome.kind == "labels":
         targets = [train.targets[number] for number in nearest]
         scores = np.array([[1.0 if name in labels else -1.0 for name in names] for labels in targets])
-        return _with_scores(outcome, scores, names)
+        return _with_scores(outcome, scores, names)._replace(logits=False)
     return _with_texts(outcome, [_most_common(train.targets[number]) for number in nearest])
 
 
@@ -187,7 +187,7 @@ def chance_level(outcome: Outcome) -> dict[str, float] | Outcome:
         yes = float(np.mean(outcome.truth)) >= 0.5
         scores = np.full_like(outcome.scores, 1.0 if yes else -1.0)
         rows = tuple(row._replace(said="yes" if yes else "no") for row in outcome.rows)
-        return outcome._replace(rows=rows, scores=scores)
+        return outcome._replace(rows=rows, scores=scores, logits=False)
     pictures = sum(bool(row.expected) for row in outcome.rows)
     sizes = {"image_to_text": len(outcome.rows) - pictures, "text_to_image": pictures}
     figures: dict[str, float] = {}
@@ -378,9 +378,9 @@ def _most_central(grams: Sequence[np.ndarray], values: Sequence[np.ndarray], sha
 
 
 def _with_texts(outcome: Outcome, texts: Sequence[str]) -> Outcome:
-    """Replace the predicted text of every row."""
+    """Replace the predicted text of every row; the model's scores are not those of the texts."""
     rows = tuple(row._replace(said=words) for row, words in zip(outcome.rows, texts, strict=True))
-    return outcome._replace(rows=rows)
+    return outcome._replace(rows=rows, scores=None)
 
 
 def _with_scores(outcome: Outcome, scores: np.ndarray, names: Sequence[str]) -> Outcome:

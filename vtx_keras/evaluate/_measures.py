@@ -111,11 +111,11 @@ def one_label(said: Any, truth: Any) -> dict[str, Measure]:
 
 
 def many_labels(scores: Any, truth: Any, threshold: float = 0.0) -> dict[str, Measure]:
-    """Measure several labels per row: exact sets, precision, recall and F1 (micro and macro), mean average precision.
+    """Measure several labels per row: exact sets, precision, recall, F1 (micro and macro), average precision, AUROC.
 
     `scores` (rows, classes) are logits, and a label is predicted above `threshold`; `truth` holds zeros and ones. Micro
-    averages run over all labels, macro averages over the classes that occur, and `map` over the classes that are ever
-    true.
+    averages run over all labels, macro averages over the classes that occur, `map` over the classes that are ever
+    true, and `auroc_macro` over those that are true in some rows and false in others; `auroc` measures one of them.
 
     >>> measures = many_labels([[1.0, -1.0], [0.5, 2.0]], [[1, 0], [0, 1]])
     >>> measures["exact"].value, round(measures["f1_micro"].value, 3), measures["map"].value
@@ -134,23 +134,64 @@ def many_labels(scores: Any, truth: Any, threshold: float = 0.0) -> dict[str, Me
     return {
         "exact": mean((said == truth).all(axis=1)),
         **_averaged(counts, rows, ("micro", "macro")),
-        "map": Measure(_mean_average_precision(scores, true), rows),
+        "map": Measure(_mean_over_classes(_average_precision, scores, true), rows),
+        "auroc_macro": Measure(_mean_over_classes(_area, scores, true), rows),
     }
 
 
 def yes_or_no(scores: Any, truth: Any) -> dict[str, Measure]:
-    """Measure accuracy, precision, recall and F1 of "yes", and average precision; `scores` are logits or log odds.
+    """Measure accuracy, precision, recall and F1 of "yes", average precision and AUROC; `scores` are logits.
 
     >>> measures = yes_or_no([2.0, 1.0, -1.0], [1, 0, 0])
     >>> {name: round(measure.value, 3) for name, measure in measures.items()}
-    {'accuracy': 0.667, 'precision': 0.5, 'recall': 1.0, 'f1': 0.667, 'average_precision': 1.0}
+    {'accuracy': 0.667, 'precision': 0.5, 'recall': 1.0, 'f1': 0.667, 'average_precision': 1.0, 'auroc': 1.0}
     """
     scores, truth = np.asarray(scores, float).reshape(-1, 1), np.asarray(truth, float).reshape(-1, 1)
     measures = many_labels(scores, truth)
     names = {"exact": "accuracy", "precision_micro": "precision", "recall_micro": "recall", "f1_micro": "f1"}
+    names |= {"map": "average_precision", "auroc_macro": "auroc"}
     hit = measures["exact"].rows
-    renamed = {name: Measure(measures[label_name].of, hit) for label_name, name in names.items()}
-    return {**renamed, "average_precision": Measure(measures["map"].of, hit)}
+    return {name: Measure(measures[label_name].of, hit) for label_name, name in names.items()}
+
+
+def auroc(scores: Any, truth: Any) -> Measure:
+    """Measure the area under the ROC curve of one class: how often a true row scores above a false one, ties half.
+
+    It does not depend on a threshold, and 0.5 is chance. It is NaN without a true row, or without a false one.
+
+    >>> measure = auroc([2.0, 1.0, 1.0], [1, 1, 0])
+    >>> measure.value, measure.of(np.array([0, 1, 1])), measure.of(np.array([1, 1, 0]))
+    (0.75, 0.5, nan)
+    """
+    scores, truth = np.asarray(scores, float), np.asarray(truth) > 0.5
+    of = _mean_over_classes(_area, scores[:, None], truth[:, None].astype(float))
+    return Measure(of, np.full(len(scores), np.nan))
+
+
+def calibration(probabilities: Any, truth: Any, bins: int = 15) -> Measure:
+    """Measure the expected calibration error: how far probabilities are from how often they come true; 0 is best.
+
+    `probabilities` and `truth` (zeros and ones) are (rows,), or (rows, classes), where each class counts as an event.
+    Events are sorted into `bins` of equal size by their probability. Bins are fixed on all rows, whatever the weights
+    (equal probabilities share one), and the error is the weighted mean over bins of |mean probability - share that came
+    true|. As chance alone makes it positive, compare errors only for about the same number of rows and the same `bins`.
+
+    >>> round(calibration([0.9, 0.9, 0.9, 0.9], [1, 1, 1, 0]).value, 3), calibration([0.0, 1.0], [0, 1]).value
+    (0.15, 0.0)
+    """
+    probabilities, truth = np.asarray(probabilities, float), np.asarray(truth, float)
+    if probabilities.shape != truth.shape or bins < 1:
+        raise ValueError(f"probabilities {probabilities.shape}, truth {truth.shape}, bins={bins}: expected one shape")
+    events = probabilities.reshape(len(probabilities), -1)
+    gaps = events - truth.reshape(events.shape)
+    edges = np.quantile(events, np.arange(1, bins) / bins) if events.size else np.zeros(0)
+    bin_of = np.searchsorted(edges, events, "right")
+    sums = np.stack([np.where(bin_of == one, gaps, 0.0).sum(axis=1) for one in range(bins)], axis=1)
+    count = events.shape[1]
+    return Measure(
+        lambda weights: _share(float(np.abs(weights @ sums).sum()), float(weights.sum()) * count),
+        np.abs(gaps).mean(axis=1),
+    )
 
 
 def _averaged(counts: Callable, rows: np.ndarray, averages: tuple[str, ...]) -> dict[str, Measure]:
@@ -175,24 +216,33 @@ def _averaged(counts: Callable, rows: np.ndarray, averages: tuple[str, ...]) -> 
     }
 
 
-def _mean_average_precision(scores: np.ndarray, truth: np.ndarray) -> Callable[[np.ndarray], float]:
+def _mean_over_classes(figure: Callable, scores: np.ndarray, truth: np.ndarray) -> Callable[[np.ndarray], float]:
+    """Return the function from weights to the mean of `figure(right, all)` over classes, without those where it is NaN.
+
+    `right` and `all` are the weights of the true rows, and of all rows, that score at least each of the scores.
+    """
     order = np.argsort(-scores, axis=0, kind="stable")
     ranked, true = np.take_along_axis(scores, order, 0), np.take_along_axis(truth, order, 0)
     last = np.vstack([ranked[1:] != ranked[:-1], np.ones((1, ranked.shape[1]), bool)])  # equal scores are one step
 
     def of(weights: np.ndarray) -> float:
         weighted = weights[order]
-        hits, ranked_above = np.cumsum(weighted * true, axis=0), np.cumsum(weighted, axis=0)
-        precisions = []
-        for column in range(ranked.shape[1]):
-            steps = last[:, column]
-            relevant, retrieved = hits[steps, column], ranked_above[steps, column]
-            if relevant[-1]:
-                recall_gain = np.diff(relevant, prepend=0.0)
-                precisions.append(float((recall_gain * relevant / np.maximum(retrieved, 1e-12)).sum() / relevant[-1]))
-        return float(np.mean(precisions)) if precisions else float("nan")
+        right, ranked_above = np.cumsum(weighted * true, axis=0), np.cumsum(weighted, axis=0)
+        figures = [figure(right[steps, c], ranked_above[steps, c]) for c, steps in enumerate(last.T)]
+        figures = [one for one in figures if not np.isnan(one)]
+        return float(np.mean(figures)) if figures else float("nan")
 
     return of
+
+
+def _average_precision(right: np.ndarray, ranked_above: np.ndarray) -> float:
+    return _share(float((np.diff(right, prepend=0.0) * right / np.maximum(ranked_above, 1e-12)).sum()), right[-1])
+
+
+def _area(right: np.ndarray, ranked_above: np.ndarray) -> float:
+    wrong = ranked_above - right
+    below = wrong[-1] - wrong + np.diff(wrong, prepend=0.0) / 2  # false rows below a score, and half of those that tie
+    return _share(float(np.diff(right, prepend=0.0) @ below), right[-1] * wrong[-1])
 
 
 CUTOFFS = (1, 5, 10)

@@ -1,4 +1,4 @@
-"""Run a model of any task on examples, row by row beside the expected texts, and measure the result.
+"""Run a model of any task on examples, row by row beside the expected texts, measure the result and choose cases.
 
 Examples are those of `data.load`: dicts with "image" (or "path") and a text. They are read a few at a time, and only
 texts and numbers are kept.
@@ -16,6 +16,7 @@ from vtx_keras.data import _examples as examples
 from vtx_keras.evaluate import _captions as captions
 from vtx_keras.evaluate import _measures as measures
 from vtx_keras.evaluate._measures import Measure, mean
+from vtx_keras.evaluate._pages import CASES, LOWER_IS_BETTER, RANKING, Card, figure_text
 from vtx_keras.inputs import media, text
 from vtx_keras.inputs.text import TEXT_FIELDS
 from vtx_keras.models._base import VisionText
@@ -42,8 +43,10 @@ class Row(NamedTuple):
 class Outcome(NamedTuple):
     """Rows of one kind: "captions", "answers" (written), "label", "labels", "matches" or "search".
 
-    `scores` and `truth` are (rows, classes) if a model gives numbers. In a search the rows are images, then texts
-    (with nothing expected), `scores` are their embeddings, and `truth` are pairs of rows that belong together.
+    `scores` and `truth` are (rows, classes) if a model gives numbers; a row of `truth` is all False if the right label
+    is none of the classes. `logits` says that scores stand for probabilities and do not only rank. In a search the rows
+    are images, then texts (with nothing expected), `scores` are their embeddings, and `truth` are pairs of rows that
+    belong together.
     """
 
     kind: str
@@ -51,6 +54,7 @@ class Outcome(NamedTuple):
     left_out: dict[int, str]
     scores: np.ndarray | None = None
     truth: np.ndarray | None = None
+    logits: bool = True
 
 
 def said_of(
@@ -107,15 +111,15 @@ def measures_of(
         image_of, text_of = outcome.truth.T
         return measures.retrieval(outcome.scores[:images], outcome.scores[images:], text_of - images, image_of)
     if outcome.kind == "matches":
-        return measures.yes_or_no(outcome.scores, outcome.truth)
+        return measures.yes_or_no(outcome.scores, outcome.truth) | _calibration(outcome)
     if outcome.kind == "labels":
-        return measures.many_labels(outcome.scores, outcome.truth)
+        return measures.many_labels(outcome.scores, outcome.truth) | _calibration(outcome)
     result: dict[str, Measure] = {}
     if outcome.kind in ("answers", "label") and all(len(row.expected) > 1 for row in rows):
         result["vqa_accuracy"] = mean([measures.vqa_accuracy(row.said, row.expected) for row in rows])
     if outcome.kind == "label":
-        majority = [Counter(row.expected).most_common(1)[0][0] for row in rows]
-        return result | measures.one_label([row.said for row in rows], majority)
+        majority = [_majority(row.expected)[0] for row in rows]
+        return result | measures.one_label([row.said for row in rows], majority) | _calibration(outcome)
     result["exact_match"] = mean(exact := [captions.exact(row.said, row.expected) for row in rows])
     if any(row.turn for row in rows):
         later = [one if row.turn else np.nan for one, row in zip(exact, rows, strict=True)]
@@ -126,6 +130,63 @@ def measures_of(
         scorers = captions.SCORERS[:3] if scorers is None else scorers
         result |= captions.caption_scores(predicted, references, scorers=scorers, tokenizer=tokenizer)
     return result
+
+
+def cases_of(
+    outcome: Outcome,
+    measures: Mapping[str, Measure],
+    others: Mapping[str, Outcome],
+    stream: Callable[[], Iterator[dict]],
+    image_shape: Sequence[int],
+    seed: int = 0,
+) -> list[tuple[str, list[Card]]]:
+    """Return random, best and worst cases as sections of a page; only their images are read again."""
+    rows = [number for number, row in enumerate(outcome.rows) if row.expected]
+    scores = [(name, measures[name].rows) for name in RANKING if name in measures]
+    random = np.random.default_rng(seed)
+    shuffled = [rows[number] for number in random.permutation(len(rows))]
+
+    def goodness(number: int) -> tuple:
+        return tuple(-value[number] if name.endswith(LOWER_IS_BETTER) else value[number] for name, value in scores)
+
+    ranked = sorted(shuffled, key=goodness)
+    share = min(CASES, max(1, len(ranked) // 2))
+    sections = {
+        "Random cases": shuffled[:CASES],
+        f"Best cases, by {scores[0][0].replace('_', ' ')}": ranked[::-1][:share],
+        f"Worst cases, by {scores[0][0].replace('_', ' ')}": ranked[:share],
+    }
+    places = {outcome.rows[number].place for numbers in sections.values() for number in numbers}
+    images = {place: _frames(example, image_shape) for place, example in enumerate(stream()) if place in places}
+
+    def card(number: int) -> Card:
+        row = outcome.rows[number]
+        lines = [("id", row.id), *([("input", row.read)] if row.read else []), ("predicted", row.said or "(nothing)")]
+        lines += [("expected", " | ".join(row.expected))]
+        lines += [(name.replace("_", " "), other.rows[number].said) for name, other in others.items()]
+        lines += [(name.replace("_", " "), figure_text(value[number])) for name, value in scores[:2]]
+        return Card(images[row.place], lines)
+
+    return [(name, [card(number) for number in numbers]) for name, numbers in sections.items()]
+
+
+def _frames(example: Mapping, image_shape: Sequence[int]) -> list:
+    """Return the image, or a few frames of the clip, to show."""
+    image = examples.image_of(example)
+    return media.read_clip(image, min(4, image_shape[0])) if len(image_shape) == 4 else [image]
+
+
+def _calibration(outcome: Outcome) -> dict[str, Measure]:
+    """Measure the calibration of the predicted label's probability, or of every label's, if there are some."""
+    if outcome.scores is None or outcome.truth is None or not outcome.logits:
+        return {}
+    scores, truth = outcome.scores.astype(float), outcome.truth
+    if outcome.kind == "label":
+        best = scores.argmax(axis=1)[:, None]
+        chances = 1 / np.exp(scores - scores.max(axis=1, keepdims=True)).sum(axis=1)  # softmax of the best
+        return {"calibration_error": measures.calibration(chances, np.take_along_axis(truth, best, 1)[:, 0])}
+    chances = 0.5 * (1 + np.tanh(scores / 2))  # the sigmoid, without overflow
+    return {"calibration_error": measures.calibration(chances, truth)}
 
 
 def _written(model: Captioner, chunks: Iterator, left_out: dict, *, beams: int, batch_size: int) -> Outcome:
@@ -193,6 +254,7 @@ def _answered(
 def _labelled(model: Answerer, chunks: Iterator, left_out: dict, *, batch_size: int) -> Outcome:
     """Predict one label per row, or several."""
     multi, names, empty = model.options["multi_label"], model.class_names, model.options["allow_empty"]
+    index_of = {name: c for c, name in enumerate(names)}
     rows, logits, truth = [], [], []
     for places, chunk in chunks:
         inputs, targets = zip(*(examples.text_and_targets(model, example) for example in chunk), strict=True)
@@ -207,12 +269,15 @@ def _labelled(model: Answerer, chunks: Iterator, left_out: dict, *, batch_size: 
             i = usable[index]
             predicted = [names[c] for c in np.flatnonzero(row > 0)] if multi else [names[int(row.argmax())]]
             rows.append(_row(places[i], chunk[i], inputs[i], targets[i], ", ".join(predicted)))
-            if multi:
-                logits.append(row)
-                truth.append([name in targets[i] for name in names])
-    if multi:
-        return Outcome("labels", tuple(rows), left_out, np.array(logits), np.array(truth))
-    return Outcome("label", tuple(rows), left_out)
+            right = targets[i] if multi else _majority(targets[i])
+            logits.append(row)
+            truth.append(np.isin(range(len(names)), [index_of[one] for one in right if one in index_of]))
+    return Outcome("labels" if multi else "label", tuple(rows), left_out, np.array(logits), np.array(truth))
+
+
+def _majority(answers: Sequence[str]) -> list[str]:
+    """Return the most common answer, the first if several are equally common, in a list; [] of none."""
+    return [answer for answer, _ in Counter(answers).most_common(1)]
 
 
 def _matched(model: Matcher, chunks: Iterator, left_out: dict, *, batch_size: int) -> Outcome:

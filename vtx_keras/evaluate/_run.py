@@ -16,11 +16,12 @@ import numpy as np
 from vtx_keras._files import progress, version_of
 from vtx_keras.data._examples import as_numpy, encoded_of, turns_of
 from vtx_keras.evaluate import _baselines as baseline
+from vtx_keras.evaluate import _consistency as consistent
 from vtx_keras.evaluate import _judging as judging
 from vtx_keras.evaluate._captions import check_scorers
 from vtx_keras.evaluate._measures import Measure, intervals
-from vtx_keras.evaluate._outcomes import Outcome, measures_of, said_of
-from vtx_keras.evaluate._report import KINDS, Results, cases_of, keep
+from vtx_keras.evaluate._outcomes import Outcome, cases_of, measures_of, said_of
+from vtx_keras.evaluate._pages import KINDS, Results, keep
 from vtx_keras.models._base import VisionText
 from vtx_keras.models._drawing import Generator
 from vtx_keras.models._methods import Captioner
@@ -44,6 +45,7 @@ def run(
     scorers: Sequence[str] | None = None,
     tokenizer: str = "plain",
     draws: int = 1000,
+    consistency: bool = False,
     judges: Mapping[str, judging.Judge] | None = None,
     about: Mapping[str, Any] | None = None,
 ) -> Results:
@@ -55,6 +57,8 @@ def run(
     others). `limit` draws that many rows at random (the first ones if the length of `ds` is unknown). Intervals are
     bootstrapped over concepts or images, not over rows. With `folder`, `results.json` and `results.html` are written
     there. `scorers` and `tokenizer` are those of `metrics.caption_scores`; `about` is stored with the results.
+    `consistency` also asks the model everything in other ways, and measures how often it agrees with itself: see
+    `metrics.consistency`.
 
     Of conversations ("questions", "answers"), each turn is a row, asked after the true turns before it. The baseline
     "without_history" is the model itself, asked each question alone.
@@ -75,8 +79,8 @@ def run(
     """
     start = time.monotonic()
     if isinstance(model, Generator):
-        if beams != 1 or scorers or tokenizer != "plain":
-            raise ValueError("a generator writes no sentences: leave out beams, scorers and tokenizer")
+        if beams != 1 or scorers or tokenizer != "plain" or consistency:
+            raise ValueError("a generator writes no sentences: leave out beams, scorers, tokenizer and consistency")
         baseline.check_baselines(baselines)
         return _drawings(model, ds, train, limit, folder, seed, draws, judges or {}, about)
     if judges:
@@ -88,6 +92,7 @@ def run(
     if folder is not None:
         Path(folder).mkdir(parents=True, exist_ok=True)  # fail now if it cannot be written
     stream, count = _stream(ds, limit, seed)
+    kinds = consistent.kinds_for(model, next(stream(), {})) if consistency else ()
     with progress("evaluated", count) as update:
         outcome = said_of(model, stream(), beams=beams, batch_size=batch_size, told=update)
     others, fixed_figures, notes = _baselines(model, outcome, stream, train, baselines, seed)
@@ -99,6 +104,12 @@ def run(
         return measures_of(result, scorers=scorers, tokenizer=tokenizer)
 
     measures = measure(outcome)
+    if kinds:
+        with progress("variants") as update:
+            measures |= consistent.agreement(
+                model, outcome, stream(), kinds, beams=beams, batch_size=batch_size, seed=seed, told=update
+            )
+        notes.append(consistent.counts(measures))
     groups = [row.group for row in outcome.rows]
     figures = _figures(measures, {name: measure(other) for name, other in others.items()}, groups, draws, seed)
     results = Results(
@@ -258,11 +269,14 @@ def _without_images(stream: Iterator[dict]) -> Iterator[dict]:
 def _figures(
     measures: dict[str, Measure], others: dict[str, dict[str, Measure]], groups: Sequence[str], draws: int, seed: int
 ) -> dict[Any, dict[str, dict]]:
-    """Compute figures of the model, of each baseline and of their differences with the same bootstrap draws."""
+    """Compute figures of the model, of each baseline and of their differences with the same bootstrap draws.
+
+    A baseline lacks what only a model has, such as calibration, and so does the difference.
+    """
     table: dict[Any, dict[str, Measure]] = {"model": measures, **others}
     for name, other_measures in others.items():
         table["model minus", name] = {
-            metric: _difference(measures[metric], other_measures[metric]) for metric in measures
+            metric: _difference(measures[metric], other) for metric, other in other_measures.items()
         }
     flat = {(key, metric): measure for key, row in table.items() for metric, measure in row.items()}
     figures: dict[Any, dict[str, dict]] = {key: {} for key in table}

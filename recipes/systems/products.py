@@ -1,0 +1,213 @@
+"""Product texts: a title from picture and attributes, and attributes from picture and title, each part alone as well.
+
+python -m recipes.systems.products           # an hour on two cores
+python -m recipes.systems.products titles    # one of the two: titles or attributes
+"""
+
+from __future__ import annotations
+
+import functools
+import re
+import sys
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import tensorflow as tf
+
+from recipes.families.examples import split_and_part, without
+from recipes.systems import trials
+from vtx_keras import data, metrics, text, zoo
+from vtx_keras.evaluate import _baselines as baseline
+from vtx_keras.evaluate._outcomes import Outcome
+
+SHARED = {"image_encoder": "efficientnet_lite0", "image_shape": (160, 160, 3), "dropout": 0.2}
+READER = {**SHARED, "dim": 128, "depth": 1, "text_depth": 1, "max_length": 24, "allow_empty": True, "multi_label": True}
+WRITER = {**SHARED, "dim": 192, "depth": 2, "max_length": 32}
+SETTINGS = {"batch_size": 64, "ema": 0.99, "jit_compile": False, "save_every": 1000}
+ATTRIBUTES = ("gender", "type", "colour")
+PIECES = 2000
+ALSO = "t-shirt t shirt tee tees polo kid kids girl boy lady ladies womens mens s shoe flip flop sneaker sneakers"
+
+
+def products(split: str) -> data.Examples:
+    """Load products with their attributes as a prompt; perhaps "without picture" or "without prompt"."""
+    name, part = split_and_part(split)
+    rows = data.load("fashion", name).encoded
+
+    def prompted(row: dict) -> dict:
+        words = tf.strings.lower(tf.strings.reduce_join([row[key] for key in ATTRIBUTES], separator=", "))
+        kept = {key: row[key] for key in ("id", "image", "caption", "concept")}
+        return {**kept, "prompt": tf.strings.join([words, " :"])}
+
+    found = data.Examples(rows.map(prompted))
+    if part == "prompt":
+        return data.Examples(found.encoded.map(lambda row: {**row, "prompt": ":"}))
+    return without(found, part)
+
+
+def labelled(split: str, hidden: bool = False) -> data.Examples:
+    """Load products with the title as text and gender, type and colour as labels.
+
+    Parts can be left out ("test without words"); with `hidden`, the words that name an attribute are.
+    """
+    name, part = split_and_part(split)
+
+    def plain(row: dict) -> dict:
+        title = row["caption"]
+        title = tf.strings.regex_replace(tf.strings.lower(title), telling(), " ") if hidden else title
+        labels = tf.stack([row[key] for key in ATTRIBUTES])
+        return {**{key: row[key] for key in ("id", "image", "concept")}, "text": title, "label": labels}
+
+    return without(data.Examples(data.load("fashion", name).encoded.map(plain)), part)
+
+
+@functools.cache
+def attributes() -> dict[str, list[str]]:
+    """Return the values of each attribute in the training split."""
+    rows = data.load("fashion", "train").encoded.map(lambda row: {key: row[key] for key in ATTRIBUTES})
+    values = [{key: row[key].decode() for key in ATTRIBUTES} for row in rows.as_numpy_iterator()]
+    return {key: sorted({row[key] for row in values}) for key in ATTRIBUTES}
+
+
+@functools.cache
+def telling() -> str:
+    """Return a pattern of the words that name a gender, a type or a colour, in the singular or plural."""
+    named = {word.removesuffix("s") for values in attributes().values() for one in values for word in words_of(one)}
+    return rf"\b({'|'.join(sorted({*named, *ALSO.split()}, key=len, reverse=True))})(e?s)?\b"
+
+
+def words_of(value: str) -> list[str]:
+    """Return the words of an attribute.
+
+    >>> words_of("Accessory Gift Set"), words_of("Tshirts")
+    (['accessory', 'gift', 'set'], ['tshirts'])
+    """
+    return re.findall(r"[a-z]+", value.lower())
+
+
+def reader(split: str = "train") -> Any:
+    """Build a classifier of gender, type and colour; the vocabulary is that of the training titles."""
+    names = [value for values in attributes().values() for value in values]
+    titles = [row["text"].decode() for row in labelled(split).encoded.as_numpy_iterator()]
+    vocabulary = text.vocabulary(titles, size=PIECES)
+    return zoo.build("cross_attn_classifier", weights="encoders", vocabulary=vocabulary, classes=names, **READER)
+
+
+def writer(split: str = "train") -> Any:
+    """Build a captioner whose vocabulary is that of the training titles and attributes."""
+    rows = [(row["prompt"].decode(), row["caption"].decode()) for row in products(split).encoded.as_numpy_iterator()]
+    vocabulary = text.vocabulary([" ".join(row) for row in rows], size=PIECES)
+    return zoo.build("cross_attn_captioner", weights="encoders", vocabulary=vocabulary, **WRITER)
+
+
+def titles() -> None:
+    """Write titles: from both, from the attributes alone, from the picture alone."""
+    parts = {"both": "", "attributes alone": " without picture", "picture alone": " without prompt"}
+    settings = {**SETTINGS, "epochs": 12, "learning_rate": 1e-3, "buckets": (16, 20, 24)}
+    plans = {
+        name: trials.Trial(
+            writer, *(products(f"{split}{part}") for split in ("train", "validation")),
+            {"": products(f"test{part}")}, settings,
+        )
+        for name, part in parts.items()
+    }  # fmt: skip
+    judged = trials.run("titles", plans)
+    rows = {name: trials.measures(one.outcomes[""]) for name, one in judged.items()}
+    like = judged["both"].outcomes[""][0]
+    others = {"template of the attributes": trials.saying(like, template("test"))}
+    taught = baseline.training_texts(writer(), products("train"))
+    points = [vectors(split) for split in ("train", "test")]
+    others["nearest neighbour"] = baseline.nearest_neighbour(like, taught, (), (points[0], points[1]))
+    rows |= {name: trials.measures([outcome]) for name, outcome in others.items()}
+    pairs = [("both", other) for other in rows if other != "both"]
+    found = trials.compared(rows, ("cider", "exact_match", "word_f1", "bleu_4"), trials.groups_of(like), pairs)
+    training = {name: {"parameters": one.parameters, "seconds": round(one.seconds)} for name, one in judged.items()}
+    said = {name: one.outcomes[""][0].rows for name, one in judged.items()}
+    examples = [
+        {"title": row.expected[0], "attributes": row.read, **{name: rows[at].said for name, rows in said.items()}}
+        for at, row in list(enumerate(like.rows))[:: len(like.rows) // 12][:12]
+    ]
+    trials.store("titles", "products titles", rows=len(like.rows), training=training, examples=examples, **found)
+
+
+def template(split: str) -> list[str]:
+    """Return a title of the attributes: gender, colour, type."""
+    rows = data.load("fashion", split).encoded.map(lambda row: [row[key] for key in ("gender", "colour", "type")])
+    return [b" ".join(row).decode().lower() for row in rows.as_numpy_iterator()]
+
+
+def vectors(split: str) -> np.ndarray:
+    """Return the mean features of the pictures, at length one."""
+    kept = data.features(products(split), frozen(), trials.FEATURES)
+    points = np.stack([row["image"].mean(axis=(0, 1), dtype="float32") for row in kept.as_numpy_iterator()])
+    return points / np.linalg.norm(points, axis=1, keepdims=True)
+
+
+@functools.cache
+def frozen() -> Any:
+    """Return a writer whose image encoder is frozen."""
+    model = writer()
+    model.freeze("image")
+    return model
+
+
+def labels() -> None:
+    """Predict attributes: from title and picture, from each alone; and with the telling words of the title hidden."""
+    settings = {**SETTINGS, "epochs": 10, "learning_rate": 1e-3}
+    parts = {"both": "", "title alone": " without picture", "picture alone": " without words"}
+    plans = {}
+    for hidden, mark in ((False, ""), (True, ", words hidden")):
+        for name, part in parts.items():
+            if hidden and name == "picture alone":
+                continue
+            split = {one: labelled(f"{one}{part}", hidden) for one in ("train", "validation", "test")}
+            plans[name + mark] = trials.Trial(
+                reader, split["train"], split["validation"], {"": split["test"]}, settings
+            )
+    judged = trials.run("attributes", plans)
+    rows = {name: [by_attribute(one) for one in each.outcomes[""]] for name, each in judged.items()}
+    like = judged["both"].outcomes[""][0]
+    rows["most frequent"] = [by_attribute(most_frequent(like))]
+    pairs = [("both", "title alone"), ("both", "picture alone")]
+    pairs += [(f"{one}, words hidden", other) for one, other in
+              (("both", "title alone, words hidden"), ("both", "picture alone"))]  # fmt: skip
+    found = trials.compared(rows, (*ATTRIBUTES, "all three"), trials.groups_of(like), pairs)
+    training = {name: {"parameters": one.parameters, "seconds": round(one.seconds)} for name, one in judged.items()}
+    trials.store("attributes", "products attributes", rows=len(like.rows), training=training, **found)
+
+
+def by_attribute(outcome: Outcome) -> dict[str, metrics.Measure]:
+    """Return the accuracy of each attribute, whose likeliest value counts, and of all three."""
+    scores, truth, at = np.asarray(outcome.scores), np.asarray(outcome.truth), 0
+    right = []
+    for values in attributes().values():
+        part = slice(at, at + len(values))
+        right.append(truth[np.arange(len(truth)), at + scores[:, part].argmax(axis=1)] > 0)
+        at += len(values)
+    table = dict(zip(ATTRIBUTES, right, strict=True))
+    measures = {name: metrics.mean(one.astype(float)) for name, one in table.items()}
+    return {**measures, "all three": metrics.mean(np.all(right, axis=0).astype(float))}
+
+
+def most_frequent(like: Outcome) -> Outcome:
+    """Return an outcome whose scores are the shares of the labels in the training split."""
+    names = [value for values in attributes().values() for value in values]
+    rows = labelled("train").encoded.map(lambda row: row["label"])
+    counts = np.zeros(len(names))
+    for row in rows.as_numpy_iterator():
+        counts[[names.index(one.decode()) for one in row]] += 1
+    return Outcome(like.kind, like.rows, like.left_out, np.tile(counts, (len(like.rows), 1)), like.truth)
+
+
+PARTS = {"attributes": labels, "titles": titles}
+
+
+def main(parts: Sequence[str]) -> None:
+    """Run the parts that are named, or all."""
+    for name in parts or PARTS:
+        PARTS[name]()
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])
