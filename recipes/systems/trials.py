@@ -165,7 +165,8 @@ def linear(
     """
     (x, y), (x_val, y_val) = train_rows, validation
     mean, scale = x.mean(axis=0), x.std(axis=0) + 1e-6
-    best, logits = -1.0, np.zeros((len(test), int(y.max()) + 1))
+    count = int(y.max()) + 1
+    best, logits = -1.0, np.zeros((len(test), count))
     for decay in decays:
         keras.utils.set_random_seed(0)
         model = keras.Sequential(

@@ -61,6 +61,32 @@ def test_an_unchanged_encoder_is_saved_by_name(tmp_path):
     assert zoo.load(tmp_path / "mine").options == model.options
 
 
+def test_an_unchanged_text_encoder_is_saved_by_name(tmp_path, monkeypatch):
+    source, here = architecture("minilm_l6"), tmp_path / "minilm_l6"
+    here.mkdir()
+    source.save_weights(here / weights.WEIGHTS)
+    pieces = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "cat", *(f"x{i}" for i in range(30_516))]
+    find, load = published.find, published.load
+    monkeypatch.setattr(published, "find", lambda name, *rest: here if name == "minilm_l6" else find(name, *rest))
+    monkeypatch.setattr(published, "load", lambda name, *a, **k: source if name == "minilm_l6" else load(name, *a, **k))
+    monkeypatch.setattr(published, "words_of", lambda name: pieces)
+    options = {"image_encoder": "mobilenet_v2", "image_shape": toys.LARGER, "dim": 32, "depth": 1}
+    model = zoo.build("cross_attn_matcher", weights="encoders", text_encoder="minilm_l6", **options)
+    zoo.save(model, tmp_path / "mine")
+    config = json.loads((tmp_path / "mine" / "config.json").read_text())
+    assert [config[option]["name"] for option in ("image_encoder", "text_encoder")] == ["mobilenet_v2", "minilm_l6"]
+    assert (tmp_path / "mine" / weights.WEIGHTS).stat().st_size < 1_000_000
+    again = zoo.load(tmp_path / "mine")
+    inputs = toys.inputs(model)
+    np.testing.assert_array_equal(toys.outputs(model, inputs), toys.outputs(again, inputs))
+    variable = again.get_layer("text_encoder").weights[0]
+    variable.assign(variable + 0.01)
+    zoo.save(again, tmp_path / "changed")
+    assert "text_encoder" not in json.loads((tmp_path / "changed" / "config.json").read_text())
+    changed = zoo.load(tmp_path / "changed")
+    np.testing.assert_array_equal(toys.outputs(again, inputs), toys.outputs(changed, inputs))
+
+
 def test_a_changed_encoder_is_saved_whole(tmp_path):
     model = toys.pretrained()
     variable = model.get_layer("image_encoder").weights[0]

@@ -40,6 +40,8 @@ from vtx_keras.models.construct import ENCODERS, construct, dtype_policy
 from vtx_keras.models.language import is_language
 from vtx_keras.models.options import MODELS, lookup, options_of, sizes_of
 
+NAMED = (*ENCODERS, "text_decoder")  # parts that a folder names where they are published ones, unchanged
+
 # --- building and loading
 
 
@@ -155,7 +157,7 @@ def restore(
             "vocabulary=: the text encoder of these weights has a word table of its own, which cannot be matched to "
             "another vocabulary. Leave vocabulary out, or train anew with weights=None"
         )
-    load = external_encoder(saved)
+    load = external_encoders(saved)
     model = construct(name, {**options, **overrides}, after, dtype or saved["dtype"], load=load)
     if model.options == saved["overrides"] and before == after:
         _read(model, folder, saved)
@@ -177,27 +179,25 @@ def check_closed(saved: dict, folder: Path) -> None:
             )
 
 
-def external_encoder(saved: dict) -> dict[str, encoders.Loader]:
-    """Return the loader of an encoder that a weights folder names instead of containing, after checking its hash."""
-    if "image_encoder" not in saved:
-        return {}
-    expected, name = saved["image_encoder"], saved["overrides"].get("image_encoder")
-    if expected["name"] != name:
-        raise BadWeights(
-            f"{CONFIG} has weights of {expected['name']} for image_encoder={name!r}. Copy the folder again."
-        )
-    sha256 = file_hash(published.find(name) / WEIGHTS)
-    if expected["sha256"] not in (sha256, *published.published(name).former):
-        raise BadWeights(
-            f"these weights were trained on {name} with sha256 {expected['sha256'][:16]}, but the one here "
-            f"has {sha256[:16]}: install the release they came with"
-        )
-    return {"image_encoder": published.loader}
+def external_encoders(saved: dict) -> dict[str, encoders.Loader]:
+    """Return loaders of the encoders that a weights folder names instead of containing, after checking their hashes."""
+    named = [option for option in ENCODERS if option in saved]
+    for option in named:
+        expected, name = saved[option], saved["overrides"].get(option)
+        if expected["name"] != name:
+            raise BadWeights(f"{CONFIG} has weights of {expected['name']} for {option}={name!r}. Copy the folder again.")
+        sha256 = file_hash(published.find(name) / WEIGHTS)
+        if expected["sha256"] not in (sha256, *published.published(name).former):
+            raise BadWeights(
+                f"these weights were trained on {name} with sha256 {expected['sha256'][:16]}, but the one here "
+                f"has {sha256[:16]}: install the release they came with"
+            )
+    return dict.fromkeys(named, published.loader)
 
 
 def _read(model: Any, folder: Path, saved: Mapping[str, Any]) -> None:
     """Read verified weights into a model built from that folder's own config; it may name an encoder, or a decoder."""
-    stored = _without_optimizer(model, "image_encoder" in saved, "text_decoder" in saved)
+    stored = _without_optimizer(model, *(name in saved for name in NAMED))
     if "text_decoder" in saved:
         world.fill(model, saved["text_decoder"])
     try:
@@ -247,8 +247,7 @@ def load(path: str | os.PathLike) -> VisionText:
 def save(model: VisionText, path: str | os.PathLike, *, half: bool = False) -> Path:
     """Save a model to one file if `path` ends in `.keras`, else to a weights folder, completely or not at all.
 
-    A folder only names a published image encoder or language model that has not been trained further; `half` stores
-    float16.
+    A folder only names a published encoder or language model that has not been trained further; `half` stores float16.
 
     >>> from vtx_keras import zoo
     >>> model = zoo.build("gated_vqa", weights=None, dim=32, depth=1, vision_depth=1, image_shape=(32, 32, 3))
@@ -265,8 +264,8 @@ def save(model: VisionText, path: str | os.PathLike, *, half: bool = False) -> P
     if path.suffix in (".h5", ".hdf5", ".zip", ".tflite", ".onnx", ".safetensors"):
         raise ValueError(f"{path}: expected a name that ends in .keras, or a folder's name")
     if path.suffix != ".keras":
-        unchanged = _unchanged_encoder(model)
-        return save_folder(model, path, half=half, encoder=unchanged, decoder=world.unchanged_decoder(model))
+        parts = {option: _unchanged_encoder(model, option) for option in ENCODERS}
+        return save_folder(model, path, half=half, named={**parts, "text_decoder": world.unchanged_decoder(model)})
     path = path.resolve()  # replace the target of a link, not the link
     path.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=f".{path.name}.", dir=path.parent) as folder:
@@ -302,20 +301,20 @@ def save_folder(
     folder: str | os.PathLike,
     *,
     half: bool = False,
-    encoder: dict[str, str] | None = None,
-    decoder: dict[str, str] | None = None,
+    named: Mapping[str, dict[str, str] | None] | None = None,
 ) -> Path:
     """Write a model's weights folder, completely or not at all. `half` stores float16, as releases do.
 
-    `encoder` {"name", "sha256"} identifies a published image encoder that the model has unchanged: only this is saved.
-    `decoder` does so for its language model.
+    `named` identifies the published parts (NAMED) that the model has unchanged, by {"name", "sha256"}: only this is
+    saved of them.
     """
+    parts = {option: part for option, part in (named or {}).items() if part}
     folder = Path(folder).resolve()  # replace the target of a link, not the link
     if folder.exists() and not (folder / CONFIG).is_file() and (not folder.is_dir() or any(folder.iterdir())):
         raise ValueError(f"{folder} holds something that is not a weights folder: choose another place")
 
     def write(target: Path) -> None:
-        stored = _without_optimizer(model, encoder is not None, decoder is not None)
+        stored = _without_optimizer(model, *(name in parts for name in NAMED))
         size = sum(2048 + 4 * int(np.prod(one.shape)) for one in stored.weights)  # 2 kB for name and place of each
         reserve(target, size)
         stored.save_weights(target / WEIGHTS)
@@ -333,8 +332,7 @@ def save_folder(
             "files": {name: file_hash(target / name) for name in (WEIGHTS, VOCABULARY)},
             "versions": {name: version_of(name) for name in ("vtx_keras", "keras", "keras-hub", "tensorflow")},
         }
-        config |= {"image_encoder": encoder} if encoder else {}
-        config |= {"text_decoder": decoder} if decoder else {}
+        config |= parts
         if lines:  # pieces that hold the end of a line
             config["lines"] = lines
         config |= {key: spec[key] for key in ("rule", "published") if key in spec}
@@ -347,18 +345,24 @@ def save_folder(
 
 
 class _Layers(keras.Model):
-    """Some layers of a captioner, to be saved without the language model between them."""
+    """Some layers of a model, to be saved without the published text encoder or language model between them."""
 
     def __init__(self, parts: list):
         super().__init__(name="parts")
         self.parts, self.built = parts, True
 
 
-def _without_optimizer(model: Any, without_encoder: bool = False, without_words: bool = False) -> Any:
-    """Return a model of the same layers without the optimizer, whose state Keras would save with the weights."""
-    if without_words:
-        layers = [layer for layer in model.layers if layer.weights and not is_language(layer.name)]
-        return _Layers([layer for layer in layers if not (without_encoder and layer.name == "image_encoder")])
+def _without_optimizer(
+    model: Any, without_encoder: bool = False, without_reader: bool = False, without_words: bool = False
+) -> Any:
+    """Return a model of the same layers without the optimizer, whose state Keras would save with the weights.
+
+    What is left out are its parts NAMED: the encoders of images and texts, and the language model.
+    """
+    if without_reader or without_words:
+        out = {name for name, without in zip(NAMED, (without_encoder, without_reader), strict=False) if without}
+        layers = [layer for layer in model.layers if layer.weights and layer.name not in out]
+        return _Layers([layer for layer in layers if not (without_words and is_language(layer.name))])
     if without_encoder:
         features = model.get_layer("vision").input
         behind = {features.name: features}
@@ -368,22 +372,26 @@ def _without_optimizer(model: Any, without_encoder: bool = False, without_words:
     return keras.Model(model.input, model.output)
 
 
-def _unchanged_encoder(model: VisionText) -> dict[str, str] | None:
-    """Return the name and hash of the published image encoder that this model has unchanged, or None."""
-    name = model.options.get("image_encoder")
-    if not isinstance(name, str) or name not in encoders.IMAGES:
+def _unchanged_encoder(model: VisionText, option: str) -> dict[str, str] | None:
+    """Return the name and hash of the published image or text encoder that this model has unchanged, or None."""
+    name = model.options.get(option)
+    if not isinstance(name, str) or name not in encoders.BACKBONES:
         return None
     try:
         folder = published.find(name)
     except BadWeights:  # not available, so it cannot be compared
         return None
     file = file_hash(folder / WEIGHTS)
-    if digest(model.get_layer("image_encoder")) != _published_digest(name, model.image_shape[-3:], file):
+    pieces = tuple(model.vocabulary)
+    if name in encoders.TEXTS and pieces != published.vocabulary_of(name):
+        return None
+    of = {"image_shape": model.image_shape[-3:]} if name in encoders.IMAGES else {"vocabulary": pieces}
+    if digest(model.get_layer(option)) != _published_digest(name, file, **of):
         return None
     return {"name": name, "sha256": file}
 
 
 @functools.lru_cache(maxsize=16)
-def _published_digest(name: str, image_shape: tuple[int, ...], file: str) -> str:
+def _published_digest(name: str, file: str, **of: Any) -> str:
     """Return the `digest` of a published encoder. Cached: a run saves every epoch, and building the encoder is slow."""
-    return digest(published.load(name, image_shape=image_shape))
+    return digest(published.loader(name, **of))

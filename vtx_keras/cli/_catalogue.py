@@ -258,13 +258,13 @@ def _models() -> Iterator[Finding]:
     from vtx_keras.checkpoints import _folder as released
 
     try:
-        from vtx_keras.checkpoints._restore import external_encoder
+        from vtx_keras.checkpoints._restore import external_encoders
     except Exception:  # Keras itself is broken, which is reported above
         return
     for name in released.list_models(released=True):
         for tag in released.released_tags(name):
             try:
-                external_encoder(released.read_config(released.find(name, tag, None)))
+                external_encoders(released.read_config(released.find(name, tag, None)))
             except released.BadWeights as error:
                 yield Finding(f"{name}/{tag}", "damaged", "wrong", str(error))
             else:
