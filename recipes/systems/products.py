@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
-from recipes.families.examples import split_and_part, without
+from recipes.families.examples import concatenate, split_and_part, without
 from recipes.systems import trials
 from vtx_keras import data, metrics, text, zoo
 from vtx_keras.evaluate import _baselines as baseline
@@ -104,7 +104,7 @@ def writer(split: str = "train") -> Any:
 def titles() -> None:
     """Write titles: from both, from the attributes alone, from the picture alone."""
     parts = {"both": "", "attributes alone": " without picture", "picture alone": " without prompt"}
-    settings = {**SETTINGS, "epochs": 12, "learning_rate": 1e-3, "buckets": (16, 20, 24)}
+    settings = {**SETTINGS, "epochs": 8, "learning_rate": 1e-3, "buckets": (16, 20, 24)}
     plans = {
         name: trials.Trial(
             writer, *(products(f"{split}{part}") for split in ("train", "validation")),
@@ -154,19 +154,19 @@ def frozen() -> Any:
 
 def labels() -> None:
     """Predict attributes: from title and picture, from each alone; and with the telling words of the title hidden."""
-    settings = {**SETTINGS, "epochs": 10, "learning_rate": 1e-3}
     parts = {"both": "", "title alone": " without picture", "picture alone": " without words"}
-    plans = {}
-    for hidden, mark in ((False, ""), (True, ", words hidden")):
-        for name, part in parts.items():
-            if hidden and name == "picture alone":
-                continue
-            split = {one: labelled(f"{one}{part}", hidden) for one in ("train", "validation", "test")}
-            plans[name + mark] = trials.Trial(
-                reader, split["train"], split["validation"], {"": split["test"]}, settings
-            )
+    plans = {
+        name + mark: attributes_trial(part, hidden)
+        for hidden, mark in ((False, ""), (True, ", words hidden"))
+        for name, part in parts.items()
+        if not (hidden and name == "picture alone")
+    }
     judged = trials.run("attributes", plans)
-    rows = {name: [by_attribute(one) for one in each.outcomes[""]] for name, each in judged.items()}
+    rows = {
+        name + test: [by_attribute(one) for one in outcomes]
+        for name, each in judged.items()
+        for test, outcomes in each.outcomes.items()
+    }
     like = judged["both"].outcomes[""][0]
     rows["most frequent"] = [by_attribute(most_frequent(like))]
     pairs = [("both", "title alone"), ("both", "picture alone")]
@@ -175,6 +175,18 @@ def labels() -> None:
     found = trials.compared(rows, (*ATTRIBUTES, "all three"), trials.groups_of(like), pairs)
     training = {name: {"parameters": one.parameters, "seconds": round(one.seconds)} for name, one in judged.items()}
     trials.store("attributes", "products attributes", rows=len(like.rows), training=training, **found)
+
+
+def attributes_trial(part: str = "", hidden: bool = False) -> trials.Trial:
+    """Return a trial with a part of the products left out; where none is, a third of the rows lacks either part."""
+    settings = {**SETTINGS, "epochs": 6, "learning_rate": 1e-3, "monitor": "val_loss"}
+    learned, held_out, test = (labelled(f"{split}{part}", hidden) for split in ("train", "validation", "test"))
+    if part:
+        return trials.Trial(reader, learned, held_out, {"": test}, settings)
+    thirds = [data.Examples(learned.encoded.shard(3, number)) for number in (0, 1)]
+    learned = concatenate(learned, without(thirds[0], "picture"), without(thirds[1], "words"))
+    tests = {left_out: labelled(f"test{left_out}", hidden) for left_out in ("", " without picture", " without words")}
+    return trials.Trial(reader, learned, held_out, tests, settings)
 
 
 def by_attribute(outcome: Outcome) -> dict[str, metrics.Measure]:

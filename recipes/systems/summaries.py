@@ -20,9 +20,9 @@ from vtx_keras import data, metrics, zoo
 
 ASK = "/"  # ends the four captions
 LENGTH = 80
-ROWS = 2  # of a training photograph, each with another caption to be written
+ROWS = 1  # of a training photograph, each with another caption to be written
 SETTINGS = {
-    "epochs": 3, "batch_size": 64, "learning_rate": 3e-4, "ema": 0.99, "jit_compile": False, "save_every": 1000,
+    "epochs": 4, "batch_size": 64, "learning_rate": 3e-4, "ema": 0.99, "jit_compile": False, "save_every": 1000,
     "buckets": (56, 64, 72),
 }  # fmt: skip
 NAMES = ("cider", "rouge_l", "bleu_4", "word_f1")

@@ -202,7 +202,12 @@ def bag_of_words(train_texts: Sequence[str], *others: Sequence[str], least: int 
 
 
 def store(system: str, command: str = "", **found: Any) -> Path:
-    """Write what a recipe measured to `results/<system>.json`; `command` is what follows the package's name."""
+    """Write what a recipe measured to `results/<system>.json`; `command` is what follows the package's name.
+
+    `examples` hold texts that may not be handed on: they are written beside the runs, to be looked at.
+    """
+    if "examples" in found:
+        write(RUNS / f"{system}-examples.json", json.dumps(found.pop("examples"), indent=1, ensure_ascii=False) + "\n")
     path = RESULTS / f"{system}.json"
     path.parent.mkdir(exist_ok=True)
     about = {

@@ -185,7 +185,7 @@ def external_encoders(saved: dict) -> dict[str, encoders.Loader]:
     for option in named:
         expected, name = saved[option], saved["overrides"].get(option)
         if expected["name"] != name:
-            raise BadWeights(f"{CONFIG} has weights of {expected['name']} for {option}={name!r}. Copy the folder again.")
+            raise BadWeights(f"{CONFIG} has weights of {expected['name']} for {option}={name!r}: copy the folder again")
         sha256 = file_hash(published.find(name) / WEIGHTS)
         if expected["sha256"] not in (sha256, *published.published(name).former):
             raise BadWeights(
