@@ -78,6 +78,13 @@ def test_the_guide_to_drawing_tells_the_stored_figures():
     assert readme.filled(told, readme.DRAWING) == told, "python tools/readme.py writes them"
 
 
+def test_the_guide_to_systems_tells_the_stored_figures():
+    from tools import readme
+
+    told = page("docs/systems.md")
+    assert readme.filled(told, readme.SYSTEMS) == told, "python tools/readme.py writes them"
+
+
 @pytest.mark.parametrize("name", ["decode", "train_step"])
 def test_the_page_on_speed_tells_the_stored_figures(name):
     for row in json.loads((ROOT / f"benchmarks/results/{name}.json").read_text())["rows"]:

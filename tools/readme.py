@@ -14,6 +14,7 @@ ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT))
 
 from recipes import cards, page  # noqa: E402  (the checkout's recipes, whatever the current folder)
+from recipes.systems import page as systems  # noqa: E402
 
 RESULTS = ROOT / "benchmarks" / "results"
 FORMATS = {"savedmodel": "SavedModel", "litert": "LiteRT", "onnx": "ONNX"}
@@ -181,6 +182,7 @@ def drawing() -> str:
 
 
 DRAWING = {"drawing": drawing}
+SYSTEMS = systems.TABLES
 
 
 def filled(text: str, tables: dict[str, Callable[[], str]] = TABLES) -> str:
@@ -196,6 +198,6 @@ def filled(text: str, tables: dict[str, Callable[[], str]] = TABLES) -> str:
 if __name__ == "__main__":
     readme = ROOT / "README.md"
     readme.write_text(filled(readme.read_text(encoding="utf-8")), encoding="utf-8")
-    for name, tables in (("checkpoints.md", CHECKPOINTS), ("language.md", LANGUAGE), ("drawing.md", DRAWING)):
+    for name, tables in (("checkpoints.md", CHECKPOINTS), ("language.md", LANGUAGE), ("drawing.md", DRAWING), ("systems.md", SYSTEMS)):
         guide = ROOT / "docs" / name
         guide.write_text(filled(guide.read_text(encoding="utf-8"), tables), encoding="utf-8")

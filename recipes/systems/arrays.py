@@ -11,11 +11,12 @@ import numpy as np
 
 from recipes.systems.trials import FEATURES
 from vtx_keras import data, train
+from vtx_keras.checkpoints._folder import digest
 from vtx_keras.data._examples import as_texts
 from vtx_keras.evaluate._outcomes import Outcome, Row
 from vtx_keras.models._base import cut
 
-_ENCODED: dict[tuple, np.ndarray] = {}  # features of texts, by encoder, ids and width
+_ENCODED: dict[tuple, np.ndarray] = {}  # features of texts, by encoder and ids
 
 
 class Kept(NamedTuple):
@@ -63,7 +64,8 @@ def kept(model: Any, examples: data.Examples) -> Kept:
 def _words(model: Any, tokens: np.ndarray) -> np.ndarray:
     """Return the features of each row's words (rows, length, width), as float16; a text is encoded once."""
     encoder = model.get_layer("text_encoder")
-    keys = [(model.options["text_encoder"], tokens.shape[1], row.tobytes()) for row in tokens]
+    known = digest(encoder)
+    keys = [(known, row.tobytes()) for row in tokens]
     new = list({key: row for key, row in zip(keys, tokens, strict=True) if key not in _ENCODED}.items())
     for at in range(0, len(new), 64):
         part = new[at : at + 64]

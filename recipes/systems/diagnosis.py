@@ -25,7 +25,7 @@ from vtx_keras.metrics import Measure
 FINDINGS = ("COVID-19", "No Finding", "Pneumocystis", "ARDS", "SARS", "Streptococcus")  # those of five patients or more
 OPTIONS = {
     "image_encoder": "efficientnet_lite0", "image_shape": (224, 224, 3), "text_encoder": "minilm_l6", "dim": 128,
-    "depth": 1, "dropout": 0.4, "max_length": 128, "classes": list(FINDINGS), "multi_label": True, "allow_empty": True,
+    "depth": 1, "dropout": 0.4, "max_length": 64, "classes": list(FINDINGS), "multi_label": True, "allow_empty": True,
 }  # fmt: skip
 SETTINGS = {"epochs": 8, "batch_size": 32, "learning_rate": 5e-4}
 PARTS = 5

@@ -52,10 +52,11 @@ def labelled(split: str, hidden: bool = False) -> data.Examples:
     Parts can be left out ("test without words"); with `hidden`, the words that name an attribute are.
     """
     name, part = split_and_part(split)
+    pattern = telling() if hidden else ""
 
     def plain(row: dict) -> dict:
         title = row["caption"]
-        title = tf.strings.regex_replace(tf.strings.lower(title), telling(), " ") if hidden else title
+        title = tf.strings.regex_replace(tf.strings.lower(title), pattern, " ") if hidden else title
         labels = tf.stack([row[key] for key in ATTRIBUTES])
         return {**{key: row[key] for key in ("id", "image", "concept")}, "text": title, "label": labels}
 
@@ -104,14 +105,7 @@ def writer(split: str = "train") -> Any:
 def titles() -> None:
     """Write titles: from both, from the attributes alone, from the picture alone."""
     parts = {"both": "", "attributes alone": " without picture", "picture alone": " without prompt"}
-    settings = {**SETTINGS, "epochs": 8, "learning_rate": 1e-3, "buckets": (16, 20, 24)}
-    plans = {
-        name: trials.Trial(
-            writer, *(products(f"{split}{part}") for split in ("train", "validation")),
-            {"": products(f"test{part}")}, settings,
-        )
-        for name, part in parts.items()
-    }  # fmt: skip
+    plans = {name: titles_trial(part) for name, part in parts.items()}
     judged = trials.run("titles", plans)
     rows = {name: trials.measures(one.outcomes[""]) for name, one in judged.items()}
     like = judged["both"].outcomes[""][0]
@@ -129,6 +123,13 @@ def titles() -> None:
         for at, row in list(enumerate(like.rows))[:: len(like.rows) // 12][:12]
     ]
     trials.store("titles", "products titles", rows=len(like.rows), training=training, examples=examples, **found)
+
+
+def titles_trial(part: str) -> trials.Trial:
+    """Return a trial of titles with a part left out, or none."""
+    learned, held_out, test = (products(f"{split}{part}") for split in ("train", "validation", "test"))
+    settings = {**SETTINGS, "epochs": 6, "learning_rate": 1e-3, "buckets": (16, 20, 24)}
+    return trials.Trial(writer, learned, held_out, {"": test}, settings)
 
 
 def template(split: str) -> list[str]:

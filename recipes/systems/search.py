@@ -1,6 +1,6 @@
 """Search among products with two towers: by words, by a picture ("more like this"), by a picture "but blue".
 
-    python -m recipes.systems.search     # ten minutes on two cores
+    python -m recipes.systems.search     # a quarter of an hour on two cores
 
 A picture and a text of the same product lie close, so words can be added to a picture, and the difference of two texts
 is a direction among pictures as well: `like(picture, words, instead)`. Products of the same title are near copies: none
@@ -32,6 +32,7 @@ TOP = 10  # results that are judged
 WEIGHTS = (0.5, 0.75, 1.0, 1.5, 2.0, 4.0, 8.0)  # of words beside a picture; chosen on validation by CHOSEN_BY
 ATTRIBUTES = ("type", "colour", "gender", "usage")
 BOTH, CHOSEN_BY = "type and colour", "all four"
+SHOWN = 'picture + "blue"'  # whose results are stored
 KINDS = {"results by picture": "pictures", "results by picture and title": "pairs"}
 
 
@@ -61,19 +62,14 @@ def like(picture: np.ndarray, words: np.ndarray, instead: np.ndarray | float = 0
 
 
 def products(split: str) -> data.Examples:
-    """Load products; in the training split each has a second caption, which a rule makes of its attributes."""
+    """Load products; in the training split each has a second caption by rule, as "blue jeans men"."""
 
     def captioned(row: dict) -> dict:
-        kept = {key: row[key] for key in ("id", "image", "concept", *ATTRIBUTES)}
-        return {**kept, "captions": tf.stack([row["caption"], stated(row)])}
+        rule = tf.strings.reduce_join([row["colour"], row["type"], row["gender"]], separator=" ")
+        return {**{key: row[key] for key in ("id", "image", "concept")}, "captions": [row["caption"], rule]}
 
     rows = data.load("fashion", split).encoded
     return data.Examples(rows.map(captioned) if split == "train" else rows)
-
-
-def stated(row: Mapping[str, Any]) -> tf.Tensor:
-    """Return the attributes as a caption, as "blue jeans men"."""
-    return tf.strings.lower(tf.strings.reduce_join([row[key] for key in ("colour", "type", "gender")], separator=" "))
 
 
 def model() -> Any:
@@ -89,7 +85,7 @@ def catalogue(trained: Any, split: str) -> Catalogue:
     """Embed the products of a split."""
     rows, features = kept(split)
     said = [row["caption"].decode() for row in rows]
-    of = {key: np.array([row[key].decode() for row in rows]) for key in (*ATTRIBUTES, "concept", "id")}
+    of = {key: np.array([row[key].decode() for row in rows]) for key in (*ATTRIBUTES, "concept")}
     behind = trained.behind_encoder()
     pictures = behind.in_batches(behind.tower("image"), {"image": features}, 256)
     frozen = unit(features.mean(axis=(1, 2), dtype="float32"))
@@ -100,8 +96,7 @@ def catalogue(trained: Any, split: str) -> Catalogue:
 def kept(split: str) -> tuple[list[dict], np.ndarray]:
     """Return the products of a split without pictures, and the features of their pictures."""
     rows = list(data.features(data.load("fashion", split), model(), trials.FEATURES).as_numpy_iterator())
-    features = np.stack([row.pop("image") for row in rows])
-    return rows, features
+    return rows, np.stack([row.pop("image") for row in rows])
 
 
 def embedded(trained: Any, texts: Sequence[str]) -> np.ndarray:
@@ -117,12 +112,7 @@ def joined(one: Catalogue, other: Catalogue) -> Catalogue:
 
 
 def found(queries: np.ndarray, candidates: np.ndarray, asked: np.ndarray, titles: np.ndarray) -> np.ndarray:
-    """Return the places of the TOP nearest candidates of each query, without those of the query's own title.
-
-    >>> found(np.eye(2), np.array([[1.0, 0.0], [0.9, 0.0], [0.0, 1.0]]), np.array("a b".split()), np.array("a c b".split()))
-    array([[1, 2],
-           [0, 1]])
-    """
+    """Return the places of the TOP nearest candidates of each query, without those of the query's own title."""
     near = np.where(asked[:, None] == titles[None, :], -np.inf, queries @ candidates.T)
     count = min(TOP, int(np.isfinite(near).sum(axis=1).min()))
     places = np.sort(np.argpartition(-near, count - 1, axis=1)[:, :count], axis=1)
@@ -138,17 +128,6 @@ def by_words(near: Catalogue) -> tuple[dict[str, Measure], list[str]]:
     of = [place[name] for name in near.of["concept"]]
     measured = metrics.retrieval(near.pictures, near.titles[first], of, list(range(len(of))))
     return measured, [*near.of["concept"].tolist(), *names]
-
-
-def chance_by_words(near: Catalogue) -> dict[str, float]:
-    """Return the recall of a random order, in the mean: of a title with n pictures one is found sooner."""
-    count, sizes = len(near.said), np.array(list(Counter(near.of["concept"].tolist()).values()))
-    table = {}
-    for most in (1, 5, 10):
-        missed = [np.prod([(count - n - i) / (count - i) for i in range(most)]) for n in sizes]
-        table[f"text_to_image_recall_{most}"] = round(1 - float(np.mean(missed)), 4)
-        table[f"image_to_text_recall_{most}"] = round(most / len(sizes), 4)
-    return table
 
 
 def judged(everything: Catalogue, results: np.ndarray, wanted: Mapping[str, np.ndarray]) -> dict[str, Measure]:
@@ -229,7 +208,7 @@ def main() -> None:
     rows: dict[str, dict[str, list]] = defaultdict(lambda: defaultdict(list))
     weights: dict[str, dict[str, list]] = defaultdict(lambda: defaultdict(list))
     trial = trials.Trial(model, products("train"), products("validation"), {}, SETTINGS)
-    seconds, shown = [], {}
+    seconds: list[float] = []
     for seed in trials.SEEDS:
         trained, took = trials.trained(trial, trials.RUNS / f"search-{seed}", seed)
         seconds.append(took)
@@ -237,33 +216,34 @@ def main() -> None:
         everything, before = joined(test, learned), joined(validation, learned)
         measured, groups = by_words(test)
         rows["by words"]["retriever"].append(measured)
+        drawn = np.random.default_rng(seed).normal(size=(2, len(test.said), 8))  # the same vector for the same title
+        rows["by words"]["chance"].append(by_words(test._replace(pictures=drawn[0], titles=drawn[1]))[0])
         for name, one in more_like_this(test, everything).items():
             rows["more like this"][name].append(one)
         for title, kind in KINDS.items():
             best = {name: one[0] for name, one in like_this_but(trained, validation, before, kind).items()}
-            for name, one in (shown := like_this_but(trained, test, everything, kind, best)).items():
+            shown = like_this_but(trained, test, everything, kind, best)
+            for name, one in shown.items():
                 rows[f"like this but blue, {title}"][name].append(one[1])
                 weights[title][name].append(best[name])
         print(f"search, seed {seed}: {took:.0f} s", flush=True)
     places, colours = wishes(test, everything)
-    grouped = {"by words": groups, "more like this": test.of["concept"].tolist()}
-    pairs = {"more like this": [("picture", "frozen encoder"), ("picture and title", "title")]}
-    found_in = {}
+    of = {"by words": groups, "more like this": test.of["concept"].tolist()}
+    pairs = {"by words": [("retriever", "chance")], "more like this": [("picture", "frozen encoder")]}
+    composed = [(name, other) for name in shown if " + " in name for other in shown if " + " not in other]
+    stored = {}
     for part, table in rows.items():
+        resampled = of.get(part, test.of["concept"][places].tolist())
         names = list(next(iter(table.values()))[0])
-        of = grouped.get(part, test.of["concept"][places].tolist())
-        asked = pairs.get(part, [(name, other) for name in table if " + " in name for other in ALONE if part not in grouped])
-        found_in[part] = {"rows": len(of), **trials.compared(table, names, of, asked)}
-    results = shown['picture + "blue"'][2]
+        compared = trials.compared(table, names, resampled, pairs.get(part, composed))
+        stored[part] = {"rows": len(resampled), **compared}
+    results = shown[SHOWN][2][:, :5]
     examples = [
-        {"query": test.said[places[at]], "but": str(colours[at]), "results": [everything.said[i] for i in results[at, :5]]}
+        {"query": test.said[places[at]], "but": str(colours[at]), "results": [everything.said[i] for i in results[at]]}
         for at in range(0, len(places), len(places) // 12)
     ]
-    trials.store("search", seconds=round(np.mean(seconds)), chance=chance_by_words(test), weights=weights,
-                 examples=examples, **found_in)
+    trials.store("search", seconds=round(np.mean(seconds)), weights=weights, **stored, examples={SHOWN: examples})
 
-
-ALONE = ("picture", '"blue"', '"blue jeans"')
 
 if __name__ == "__main__":
     main()

@@ -10,7 +10,7 @@ import hashlib
 import itertools
 import statistics
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -32,8 +32,10 @@ EXERCISES = {
     "target": "which muscle is the target?",
 }
 STILL = ("what is seen", *EXERCISES)  # what one frame can tell
-IN_TIME = ("does it move", "how many scenes", "which comes before", "what comes after")
+ORDER = ("which comes first", "what comes after", "what comes last")  # what frames in another order cannot tell
+IN_TIME = ("does it move", "how many scenes", *ORDER)  # what one frame cannot tell
 Frames = tuple[int, ...]
+BLANK: Frames = (0,) * FRAMES  # the first frame of the table is white
 
 
 class Scene(NamedTuple):
@@ -104,6 +106,14 @@ def shuffled(frames: Frames, seed: int) -> Frames:
     return tuple(frames[at] for at in np.random.default_rng(seed).permutation(len(frames)))
 
 
+SEES: dict[str, Callable[[Asked, int], Frames]] = {  # what a model sees of a clip; the number is the row's
+    "whole": lambda row, number: row.frames,
+    "first frame": lambda row, number: row.frames[:1] * FRAMES,
+    "shuffled": lambda row, number: shuffled(row.frames, number),
+    "question alone": lambda row, number: BLANK,
+}
+
+
 def what_is_seen(scenes: Iterable[Scene]) -> Iterator[Asked]:
     """Ask of each clip what kind of thing it shows."""
     for scene in scenes:
@@ -123,8 +133,8 @@ def does_it_move(scenes: Iterable[Scene], rng: np.random.Generator) -> Iterator[
 def several_scenes(scenes: Iterable[Scene], rounds: int, rng: np.random.Generator) -> Iterator[Asked]:
     """Ask about clips joined from scenes of several kinds, each concept as often as another.
 
-    In every round it is asked how many scenes there are, whether one kind comes before another, and what comes after a
-    kind. The first scene is not among the two that are compared, and each pair is asked in both orders.
+    In every round it is asked how many scenes there are, which of two kinds comes first, what comes after a kind, and
+    what comes last. The first scene is not among the two that are compared, which are named in both orders.
     """
     pool: dict[str, dict[str, list[Scene]]] = defaultdict(lambda: defaultdict(list))
     for scene in scenes:
@@ -144,13 +154,15 @@ def several_scenes(scenes: Iterable[Scene], rounds: int, rng: np.random.Generato
         parts, frames = drawn(count + 1)
         yield Asked("how many scenes", "how many scenes are there?", COUNTS[count], frames, parts[0].concept)
         (_, one, other), frames = drawn(3)
-        for first, second, answer in ((one, other, "yes"), (other, one, "no")):
-            question = f"does the {first.kind} come before the {second.kind}?"
-            yield Asked("which comes before", question, answer, frames, one.concept)
+        for first, second in ((one, other), (other, one)):
+            question = f"which comes first, the {first.kind} or the {second.kind}?"
+            yield Asked("which comes first", question, one.kind, frames, one.concept)
         parts, frames = drawn(3)
         at = rng.integers(2)
         question = f"what comes after the {parts[at].kind}?"
         yield Asked("what comes after", question, parts[at + 1].kind, frames, parts[at].concept)
+        parts, frames = drawn(2 + turn % 2)
+        yield Asked("what comes last", "what comes last?", parts[-1].kind, frames, parts[-1].concept)
 
 
 def about_exercises(rows: Iterable[tuple[Scene, Mapping[str, str]]], answers: Mapping[str, set[str]]) -> Iterator:

@@ -86,7 +86,7 @@ def test_a_colour_is_asked_that_enough_products_have():
     kinds = ["shirts"] * 40 + ["socks"] * 3
     colours = [*np.repeat(["red", "blue", "grey"], [20, 15, 5]), "red", "blue", "blue"]
     of = {"type": np.array(kinds), "colour": np.array(colours), "gender": np.array(["men"] * 43)}
-    products = search.Catalogue(np.zeros((43, 2)), np.zeros((43, 2)), [""] * 43, of, np.zeros((43, 2)))
+    products = search.Catalogue(*[np.zeros((43, 2))] * 3, [""] * 43, of)
     wish = search.wishes(products, products)
     assert set(wish.places) == set(range(40))
     assert all(asked != colours[at] and asked in ("red", "blue") for at, asked in zip(*wish, strict=True))

@@ -1,0 +1,131 @@
+"""Releases for products: gender, type and colour from picture and title, and a title from picture and attributes.
+
+They are the models of `recipes.systems.products`, whose seed 0 is released.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import tensorflow as tf
+
+from recipes.families import photos
+from recipes.release import Release
+from recipes.systems import products, trials
+from recipes.systems.trials import Trial
+from vtx_keras import data
+
+LICENCE = "research and education: see the data sets"
+SAMPLE = {  # drawings by one artist of `emoji`: the photographs of `fashion` may not be shown
+    "t-shirt": "men, tshirts, blue :",
+    "jeans": "men, jeans, blue :",
+    "dress": "women, dresses, green :",
+    "running shoe": "men, sports shoes, white :",
+    "high-heeled shoe": "women, heels, red :",
+    "handbag": "women, handbags, brown :",
+    "sunglasses": "men, sunglasses, black :",
+    "watch": "men, watches, brown :",
+    "necktie": "men, ties, blue :",
+    "backpack": "unisex, backpacks, red :",
+    "billed cap": "unisex, caps, blue :",
+    "lipstick": "women, lipstick, red :",
+}
+DRAWN = "The pictures below are emoji (Noto): the photographs it learned from may not be shown."
+
+
+def labeller(recipe: str) -> Release:
+    """Return the release of a classifier of products."""
+    return Release(
+        recipe,
+        about="Names gender, type and colour of a product from its studio photograph and its title, or from either "
+        "alone. The photograph, at 160 × 160 px, is encoded by a frozen EfficientNet-Lite0; the title is read by one "
+        f"layer. {DRAWN}",
+        expect="One value of each attribute is mostly right; where it is unsure of one, it names none of that "
+        "attribute. It knows what one Indian shop sold: clothes, shoes, bags, watches, cosmetics, photographed in "
+        "front of white. Colours are the shop's own words (navy blue, blue). Gender is whom the shop sells to.",
+        sets=("fashion",),
+        examples=labelled,
+        eval_splits={
+            "test": "titles never trained on; accuracies of each attribute: docs/systems.md",
+            "test without words": "the same, by the photograph alone",
+            "test without picture": "the same, by the title alone",
+        },
+        example_split="sample",
+        options={**products.READER},
+        words=lambda: products.reader().vocabulary,
+        trained=lambda model, folder: best(products.attributes_trial(), "attributes-both-0"),
+        rows=7_499 * 5 // 3,
+        epochs=6,
+        batch_size=64,
+        kept_features=True,
+        shown=("exact", "f1_micro"),
+        baselines=("most_frequent",),
+        licence=LICENCE,
+        formats=(("litert", None), ("litert", "int8"), ("onnx", None)),
+    )
+
+
+def titler(recipe: str) -> Release:
+    """Return the release of a captioner that writes titles of products."""
+    return Release(
+        recipe,
+        about="Writes the title of a product from its studio photograph and its attributes as a prompt: "
+        '`model.generate(photograph, prompt="women, skirts, white :")`. The photograph, at 160 × 160 px, is encoded by '
+        f"a frozen EfficientNet-Lite0. {DRAWN}",
+        expect="It writes titles in the manner of one Indian shop: brand, for whom, a word or two, colour, type. The "
+        "brand is often a guess, and a wrong one is worse than none: read before you publish. Attributes are those of "
+        "the data set: gender, type, colour, and a colon.",
+        sets=("fashion",),
+        examples=titled,
+        eval_splits={
+            "test": "titles never trained on, their attributes as prompts",
+            "test without picture": "the same attributes and a blank picture",
+        },
+        example_split="sample",
+        options={**products.WRITER},
+        words=lambda: products.writer().vocabulary,
+        trained=lambda model, folder: best(products.titles_trial(""), "titles-both-0"),
+        rows=7_499,
+        epochs=6,
+        batch_size=64,
+        kept_features=True,
+        shown=("cider", "exact_match", "word_f1"),
+        baselines=("nearest_neighbour",),
+        licence=LICENCE,
+        formats=(("litert", None), ("litert", "int8"), ("onnx", None)),
+    )
+
+
+def best(trial: Trial, name: str) -> Path:
+    """Return the best weights of a trial's run with seed 0, which is trained where it was not yet."""
+    trials.trained(trial, trials.RUNS / name)
+    return trials.RUNS / name / "best"
+
+
+def labelled(split: str) -> data.Examples:
+    """Load products with labels, or drawings of some ("sample")."""
+    return sample({"text": "", "label": [""]}) if split == "sample" else products.labelled(split)
+
+
+def titled(split: str) -> data.Examples:
+    """Load products with prompts, or drawings of some ("sample")."""
+    return sample({"prompt": "", "caption": ""}) if split == "sample" else products.products(split)
+
+
+def sample(fields: Mapping[str, Any]) -> data.Examples:
+    """Return drawings of products with these fields: a text is the drawing's name, a prompt its attributes."""
+
+    def rows() -> Iterator[dict]:
+        for name, prompt in SAMPLE.items():
+            found = {"text": name, "prompt": prompt, "caption": name, "label": prompt.removesuffix(" :").split(", ")}
+            yield {"image": pictures[name], "name": name, **{field: found[field] for field in fields}}
+
+    pictures = {
+        row["caption"].decode(): row["image"]
+        for split in ("train", "validation", "test")
+        for row in data.load("emoji", split, where=lambda row: row["vendor"] == "noto").encoded.as_numpy_iterator()
+    }
+    form = {name: tf.TensorSpec((None,) if name == "label" else (), tf.string) for name in ("image", "name", *fields)}
+    return photos.as_examples(rows, len(SAMPLE), form)
