@@ -1,6 +1,6 @@
-"""Releases for products: gender, type and colour from picture and title, and a title from picture and attributes.
+"""Releases for products: gender, type and colour from picture and title; a title; search by words and pictures.
 
-They are the models of `recipes.systems.products`, whose seed 0 is released.
+They are the models of `recipes.systems.products` and `recipes.systems.search`, whose seed 0 is released.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import tensorflow as tf
 
 from recipes.families import photos
 from recipes.release import Release
-from recipes.systems import products, trials
+from recipes.systems import products, search, trials
 from recipes.systems.trials import Trial
 from vtx_keras import data
 
@@ -98,6 +98,42 @@ def titler(recipe: str) -> Release:
     )
 
 
+def searcher(recipe: str) -> Release:
+    """Return the release of a retriever of products."""
+    return Release(
+        recipe,
+        about="Finds products by words, and products like a picture: two towers. The photograph, at 160 × 160 px, is "
+        "encoded by a frozen EfficientNet-Lite0, a title by two layers. Embeddings can be added: a picture and "
+        f'"blue" find what is like it, but blue (`like` in recipes/systems/search.py). {DRAWN}',
+        expect="It knows what one Indian shop sold, in front of white, and the shop's words. Type and colour are "
+        "mostly right among the first results; brands only where the title says them.",
+        sets=("fashion",),
+        examples=captioned,
+        eval_splits={"test": "titles never trained on; more searches: docs/systems.md"},
+        example_split="sample",
+        options={**search.OPTIONS},
+        words=lambda: search.model().vocabulary,
+        trained=lambda model, folder: best(search_trial(), "search-0"),
+        rows=7_499,
+        epochs=search.SETTINGS["epochs"],
+        batch_size=search.SETTINGS["batch_size"],
+        kept_features=True,
+        shown=tuple(f"{way}_recall_{most}" for way in ("image_to_text", "text_to_image") for most in (1, 10)),
+        licence=LICENCE,
+        formats=(("litert", None), ("litert", "int8"), ("onnx", None)),
+    )
+
+
+def search_trial() -> Trial:
+    """Return the trial of `recipes.systems.search`."""
+    return Trial(search.model, search.products("train"), search.products("validation"), {}, search.SETTINGS)
+
+
+def captioned(split: str) -> data.Examples:
+    """Load products with titles, or drawings of some with their names ("sample")."""
+    return sample({"caption": ""}) if split == "sample" else search.products(split)
+
+
 def best(trial: Trial, name: str) -> Path:
     """Return the best weights of a trial's run with seed 0, which is trained where it was not yet."""
     trials.trained(trial, trials.RUNS / name)
@@ -115,11 +151,13 @@ def titled(split: str) -> data.Examples:
 
 
 def sample(fields: Mapping[str, Any]) -> data.Examples:
-    """Return drawings of products with these fields: a text is the drawing's name, a prompt its attributes."""
+    """Return drawings of products with these fields: a text is the drawing's name, a caption its colour and type."""
 
     def rows() -> Iterator[dict]:
         for name, prompt in SAMPLE.items():
-            found = {"text": name, "prompt": prompt, "caption": name, "label": prompt.removesuffix(" :").split(", ")}
+            label = prompt.removesuffix(" :").split(", ")
+            words = f"{label[2]} {label[1]}"  # as the shop calls it
+            found = {"text": name, "prompt": prompt, "caption": words, "label": label}
             yield {"image": pictures[name], "name": name, **{field: found[field] for field in fields}}
 
     pictures = {
