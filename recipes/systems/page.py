@@ -36,6 +36,14 @@ OVERVIEW = (
 )  # fmt: skip
 
 
+MISSING = "Not measured yet: `python -m recipes.systems.{}` does it."
+SHOTS = (1, 2, 5, 10)
+SEARCHES = {  # part of what is stored, and its metrics
+    "by words": ("by words", ("image_to_text_recall_1", "image_to_text_recall_10", "text_to_image_recall_1",
+                              "text_to_image_recall_10")),
+    "more like this": ("more like this", ("type", "colour", "type and colour")),
+    "like this but blue": ("like this but blue, results by picture", ("type", "colour", "type and colour", "all four")),
+}  # fmt: skip
 FIGURES = {  # what is shown of each system, by the name of its place on the page
     "sentiment": ("accuracy", "f1_macro"),
     "diagnosis": ("mean AUROC", "COVID-19", "No Finding", "Pneumocystis", "calibration error"),
@@ -61,7 +69,7 @@ def figures(system: str, metrics: Sequence[str], models: Sequence[str] = ()) -> 
     """Return the stored figures of a system with intervals, a row for each model, then what its differences are."""
     found = read(system)
     if not found:
-        return f"Not measured yet: `python -m recipes.systems.{system}` does it."
+        return MISSING.format(system)
     names = [name for name in found["figures"] if not models or name in models]
     rows = [[name, *(cell(found, name, metric) for metric in metrics)] for name in names]
     table = cards.table(["", *(metric.replace("_", " ") for metric in metrics)], rows)
@@ -69,6 +77,38 @@ def figures(system: str, metrics: Sequence[str], models: Sequence[str] = ()) -> 
         return table
     rows = [[name, *(cell(found, name, metric, "differences") for metric in metrics)] for name in found["differences"]]
     return f"{table}\n\n{cards.table(['difference', *(metric.replace('_', ' ') for metric in metrics)], rows)}"
+
+
+def few() -> str:
+    """Return accuracy by method and number of examples, for each set."""
+    found = read("few")
+    if not found:
+        return MISSING.format("few")
+    tables = []
+    for name, part in found["sets"].items():
+        methods = list(dict.fromkeys(model.rpartition(", ")[0] for model in part["figures"] if ", " in model))
+        rows = [
+            [method, *(cell(part, f"{method}, {shots} example{'s' * (shots > 1)}", "accuracy") for shots in SHOTS)]
+            for method in methods
+        ]
+        others = [model for model in part["figures"] if ", " not in model]
+        rows += [[model, cell(part, model, "accuracy"), *[""] * (len(SHOTS) - 1)] for model in others]
+        title = f"`{name}`, {part['classes']} classes, {part['rows']:,d} test rows"
+        tables.append(cards.table([title, *(f"{shots} of each" for shots in SHOTS)], rows))
+    return "\n\n".join(tables)
+
+
+def search() -> str:
+    """Return the tables of the three searches."""
+    found = read("search")
+    if not found:
+        return MISSING.format("search")
+    tables = []
+    for title, (part, names) in SEARCHES.items():
+        rows = [[model, *(cell(found[part], model, name) for name in names)] for model in found[part]["figures"]]
+        heads = [name.replace("_", " ") for name in names]
+        tables.append(cards.table([title, *heads], rows))
+    return "\n\n".join(tables)
 
 
 def cell(found: dict[str, Any], model: str, metric: str, part: str = "figures", interval: bool = True) -> str:
@@ -95,5 +135,7 @@ def read(system: str) -> dict[str, Any]:
 
 TABLES: dict[str, Callable[[], str]] = {
     "overview": overview,
+    "few": few,
+    "search": search,
     **{system: functools.partial(figures, system, metrics) for system, metrics in FIGURES.items()},
 }
