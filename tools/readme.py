@@ -198,6 +198,7 @@ def filled(text: str, tables: dict[str, Callable[[], str]] = TABLES) -> str:
 if __name__ == "__main__":
     readme = ROOT / "README.md"
     readme.write_text(filled(readme.read_text(encoding="utf-8")), encoding="utf-8")
-    for name, tables in (("checkpoints.md", CHECKPOINTS), ("language.md", LANGUAGE), ("drawing.md", DRAWING), ("systems.md", SYSTEMS)):
-        guide = ROOT / "docs" / name
+    guides = {"checkpoints": CHECKPOINTS, "language": LANGUAGE, "drawing": DRAWING, "systems": SYSTEMS}
+    for name, tables in guides.items():
+        guide = ROOT / "docs" / f"{name}.md"
         guide.write_text(filled(guide.read_text(encoding="utf-8"), tables), encoding="utf-8")

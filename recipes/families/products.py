@@ -5,6 +5,7 @@ They are the models of `recipes.systems.products` and `recipes.systems.search`, 
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -12,10 +13,11 @@ from typing import Any
 import tensorflow as tf
 
 from recipes.families import photos
-from recipes.release import Release
+from recipes.release import TRAINING, Release
 from recipes.systems import products, search, trials
 from recipes.systems.trials import Trial
 from vtx_keras import data
+from vtx_keras._files import write
 
 LICENCE = "research and education: see the data sets"
 SAMPLE = {  # drawings by one artist of `emoji`: the photographs of `fashion` may not be shown
@@ -55,7 +57,7 @@ def labeller(recipe: str) -> Release:
         example_split="sample",
         options={**products.READER},
         words=lambda: products.reader().vocabulary,
-        trained=lambda model, folder: best(products.attributes_trial(), "attributes-both-0"),
+        trained=lambda model, folder: best(products.attributes_trial(), "attributes-both-0", folder),
         rows=7_499 * 5 // 3,
         epochs=6,
         batch_size=64,
@@ -86,7 +88,7 @@ def titler(recipe: str) -> Release:
         example_split="sample",
         options={**products.WRITER},
         words=lambda: products.writer().vocabulary,
-        trained=lambda model, folder: best(products.titles_trial(""), "titles-both-0"),
+        trained=lambda model, folder: best(products.titles_trial(""), "titles-both-0", folder),
         rows=7_499,
         epochs=6,
         batch_size=64,
@@ -113,7 +115,7 @@ def searcher(recipe: str) -> Release:
         example_split="sample",
         options={**search.OPTIONS},
         words=lambda: search.model().vocabulary,
-        trained=lambda model, folder: best(search_trial(), "search-0"),
+        trained=lambda model, folder: best(search_trial(), "search-0", folder),
         rows=7_499,
         epochs=search.SETTINGS["epochs"],
         batch_size=search.SETTINGS["batch_size"],
@@ -134,9 +136,11 @@ def captioned(split: str) -> data.Examples:
     return sample({"caption": ""}) if split == "sample" else search.products(split)
 
 
-def best(trial: Trial, name: str) -> Path:
-    """Return the best weights of a trial's run with seed 0, which is trained where it was not yet."""
-    trials.trained(trial, trials.RUNS / name)
+def best(trial: Trial, name: str, folder: Path) -> Path:
+    """Return the best weights of a trial's run with seed 0, trained where it was not yet; tell in `folder` how long."""
+    _, seconds = trials.trained(trial, trials.RUNS / name)
+    folder.mkdir(parents=True, exist_ok=True)
+    write(folder / TRAINING, json.dumps({"wall_minutes": round(seconds / 60, 1)}))
     return trials.RUNS / name / "best"
 
 

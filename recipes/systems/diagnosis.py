@@ -82,11 +82,36 @@ def logits(kept: arrays.Kept, seed: int) -> np.ndarray:
     return result
 
 
-def measured(scores: np.ndarray, truth: np.ndarray) -> dict[str, Measure]:
+def measured(scores: np.ndarray, kept: arrays.Kept) -> dict[str, Measure]:
     """Return the area under the ROC curve of each finding and their mean, and the calibration error."""
-    areas = {name: metrics.auroc(scores[:, at], truth[:, at]) for at, name in enumerate(FINDINGS)}
+    parts = np.array([part_of(row.group) for row in kept.rows])
+    areas = {name: within(scores[:, at], kept.classes[:, at], parts) for at, name in enumerate(FINDINGS)}
     mean = Measure(lambda weights: float(np.nanmean([one.of(weights) for one in areas.values()])), scores[:, 0])
-    return {"mean AUROC": mean, **areas, "calibration error": metrics.calibration(1 / (1 + np.exp(-scores)), truth)}
+    chances = 1 / (1 + np.exp(-scores))
+    return {"mean AUROC": mean, **areas, "calibration error": metrics.calibration(chances, kept.classes)}
+
+
+def within(scores: np.ndarray, truth: np.ndarray, parts: np.ndarray) -> Measure:
+    """Return the area under the ROC curve among the cases of one part, in the mean by the number of pairs.
+
+    Cases of two parts were judged by two models: where a finding is frequent in a part, it is rarer among the patients
+    that its model learned from, so that scores across parts would tell the parts apart.
+
+    >>> scores, truth, parts = np.array([2.0, 1.0, 0.1, 0.0]), np.array([1, 0, 1, 0]), np.array([0, 0, 1, 1])
+    >>> within(scores, truth, parts).value
+    1.0
+    """
+    chosen = [parts == part for part in np.unique(parts)]
+    areas = [metrics.auroc(scores[one], truth[one]) for one in chosen]
+
+    def of(weights: np.ndarray) -> float:
+        values = np.array([area.of(weights[one]) for area, one in zip(areas, chosen, strict=True)])
+        counts = [(weights[one] * truth[one]).sum() * (weights[one] * (1 - truth[one])).sum() for one in chosen]
+        known = np.isfinite(values)
+        total = np.array(counts)[known].sum()
+        return float((values[known] * np.array(counts)[known]).sum() / total) if total else float("nan")
+
+    return Measure(of, np.full(len(scores), np.nan))
 
 
 def main() -> None:
@@ -94,15 +119,15 @@ def main() -> None:
     rows: dict[str, list[dict[str, Measure]]] = {}
     for name, (notes, part) in TRIALS.items():
         kept = arrays.kept(model(), cases(notes, part))
-        truth = kept.classes
-        rows[name] = [measured(logits(kept, seed), truth) for seed in trials.SEEDS]
+        rows[name] = [measured(logits(kept, seed), kept) for seed in trials.SEEDS]
         print(name, *(f"{one['mean AUROC'].value:.3f}" for one in rows[name]), flush=True)
-    rows["how often, among the others"] = [measured(prior(kept), truth)]
+    frequent = measured(prior(kept), kept)
+    rows["how often, among the others"] = [{"calibration error": frequent["calibration error"]}]
     groups = [row.group for row in kept.rows]
     names = ("mean AUROC", *FINDINGS, "calibration error")
     pairs = [("image and masked note", other) for other in ("image alone", "masked note alone")]
     pairs += [("image and whole note", other) for other in ("whole note alone", "image and masked note")]
-    counts = {name: int(truth[:, at].sum()) for at, name in enumerate(FINDINGS)}
+    counts = {name: int(kept.classes[:, at].sum()) for at, name in enumerate(FINDINGS)}
     found = trials.compared(rows, names, groups, pairs)
     trials.store("diagnosis", rows=len(groups), patients=len(set(groups)), counts=counts, **found)
 

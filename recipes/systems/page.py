@@ -50,6 +50,7 @@ FIGURES = {  # what is shown of each system, by the name of its place on the pag
     "attributes": ("gender", "type", "colour", "all three"),
     "titles": ("cider", "exact_match", "word_f1"),
     "summaries": ("cider", "rouge_l", "word_f1"),
+    "consistency": ("accuracy", "consistency_mirrored", "consistency_reworded", "consistency_implied"),
 }
 
 
@@ -69,7 +70,7 @@ def figures(system: str, metrics: Sequence[str], models: Sequence[str] = ()) -> 
     """Return the stored figures of a system with intervals, a row for each model, then what its differences are."""
     found = read(system)
     if not found:
-        return MISSING.format(system)
+        return MISSING.format({"attributes": "products attributes", "titles": "products titles"}.get(system, system))
     names = [name for name in found["figures"] if not models or name in models]
     rows = [[name, *(cell(found, name, metric) for metric in metrics)] for name in names]
     table = cards.table(["", *(metric.replace("_", " ") for metric in metrics)], rows)
@@ -87,13 +88,14 @@ def few() -> str:
     tables = []
     for name, part in found["sets"].items():
         methods = list(dict.fromkeys(model.rpartition(", ")[0] for model in part["figures"] if ", " in model))
+        metric = "recall_macro" if name == "posts" else "accuracy"  # draws are balanced, the posts are not
         rows = [
-            [method, *(cell(part, f"{method}, {shots} example{'s' * (shots > 1)}", "accuracy") for shots in SHOTS)]
+            [method, *(cell(part, f"{method}, {shots} example{'s' * (shots > 1)}", metric) for shots in SHOTS)]
             for method in methods
         ]
         others = [model for model in part["figures"] if ", " not in model]
-        rows += [[model, cell(part, model, "accuracy"), *[""] * (len(SHOTS) - 1)] for model in others]
-        title = f"`{name}`, {part['classes']} classes, {part['rows']:,d} test rows"
+        rows += [[model, cell(part, model, metric), *[""] * (len(SHOTS) - 1)] for model in others]
+        title = f"`{name}`, {part['classes']} classes, {part['rows']:,d} test rows: {metric.replace('_', ' ')}"
         tables.append(cards.table([title, *(f"{shots} of each" for shots in SHOTS)], rows))
     return "\n\n".join(tables)
 

@@ -1,7 +1,7 @@
 """Trials of a system: models that differ in one thing, several seeds each, judged on the same rows; figures are stored.
 
 A recipe names its trials, runs them, and stores one JSON file in `recipes/systems/results/`, from which
-`python tools/systems.py` writes docs/systems.md.
+`python tools/readme.py` writes docs/systems.md.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ import numpy as np
 from vtx_keras import data, metrics, train, zoo
 from vtx_keras._files import write
 from vtx_keras.evaluate._outcomes import Outcome
+from vtx_keras.evaluate._pages import _as_json
 from vtx_keras.metrics import Measure
 
 RUNS, RESULTS = Path("runs/systems"), Path(__file__).with_name("results")
@@ -91,7 +92,7 @@ def compared(
     rows: Mapping[str, Sequence[Mapping[str, Measure]]],
     names: Sequence[str],
     groups: Sequence[str],
-    differences: Iterable[tuple[str, str]] = (),
+    differences: Sequence[tuple[str, str]] = (),
 ) -> dict[str, Any]:
     """Return figures of models for `names` of metrics, and their `differences`; each has a mapping for each seed.
 
@@ -218,5 +219,5 @@ def store(system: str, command: str = "", **found: Any) -> Path:
         "measured": time.strftime("%Y-%m-%d"),
         "machine": f"{platform.machine()}, {keras.backend.backend()}, Keras {keras.__version__}",
     }
-    write(path, json.dumps({**about, **found}, indent=1, ensure_ascii=False) + "\n")
+    write(path, json.dumps(_as_json({**about, **found}), indent=1, ensure_ascii=False) + "\n")
     return path

@@ -64,6 +64,10 @@ def test_it_learns_and_keeps_the_best_epoch_and_an_empty_text_is_judged():
     assert metrics.measures_of(outcome)["accuracy"].value == 1.0
     assert outcome.rows[0].read == ""
     assert model.answer(np.full((32, 32, 3), (255, 0, 0), "uint8"), "") == ["no"]
+    white = np.full((32, 32, 3), 255, "uint8")
+    assert model.answer([None, white], ["w1", "w1"])[0] == model.answer([white], ["w1"])[0]
+    with pytest.raises(media.BadItems):
+        toys.toy("cross_attn_vqa").answer([None], ["w1"])
 
 
 def test_several_labels_become_rows_of_ones_and_others_are_left_out():

@@ -187,6 +187,8 @@ def external_encoders(saved: dict) -> dict[str, encoders.Loader]:
         if expected["name"] != name:
             raise BadWeights(f"{CONFIG} has weights of {expected['name']} for {option}={name!r}: copy the folder again")
         sha256 = file_hash(published.find(name) / WEIGHTS)
+        if name in encoders.TEXTS:  # each machine converts it: the values count
+            sha256 = _published_digest(name, sha256, vocabulary=tuple(saved["vocabulary"]))
         if expected["sha256"] not in (sha256, *published.published(name).former):
             raise BadWeights(
                 f"these weights were trained on {name} with sha256 {expected['sha256'][:16]}, but the one here "
@@ -247,7 +249,8 @@ def load(path: str | os.PathLike) -> VisionText:
 def save(model: VisionText, path: str | os.PathLike, *, half: bool = False) -> Path:
     """Save a model to one file if `path` ends in `.keras`, else to a weights folder, completely or not at all.
 
-    A folder only names a published encoder or language model that has not been trained further; `half` stores float16.
+    A folder only names a published encoder or language model that has not been trained further: loading it elsewhere
+    needs that, too (`vtx convert minilm_l6`). `half` stores float16.
 
     >>> from vtx_keras import zoo
     >>> model = zoo.build("gated_vqa", weights=None, dim=32, depth=1, vision_depth=1, image_shape=(32, 32, 3))
@@ -378,17 +381,17 @@ def _unchanged_encoder(model: VisionText, option: str) -> dict[str, str] | None:
     if not isinstance(name, str) or name not in encoders.BACKBONES:
         return None
     try:
-        folder = published.find(name)
+        file = file_hash(published.find(name) / WEIGHTS)
     except BadWeights:  # not available, so it cannot be compared
         return None
-    file = file_hash(folder / WEIGHTS)
     pieces = tuple(model.vocabulary)
     if name in encoders.TEXTS and pieces != published.vocabulary_of(name):
         return None
     of = {"image_shape": model.image_shape[-3:]} if name in encoders.IMAGES else {"vocabulary": pieces}
-    if digest(model.get_layer(option)) != _published_digest(name, file, **of):
+    values = _published_digest(name, file, **of)
+    if digest(model.get_layer(option)) != values:
         return None
-    return {"name": name, "sha256": file}
+    return {"name": name, "sha256": file if name in encoders.IMAGES else values}
 
 
 @functools.lru_cache(maxsize=16)

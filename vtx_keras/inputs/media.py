@@ -20,8 +20,8 @@ import numpy as np
 from PIL import Image, ImageOps
 
 __all__ = [
-    "PIXEL_LIMIT", "SUFFIXES", "BadItems", "BadPicture", "batch", "check_on_error", "frame_places", "prepare", "read",
-    "read_clip", "resize", "settle",
+    "PIXEL_LIMIT", "SUFFIXES", "BadItems", "BadPicture", "batch", "check_on_error", "frame_places", "or_white",
+    "prepare", "read", "read_clip", "resize", "settle",
 ]  # fmt: skip
 PIXEL_LIMIT = 50_000_000  # assign media.PIXEL_LIMIT to change it everywhere
 CLIP_LIMIT = 20  # pixel limits for a whole animation: to read a late frame, all frames before it are decoded
@@ -141,8 +141,7 @@ def batch(items: Any, shape: Sequence[int], fit: str = "pad") -> tuple[np.ndarra
     if len(many) == 0:
         raise ValueError("there are no items: expected at least one picture or clip")
     pixels = np.empty((len(many), *shape), "float32")
-    good: list[int] = []
-    errors: dict[int, str] = {}
+    good, errors = list[int](), dict[int, str]()
     for index, item in enumerate(many):
         try:
             pixels[len(good)] = prepare(item, shape, fit)
@@ -150,6 +149,16 @@ def batch(items: Any, shape: Sequence[int], fit: str = "pad") -> tuple[np.ndarra
         except (BadPicture, OSError) as error:
             errors[index] = str(error)
     return pixels[: len(good)], good, errors
+
+
+def or_white(items: Any, rank: int) -> Any:
+    """Return items with a white picture, or clip, for each that is None: models learn a missing picture as white.
+
+    >>> or_white([None, "cat.png"], 3)[0].shape
+    (8, 8, 3)
+    """
+    many, white = [None] if items is None else items, np.full((1,) * (rank - 3) + (8, 8, 3), 255, "uint8")
+    return [white if one is None else one for one in many] if isinstance(many, (list, tuple)) else many
 
 
 def check_on_error(on_error: str) -> None:

@@ -258,9 +258,7 @@ class VisionText(keras.Model):
             features = np.asarray(images, "float32")
             features = features[None] if features.ndim == len(self.image_shape) else features
             if features.shape[1:] != self.image_shape:
-                raise ValueError(
-                    f"features {features.shape}: expected (pictures, {', '.join(map(str, self.image_shape))})"
-                )
+                raise ValueError(f"features {features.shape}: expected (pictures, *{tuple(self.image_shape)})")
             return features, list(range(len(features))), {}
         return media.batch(images, self.image_shape, self.options["resize"])
 
@@ -335,9 +333,10 @@ class PairModel(VisionText):
     ) -> tuple[np.ndarray, list[int], dict[int, str], int]:
         """Return logits of the pairs with a valid image, their indices, errors by index, and the number of pairs.
 
-        One image may be paired with many texts, and one text with many images.
+        One image may be paired with many texts, and one text with many images. With `allow_empty`, None is no image.
         """
         tokens = self.tokens_of(texts, allow_empty=allow_empty)
+        images = media.or_white(images, len(self.image_shape)) if allow_empty else images
         inputs, good, errors, total = paired(self, images, {"tokens": tokens})
         if not good:
             return np.zeros((0, 1), "float32"), good, errors, total

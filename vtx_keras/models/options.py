@@ -152,7 +152,7 @@ OPTIONS = {
         "the answers or labels", 2, "a number of at least 2, or a list of distinct names", _classes, LABELLERS
     ),
     "multi_label": Option("whether several labels can hold at once", False, FLAG, _one_of(False, True), LABELLERS),
-    "allow_empty": Option("whether the text may be missing", False, FLAG, _one_of(False, True), LABELLERS),
+    "allow_empty": Option("whether text or image may be missing", False, FLAG, _one_of(False, True), LABELLERS),
     "mlm": Option(
         "adds a masked-language head; outputs become {logits, words}", False, FLAG, _one_of(False, True), FUSED
     ),

@@ -32,9 +32,13 @@ TOLD = re.compile(  # tests, treatments and exposures that name them in other wo
     r"|\bexposed\b|travel|epidemi|pandemi|outbreak|quarantin|isolation|wuhan|hubei|\bchina\b|chinese|\bkorea\b|\bitaly\b|\biran\b",
     re.IGNORECASE,
 )
-DATE = re.compile(  # of the months in which there was one finding only
-    r"\b\d{1,2}[/.]\d{1,2}[/.](?:20)?20\b"
-    r"|\b(?:\d{1,2} )?(?:december|january|february|march|april)\b(?: \d{1,2}\b)?|,? ?\b20(?:19|20)\b",
+MONTH = (
+    "(?:january|february|march|april|june|july|august|september|october|november|december"
+    "|jan|feb|mar|apr|jun|jul|aug|sept?|oct|nov|dec)"
+)
+DATE = re.compile(  # when it was: before 2020, there was no COVID-19
+    rf"\b\d{{1,2}}[/.]\d{{1,2}}[/.](?:19|20)?\d\d\b|\b\d{{4}}-\d\d-\d\d\b"
+    rf"|(?:\b\d{{1,2}} )?\b{MONTH}\b\.?(?: \d{{1,2}}\b)?|\bmay \d{{1,2}}\b|,? ?\b(?:19|20)\d\d\b",
     re.IGNORECASE,
 )
 SENTENCE = re.compile(r"(?<=[.;!?])\s+(?=[^a-z])")
@@ -83,7 +87,7 @@ class ChestXray(Builder):
 def masked(note: str, findings: Sequence[str] = ()) -> str:
     """Hide what tells the findings: names become "finding", and sentences about tests, treatments or exposure go.
 
-    Names are those of NAMES in every note, whatever its findings are, and those of `findings`. Dates of 2020 go too.
+    Names are those of NAMES in every note, whatever its findings are, and those of `findings`. Dates go too.
 
     >>> masked("Fever for 3 days. RT-PCR was positive. Opacities typical for COVID-19 pneumonia.", ["COVID-19"])
     'Fever for 3 days. Opacities typical for finding.'

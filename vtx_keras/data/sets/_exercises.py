@@ -68,7 +68,7 @@ def recoloured(frame: np.ndarray) -> np.ndarray:
 def concept(name: str) -> str:
     """Return the name without the version or the sex of the figure: such exercises are in one split.
 
-    >>> concept("push-up (wall) v. 2"), concept("swimmer kicks v. 2 (male)")
-    ('push-up (wall)', 'swimmer kicks')
+    >>> concept("high jump (rope) v. 2"), concept("long jump v. 2 (male)")
+    ('high jump (rope)', 'long jump')
     """
     return re.sub(VERSION, "", name).strip(" -")
