@@ -31,12 +31,15 @@ OVERVIEW = (
           ("title alone, words hidden", "picture alone")),
     Shown("[Its title](#products)", "fashion", "titles", "both", "cider",
           ("attributes alone", "picture alone", "template of the attributes", "nearest neighbour")),
+    Shown("[Questions about clips](#video)", "emoji_video`, `exercises", "video", "whole clip", "over time",
+          ("shuffled frames", "first frame", "question alone")),
     Shown("[Five descriptions](#several-descriptions-to-one)", "flickr8k", "summaries", "captions and picture",
           "cider", ("captions alone", "picture alone", "most central of the four")),
 )  # fmt: skip
 
 
 MISSING = "Not measured yet: `python -m recipes.systems.{}` does it."
+COMMANDS = {"attributes": "products attributes", "titles": "products titles", "video_captions": "video captions"}
 SHOTS = (1, 2, 5, 10)
 SEARCHES = {  # part of what is stored, and its metrics
     "by words": ("by words", ("image_to_text_recall_1", "image_to_text_recall_10", "text_to_image_recall_1",
@@ -50,6 +53,8 @@ FIGURES = {  # what is shown of each system, by the name of its place on the pag
     "attributes": ("gender", "type", "colour", "all three"),
     "titles": ("cider", "exact_match", "word_f1"),
     "summaries": ("cider", "rouge_l", "word_f1"),
+    "video": ("all", "over time", "which comes first", "what comes last", "how many scenes", "in one frame"),
+    "video_captions": ("cider", "word_f1"),
     "consistency": ("accuracy", "consistency_mirrored", "consistency_reworded", "consistency_implied"),
 }
 
@@ -70,7 +75,7 @@ def figures(system: str, metrics: Sequence[str], models: Sequence[str] = ()) -> 
     """Return the stored figures of a system with intervals, a row for each model, then what its differences are."""
     found = read(system)
     if not found:
-        return MISSING.format({"attributes": "products attributes", "titles": "products titles"}.get(system, system))
+        return MISSING.format(COMMANDS.get(system, system))
     names = [name for name in found["figures"] if not models or name in models]
     rows = [[name, *(cell(found, name, metric) for metric in metrics)] for name in names]
     table = cards.table(["", *(metric.replace("_", " ") for metric in metrics)], rows)

@@ -353,7 +353,8 @@ class Vision(keras.layers.Layer):
         if self.clip and self.temporal == "gru":
             self.memory.build((None, self.frames, self.dim))
         elif self.clip:
-            self.time = Positions((self.frames,), dtype=self.dtype_policy, name="time")
+            # As large as the tokens: small ones, as words have, are lost among them, and the order of frames with them.
+            self.time = Positions((self.frames,), scale=1.0, dtype=self.dtype_policy, name="time")
             self.time.build((None, self.frames, self.dim))
 
     def call(self, features: Any) -> Any:

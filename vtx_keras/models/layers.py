@@ -167,20 +167,24 @@ def combine_masks(first: Any, second: Any) -> Any:
 class Positions(keras.layers.Layer):
     """Adds learned positions to tokens on a grid: (length,) of words, (rows, columns) of patches.
 
-    There is one table per axis, and they are summed. A text may be shorter than its axis.
+    There is one table per axis, and they are summed. A text may be shorter than its axis. `scale` is the standard
+    deviation that the positions begin with, where it is not that of words.
     """
 
-    def __init__(self, grid: tuple[int, ...], **kwargs: Any):
+    def __init__(self, grid: tuple[int, ...], scale: float | None = None, **kwargs: Any):
         super().__init__(**kwargs)
-        self.grid = tuple(grid)
+        self.grid, self.scale = tuple(grid), scale
 
     def compute_output_shape(self, shape: tuple) -> tuple:
         return shape
 
     def build(self, shape: tuple) -> None:
+        normal = keras.initializers.RandomNormal
         self.axes = [
             self.add_weight(
-                shape=(size, shape[-1]), initializer=keras.initializers.RandomNormal(0.02), name=f"axis_{i}"
+                shape=(size, shape[-1]),
+                initializer=normal(0.02) if self.scale is None else normal(stddev=self.scale),
+                name=f"axis_{i}",
             )
             for i, size in enumerate(self.grid)
         ]
@@ -200,7 +204,7 @@ class Positions(keras.layers.Layer):
         return x + ops.take(self.table(), index, axis=0)
 
     def get_config(self) -> dict:
-        return {**super().get_config(), "grid": self.grid}
+        return {**super().get_config(), "grid": self.grid, **changed(self, {"scale": None})}
 
 
 class Composite(keras.layers.Layer):
