@@ -300,7 +300,7 @@ MODELS = {
     "merged_attn_video_vqa": Entry("vqa", "merged_attn", video=True),
     "concat_mlp_classifier": Entry("classifier", "concat_mlp"),
     "gated_classifier": Entry("classifier", "gated"),
-    "cross_attn_classifier": Entry("classifier", "cross_attn", default="emoji"),
+    "cross_attn_classifier": Entry("classifier", "cross_attn", default="fashion"),
     "co_attn_classifier": Entry("classifier", "co_attn"),
     "merged_attn_classifier": Entry("classifier", "merged_attn"),
     "concat_mlp_matcher": Entry("matcher", "concat_mlp"),
