@@ -46,8 +46,8 @@ def labeller(recipe: str) -> Release:
         f"layer. {DRAWN}",
         expect="With a title nearly all is right; by the photograph alone kind and gender are often right, colours "
         "seldom. Where it is unsure of an attribute it names none, or two. It knows what one Indian shop sold: "
-        "clothes, shoes, bags, watches, cosmetics, photographed in front of white. Colours are the shop's own words (navy blue, "
-        "blue). Gender is whom the shop sells to.",
+        "clothes, shoes, bags, watches, cosmetics, photographed in front of white. Colours are the shop's own words "
+        "(navy blue, blue). Gender is whom the shop sells to.",
         sets=("fashion",),
         examples=labelled,
         eval_splits={
