@@ -176,7 +176,7 @@ def linear(
             [keras.layers.Dense(int(y.max()) + 1, kernel_regularizer=keras.regularizers.L2(decay))]
         )
         model.compile(keras.optimizers.Adam(3e-3), keras.losses.SparseCategoricalCrossentropy(from_logits=True))
-        model.fit((x - mean) / scale, y, epochs=max(60, 150_000 // len(x)), batch_size=256, verbose=0)
+        model.fit((x - mean) / scale, y, epochs=max(60, 300 // -(-len(x) // 256)), batch_size=256, verbose=0)
         accuracy = float((model.predict((x_val - mean) / scale, verbose=0).argmax(axis=1) == y_val).mean())
         if accuracy > best:
             best, logits = accuracy, model.predict((test - mean) / scale, verbose=0)

@@ -105,7 +105,7 @@ def test_linear_baselines_tell_words_apart():
 
     texts, labels = ["a good day", "a bad day"] * 20, np.array([0, 1] * 20)
     train, test = trials.bag_of_words(texts, ["good", "bad", "unheard"])
-    logits = trials.linear((train, labels), (train, labels), test)
+    logits = trials.linear((train, labels), (train, labels), test, decays=(1e-3,))
     assert logits[:2].argmax(axis=1).tolist() == [0, 1]
 
 
