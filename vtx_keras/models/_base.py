@@ -258,7 +258,8 @@ class VisionText(keras.Model):
             features = np.asarray(images, "float32")
             features = features[None] if features.ndim == len(self.image_shape) else features
             if features.shape[1:] != self.image_shape:
-                raise ValueError(f"features {features.shape}: expected (pictures, *{tuple(self.image_shape)})")
+                wanted = ", ".join(map(str, self.image_shape))
+                raise ValueError(f"features {features.shape}: expected (pictures, {wanted})")
             return features, list(range(len(features))), {}
         return media.batch(images, self.image_shape, self.options["resize"])
 
