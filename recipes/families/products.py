@@ -1,4 +1,4 @@
-"""Releases for products: gender, type and colour from picture and title; a title; search by words and pictures.
+"""Releases for products: gender, type and colour from picture and title; search by words and pictures.
 
 They are the models of `recipes.systems.products` and `recipes.systems.search`, whose seed 0 is released.
 """
@@ -21,19 +21,20 @@ from vtx_keras._files import write
 
 LICENCE = "research and education: see the data sets"
 SAMPLE = {  # drawings by one artist of `emoji`: the photographs of `fashion` may not be shown
-    "t-shirt": "men, tshirts, blue :",
-    "jeans": "men, jeans, blue :",
-    "dress": "women, dresses, green :",
-    "running shoe": "men, sports shoes, white :",
-    "high-heeled shoe": "women, heels, red :",
-    "handbag": "women, handbags, brown :",
-    "sunglasses": "men, sunglasses, black :",
-    "watch": "men, watches, brown :",
-    "necktie": "men, ties, blue :",
-    "backpack": "unisex, backpacks, red :",
-    "billed cap": "unisex, caps, blue :",
-    "lipstick": "women, lipstick, red :",
+    "t-shirt": "men, tshirts, blue",
+    "jeans": "men, jeans, blue",
+    "dress": "women, dresses, green",
+    "running shoe": "men, sports shoes, white",
+    "high-heeled shoe": "women, heels, red",
+    "handbag": "women, handbags, brown",
+    "sunglasses": "men, sunglasses, black",
+    "watch": "men, watches, brown",
+    "necktie": "men, ties, blue",
+    "backpack": "unisex, backpacks, red",
+    "billed cap": "unisex, caps, blue",
+    "lipstick": "women, lipstick, red",
 }
+SOURCES = (("the pictures of this card: Noto Emoji, of the data set `emoji`", "Apache-2.0, Google"),)
 DRAWN = "The pictures below are emoji (Noto): the photographs it learned from may not be shown."
 
 
@@ -49,6 +50,7 @@ def labeller(recipe: str) -> Release:
         "clothes, shoes, bags, watches, cosmetics, photographed in front of white. Colours are the shop's own words "
         "(navy blue, blue). Gender is whom the shop sells to.",
         sets=("fashion",),
+        sources=SOURCES,
         examples=labelled,
         eval_splits={
             "test": "titles never trained on; accuracies of each attribute: docs/systems.md",
@@ -70,37 +72,6 @@ def labeller(recipe: str) -> Release:
     )
 
 
-def titler(recipe: str) -> Release:
-    """Return the release of a captioner that writes titles of products."""
-    return Release(
-        recipe,
-        about="Writes the title of a product from its studio photograph and its attributes as a prompt: "
-        '`model.generate(photograph, prompt="women, skirts, white :")`. The photograph, at 160 × 160 px, is encoded by '
-        f"a frozen EfficientNet-Lite0. {DRAWN}",
-        expect="It writes titles in the manner of one Indian shop: brand, for whom, a word or two, colour, type. The "
-        "brand is often a guess, and a wrong one is worse than none: read before you publish. Attributes are those of "
-        "the data set: gender, type, colour, and a colon.",
-        sets=("fashion",),
-        examples=titled,
-        eval_splits={
-            "test": "titles never trained on, their attributes as prompts",
-            "test without picture": "the same attributes and a blank picture",
-        },
-        example_split="sample",
-        options={**products.WRITER},
-        words=lambda: products.writer().vocabulary,
-        trained=lambda model, folder: best(products.titles_trial(""), "titles-both-0", folder),
-        rows=7_499,
-        epochs=6,
-        batch_size=64,
-        kept_features=True,
-        shown=("cider", "exact_match", "word_f1"),
-        baselines=("nearest_neighbour",),
-        licence=LICENCE,
-        formats=(("litert", None), ("litert", "int8"), ("onnx", None)),
-    )
-
-
 def searcher(recipe: str) -> Release:
     """Return the release of a retriever of products."""
     return Release(
@@ -111,12 +82,13 @@ def searcher(recipe: str) -> Release:
         expect="It knows what one Indian shop sold, in front of white, and the shop's words. Type and colour are "
         "mostly right among the first results; brands only where the title says them.",
         sets=("fashion",),
+        sources=SOURCES,
         examples=captioned,
         eval_splits={"test": "titles never trained on; more searches: docs/systems.md"},
         example_split="sample",
         options={**search.OPTIONS},
         words=lambda: search.model().vocabulary,
-        trained=lambda model, folder: best(search_trial(), "search-0", folder),
+        trained=lambda model, folder: best(search.trial(), "search-0", folder),
         rows=7_499,
         epochs=search.SETTINGS["epochs"],
         batch_size=search.SETTINGS["batch_size"],
@@ -125,11 +97,6 @@ def searcher(recipe: str) -> Release:
         licence=LICENCE,
         formats=(("litert", None), ("litert", "int8"), ("onnx", None)),
     )
-
-
-def search_trial() -> Trial:
-    """Return the trial of `recipes.systems.search`."""
-    return Trial(search.model, search.products("train"), search.products("validation"), {}, search.SETTINGS)
 
 
 def captioned(split: str) -> data.Examples:
@@ -150,19 +117,14 @@ def labelled(split: str) -> data.Examples:
     return sample({"text": "", "label": [""]}) if split == "sample" else products.labelled(split)
 
 
-def titled(split: str) -> data.Examples:
-    """Load products with prompts, or drawings of some ("sample")."""
-    return sample({"prompt": "", "caption": ""}) if split == "sample" else products.products(split)
-
-
 def sample(fields: Mapping[str, Any]) -> data.Examples:
     """Return drawings of products with these fields: a text is the drawing's name, a caption its colour and type."""
 
     def rows() -> Iterator[dict]:
-        for name, prompt in SAMPLE.items():
-            label = prompt.removesuffix(" :").split(", ")
+        for name, labels in SAMPLE.items():
+            label = labels.split(", ")
             words = f"{label[2]} {label[1]}"  # as the shop calls it
-            found = {"text": name, "prompt": prompt, "caption": words, "label": label}
+            found = {"text": name, "caption": words, "label": label}
             yield {"image": pictures[name], "name": name, **{field: found[field] for field in fields}}
 
     pictures = {

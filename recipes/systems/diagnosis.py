@@ -11,6 +11,7 @@ is fixed before (SETTINGS) was chosen on other data, and no epoch is picked.
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import keras
@@ -65,13 +66,19 @@ def part_of(patient: str) -> int:
     return int(hashlib.sha256(f"chest_xray {patient}".encode()).hexdigest(), 16) % PARTS
 
 
+def folds(patients: Sequence[str]) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """Yield which cases a model learns from, and which it is tested on, for each part."""
+    where = np.array([part_of(patient) for patient in patients])
+    for part in range(PARTS):
+        yield where != part, where == part
+
+
 def logits(kept: arrays.Kept, seed: int) -> np.ndarray:
     """Return logits (cases, findings), each of a model that has not seen the patient."""
-    where, result = np.array([part_of(row.group) for row in kept.rows]), np.zeros(kept.classes.shape)
-    for part in range(PARTS):
+    result = np.zeros(kept.classes.shape)
+    for learned, tested in folds([row.group for row in kept.rows]):
         keras.utils.set_random_seed(seed)
         built = arrays.behind(model())
-        learned, tested = where != part, where == part
         inputs = {name: value[learned] for name, value in kept.inputs.items()}
         steps = SETTINGS["epochs"] * -(-int(learned.sum()) // SETTINGS["batch_size"])
         optimizer = train.adamw(built, steps, learning_rate=SETTINGS["learning_rate"])

@@ -81,6 +81,11 @@ def model() -> Any:
     return built
 
 
+def trial() -> trials.Trial:
+    """Return how a model is trained; it is judged here."""
+    return trials.Trial(model, products("train"), products("validation"), {}, SETTINGS)
+
+
 def catalogue(trained: Any, split: str) -> Catalogue:
     """Embed the products of a split."""
     rows, features = kept(split)
@@ -207,10 +212,9 @@ def main() -> None:
     """Train with each seed, judge all searches and store the figures."""
     rows: dict[str, dict[str, list]] = defaultdict(lambda: defaultdict(list))
     weights: dict[str, dict[str, list]] = defaultdict(lambda: defaultdict(list))
-    trial = trials.Trial(model, products("train"), products("validation"), {}, SETTINGS)
     seconds: list[float] = []
     for seed in trials.SEEDS:
-        trained, took = trials.trained(trial, trials.RUNS / f"search-{seed}", seed)
+        trained, took = trials.trained(trial(), trials.RUNS / f"search-{seed}", seed)
         seconds.append(took)
         learned, validation, test = (catalogue(trained, split) for split in ("train", "validation", "test"))
         everything, before = joined(test, learned), joined(validation, learned)

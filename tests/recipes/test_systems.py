@@ -129,9 +129,16 @@ def test_the_words_of_a_title_that_tell_an_attribute_are_hidden(monkeypatch):
     assert hidden.numpy().decode().split() == ["puma", "zoe"]
 
 
-def test_no_patient_is_in_two_parts():
+def test_each_case_is_tested_once_by_a_model_that_saw_no_case_of_the_patient():
     from recipes.systems import diagnosis
 
+    patients = np.array([str(case // 3) for case in range(90)])
+    tested_in = np.zeros(len(patients), int)
+    for learned, tested in diagnosis.folds(patients):
+        assert not set(patients[learned]) & set(patients[tested])
+        assert (learned | tested).all()
+        tested_in += tested
+    assert (tested_in == 1).all()
     parts = [diagnosis.part_of(str(patient)) for patient in range(300)]
     assert all(30 < parts.count(part) < 90 for part in range(diagnosis.PARTS))
     assert diagnosis.part_of("7") == diagnosis.part_of("7")
