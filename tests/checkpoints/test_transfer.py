@@ -8,7 +8,7 @@ import pytest
 from toys import WORDS, outputs, toy
 
 from vtx_keras import zoo
-from vtx_keras.checkpoints._folder import BadWeights, _by_path
+from vtx_keras.checkpoints._folder import BadWeights, by_path
 
 
 def test_other_classes_keep_all_but_the_head_with_a_warning(saved):
@@ -74,7 +74,7 @@ def test_embeddings_are_matched_by_piece_with_a_warning(name, tmp_path):
     other = ["new", *reversed(WORDS[:20])]
     with pytest.warns(UserWarning, match="25 of 26 pieces keep their embeddings, the rest start new"):
         again = zoo.build(name, weights=tmp_path / "mine", vocabulary=other)
-    have, given = (dict(_by_path(one)) for one in (model, again))
+    have, given = (dict(by_path(one)) for one in (model, again))
     path = next(path for path in have if path.endswith("words/embeddings"))
     for piece in ("[END]", "w0", "w19"):
         row, old = again.vocabulary.index(piece), model.vocabulary.index(piece)

@@ -5,6 +5,7 @@ from typing import Any
 
 _MODULE_OF = {
     "BadWeights": "_folder",
+    "by_path": "_folder",
     "convert": "published._encoders",
     "load": "_restore",
     "restore": "_restore",

@@ -247,10 +247,10 @@ def transfer(source: Any, target: Any, *, new_head: bool) -> None:
     Positions are matched to another grid or length and embeddings by piece to another vocabulary, with a warning;
     anything else that does not fit is an error.
     """
-    stored = dict(_by_path(source))
+    stored = dict(by_path(source))
     misfits, copies = [], []
     notes: list[str] = []
-    for path, variable in _by_path(target):
+    for path, variable in by_path(target):
         if new_head and path.startswith("head/"):
             continue
         weight = stored.get(path)
@@ -293,11 +293,11 @@ def _adapted(
     return np.stack([np.interp(places, np.arange(len(stored)), column) for column in stored.T], axis=1)
 
 
-def _by_path(model: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
+def by_path(model: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
     """Yield the weights of a model and of models inside it, with their paths."""
     for layer in model.layers:
         if hasattr(layer, "layers"):
-            yield from _by_path(layer, f"{prefix}{layer.name}/")
+            yield from by_path(layer, f"{prefix}{layer.name}/")
         else:
             yield from ((prefix + weight.path, weight) for weight in layer.weights)
 

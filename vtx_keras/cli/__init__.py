@@ -8,6 +8,7 @@ import os
 import click
 
 from vtx_keras.cli._catalogue import data, doctor, list_models, show
+from vtx_keras.cli._compress import compress
 from vtx_keras.cli._draw import draw
 from vtx_keras.cli._evaluate import evaluate
 from vtx_keras.cli._export import bench, convert, export, push
@@ -29,6 +30,7 @@ def main() -> None:
 
 
 for command in (
-    predict, chat, draw, data, train, evaluate, explain, export, bench, push, doctor, list_models, show, convert,
+    predict, chat, draw, data, train, evaluate, explain, compress, export, bench, push, doctor, list_models, show,
+    convert,
 ):  # fmt: skip
     main.add_command(command)

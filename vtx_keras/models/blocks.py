@@ -20,17 +20,17 @@ from vtx_keras.models.layers import (
     EPSILON,
     MASKED,
     Composite,
-    RowDense,
     causal_mask,
     changed,
     combine_masks,
+    dense,
     key_mask,
     lengths,
     norm_of,
     register,
 )
 
-__all__ = ["MLP", "Attention", "Block", "frequencies", "turned"]
+__all__ = ["MLP", "Attention", "Block", "frequencies", "ranks_of", "turned"]
 BIASES = {"all": (True, True, True), "qkv": (True, True, False), "none": (False, False, False)}
 
 
@@ -74,7 +74,7 @@ class Attention(Composite):
 
     LATER: ClassVar[dict[str, Any]] = {
         "context_dim": None, "kv_heads": None, "head_dim": None, "bias": "all", "rotary": None, "qk_norm": None,
-        "scale": None,
+        "scale": None, "ranks": {},
     }  # fmt: skip
 
     def __init__(
@@ -89,19 +89,21 @@ class Attention(Composite):
         rotary: Mapping[str, Any] | None = None,
         qk_norm: float | None = None,
         scale: float | None = None,
+        ranks: Mapping[str, int] = {},
         **kwargs: Any,
     ):
         super().__init__(**kwargs)
-        self.dim, self.heads, self.context_dim = dim, heads, context_dim
+        self.dim, self.heads, self.context_dim, self.ranks = dim, heads, context_dim, dict(ranks)
         self.kv_heads, self.head_dim, self.bias = kv_heads, head_dim, bias
         self.rotary, self.qk_norm, self.scale = rotary, qk_norm, scale
         self.groups, self.width = kv_heads or heads, head_dim or dim // heads
         self.angles = frequencies(self.width, **rotary) if rotary else None
         for_queries, for_keys, for_output = BIASES[bias]
         units, more = heads * self.width, {"dtype": self.dtype_policy}
-        self.query = RowDense(units, use_bias=for_queries, name="query", **more)
-        self.key_value = RowDense(2 * self.groups * self.width, use_bias=for_keys, name="key_value", **more)
-        self.output_projection = RowDense(dim, use_bias=for_output, name="output", **more)
+        pairs, rank = 2 * self.groups * self.width, self.ranks.get
+        self.query = dense(units, rank("query"), use_bias=for_queries, name="query", **more)
+        self.key_value = dense(pairs, rank("key_value"), use_bias=for_keys, name="key_value", **more)
+        self.output_projection = dense(dim, rank("output"), use_bias=for_output, name="output", **more)
         if qk_norm:  # the epsilon of norms of every query and key
             self.query_norm = norm_of("rms", "query_norm", qk_norm, self.dtype_policy)
             self.key_norm = norm_of("rms", "key_norm", qk_norm, self.dtype_policy)
@@ -174,7 +176,7 @@ class MLP(Composite):
     https://arxiv.org/abs/2002.05202.
     """
 
-    LATER: ClassVar[dict[str, Any]] = {"activation": "gelu_tanh", "gated": False, "bias": True}
+    LATER: ClassVar[dict[str, Any]] = {"activation": "gelu_tanh", "gated": False, "bias": True, "ranks": {}}
 
     def __init__(
         self,
@@ -183,15 +185,18 @@ class MLP(Composite):
         activation: str = "gelu_tanh",
         gated: bool = False,
         bias: bool = True,
+        ranks: Mapping[str, int] = {},
         **kwargs: Any,
     ):
         super().__init__(**kwargs)
         self.dim, self.hidden, self.activation, self.gated, self.bias = dim, hidden, activation, gated, bias
-        activate, more = ACTIVATIONS[activation], {"use_bias": bias, "dtype": self.dtype_policy}
-        self.up = RowDense(hidden, activation=None if gated else activate, name="up", **more)
+        self.ranks = dict(ranks)
+        activate, rank = ACTIVATIONS[activation], self.ranks.get
+        more = {"use_bias": bias, "dtype": self.dtype_policy}
+        self.up = dense(hidden, rank("up"), activation=None if gated else activate, name="up", **more)
         if gated:
-            self.gate = RowDense(hidden, activation=activate, name="gate", **more)
-        self.down = RowDense(dim, name="down", **more)
+            self.gate = dense(hidden, rank("gate"), activation=activate, name="gate", **more)
+        self.down = dense(dim, rank("down"), name="down", **more)
 
     def parts(self) -> Iterator[tuple[keras.layers.Layer, int]]:
         yield self.up, self.dim
@@ -206,6 +211,15 @@ class MLP(Composite):
         return {**super().get_config(), "dim": self.dim, "hidden": self.hidden, **changed(self, self.LATER)}
 
 
+def ranks_of(ranks: Mapping[str, int], part: str) -> dict[str, int]:
+    """Return the ranks within one part of a block, of those of the whole block.
+
+    >>> ranks_of({"mlp/up": 32, "attention/query": 16}, "mlp")
+    {'up': 32}
+    """
+    return {name.rpartition("/")[2]: rank for name, rank in ranks.items() if name.partition("/")[0] == part}
+
+
 @register
 class Block(Composite):
     """The transformer block: self-attention, then an MLP. A fusion (fusion.py) adds a third part between them.
@@ -214,6 +228,7 @@ class Block(Composite):
     (BERT); with `sandwich` what it adds is normed, too (Gemma). Other options make it the block of a published model:
     `epsilon` and `norm` ("layer" or "rms"); `hidden`, `activation`, `gated` of the MLP; `bias` ("all", "qkv", "none");
     `kv_heads`, `head_dim`, `rotary`, `qk_norm`, `scale` of `Attention`, and the `window` of tokens that it reaches.
+    `ranks` {"mlp/up": 32} says which matrices are products of two narrow ones (`compress.factor`).
 
     The same weights serve whole sequences (`call`) and decoding. `step` takes the newest token of every beam and a
     key-value cache: keys (batch, kv_heads, head_dim, length, beams) and values (batch, kv_heads, length, beams,
@@ -225,7 +240,7 @@ class Block(Composite):
     LATER: ClassVar[dict[str, Any]] = {
         "post_norm": False, "epsilon": EPSILON, "activation": "gelu_tanh", "hidden": None, "norm": "layer",
         "sandwich": False, "gated": False, "bias": "all", "kv_heads": None, "head_dim": None, "rotary": None,
-        "qk_norm": None, "scale": None, "window": None,
+        "qk_norm": None, "scale": None, "window": None, "ranks": {},
     }  # fmt: skip
 
     def __init__(self, dim: int, heads: int, *, causal: bool = False, dropout: float = 0.0, **kwargs: Any):
@@ -236,11 +251,13 @@ class Block(Composite):
             setattr(self, name, value)
         o, more = SimpleNamespace(**options), {"dtype": self.dtype_policy}
         of_attention = {name: options[name] for name in Attention.LATER if name in options}
+        of_attention["ranks"] = ranks_of(o.ranks, "attention")
+        of_mlp = {"ranks": ranks_of(o.ranks, "mlp"), **more}
         hidden = o.hidden or 4 * dim
         self.attention_norm = norm_of(o.norm, "attention_norm", o.epsilon, self.dtype_policy)
         self.attention = Attention(dim, heads, name="attention", **of_attention, **more)
         self.mlp_norm = norm_of(o.norm, "mlp_norm", o.epsilon, self.dtype_policy)
-        self.mlp = MLP(dim, hidden, o.activation, o.gated, o.bias == "all", name="mlp", **more)
+        self.mlp = MLP(dim, hidden, o.activation, o.gated, o.bias == "all", name="mlp", **of_mlp)
         self.dropout = keras.layers.Dropout(dropout, name="dropout", **more)
         if o.sandwich:
             self.attention_end = norm_of(o.norm, "attention_end", o.epsilon, self.dtype_policy)

@@ -21,7 +21,7 @@ import numpy as np
 from keras import ops
 
 from vtx_keras.inputs.text import UNK, tokens
-from vtx_keras.models.layers import layer_norm, register
+from vtx_keras.models.layers import changed, layer_norm, register
 
 __all__ = ["LEAST", "ConceptIds", "Concepts", "WithConcepts", "ids_of", "matrix", "mentioned", "names"]
 LEAST = 0.03  # a concept less likely than this is left out
@@ -125,24 +125,28 @@ class Concepts(keras.layers.Layer):
     """Reads features (batch, rows, columns, width), returns what is seen (batch, 1 + count, 2): pairs (word, chance).
 
     The words are numbers in `names()`, the likeliest first; an unlikely one has chance 0. The first
-    pair is (0, 1): there is a picture. The head is the published one, and is not trained.
+    pair is (0, 1): there is a picture. The head is the published one, and is not trained. With a `rank` its matrix is
+    the product of two narrow ones.
     """
 
-    def __init__(self, count: int, **kwargs: Any):
+    def __init__(self, count: int, rank: int | None = None, **kwargs: Any):
         super().__init__(**{**kwargs, "trainable": False, "dtype": "float32"})
-        self.count = count
+        self.count, self.rank = count, rank
 
     def compute_output_shape(self, shape: tuple) -> tuple:
         return (shape[0], 1 + self.count, 2)
 
     def build(self, shape: tuple) -> None:
-        self.kernel = self.add_weight(shape=(shape[-1], 1000), name="kernel")
+        if self.rank:
+            self.narrow = self.add_weight(shape=(shape[-1], self.rank), name="narrow")
+        self.kernel = self.add_weight(shape=(self.rank or shape[-1], 1000), name="kernel")
         self.bias = self.add_weight(shape=(1000,), initializer="zeros", name="bias")
 
     def call(self, features: Any) -> Any:
         pooled = ops.mean(
             ops.cast(features, "float32"), axis=tuple(range(1, len(features.shape) - 1))
         )  # (batch, width)
+        pooled = ops.matmul(pooled, self.narrow) if self.rank else pooled  # (batch, rank)
         labels = ops.softmax(ops.matmul(pooled, self.kernel) + self.bias)  # (batch, 1000)
         chances, words = ops.top_k(ops.matmul(labels, matrix()), self.count)  # (batch, count)
         chances = ops.where(chances < LEAST, 0.0, ops.minimum(chances, 1.0))
@@ -152,7 +156,7 @@ class Concepts(keras.layers.Layer):
 
     def get_config(self) -> dict:
         config = {name: value for name, value in super().get_config().items() if name not in ("trainable", "dtype")}
-        return {**config, "count": self.count}
+        return {**config, "count": self.count, **changed(self, {"rank": None})}
 
 
 @register

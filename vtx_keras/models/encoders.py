@@ -24,6 +24,7 @@ from vtx_keras.inputs.text import END, PAD
 from vtx_keras.models._base import graph
 from vtx_keras.models.blocks import Block
 from vtx_keras.models.layers import Positions, exact_gelu, layer_norm, masked_mean, register
+from vtx_keras.models.options import shape_of
 
 __all__ = [
     "BACKBONES", "IMAGE", "IMAGES", "KERAS_APPLICATIONS", "NAMES", "SCALING", "SCRATCH", "TEXT", "TEXTS", "Backbone",
@@ -36,7 +37,7 @@ Loader = Callable[..., keras.Model]  # (name, image_shape=) or (name, vocabulary
 class Backbone(NamedTuple):
     """A published network: modality, native side in pixels (or longest text in tokens), whose architecture it has.
 
-    One that was trained here from another may still have that one's head.
+    One that was trained here from another may still have that one's head, which names ImageNet's classes.
     """
 
     modality: str
@@ -46,7 +47,6 @@ class Backbone(NamedTuple):
 
     @property
     def has_head(self) -> bool:
-        """Whether it still names ImageNet's classes."""
         return self.modality == "image" and (not self.like or self.kept_head)
 
 
@@ -88,40 +88,38 @@ def image(
     patch: int = 16,
     dropout: float = 0.0,
     load: Loader | None = None,
+    shapes: Mapping[str, Any] = {},
 ) -> keras.Model:
     """Build an encoder from images (h, w, 3) to features (rows, columns, width) or (tokens, width); clips by frame.
 
     `encoder` is "vit" (patches, from scratch), a published one ("efficientnet_lite0", "mobilenet_v2" ...: see
     `BACKBONES`), a name of `keras.applications` ("MobileNetV3Small"), a keras-hub image preset, or your own model from
-    images to features (used as it is, not copied).
+    images to features (used as it is, not copied). `shapes` are those of single blocks: see `compress`.
     """
     *frames, height, width, channels = image_shape
     if encoder == "vit":
         if load:
-            raise ValueError(
-                'the "vit" encoder is trained from scratch and has no published weights: name a pretrained '
-                'image_encoder (for example "efficientnet_lite0"), or pass weights=None'
-            )
-        model = vit((height, width, channels), dim=dim, heads=heads, depth=depth, patch=patch, dropout=dropout)
+            problem = 'the "vit" encoder is trained from scratch and has no published weights'
+            raise ValueError(f'{problem}: name a pretrained image_encoder ("efficientnet_lite0"), or pass weights=None')
+        model = vit((height, width, channels), dim, heads, depth, patch, dropout, shapes)
     else:
-        model = backbone(encoder, (height, width, channels), load)
+        model = backbone(encoder, (height, width, channels), load, shapes)
     if len(model.output.shape) not in (3, 4):
-        raise ValueError(
-            f"image_encoder gives a tensor of shape {model.output.shape}: expected a feature map (batch, rows, "
-            "columns, width) or tokens (batch, tokens, width). Leave out its pooling and its classifier."
-        )
+        expected = "a feature map (batch, rows, columns, width) or tokens (batch, tokens, width)"
+        problem = f"image_encoder gives a tensor of shape {model.output.shape}: expected {expected}"
+        raise ValueError(f"{problem}. Leave out its pooling and its classifier.")
     inputs = keras.Input(image_shape, name="image")
     return graph(inputs, (PerFrame(model, name="per_frame") if frames else model)(inputs), name="image_encoder")
 
 
-def vit(shape: tuple, *, dim: int, heads: int, depth: int, patch: int, dropout: float) -> keras.Model:
+def vit(
+    shape: tuple, dim: int, heads: int, depth: int, patch: int, dropout: float, shapes: Mapping[str, Any] = {}
+) -> keras.Model:
     """Build a vision transformer from scratch: patches, positions, blocks."""
     height, width, _ = shape
     if height % patch or width % patch:
-        raise ValueError(
-            f"image_shape {shape} does not divide into patches of {patch} × {patch}: "
-            f"choose sides that are multiples of {patch}, or another patch"
-        )
+        problem = f"image_shape {shape} does not divide into patches of {patch} × {patch}"
+        raise ValueError(f"{problem}: choose sides that are multiples of {patch}, or another patch")
     rows, columns = height // patch, width // patch
     pixels = keras.Input(shape, name="image")  # (batch, height, width, 3)
     x = keras.layers.Rescaling(1 / 127.5, offset=-1.0, name="rescale")(pixels)
@@ -129,16 +127,23 @@ def vit(shape: tuple, *, dim: int, heads: int, depth: int, patch: int, dropout: 
     x = keras.layers.Reshape((rows * columns, dim), name="flatten")(x)  # (batch, rows * columns, dim)
     x = Positions((rows, columns), name="positions")(x)
     for i in range(depth):
-        x = Block(dim, heads, dropout=dropout, name=f"block_{i}")(x)
+        shape_here = shape_of(shapes, f"image_encoder/block_{i}", dim, heads)
+        x = Block(dim, **shape_here, dropout=dropout, name=f"block_{i}")(x)
     return graph(pixels, keras.layers.Reshape((rows, columns, dim), name="grid")(x), name="vit")
 
 
-def backbone(encoder: str | keras.Model, frame_shape: tuple, load: Loader | None) -> keras.Model:
+def backbone(
+    encoder: str | keras.Model, frame_shape: tuple, load: Loader | None, shapes: Mapping[str, Any] = {}
+) -> keras.Model:
     """Build a backbone from 0–255 pixels to features, with the scaling that it expects."""
     if isinstance(encoder, keras.Model):
         return encoder
     if encoder in IMAGES:
-        return load(encoder, image_shape=frame_shape) if load else features_of(architecture(encoder, frame_shape))
+        if load and any(name.startswith("image_encoder/") for name in shapes):
+            raise ValueError(f"shapes= of {encoder}: its published weights do not fit smaller shapes: compress.prune")
+        return (
+            load(encoder, image_shape=frame_shape) if load else features_of(architecture(encoder, frame_shape, shapes))
+        )
     pixels = keras.Input(frame_shape, name="image")
     if encoder in KERAS_APPLICATIONS:
         weights = "imagenet" if load else None
@@ -213,6 +218,7 @@ def text(
     depth: int,
     dropout: float = 0.0,
     load: Loader | None = None,
+    shapes: Mapping[str, Any] = {},
 ) -> keras.Model:
     """Build an encoder from token ids (batch, words), 0 = padding, to (batch, words, width).
 
@@ -230,7 +236,8 @@ def text(
             x = Positions((max_length,), name="positions")(x)
         for i in range(depth):
             if encoder == "transformer":
-                x = Block(dim, heads, dropout=dropout, name=f"block_{i}")(x, mask)
+                shape = shape_of(shapes, f"text_encoder/block_{i}", dim, heads)
+                x = Block(dim, **shape, dropout=dropout, name=f"block_{i}")(x, mask)
             else:  # left to right, so padding, which comes last, affects no word
                 recurrent = {"lstm": keras.layers.LSTM, "gru": keras.layers.GRU}[encoder]
                 x = recurrent(dim, return_sequences=True, name=f"{encoder}_{i}")(x)
@@ -283,7 +290,7 @@ SCALING: dict[str, Mapping[str, float | list[float]]] = {
 }
 
 
-def architecture(name: str, image_shape: tuple[int, ...] | None = None) -> keras.Model:
+def architecture(name: str, image_shape: tuple[int, ...] | None = None, shapes: Mapping[str, Any] = {}) -> keras.Model:
     """Build the whole network of an encoder, without weights: layer "features", then the head.
 
     An encoder that was trained here may have no head; its output is the mean of the features.
@@ -306,9 +313,9 @@ def architecture(name: str, image_shape: tuple[int, ...] | None = None) -> keras
                 layer.epsilon = 1e-3  # as in the published network; Keras has since changed it to 1.001e-5
         x = network.output
     elif kind == "mobilenet_v2":
-        x = _inverted_residuals(x, **MOBILENET_V2, epsilon=1e-5, symmetric=True)
+        x = _inverted_residuals(x, **MOBILENET_V2, epsilon=1e-5, symmetric=True, shapes=shapes)
     else:
-        x = _inverted_residuals(x, **_scaled(*LITE_GROWTH[kind]), epsilon=1e-3, symmetric=False)
+        x = _inverted_residuals(x, **_scaled(*LITE_GROWTH[kind]), epsilon=1e-3, symmetric=False, shapes=shapes)
     x = layers.Identity(name="features")(x)
     x = layers.GlobalAveragePooling2D(name="pool")(x)
     return graph(pixels, layers.Dense(1000, name="logits")(x) if BACKBONES[name].has_head else x, name=name)
@@ -322,7 +329,9 @@ def _scaled(width: float, depth: float) -> dict[str, Sequence[int]]:
     return {**LITE, "widths": widths, "depths": (first, *(math.ceil(old * depth) for old in middle), last)}
 
 
-def _inverted_residuals(x: Any, widths: Any, depths: Any, kernels: Any, epsilon: float, symmetric: bool) -> Any:
+def _inverted_residuals(
+    x: Any, widths: Any, depths: Any, kernels: Any, epsilon: float, symmetric: bool, shapes: Mapping[str, Any]
+) -> Any:
     """Build MobileNetV2's blocks. With stride 2, PyTorch pads all sides (`symmetric`), TensorFlow only where needed."""
 
     def conv(x: Any, kind: Callable, name: str, *size: int, stride: int = 1, relu: bool = True) -> Any:
@@ -342,7 +351,8 @@ def _inverted_residuals(x: Any, widths: Any, depths: Any, kernels: Any, epsilon:
     for i, (width, kernel, stride) in enumerate(blocks):
         before, channels = x, x.shape[-1]
         if i:
-            x = conv(x, layers.Conv2D, f"block_{i}_expand", 6 * channels, 1)
+            between = shapes.get(f"image_encoder/block_{i}", {}).get("channels", 6 * channels)
+            x = conv(x, layers.Conv2D, f"block_{i}_expand", between, 1)
         x = conv(x, layers.DepthwiseConv2D, f"block_{i}_depthwise", kernel, stride=stride)
         x = conv(x, layers.Conv2D, f"block_{i}_project", width, 1, relu=False)
         if stride == 1 and channels == width:

@@ -19,7 +19,7 @@ from typing import Any
 import keras
 from keras import ops
 
-from vtx_keras.models.blocks import Attention, Block
+from vtx_keras.models.blocks import Attention, Block, ranks_of
 from vtx_keras.models.layers import (
     MASKED,
     Composite,
@@ -171,17 +171,20 @@ class Gated(Fused):
 class CrossAttn(Fused):
     """Attends from text to image tokens, whose keys and values are computed once and shared by all beams.
 
-    The image tokens may have another width, `context_dim`.
+    The image tokens may have another width, `context_dim`, and `fusion_heads` as many heads as are left.
     """
 
-    def __init__(self, dim: int, heads: int, context_dim: int | None = None, **kwargs: Any):
+    def __init__(
+        self, dim: int, heads: int, context_dim: int | None = None, fusion_heads: int | None = None, **kwargs: Any
+    ):
         super().__init__(dim, heads, **kwargs)
-        self.context_dim = context_dim
+        self.context_dim, self.fusion_heads = context_dim, fusion_heads
+        more = {"head_dim": self.head_dim, "ranks": ranks_of(self.ranks, "cross_attention"), "dtype": self.dtype_policy}
         self.fusion_norm = layer_norm("fusion_norm", self.epsilon, dtype=self.dtype_policy)
-        self.cross_attention = Attention(dim, heads, context_dim, name="cross_attention", dtype=self.dtype_policy)
+        self.cross_attention = Attention(dim, fusion_heads or heads, context_dim, name="cross_attention", **more)
 
     def get_config(self) -> dict:
-        return {**super().get_config(), **changed(self, {"context_dim": None})}
+        return {**super().get_config(), **changed(self, {"context_dim": None, "fusion_heads": None})}
 
     def parts(self) -> Iterator[tuple[keras.layers.Layer, int]]:
         yield from super().parts()

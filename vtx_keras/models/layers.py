@@ -15,9 +15,9 @@ import numpy as np
 from keras import ops
 
 __all__ = [
-    "ACTIVATIONS", "EPSILON", "MASKED", "NEVER", "Composite", "Fewer", "ImageWords", "Pool", "Positions", "RowDense",
-    "RowNorm", "WordBias", "causal_mask", "changed", "combine_masks", "gelu", "key_mask", "layer_norm", "lengths",
-    "masked_mean", "norm_of", "register", "registered_as",
+    "ACTIVATIONS", "EPSILON", "MASKED", "NEVER", "Composite", "Fewer", "ImageWords", "LowRank", "Pool", "Positions",
+    "RowDense", "RowNorm", "WordBias", "causal_mask", "changed", "combine_masks", "dense", "gelu", "key_mask",
+    "layer_norm", "lengths", "masked_mean", "norm_of", "register", "registered_as",
 ]  # fmt: skip
 register = keras.saving.register_keras_serializable("vtx_keras")
 
@@ -225,6 +225,44 @@ class Composite(keras.layers.Layer):
 
     def compute_output_shape(self, shape: tuple) -> tuple:
         return shape
+
+
+@register
+class LowRank(Composite):
+    """A dense layer whose matrix is the product of two narrow ones: (dim, rank) and (rank, units).
+
+    >>> layer = LowRank(6, 2)
+    >>> tuple(layer(ops.ones((1, 3, 8))).shape), layer.count_params()
+    ((1, 3, 6), 34)
+    """
+
+    def __init__(self, units: int, rank: int, activation: Any = None, use_bias: bool = True, **kwargs: Any):
+        super().__init__(**kwargs)
+        self.units, self.rank, self.activation, self.use_bias = units, rank, activation, use_bias
+        self.narrow = RowDense(rank, use_bias=False, name="narrow", dtype=self.dtype_policy)
+        self.wide = RowDense(units, activation, use_bias, name="wide", dtype=self.dtype_policy)
+
+    def build(self, shape: tuple) -> None:
+        self.width = shape[-1]
+        super().build(shape)
+
+    def parts(self) -> Iterator[tuple[keras.layers.Layer, int]]:
+        yield from ((self.narrow, self.width), (self.wide, self.rank))
+
+    def compute_output_shape(self, shape: tuple) -> tuple:
+        return (*shape[:-1], self.units)
+
+    def call(self, x: Any) -> Any:  # (batch, tokens, dim) -> (batch, tokens, rank) -> (batch, tokens, units)
+        return self.wide(self.narrow(x))
+
+    def get_config(self) -> dict:
+        own = {"units": self.units, "rank": self.rank, "use_bias": self.use_bias}
+        return {**super().get_config(), **own, "activation": keras.activations.serialize(self.activation)}
+
+
+def dense(units: int, rank: int | None = None, **kwargs: Any) -> keras.layers.Layer:
+    """Create a dense layer over rows, in two narrow ones if it has a `rank`."""
+    return LowRank(units, rank, **kwargs) if rank else RowDense(units, **kwargs)
 
 
 @register

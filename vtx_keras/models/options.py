@@ -8,14 +8,14 @@ from __future__ import annotations
 
 import difflib
 import re
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from numbers import Integral
 from typing import Any
 
 __all__ = [
     "ABOUT", "CO_ATTN_NEEDS_THE_WHOLE_TEXT", "FRAMES", "HEAD_WIDTH", "MODELS", "OPTIONS", "SIZES", "TASKS", "Entry",
-    "Option", "did_you_mean", "lookup", "options_of", "resolve", "sizes_of",
+    "Option", "did_you_mean", "lookup", "options_of", "resolve", "shape_of", "sizes_of",
 ]  # fmt: skip
 ABOUT = {
     "captioner": "writes a sentence about an image or clip",
@@ -88,6 +88,27 @@ def _classes(value: Any) -> bool:
     if isinstance(value, (tuple, list)):
         return len(value) >= 2 and all(isinstance(n, str) and n for n in value) and len(set(value)) == len(value)
     return _whole_number(2)(value)
+
+
+SHAPES = ("heads", "fusion_heads", "hidden", "channels", "ranks")  # of one block
+MOST_UNITS = 65_536
+
+
+def _shapes(value: Any) -> bool:
+    """Accept {block: {shape: number}}; the ranks of matrices are {matrix: number} themselves."""
+
+    def small(number: Any) -> bool:
+        return _whole_number(1)(number) and number <= MOST_UNITS
+
+    def fits(key: Any, shape: Any) -> bool:
+        if key == "ranks":
+            return isinstance(shape, dict) and all(isinstance(k, str) and small(rank) for k, rank in shape.items())
+        return key in SHAPES and small(shape)
+
+    return isinstance(value, dict) and all(
+        isinstance(name, str) and isinstance(row, dict) and all(fits(*pair) for pair in row.items())
+        for name, row in value.items()
+    )
 
 
 def _encoder(value: Any) -> bool:
@@ -207,6 +228,13 @@ OPTIONS = {
         lambda value: isinstance(value, (int, float)) and not isinstance(value, bool) and value >= 0,
         DRAWING,
     ),
+    "shapes": Option(
+        "smaller shapes of single blocks, which `compress` leaves",
+        {},
+        '{"fusion_0": {"heads": 2, "hidden": 300}, …} with ' + ", ".join(SHAPES),
+        _shapes,
+        SEEING,
+    ),
     "loss": Option(
         "form of the contrastive loss", "softmax", "softmax or sigmoid", _one_of("softmax", "sigmoid"), ("retriever",)
     ),
@@ -267,6 +295,17 @@ def resolve(task: str, video: bool, given: dict[str, Any]) -> dict[str, Any]:
     if options["dim"] % options["heads"]:
         raise ValueError(f"dim={options['dim']} does not divide by heads={options['heads']}")
     return options
+
+
+def shape_of(shapes: Mapping[str, Mapping[str, Any]], block: str, dim: int, heads: int) -> dict[str, Any]:
+    """Return the arguments of a `Block` of this name: its heads, and what else `shapes` says of it.
+
+    >>> shape_of({"fusion_0": {"heads": 3}}, "fusion_0", 256, 4)
+    {'heads': 3, 'head_dim': 64}
+    """
+    row = dict(shapes.get(block, {}))
+    narrower = {"head_dim": dim // heads} if {"heads", "fusion_heads"} & set(row) else {}
+    return {"heads": heads, **row, **narrower}
 
 
 @dataclass(frozen=True)

@@ -34,6 +34,7 @@ from vtx_keras.models.layers import (
     norm_of,
 )
 from vtx_keras.models.objectives import Contrastive, PacedAdam, WordAccuracy, WordLoss, clipping
+from vtx_keras.models.options import shape_of
 
 __all__ = [
     "TASKS", "captioner", "classifier", "compiled", "embedding", "fused_block", "fused_logits", "generator",
@@ -261,6 +262,7 @@ def image_tokens(
         depth=o.vision_depth,
         patch=o.patch,
         dropout=o.dropout,
+        shapes=o.shapes,
         load=o.load.get("image_encoder"),
     )
     features = encoder(image)  # (batch, rows, columns, width), for clips by frame
@@ -276,7 +278,7 @@ def image_tokens(
         raise ValueError(
             f"concepts={o.concepts}: expected an image_encoder with ImageNet's head, such as efficientnet_lite0"
         )
-    head = Concepts(o.concepts, name="concepts")
+    head = Concepts(o.concepts, o.shapes.get("concepts", {}).get("ranks", {}).get("kernel"), name="concepts")
     seen = head(features)  # (batch, 1 + concepts, 2)
     if o.load.get("image_encoder"):
         head.set_weights(o.load["image_encoder"](o.image_encoder, head=True).get_layer("logits").get_weights())
@@ -294,6 +296,7 @@ def text_tokens(tokens: Any, o: SimpleNamespace) -> Any:
         heads=o.heads,
         depth=o.text_depth,
         dropout=o.dropout,
+        shapes=getattr(o, "shapes", {}),
         load=o.load.get("text_encoder"),
     )(tokens)
     return x if x.shape[-1] == o.dim else RowDense(o.dim, name="text")(x)
@@ -306,7 +309,8 @@ def token_input() -> Any:
 
 def fused_block(fusion: str, o: SimpleNamespace, name: str, causal: bool = False) -> Block:
     """Create one block of the named fusion."""
-    return FUSIONS[fusion](o.dim, o.heads, causal=causal, dropout=o.dropout, name=name)
+    shape = shape_of(o.shapes, name, o.dim, o.heads)
+    return FUSIONS[fusion](o.dim, **shape, causal=causal, dropout=o.dropout, name=name)
 
 
 def embedding(x: Any, o: SimpleNamespace, modality: str, mask: Any = None) -> Any:

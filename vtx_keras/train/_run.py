@@ -392,7 +392,7 @@ def _as_before(options: Mapping[str, Any]) -> dict[str, Any]:
     >>> _as_before({"dim": 8, "concepts": 0, "text_decoder": "blocks"})
     {'dim': 8}
     """
-    later = {"concepts": 0, "text_decoder": "blocks", "fuse_every": 0, "image_words": 0}
+    later = {"concepts": 0, "text_decoder": "blocks", "fuse_every": 0, "image_words": 0, "shapes": {}}
     return {name: value for name, value in options.items() if name not in later or value != later[name]}
 
 

@@ -1,0 +1,204 @@
+"""Pruned, split and taught models: smaller, near the whole one, ordinary models in every other way."""
+
+import keras
+import numpy as np
+import pytest
+
+from vtx_keras import compress, data, zoo
+
+SHAPE = (32, 32, 3)
+TEXTS = ["a cat on a mat", "a dog", "two birds", "a tree", "a red car", "a cat", "three dogs run", "a bird"]
+SMALL = {"weights": None, "dim": 128, "vision_depth": 2, "image_shape": SHAPE, "dropout": 0.0}
+
+
+def made(name: str, seed: int = 0, **options):
+    keras.utils.set_random_seed(seed)
+    video = "video" in name
+    depth = {} if name == "retriever" else {"depth": 2}
+    reads = {} if "captioner" in name else {"text_depth": 2}
+    shape = {"image_shape": (2, *SHAPE)} if video else {}
+    return zoo.build(name, **{**SMALL, **depth, **reads, **shape, **options})
+
+
+def batches(model, count=8, **how):
+    pixels = np.random.default_rng(0).uniform(0, 255, (count, *model.image_shape)).astype("float32")
+    labels = {"labels": [0, 1] * (count // 2)} if model.name in ("vqa", "classifier") else {}
+    return data.arrays(model, pixels, TEXTS[:count], **labels, **how)
+
+
+def said(model, given):
+    return keras.ops.convert_to_numpy(model(next(iter(given))[0], training=False))
+
+
+@pytest.mark.parametrize(
+    ("name", "by"),
+    [
+        ("cross_attn_captioner", "neurons"),
+        ("cross_attn_captioner", "heads"),
+        ("cross_attn_captioner", "blocks"),
+        ("concat_mlp_vqa", "neurons"),
+        ("co_attn_vqa", "heads"),
+        ("merged_attn_matcher", ("neurons", "heads")),
+        ("gated_video_captioner", "neurons"),
+        ("retriever", "blocks"),
+    ],
+)
+def test_pruned_models_have_smaller_shapes_and_are_saved_and_trained(name, by, tmp_path):
+    model = made(name)
+    given = batches(model)
+    before = [np.array(one) for one in model.weights]
+    smaller = compress.prune(model, 0.5, by=by, data=given)
+    assert smaller.count_params() < 0.97 * model.count_params()
+    assert all((np.array(one) == old).all() for one, old in zip(model.weights, before, strict=True))
+    zoo.save(smaller, tmp_path / "folder")
+    loaded = zoo.load(tmp_path / "folder")
+    assert loaded.options == smaller.options
+    np.testing.assert_allclose(said(loaded, given), said(smaller, given), atol=1e-6)
+    if name == "cross_attn_captioner":
+        smaller.fit(given, verbose=0)
+
+
+def silenced(model, place: str, units: list[int]) -> None:
+    """Make some neurons of a block's MLP, and one head, say nothing."""
+    block = model.get_layer(place)
+    down = np.array(block.mlp.down.kernel)
+    down[units] = 0
+    block.mlp.down.kernel.assign(down)
+    output = np.array(block.attention.output_projection.kernel)
+    output[: block.attention.width] = 0
+    block.attention.output_projection.kernel.assign(output)
+
+
+def test_units_that_say_nothing_go_first_and_nothing_changes():
+    model = made("cross_attn_captioner")
+    for place in ("fusion_0", "fusion_1"):
+        silenced(model, place, list(range(0, 512, 2)))
+    given = batches(model)
+    of_fusion = 2 * 256 / (4 * 512)  # of the neurons of four blocks
+    smaller = compress.prune(model, of_fusion - 0.001, by="neurons", data=given)
+    assert all(256 <= smaller.options["shapes"][place]["hidden"] <= 266 for place in ("fusion_0", "fusion_1"))
+    np.testing.assert_allclose(said(smaller, given), said(model, given), atol=2e-3)
+    smaller = compress.prune(model, 2 / 12 - 0.001, by="heads", data=given)  # two of twelve heads, in six attentions
+    assert smaller.options["shapes"]["fusion_0"]["heads"] == smaller.options["shapes"]["fusion_1"]["heads"] == 1
+    np.testing.assert_allclose(said(smaller, given), said(model, given), atol=2e-3)
+
+
+def test_readers_adapt_so_that_pruning_by_data_beats_plain_cutting():
+    """The least worthy neurons are chosen and their readers solved: nearer than the same number cut off the end."""
+    model = made("gated_vqa")
+    given = batches(model)
+    smaller = compress.prune(model, 0.5, by="neurons", data=given)
+    cut = compress._prune.rebuilt(model, {**model.options, "shapes": smaller.options["shapes"]})
+    for source, target in zip(model.weights, cut.weights, strict=True):
+        target.assign(np.array(source)[tuple(slice(0, size) for size in target.shape)])
+    near, far = (np.abs(said(one, given) - said(model, given)).mean() for one in (smaller, cut))
+    assert near < 0.2 * far
+
+
+def test_channels_of_a_published_encoder_go():
+    options = {"image_encoder": "mobilenet_v2", "image_shape": (64, 64, 3), "dim": 64, "depth": 1}
+    keras.utils.set_random_seed(0)
+    model = zoo.build("gated_captioner", weights=None, **options)
+    given = batches(model)
+    for layer in model.get_layer("image_encoder").layers[-1].layers:  # as after training
+        if isinstance(layer, keras.layers.BatchNormalization):
+            layer.gamma.assign(np.random.default_rng(1).uniform(0.5, 1.5, layer.gamma.shape))
+    smaller = compress.prune(model, 0.3, by="channels", data=given)
+    assert smaller.count_params() < 0.83 * model.count_params()
+    assert all(name.startswith("image_encoder/block_") for name in smaller.options["shapes"])
+    apart = np.abs(said(smaller, given) - said(model, given)).mean() / np.abs(said(model, given)).mean()
+    assert apart < 0.3
+    with pytest.raises(ValueError, match="has no channels"):
+        compress.prune(made("gated_captioner"), 0.3, by="channels", data=given)
+
+
+def test_split_matrices_are_near_and_smaller(tmp_path):
+    model = made("cross_attn_captioner")
+    given = batches(model)
+    smaller = compress.factor(model, energy=0.9999, data=given)
+    assert smaller.count_params() < model.count_params()
+    np.testing.assert_allclose(said(smaller, given), said(model, given), atol=0.15)
+    narrow = compress.factor(model, rank=8, data=given)
+    assert narrow.count_params() < smaller.count_params()
+    zoo.save(narrow, tmp_path / "narrow")
+    np.testing.assert_allclose(said(zoo.load(tmp_path / "narrow"), given), said(narrow, given), atol=1e-6)
+    narrow.enable_lora(2)
+    again = compress.prune(compress.prune(model, 0.3, by="heads", data=given), 0.3, by="neurons", data=given)
+    assert compress.factor(again, rank=8, data=given).count_params() < narrow.count_params()
+
+
+def test_the_concept_head_is_split_alone(tmp_path):
+    options = {"image_encoder": "mobilenet_v2", "image_shape": (64, 64, 3), "dim": 64, "depth": 1, "concepts": 3}
+    model = zoo.build("cross_attn_captioner", weights=None, **options)
+    given = batches(model)
+    smaller = compress.factor(model, rank=16, of="concepts", data=given)
+    assert smaller.options["shapes"] == {"concepts": {"ranks": {"kernel": 16}}}
+    assert model.count_params() - smaller.count_params() == 1280 * 1000 - 16 * 2280
+    zoo.save(smaller, tmp_path / "mine")
+    assert zoo.load(tmp_path / "mine").count_params() == smaller.count_params()
+
+
+@pytest.mark.parametrize("name", ["cross_attn_captioner", "merged_attn_matcher", "retriever"])
+def test_a_student_comes_near_its_teacher_who_stays_as_it_is(name):
+    teacher, student = made(name, 1, dim=64), made(name, 2, dim=64)
+    given = batches(student)
+    before = [np.array(one) for one in teacher.weights]
+    apart = np.abs(said(teacher, given) - said(student, given)).mean()
+    features = ("image",) if name == "retriever" else ("image", "tokens")
+    compress.distil(teacher, student, given, epochs=30, weight=1.0, features=features, learning_rate=3e-3, verbose=0)
+    assert np.abs(said(teacher, given) - said(student, given)).mean() < 0.6 * apart
+    assert all((np.array(one) == old).all() for one, old in zip(teacher.weights, before, strict=True))
+
+
+def test_the_divergence_is_none_between_equals_and_padding_counts_not():
+    loss = compress._distil.Distilled("words", 1.0, 2.0)
+    logits = np.random.default_rng(0).normal(size=(2, 3, 5)).astype("float32")
+    labels = np.array([[1, 2, 0], [3, 0, 0]])
+    assert abs(float(loss(labels, np.concatenate([logits, logits], axis=-1)))) < 1e-6
+    other = logits.copy()
+    other[labels == 0] += 9 * np.arange(5)
+    assert abs(float(loss(labels, np.concatenate([logits, other], axis=-1)))) < 1e-6
+    other[0, 0] += 9 * np.arange(5)
+    assert float(loss(labels, np.concatenate([logits, other], axis=-1))) > 0.1
+
+
+@pytest.mark.parametrize(
+    ("call", "error", "message"),
+    [
+        (lambda m, b: compress.prune(m, 1.5, data=b), ValueError, "a share between 0 and 1"),
+        (lambda m, b: compress.prune(m, 0.5, by="layers", data=b), ValueError, "expected one of neurons"),
+        (lambda m, b: compress.prune(m, 0.5, by=("blocks", "heads"), data=b), ValueError, "several but blocks"),
+        (lambda m, b: compress.prune(m, 0.5, data=[]), ValueError, "data has no batch"),
+        (lambda m, b: compress.prune(m, 0.5, data=[np.zeros(3)]), TypeError, "batches as `fit` takes them"),
+        (lambda m, b: compress.prune("m", 0.5, data=b), TypeError, "a model of the zoo"),
+        (lambda m, b: compress.prune(m, 0.01, by="blocks", data=b), ValueError, "leaves out no block"),
+        (lambda m, b: compress.factor(m, data=b), ValueError, "expected one of the two"),
+        (lambda m, b: compress.factor(m, rank=0, data=b), ValueError, "at least 1"),
+        (lambda m, b: compress.factor(m, energy=2.0, data=b), ValueError, "between 0 and 1"),
+        (lambda m, b: compress.factor(m, rank=2, of="text_encoder", data=b), ValueError, "no such block"),
+        (lambda m, b: compress.distil(m, made("gated_vqa"), b), ValueError, "differ in task"),
+        (lambda m, b: compress.distil(m, m, b, features=["eyes"]), ValueError, "expected some of image, tokens"),
+        (lambda m, b: compress.distil(m, m, b, weight=2), ValueError, "expected a share"),
+        (lambda m, b: compress.together(b, b), TypeError, "batches of data.batches"),
+        (lambda m, b: compress.search(m, b, b, target=0.5), ValueError, "a number above 1"),
+    ],
+)
+def test_what_cannot_be_is_said(call, error, message):
+    model = made("cross_attn_captioner")
+    with pytest.raises(error, match=message):
+        call(model, batches(model))
+
+
+@pytest.mark.parametrize(
+    "shapes",
+    [{"fusion_0": {"hidden": 0}}, {"fusion_0": {"hidden": 10**9}}, {"fusion_0": {"legs": 2}}, {"fusion_0": 3}, ["a"]],
+)
+def test_shapes_are_checked_before_anything_is_built(shapes):
+    with pytest.raises(ValueError, match="shapes="):
+        made("cross_attn_captioner", shapes=shapes)
+
+
+def test_published_weights_do_not_fit_smaller_shapes():
+    shapes = {"image_encoder/block_1": {"channels": 8}}
+    with pytest.raises(ValueError, match="do not fit smaller shapes"):
+        zoo.build("gated_captioner", weights="encoders", image_encoder="mobilenet_v2", shapes=shapes)

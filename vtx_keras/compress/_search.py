@@ -1,0 +1,206 @@
+"""Make a model smaller step by step, train it back, measure each step, and stop at a metric's bound."""
+
+from __future__ import annotations
+
+import json
+import os
+import tempfile
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import keras
+
+from vtx_keras._files import write
+from vtx_keras.checkpoints import save
+from vtx_keras.compress._distil import distil
+from vtx_keras.compress._prune import BY, checked, factor, prune
+from vtx_keras.compress._units import MOST_EXAMPLES, groups_of
+from vtx_keras.models._base import VisionText
+
+__all__ = ["METRICS", "Step", "search"]
+METRICS = ("cider", "vqa_accuracy", "word_f1", "text_to_image_recall_5", "f1_micro", "accuracy")  # what is kept
+UNITS = tuple(kind for kind in BY if kind != "blocks")
+
+
+@dataclass(frozen=True)
+class Step:
+    """A model on the way: how it was made, how large it is, its metric with its 95 % interval, what it took."""
+
+    how: str
+    parameters: int
+    metric: str
+    value: float
+    low: float | None
+    high: float | None
+    cpu_minutes: float
+    kept: bool  # whether the metric held
+
+    def __str__(self) -> str:
+        interval = "" if self.low is None else f" [{self.low:.3f}, {self.high:.3f}]"
+        held = "" if self.kept else ", below the bound"
+        size = f"{self.parameters / 1e6:.2f} M parameters"
+        return f"{self.how}: {size}, {self.metric} {self.value:.3f}{interval}{held}, {self.cpu_minutes:.1f} CPU min"
+
+
+def search(
+    model: VisionText,
+    data: Any,
+    validation: Any,
+    *,
+    target: float = 2.0,
+    keep: float = 0.99,
+    rounds: int = 3,
+    epochs: int = 2,
+    metric: str | None = None,
+    limit: int | None = 500,
+    beams: int = 1,
+    batch_size: int = 32,
+    learning_rate: float = 3e-4,
+    seed: int = 0,
+    folder: str | os.PathLike | None = None,
+    say: Callable[[str], object] = print,
+) -> tuple[VisionText, list[Step]]:
+    """Return a model with 1/`target` of the parameters, or as near as `keep` times its metric allows, and all steps.
+
+    In `rounds` equal steps, neurons, heads and channels go (`prune`), and the rest learns from the whole model on the
+    examples `data` for some `epochs` (`distil`). A concept head is split first, and where pruning ends above the
+    target, the matrices of blocks are split last (`factor`). Each step is measured on `limit` examples of `validation`
+    by `metric` (by default the first of `METRICS` that the task has). The last step above the bound is returned; a
+    target that the bound forbids is not reached, and the steps say so. A published image encoder stays frozen.
+
+    With `folder`, `model` (weights) and `compress.json` (the steps) are written there after each step.
+    """
+    _check(target, keep, rounds, epochs)
+    whole = checked(model)
+    took = time.process_time()
+    steps = [_measured(whole, "the model", validation, metric, limit, beams, took, bound=None)]
+    say(str(steps[0]))
+    bound, goal = keep * steps[0].value, whole.count_params() / target
+    best = current = whole
+    with tempfile.TemporaryDirectory() as cache:
+
+        def trained_back(smaller: VisionText, seed: int) -> VisionText:
+            _freeze_published(smaller)
+            how = {"batch_size": batch_size, "seed": seed, "training": True, "unknown": "drop"}
+            pair, batches = _behind(whole, smaller, data, Path(cache), how)
+            distil(*pair, batches, epochs=epochs, learning_rate=learning_rate, verbose=0)
+            return smaller
+
+        def tried(smaller: VisionText, how: str) -> bool:
+            took = time.process_time()
+            keras.utils.set_random_seed(seed + len(steps))
+            trained_back(smaller, seed + len(steps))
+            steps.append(_measured(smaller, how, validation, metric, limit, beams, took, bound))
+            say(str(steps[-1]))
+            if folder is not None:
+                _keep(folder, smaller if steps[-1].kept else None, steps)
+            return steps[-1].kept
+
+        for number in range(rounds):
+            want = whole.count_params() / target ** ((number + 1) / rounds)
+            smaller, done = _pruned(current, want, lambda model: _some(data, model, batch_size))
+            if not done or not tried(smaller, f"pruned ({done})"):
+                break
+            best = current = smaller
+        if best.count_params() > goal * 1.02:
+            batches = _some(data, best, batch_size)
+            smaller = factor(best, energy=0.95, data=batches)
+            if smaller.count_params() < best.count_params() and tried(smaller, "matrices split"):
+                best = smaller
+    if best.count_params() > goal * 1.02:
+        reached = whole.count_params() / best.count_params()
+        say(f"the target of {target:g} x was not reached: {reached:.2f} x holds {keep:.0%} of {steps[0].metric}")
+    return best, steps
+
+
+def _check(target: float, keep: float, rounds: int, epochs: int) -> None:
+    for what, fine, value, expected in (
+        ("target", target > 1, target, "a number above 1, such as 2 for half of the parameters"),
+        ("keep", 0 < keep <= 1, keep, "a share of the metric, such as 0.99"),
+        ("rounds", rounds >= 1, rounds, "at least 1"),
+        ("epochs", epochs >= 1, epochs, "at least 1"),
+    ):
+        if not fine:
+            raise ValueError(f"{what}={value!r}: expected {expected}")
+
+
+def _measured(
+    model: VisionText,
+    how: str,
+    validation: Any,
+    metric: str | None,
+    limit: int | None,
+    beams: int,
+    took: float,
+    bound: float | None,
+) -> Step:
+    """Evaluate a model; of what happened since `took`, the CPU time is told."""
+    from vtx_keras import evaluate
+
+    figures = evaluate.run(model, validation, baselines=(), limit=limit, beams=beams).metrics
+    name = metric or next((name for name in METRICS if name in figures), "")
+    if name not in figures:
+        raise ValueError(f"metric={metric!r}: this model's are {', '.join(figures)}")
+    figure, minutes = figures[name], (time.process_time() - took) / 60
+    value = float(figure["value"] or 0.0)
+    held = bound is None or value >= bound
+    return Step(how, model.count_params(), name, value, figure["low"], figure["high"], round(minutes, 2), held)
+
+
+def _pruned(model: VisionText, want: float, some: Callable[[VisionText], Any]) -> tuple[VisionText, str]:
+    """Return a model of about `want` parameters, or as near as units that can go allow, and what went."""
+    gone = []
+    if model.has_layer("concepts") and not model.get_layer("concepts").rank:
+        model = factor(model, energy=0.98, of="concepts", data=some(model))
+        gone.append("concept head split")
+    groups = {kind: groups_of(model, kind) for kind in UNITS}
+    kinds = [kind for kind, found in groups.items() if found]
+    units = sum(group.cost * group.count for found in groups.values() for group in found)
+    share = min((model.count_params() - want) / max(1, units), 0.8)
+    if share > 0 and kinds:
+        model = prune(model, share, by=kinds, data=some(model))
+        gone.append(f"{share:.0%} of {', '.join(kinds)}")
+    return model, "; ".join(gone)
+
+
+def _some(data: Any, model: VisionText, batch_size: int) -> Any:
+    """Return batches of a few examples, as the model meets them in use."""
+    from vtx_keras.data import batches
+
+    return batches(data.take(MOST_EXAMPLES), model, batch_size=batch_size, unknown="drop")
+
+
+def _freeze_published(model: VisionText) -> None:
+    """Freeze an image encoder that was published: it learned from more than the examples at hand."""
+    if model.options["image_encoder"] != "vit":
+        model.freeze("image")
+
+
+def _behind(
+    teacher: VisionText, student: VisionText, data: Any, folder: Path, how: dict
+) -> tuple[tuple[VisionText, VisionText], Any]:
+    """Return the pair and its batches: behind the image encoders where the student's is frozen."""
+    from vtx_keras.compress._distil import together
+    from vtx_keras.data import batches, features
+
+    if student.get_layer("image_encoder").trainable:
+        return (teacher, student), batches(data, student, **how)
+    _freeze_published(teacher)
+    pair = teacher.behind_encoder(), student.behind_encoder()
+    seen = [
+        batches(features(data, whole, folder), part, **how)
+        for whole, part in zip((teacher, student), pair, strict=True)
+    ]
+    return pair, together(*reversed(seen))
+
+
+def _keep(folder: str | os.PathLike, model: VisionText | None, steps: list[Step]) -> None:
+    """Write the steps, and the model if it held."""
+    Path(folder).mkdir(parents=True, exist_ok=True)
+    if model is not None:
+        save(model, Path(folder) / "model")
+    record = {"steps": [asdict(step) for step in steps]}
+    write(Path(folder) / "compress.json", json.dumps(record, indent=1) + "\n")
