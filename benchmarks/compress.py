@@ -1,9 +1,9 @@
 """What smaller photograph captioners cost: each way of `vtx_keras.compress` alone, and all together.
 
 Alone, without training, on 1,000 pictures of Flickr8k's validation split, greedily; "cut at random" takes as many
-channels as the row above it, chosen by a draw and without solving their readers anew. Together: `compress.search`, which
-trains back by the whole model's words; the result is measured on the official test split, once, beside the whole model.
-Files are exported and run on one thread.
+channels as the row above it, chosen by a draw and without solving their readers anew. Together: `compress.search`,
+which trains back by the whole model's words; the result is measured on the official test split, once, beside the whole
+model. Files are exported and run on one thread.
 
     TFDS_DATA_DIR=... python benchmarks/compress.py alone       # 20 minutes, two cores
     TFDS_DATA_DIR=... python benchmarks/compress.py together    # 40 minutes
@@ -137,8 +137,9 @@ def files(name: str, model: Any):
                     report = exporter(model, f"{folder}/{name}-{precision}.{end}", quantize=precision)
                 except export.NotEqual as error:
                     report = error.report
-                yield {"part": "files", "model": f"{name}, {kind} {precision or 'float32'}", "megabytes": report.megabytes,
-                       "ms": report.ms_p50, "identical": report.identical, "of": report.n}  # fmt: skip
+                row = {"part": "files", "model": f"{name}, {kind} {precision or 'float32'}"}
+                row |= {"megabytes": round(report.megabytes, 2), "ms": round(report.ms_p50, 2)}
+                yield {**row, "identical": report.identical, "of": report.n}
 
 
 if __name__ == "__main__":
