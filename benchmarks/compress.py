@@ -105,7 +105,7 @@ def together(args: argparse.Namespace):
         epochs=args.epochs,
         batch_size=64,
         limit=None,
-        folder=args.folder,
+        folder=args.folder / f"{args.target}-{args.keep}-{args.epochs}",
     )
     for number, step in enumerate(steps):
         yield {"part": "search", "model": f"{number}: {step.how}", "parameters": step.parameters, "cider": step.value,

@@ -199,6 +199,15 @@ def file_hash(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
+def cache() -> Path:
+    """Return the folder of what is made once: $VTX_KERAS_CACHE, else ~/.cache/vtx_keras/encoders.
+
+    >>> cache().is_absolute()
+    True
+    """
+    return Path(os.environ.get("VTX_KERAS_CACHE") or "~/.cache/vtx_keras/encoders").expanduser().absolute()
+
+
 def version_of(package: str) -> str | None:
     """Return the installed version of a package, or None."""
     try:

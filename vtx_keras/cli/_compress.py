@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import re
 import tempfile
@@ -13,18 +14,6 @@ import click
 from vtx_keras.cli._console import quiet, reporting_errors, show_rows
 
 
-class _Times(click.ParamType):
-    """A factor: 2, or 2x."""
-
-    name = "factor"
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
-        found = re.fullmatch(r"(\d+(?:\.\d+)?)\s*[x×]?", str(value))
-        if not found:
-            self.fail(f"{value}: expected a number above 1, such as 2x", param, ctx)
-        return float(found[1])
-
-
 @click.command()
 @click.argument("model")
 @click.option("--data", "name", required=True, help="A data set (sample, emoji, flickr8k), a CSV or a folder.")
@@ -33,7 +22,7 @@ class _Times(click.ParamType):
 @click.option("--validation", help="Split, or a CSV, to measure on [default: validation].")
 @click.option("--folder", type=click.Path(path_type=Path), help="Folder of data sets, as for vtx data.")
 @click.option("--weights", default="default", show_default=True, help="A released tag, or a weights folder.")
-@click.option("--target", type=_Times(), default="2x", show_default=True, help="How many times fewer parameters.")
+@click.option("--target", default="2x", show_default=True, help="How many times fewer parameters.")
 @click.option(
     "--keep", type=click.FloatRange(0, 1, min_open=True), default=0.99, show_default=True, help="Share of the metric."
 )
@@ -50,7 +39,7 @@ class _Times(click.ParamType):
 @click.option("--to", "formats", default="litert,onnx", show_default=True, help="Formats to compare, or none.")
 @click.option("--out", type=click.Path(path_type=Path), help="Folder to write [default: runs/MODEL-smaller].")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
-def compress(model: str, name: str, formats: str, as_json: bool, out: Path | None, **options: Any) -> None:
+def compress(model: str, name: str, formats: str, target: str, as_json: bool, out: Path | None, **options: Any) -> None:
     """Make a model smaller: take out what matters least, and train back.
 
     MODEL is a name of the zoo or a saved model. Neurons, heads and channels go in steps; after each the rest learns
@@ -65,6 +54,9 @@ def compress(model: str, name: str, formats: str, as_json: bool, out: Path | Non
     with reporting_errors():
         if not set(wanted) <= {"litert", "onnx"}:
             raise ValueError(f"--to {formats}: expected litert, onnx, both, or none")
+        times = re.fullmatch(r"(\d+(?:\.\d+)?)\s*[x×]?", target.strip())
+        if not times:
+            raise ValueError(f"--target {target}: expected how many times fewer parameters, such as 2x")
         with quiet():
             from vtx_keras import compress as compressing
             from vtx_keras import data, zoo
@@ -77,14 +69,15 @@ def compress(model: str, name: str, formats: str, as_json: bool, out: Path | Non
         else:
             validation = data.named(name, held_out or "validation", options["folder"], options["columns"])
         network = zoo.named(model, options["weights"])
-        out = out or Path("runs") / f"{Path(model).name}-smaller"
+        out = out or _free(Path("runs") / f"{Path(model).name}-smaller")
         given = {key: options[key] for key in ("epochs", "learning_rate") if options[key] is not None}
-        passed = ("target", "keep", "rounds", "metric", "limit", "beams", "batch_size", "seed")
+        passed = ("keep", "rounds", "metric", "limit", "beams", "batch_size", "seed")
         smaller, steps = compressing.search(
-            network, examples, validation, folder=out, say=lambda line: click.echo(line, err=True),
-            **{key: options[key] for key in passed}, **given,
+            network, examples, validation, target=float(times[1]), folder=out,
+            say=lambda line: click.echo(line, err=True), **{key: options[key] for key in passed}, **given,
         )  # fmt: skip
-        files = _files({"whole": network, "smaller": smaller}, wanted)
+        models = {"whole": network} | ({} if smaller is network else {"smaller": smaller})
+        files = _files(models, wanted)
     record = json.loads((out / "compress.json").read_text("utf-8")) | {"files": files}
     (out / "compress.json").write_text(json.dumps(record, indent=1) + "\n", "utf-8")
     if as_json:
@@ -94,7 +87,15 @@ def compress(model: str, name: str, formats: str, as_json: bool, out: Path | Non
     if files:
         click.echo()
         show_rows(("model", "file", "identical", "MB", "ms"), [tuple(map(str, file.values())) for file in files])
-    click.echo(f"\n{out / 'model'}: the weights; {out / 'compress.json'}")
+    weights = out / "model"
+    made = f"{weights}: the smaller model's weights" if weights.is_dir() else "no smaller model holds the metric"
+    click.echo(f"\n{made}; {out / 'compress.json'}: this table")
+
+
+def _free(folder: Path) -> Path:
+    """Return the folder, numbered if it exists."""
+    numbered = (folder.with_name(f"{folder.name}-{number}") for number in itertools.count(2))
+    return next(one for one in itertools.chain([folder], numbered) if not one.exists())
 
 
 def _row(step: Any) -> tuple[str, ...]:

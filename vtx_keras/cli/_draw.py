@@ -1,4 +1,4 @@
-"""The command vtx draw: pictures and clips from words, on a sheet or each by itself."""
+"""The commands vtx draw and vtx explain: pictures from words, and what a model looked at in a picture."""
 
 from __future__ import annotations
 
@@ -120,3 +120,58 @@ def encoded(rows: list[tuple[str, Any]], suffix: str, sheet: Any) -> bytes:
         more |= {"save_all": True, "append_images": pages[1:], "duration": PACE, "loop": 0}
     pages[0].save(file, kind, **more)
     return file.getvalue()
+
+
+@click.command()
+@click.argument("model")
+@click.argument("picture", type=click.Path(path_type=Path))
+@click.option("--text", help="Question or candidate text; for a captioner, a caption to explain instead of its own.")
+@click.option("--word", "words", multiple=True, help="Draw only this word; repeatable.")
+@click.option(
+    "--method",
+    type=click.Choice(["attention", "gradcam"]),
+    help="How to compute maps [default: attention, if the fusion has it].",
+)
+@click.option("--block", help='Number of a fusion block, or "rollout" [default: the mean of all blocks].')
+@click.option("--target", help="Class that Grad-CAM explains [default: the most likely].")
+@click.option("--weights", default="default", help="A released tag, or a weights folder.", show_default=True)
+@click.option("-o", "--out", type=click.Path(path_type=Path), default="maps.png", show_default=True)
+def explain(
+    model: str,
+    picture: Path,
+    text: str | None,
+    words: tuple[str, ...],
+    method: str | None,
+    block: str | None,
+    target: str | None,
+    weights: str,
+    out: Path,
+) -> None:
+    """Draw attention or Grad-CAM maps of a picture, one per word.
+
+    MODEL is a name of the zoo or a saved model.
+
+    \b
+    vtx explain cross_attn_captioner photo.png --out maps.png
+    vtx explain runs/mine photo.png --text "what colour is the cat?" --word cat
+    """
+    if out.suffix.lower() != ".png":
+        raise click.BadParameter(f"{out}: expected a name that ends in .png", param_hint="--out")
+    with reporting_errors():
+        with quiet():
+            from keras import ops
+
+            from vtx_keras import zoo
+            from vtx_keras.explain._maps import attention
+            from vtx_keras.inputs import media
+
+            ops.zeros(1)  # initialises the devices, which logs
+        network = zoo.named(model, weights)
+        block_id = int(block) if block is not None and block.lstrip("-").isdigit() else block
+        try:
+            maps = attention(network, picture, text, method=method, block=block_id, target=target)
+        except media.BadItems as error:
+            raise ValueError(f"{picture}: {error.errors[0]}") from error
+        assert not isinstance(maps, list)  # it was one picture
+        path = maps.save(out, list(words) or None)
+    click.echo(f"{maps.said}\n{path}")

@@ -1,4 +1,4 @@
-"""The commands vtx predict, vtx chat and vtx explain: run a model on images, ask about one, draw attention maps."""
+"""The commands vtx predict and vtx chat: run a model on images, ask about one."""
 
 from __future__ import annotations
 
@@ -115,6 +115,10 @@ def _check_suffix(context: click.Context, option: click.Parameter, path: Path | 
 @click.option("--beams", type=click.IntRange(1), default=1, show_default=True)
 @click.option("--max-length", type=click.IntRange(1), help="Most tokens per caption.")
 @click.option("-r", "--recursive", is_flag=True, help="Read the folders in a folder, too.")
+@click.option(
+    "--runtime", type=click.Choice(["keras", "litert", "onnx"]),
+    help="What computes; litert and onnx make a file once, which starts at once [default: such a file, else keras].",
+)  # fmt: skip
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object per line.")
 @click.option(
     "-o", "--out", type=click.Path(path_type=Path), callback=_check_suffix,
@@ -129,37 +133,60 @@ def predict(
     beams: int,
     max_length: int | None,
     recursive: bool,
+    runtime: str | None,
     as_json: bool,
     out: Path | None,
 ) -> None:
     """Caption pictures, or answer a question about them (--text).
 
-    MODEL is a name of the zoo or a saved model. PICTURES are files, folders, patterns, http(s) addresses, or - for
-    standard input. Pictures that cannot be read are reported, and the others are processed.
+    MODEL is a name of the zoo, a saved model, or an exported .tflite or .onnx file. PICTURES are files, folders,
+    patterns, http(s) addresses, or - for standard input. Pictures that cannot be read are reported, and the others are
+    processed.
 
     \b
     vtx predict cross_attn_captioner photo.png
     vtx predict runs/mine.keras holiday "*.jpg" --beams 4 --out holiday.html
+    vtx predict cross_attn_captioner holiday --runtime litert
     curl -s https://example.org/a.png | vtx predict cross_attn_captioner -
     """
     with reporting_errors():
-        with quiet():
-            from keras import ops
+        from vtx_keras.cli._runtime import runner as light_runner
+        from vtx_keras.cli._runtime import wanted
 
-            from vtx_keras import zoo
-            from vtx_keras.models._base import EAGER_IMAGES, eager_is_faster
-
-            ops.zeros(1)  # initialises the devices, which logs
-        network = zoo.named(model, weights)
         settings = {"prompt": prompt, "beams": beams, "max_length": max_length}
-        run = runner(network, model, question, settings)
-        inputs = sources(pictures, clips=len(network.image_shape) == 4, recursive=recursive)
-        first = list(islice(inputs, EAGER_IMAGES + 1))
-        network.run_eagerly = eager_is_faster(len(first))
-        rows = predictions(run, chain(first, inputs))
-        frames = network.image_shape[0] if len(network.image_shape) == 4 else 0
-        failed = _write(rows, out, model, frames) if out else _print(rows, as_json)
+        light = wanted(model, weights, settings, runtime)
+        if light:
+            run, shape = light_runner(light, question), light.shape
+            inputs = sources(pictures, clips=len(shape) == 4, recursive=recursive)
+        else:
+            run, shape, inputs = _by_keras(model, weights, question, settings, pictures, recursive)
+        rows = predictions(run, inputs)
+        failed = _write(rows, out, model, shape[0] if len(shape) == 4 else 0) if out else _print(rows, as_json)
     sys.exit(0 if not any(failed) else 2 if all(failed) else 1)
+
+
+def _by_keras(
+    model: str,
+    weights: str,
+    question: str | None,
+    settings: dict[str, Any],
+    pictures: tuple[str, ...],
+    recursive: bool,
+) -> tuple[Callable[[list], Iterable], tuple[int, ...], Iterator[Source]]:
+    """Return a model's runner, the shape of its pictures, and the pictures."""
+    with quiet():
+        from keras import ops
+
+        from vtx_keras import zoo
+        from vtx_keras.models._base import EAGER_IMAGES, eager_is_faster
+
+        ops.zeros(1)  # initialises the devices, which logs
+    network = zoo.named(model, weights)
+    run = runner(network, model, question, settings)
+    inputs = sources(pictures, clips=len(network.image_shape) == 4, recursive=recursive)
+    first = list(islice(inputs, EAGER_IMAGES + 1))
+    network.run_eagerly = eager_is_faster(len(first))
+    return run, network.image_shape, chain(first, inputs)
 
 
 def runner(network: Any, name: str, question: str | None, settings: dict[str, Any]) -> Callable[[list], Iterable]:
@@ -337,58 +364,3 @@ def _question() -> str:
     if sys.stdin.isatty():
         click.echo("> ", nl=False, err=True)
     return sys.stdin.readline()
-
-
-@click.command()
-@click.argument("model")
-@click.argument("picture", type=click.Path(path_type=Path))
-@click.option("--text", help="Question or candidate text; for a captioner, a caption to explain instead of its own.")
-@click.option("--word", "words", multiple=True, help="Draw only this word; repeatable.")
-@click.option(
-    "--method",
-    type=click.Choice(["attention", "gradcam"]),
-    help="How to compute maps [default: attention, if the fusion has it].",
-)
-@click.option("--block", help='Number of a fusion block, or "rollout" [default: the mean of all blocks].')
-@click.option("--target", help="Class that Grad-CAM explains [default: the most likely].")
-@click.option("--weights", default="default", help="A released tag, or a weights folder.", show_default=True)
-@click.option("-o", "--out", type=click.Path(path_type=Path), default="maps.png", show_default=True)
-def explain(
-    model: str,
-    picture: Path,
-    text: str | None,
-    words: tuple[str, ...],
-    method: str | None,
-    block: str | None,
-    target: str | None,
-    weights: str,
-    out: Path,
-) -> None:
-    """Draw attention or Grad-CAM maps of a picture, one per word.
-
-    MODEL is a name of the zoo or a saved model.
-
-    \b
-    vtx explain cross_attn_captioner photo.png --out maps.png
-    vtx explain runs/mine photo.png --text "what colour is the cat?" --word cat
-    """
-    if out.suffix.lower() != ".png":
-        raise click.BadParameter(f"{out}: expected a name that ends in .png", param_hint="--out")
-    with reporting_errors():
-        with quiet():
-            from keras import ops
-
-            from vtx_keras import zoo
-            from vtx_keras.explain._maps import attention
-            from vtx_keras.inputs import media
-
-            ops.zeros(1)  # initialises the devices, which logs
-        network = zoo.named(model, weights)
-        block_id = int(block) if block is not None and block.lstrip("-").isdigit() else block
-        try:
-            maps = attention(network, picture, text, method=method, block=block_id, target=target)
-        except media.BadItems as error:
-            raise ValueError(f"{picture}: {error.errors[0]}") from error
-        assert not isinstance(maps, list)  # it was one picture
-        path = maps.save(out, list(words) or None)
-    click.echo(f"{maps.said}\n{path}")

@@ -71,13 +71,16 @@ def search(
     by `metric` (by default the first of `METRICS` that the task has). The last step above the bound is returned; a
     target that the bound forbids is not reached, and the steps say so. A published image encoder stays frozen.
 
-    With `folder`, `model` (weights) and `compress.json` (the steps) are written there after each step.
+    With `folder`, `model` (weights, if a smaller one held) and `compress.json` (the steps) are written there after
+    each step.
     """
-    _check(target, keep, rounds, epochs)
+    _check(target, keep, rounds, epochs, folder)
     whole = checked(model)
     took = time.process_time()
     steps = [_measured(whole, "the model", validation, metric, limit, beams, took, bound=None)]
     say(str(steps[0]))
+    if folder is not None:
+        _keep(folder, None, steps)
     bound, goal = keep * steps[0].value, whole.count_params() / target
     best = current = whole
     with tempfile.TemporaryDirectory() as cache:
@@ -116,7 +119,9 @@ def search(
     return best, steps
 
 
-def _check(target: float, keep: float, rounds: int, epochs: int) -> None:
+def _check(target: float, keep: float, rounds: int, epochs: int, folder: str | os.PathLike | None) -> None:
+    if folder is not None and (Path(folder) / "compress.json").exists():
+        raise ValueError(f"{folder} holds another search: choose another folder")
     for what, fine, value, expected in (
         ("target", target > 1, target, "a number above 1, such as 2 for half of the parameters"),
         ("keep", 0 < keep <= 1, keep, "a share of the metric, such as 0.99"),

@@ -249,8 +249,15 @@ def describe(
         "gaps": text.GAPS,
         "join_rules": [list(rule) for rule in text.JOIN_RULES],
         "spelling": text.spelling_of(model.vocabulary),
+        **_rule(model),
         **({"noise": model.options["noise"]} if isinstance(model, Generator) else {}),
     }
+
+
+def _rule(model: VisionText) -> dict[str, Any]:
+    """Return how a published model cuts texts, without its tokenizer.json, which is a file of its own."""
+    rule = model.spec.get("rule")
+    return {"rule": {key: value for key, value in rule.items() if key != "json"}} if rule else {}
 
 
 def companion_files(model: VisionText, form: str, **settings: Any) -> dict[str, str]:

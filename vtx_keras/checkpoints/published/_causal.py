@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from vtx_keras._files import fetch, file_hash, whole
+from vtx_keras._files import cache, fetch, file_hash, whole
 from vtx_keras.checkpoints._folder import CONFIG, BadWeights
 from vtx_keras.checkpoints._folder import digest as _digest
 from vtx_keras.checkpoints.published import _gguf, _names, _tensors
@@ -23,7 +23,6 @@ from vtx_keras.checkpoints.published import _hub as hub
 from vtx_keras.checkpoints.published import _said as said
 from vtx_keras.checkpoints.published._build import check_layout, folder_of, say_aside
 from vtx_keras.checkpoints.published._catalogue import DECODERS
-from vtx_keras.checkpoints.published._encoders import cache
 from vtx_keras.checkpoints.published._names import Source, conv1d, side_by_side, tensor, thirds
 from vtx_keras.checkpoints.published._said import Order, Said
 from vtx_keras.inputs.text import Vocabulary

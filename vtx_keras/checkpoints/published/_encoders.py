@@ -25,7 +25,7 @@ import keras
 import numpy as np
 
 from vtx_keras import _files as archives
-from vtx_keras._files import Archive, file_hash, new_folder, version_of
+from vtx_keras._files import Archive, cache, file_hash, new_folder, version_of
 from vtx_keras.checkpoints._folder import (
     CONFIG,
     VOCABULARY,
@@ -311,15 +311,6 @@ def find(name: str, folder: str | os.PathLike | None = None) -> Path:
     if not files:
         raise BadWeights(f"the weights of {name} are not here. {_advice(name)}")
     return _write(name, files, cache() / name)
-
-
-def cache() -> Path:
-    """Return the folder of converted encoders: $VTX_KERAS_CACHE, else ~/.cache/vtx_keras/encoders.
-
-    >>> cache().is_absolute()
-    True
-    """
-    return Path(os.environ.get("VTX_KERAS_CACHE") or "~/.cache/vtx_keras/encoders").expanduser().absolute()
 
 
 def _advice(name: str) -> str:

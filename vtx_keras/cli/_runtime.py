@@ -1,0 +1,238 @@
+"""Exported files for vtx predict: LiteRT and ONNX start in a fraction of the time that TensorFlow and Keras take.
+
+Nothing here imports either, unless a file is made. Pictures and texts are prepared by the code that models use.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import threading
+import time
+import zipfile
+from collections.abc import Callable, Iterable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import click
+import numpy as np
+
+from vtx_keras._files import cache, file_hash, version_of
+from vtx_keras.cli._console import quiet
+from vtx_keras.inputs import media
+from vtx_keras.inputs.text import Vocabulary
+
+SUFFIXES = {".tflite": "litert", ".onnx": "onnx"}
+ENDS = {kind: suffix for suffix, kind in SUFFIXES.items()}
+
+
+class Light(NamedTuple):
+    """An exported model: its description (model.json), its words, and what makes a runner for one thread."""
+
+    path: Path
+    about: dict[str, Any]
+    vocabulary: Vocabulary
+    load: Callable[[], Callable[[dict], dict]]
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        return tuple(self.about["image_shape"])
+
+
+def wanted(model: str, weights: str, settings: dict[str, Any], runtime: str | None) -> Light | None:
+    """Return the exported file that answers, or None where Keras does.
+
+    A file that is named answers. Of other models, a file that was made before answers, or one that is made now if
+    `runtime` asks for it.
+    """
+    kind = SUFFIXES.get(Path(model).suffix.lower())
+    if kind:
+        if runtime not in (None, kind):
+            raise ValueError(f"--runtime {runtime}: {model} is a file for {kind}")
+        if weights != "default":
+            raise ValueError(f"{model} is an exported file, with weights of its own: leave out --weights {weights}")
+        light = opened(Path(model))
+        _check_settings(light, settings)
+        return light
+    if runtime == "keras":
+        return None
+    for each in [runtime] if runtime else SUFFIXES.values():
+        path = _place(model, weights, settings, each)
+        if path is not None and path.is_file():
+            click.echo(f"vtx: by {each}, from a file made before (--runtime keras: by Keras)", err=True)
+            return opened(path)
+    if runtime is None:
+        return None
+    path = _place(model, weights, settings, runtime)
+    if path is None:
+        raise ValueError(f"--runtime {runtime}: of {model} no file is kept: vtx export it, and name the file")
+    return opened(_made(model, weights, settings, runtime, path))
+
+
+def opened(path: Path) -> Light:
+    """Open an exported file with what describes it: at the end of a .tflite, beside an .onnx.
+
+    >>> opened(Path("nowhere.tflite"))
+    Traceback (most recent call last):
+    FileNotFoundError: nowhere.tflite does not exist
+    """
+    if not path.is_file():
+        raise FileNotFoundError(f"{path} does not exist")
+    names = ("model.json", "vocabulary.txt")
+    try:
+        if path.suffix.lower() == ".tflite":
+            with zipfile.ZipFile(path) as archive:
+                about, pieces = (archive.read(name).decode("utf-8") for name in names)
+        else:
+            about, pieces = (path.with_name(name).read_text("utf-8") for name in names)
+        description, vocabulary = json.loads(about), pieces.removesuffix("\n").split("\n")
+        if len(vocabulary) != description["pieces"]:
+            raise ValueError(f"its vocabulary has {len(vocabulary)} pieces, expected {description['pieces']}")
+    except (OSError, KeyError, ValueError, zipfile.BadZipFile) as error:
+        raise ValueError(f"{path} is no complete exported model ({error}): export it again") from error
+    rule = description.get("rule")
+    if description["spelling"] or (rule or {}).get("kind") == "tokenizers":
+        raise ValueError(f"{path} has a published tokenizer: run it with export/mobile/run.py or export/onnx/run.py")
+    if description["form"] != "one" and description["task"] == "captioner":
+        raise ValueError(f"{path} is of form {description['form']}: expected a file of form one")
+    if description["task"] == "generator":
+        raise ValueError(f"{path} reads no pictures, but draws them: run it with export/mobile/run.py")
+    load = {"litert": _litert, "onnx": _onnx}[SUFFIXES[path.suffix.lower()]]
+    return Light(path, description, Vocabulary(vocabulary, rule=rule), lambda: load(path))
+
+
+def runner(light: Light, question: str | None) -> Callable[[list], Iterable]:
+    """Return a function from pictures to the model's result for each; a core looks at one picture at a time."""
+    about, task = light.about, light.about["task"]
+    if task == "captioner" and question is not None:
+        raise ValueError(f"{light.path} writes captions: --text is for models that read a text; use --prompt")
+    if task != "captioner" and question is None:
+        raise ValueError(f"{light.path} reads a text beside the picture: give it with --text")
+    texts = {}
+    if question is not None:
+        how = {"start": True, "end": light.vocabulary.ends, "allow_empty": about["allow_empty"]}
+        texts["tokens"] = light.vocabulary.encode([question], about["max_length"], **how)
+    own, loading = threading.local(), threading.Lock()
+
+    def one(picture: Any) -> tuple[Any, str]:
+        if not hasattr(own, "run"):
+            with loading, quiet():
+                own.run = light.load()  # each thread has its own: an interpreter is not shared
+        try:
+            image = media.prepare(picture, light.shape, about["resize"])
+        except (media.BadPicture, OSError) as error:
+            return None, str(error)
+        pixels = np.rint(np.asarray(image, "float32")).astype("uint8")[None]
+        return said(own.run({"image": pixels, **texts}), light), ""
+
+    pool = ThreadPoolExecutor(os.cpu_count() or 1)
+
+    def run(pictures: list) -> list:
+        rows = list(pool.map(one, pictures))
+        errors = {index: error for index, (_, error) in enumerate(rows) if error}
+        good = [index for index in range(len(rows)) if index not in errors]
+        return media.settle([rows[index][0] for index in good], good, errors, len(rows), "raise")
+
+    return run
+
+
+def said(outputs: dict[str, np.ndarray], light: Light) -> Any:
+    """Return a file's outputs for one picture as the model's own method does: words, labels or a number."""
+    about = light.about
+    if "ids" in outputs:
+        return light.vocabulary.decode(outputs["ids"])[0]
+    if "image_embedding" in outputs:
+        return outputs["image_embedding"] @ outputs["text_embedding"].T[:, 0]
+    logits = outputs["logits"][0].astype("float64")
+    if about["task"] == "matcher":
+        return 1 / (1 + np.exp(-logits))
+    if about["multi_label"]:
+        return [label for label, logit in zip(about["labels"], logits, strict=True) if logit > 0]
+    return about["labels"][int(np.argmax(logits))]
+
+
+def _litert(path: Path) -> Callable[[dict], dict]:
+    try:
+        from ai_edge_litert.interpreter import Interpreter
+    except ImportError as error:
+        raise ImportError("a .tflite file is run by LiteRT: pip install ai-edge-litert") from error
+    interpreter = Interpreter(model_path=str(path), num_threads=1)
+    runs = {name: interpreter.get_signature_runner(name) for name in interpreter.get_signature_list()}
+    if "text" not in runs:
+        return lambda inputs: _copied(runs["serving_default"](**inputs))
+    return lambda inputs: {
+        **_copied(runs["image"](image=inputs["image"])),
+        **_copied(runs["text"](tokens=inputs["tokens"])),
+    }
+
+
+def _copied(outputs: dict) -> dict:
+    return {name: np.array(value) for name, value in outputs.items()}  # the next run overwrites them
+
+
+def _onnx(path: Path) -> Callable[[dict], dict]:
+    os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
+    try:
+        import onnxruntime
+    except ImportError as error:
+        raise ImportError("an .onnx file is run by onnxruntime: pip install onnxruntime") from error
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = options.inter_op_num_threads = 1
+    session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+    names = [one.name for one in session.get_outputs()]
+    return lambda inputs: dict(zip(names, session.run(None, inputs), strict=True))
+
+
+def _check_settings(light: Light, settings: dict[str, Any]) -> None:
+    """Raise ValueError for what is fixed in a file and was asked otherwise."""
+    about = light.about
+    has = {"prompt": about["prompt"] or None, "beams": about["beams"], "max_length": about["max_length"]}
+    usual = {"prompt": None, "beams": 1, "max_length": None}
+    for name, value in settings.items():
+        if value != usual[name] and value != has[name]:
+            raise ValueError(
+                f"--{name.replace('_', '-')} {value}: {light.path} was exported with {has[name]}, which is fixed in it"
+            )
+
+
+# --- files that are kept
+
+
+def _place(model: str, weights: str, settings: dict[str, Any], kind: str) -> Path | None:
+    """Return where the file of a model is kept, by the hash of its weights and of what is fixed in the file."""
+    from vtx_keras.checkpoints._folder import CONFIG, BadWeights, find, recovered
+    from vtx_keras.models.options import MODELS
+
+    path = recovered(Path(model))
+    if model in MODELS:
+        try:
+            path = find(model, weights, MODELS[model].default) / CONFIG
+        except (BadWeights, TypeError):
+            return None
+    elif path.is_dir():
+        path = path / CONFIG if (path / CONFIG).is_file() else path / "best" / CONFIG
+    if not path.is_file():
+        return None
+    about = json.dumps([file_hash(path), settings, version_of("vtx_keras")], sort_keys=True)
+    name = Path(model).name
+    return cache() / "files" / f"{name}-{hashlib.sha256(about.encode()).hexdigest()[:16]}" / f"model{ENDS[kind]}"
+
+
+def _made(model: str, weights: str, settings: dict[str, Any], kind: str, path: Path) -> Path:
+    """Export a model to where its file is kept."""
+    from vtx_keras import export, zoo
+
+    start = time.monotonic()
+    click.echo(f"vtx: makes a file for {kind}, once; it then starts at once", err=True)
+    with quiet():
+        network = zoo.named(model, weights)
+    how = {} if settings == {"prompt": None, "beams": 1, "max_length": None} else settings
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with quiet():
+        {"litert": export.litert, "onnx": export.onnx}[kind](network, path, **how)
+    if not path.is_file():
+        raise ValueError(f"--runtime {kind}: a {network.name} becomes two files; --runtime litert makes one")
+    click.echo(f"vtx: made in {time.monotonic() - start:.0f} s", err=True)
+    return path
