@@ -182,6 +182,67 @@ def drawing() -> str:
 
 
 DRAWING = {"drawing": drawing}
+
+
+def _compressed(part: str) -> tuple[list[dict], str]:
+    path = RESULTS / "compress.json"
+    report = json.loads(path.read_text()) if path.is_file() else {"rows": [], "hardware": ""}
+    return [row for row in report["rows"] if row["part"] == part], report["hardware"]
+
+
+def alone() -> str:
+    """Return the table of single ways to a smaller model."""
+    rows, hardware = _compressed("alone")
+    if not rows:
+        return "Not measured yet: `python benchmarks/compress.py alone` does it."
+    lines = [[row["model"], f"{row['parameters'] / 1e6:.2f} M", _interval(row)] for row in rows]
+    about = f"{rows[0]['rows']:,} pictures of Flickr8k's validation split, greedy, {hardware}."
+    return f"{cards.table(['', 'parameters', 'CIDEr'], lines)}\n\n{about}"
+
+
+def together() -> str:
+    """Return the tables of the search: its steps, the result on the test split, and what exported files cost."""
+    rows, _ = _compressed("search")
+    if not rows:
+        return "Not measured yet: `python benchmarks/compress.py together` does it."
+    steps = [
+        [row["model"].partition(": ")[2], f"{row['parameters'] / 1e6:.2f} M", _interval(row),
+         "yes" if row["kept"] else "no", f"{row['cpu_minutes']:.0f}"]
+        for row in rows
+    ]  # fmt: skip
+    held = [[row["model"], f"{row['parameters'] / 1e6:.2f} M", _interval(row)] for row in _compressed("test")[0]]
+    files = [
+        [row["model"], f"{row['megabytes']:.1f}", f"{row['ms']:.1f}", f"{row['identical']}/{row['of']}"]
+        for row in _compressed("files")[0]
+    ]
+    parts = [
+        cards.table(["step", "parameters", "CIDEr, validation", "held", "CPU minutes"], steps),
+        cards.table(["official test split", "parameters", "CIDEr"], held),
+        cards.table(["file", "MB", "ms per picture, one thread", "identical to its model"], files),
+    ]
+    return "\n\n".join(parts)
+
+
+def _interval(row: dict) -> str:
+    return f"{row['cider']:.3f} [{row['low']:.3f}, {row['high']:.3f}]"
+
+
+def starting() -> str:
+    """Return what vtx predict takes, by runtime."""
+    path = RESULTS / "start.json"
+    if not path.is_file():
+        return "Not measured yet: `python benchmarks/start.py` does it."
+    report = json.loads(path.read_text())
+    rows = [
+        [row["what"], row["runtime"], f"{row['seconds']:.2f}", f"{row['cpu_seconds']:.2f}",
+         f"{row['peak_megabytes']:.0f}", "yes" if row["same_words"] else "no"]
+        for row in report["rows"]
+    ]  # fmt: skip
+    head = ["", "runtime", "seconds", "CPU seconds", "peak MB", "same words"]
+    return f"{cards.table(head, rows)}\n\n{report['hardware']} (`{report['command']}`)."
+
+
+COMPRESS = {"alone": alone, "together": together, "start": starting}
 SYSTEMS = systems.TABLES
 
 
@@ -199,6 +260,7 @@ if __name__ == "__main__":
     readme = ROOT / "README.md"
     readme.write_text(filled(readme.read_text(encoding="utf-8")), encoding="utf-8")
     guides = {"checkpoints": CHECKPOINTS, "language": LANGUAGE, "drawing": DRAWING, "systems": SYSTEMS}
+    guides["compress"] = COMPRESS
     for name, tables in guides.items():
         guide = ROOT / "docs" / f"{name}.md"
         guide.write_text(filled(guide.read_text(encoding="utf-8"), tables), encoding="utf-8")

@@ -1,10 +1,16 @@
 """Pruned, split and taught models: smaller, near the whole one, ordinary models in every other way."""
 
+import json
+
 import keras
 import numpy as np
 import pytest
+import toys
+from PIL import Image
 
 from vtx_keras import compress, data, zoo
+
+needs_tensorflow = pytest.mark.skipif(keras.backend.backend() != "tensorflow", reason="examples are read by tf.data")
 
 SHAPE = (32, 32, 3)
 TEXTS = ["a cat on a mat", "a dog", "two birds", "a tree", "a red car", "a cat", "three dogs run", "a bird"]
@@ -34,9 +40,7 @@ def said(model, given):
     ("name", "by"),
     [
         ("cross_attn_captioner", "neurons"),
-        ("cross_attn_captioner", "heads"),
         ("cross_attn_captioner", "blocks"),
-        ("concat_mlp_vqa", "neurons"),
         ("co_attn_vqa", "heads"),
         ("merged_attn_matcher", ("neurons", "heads")),
         ("gated_video_captioner", "neurons"),
@@ -202,3 +206,60 @@ def test_published_weights_do_not_fit_smaller_shapes():
     shapes = {"image_encoder/block_1": {"channels": 8}}
     with pytest.raises(ValueError, match="do not fit smaller shapes"):
         zoo.build("gated_captioner", weights="encoders", image_encoder="mobilenet_v2", shapes=shapes)
+
+
+# --- the search
+
+
+def table_of(folder, count=12):
+    """Write pictures and a CSV with their captions, and return its path."""
+    draws = np.random.default_rng(0)
+    lines = ["image,caption"]
+    for number in range(count):
+        pixels = draws.integers(0, 255, (40, 40, 3)).astype("uint8")
+        Image.fromarray(pixels).save(folder / f"{number}.png")
+        lines.append(f"{number}.png,{TEXTS[number % len(TEXTS)]}")
+    (folder / "table.csv").write_text("\n".join(lines) + "\n", "utf-8")
+    return folder / "table.csv"
+
+
+@needs_tensorflow
+def test_the_command_makes_a_smaller_model_and_says_what_it_costs(tmp_path):
+    model = made("gated_captioner", dim=32, depth=1, vision_depth=1)
+    zoo.save(model, tmp_path / "mine")
+    table = table_of(tmp_path)
+    given = ["compress", tmp_path / "mine", "--data", table, "--validation", table, "--target", "1.3x", "--rounds", 1]
+    run = toys.vtx(
+        *given, "--epochs", 1, "--keep", 0.001, "--metric", "word_f1", "--out", tmp_path / "out", "--to", "litert"
+    )
+    assert run.exit_code == 0, run.stderr
+    record = json.loads((tmp_path / "out" / "compress.json").read_text("utf-8"))
+    whole, *steps = record["steps"]
+    smaller = zoo.load(tmp_path / "out" / "model") if any(step["kept"] for step in steps) else model
+    assert whole["parameters"] == model.count_params()
+    assert smaller.count_params() < model.count_params()
+    assert [file["file"] for file in record["files"]] == ["litert float32"] * 2 + ["litert int8"] * 2
+    assert record["files"][1]["megabytes"] < record["files"][0]["megabytes"]
+    again = toys.vtx(*given, "--out", tmp_path / "out")
+    assert (again.exit_code, "holds another search" in again.stderr) == (2, True)
+    wrong = toys.vtx("compress", tmp_path / "mine", "--data", table, "--target", "half")
+    assert (wrong.exit_code, "such as 2x" in wrong.stderr) == (2, True)
+
+
+@needs_tensorflow
+def test_a_search_goes_behind_frozen_encoders_and_stops_at_the_bound(tmp_path):
+    options = {"image_encoder": "mobilenet_v2", "image_shape": (64, 64, 3), "dim": 32, "depth": 1, "concepts": 3}
+    keras.utils.set_random_seed(0)
+    model = zoo.build("cross_attn_captioner", weights=None, **options)
+    examples = data.from_csv(table_of(tmp_path))
+    said: list[str] = []
+    smaller, steps = compress.search(
+        model, examples, examples, target=1.5, rounds=1, epochs=1, keep=0.001, metric="word_f1", say=said.append
+    )
+    assert "concept head split" in steps[1].how
+    assert "channels" in steps[1].how
+    assert (smaller is model) == (not any(step.kept for step in steps[1:]))
+    if smaller is model:
+        assert "the target of 1.5 x was not reached" in said[-1]
+    with pytest.raises(ValueError, match="metric='perfection'"):
+        compress.search(model, examples, examples, metric="perfection", say=said.append)

@@ -65,7 +65,7 @@ def distil(
         PacedAdam(rate, **clipping(taught.trainable_variables, 1.0)),
         loss=Distilled(task, weight, temperature, len(features)),
     )
-    taught.fit(data, epochs=epochs, **fit)
+    taught.fit(data, epochs=epochs, **{"shuffle": False, **fit})  # batches come in an order of their own
     return student
 
 

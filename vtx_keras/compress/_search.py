@@ -6,6 +6,7 @@ import json
 import os
 import tempfile
 import time
+import warnings
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -175,7 +176,8 @@ def _some(data: Any, model: VisionText, batch_size: int) -> Any:
     """Return batches of a few examples, as the model meets them in use."""
     from vtx_keras.data import batches
 
-    return batches(data.take(MOST_EXAMPLES), model, batch_size=batch_size, unknown="drop")
+    with warnings.catch_warnings(action="ignore"):  # of texts that are cut, which training says
+        return batches(data.take(MOST_EXAMPLES), model, batch_size=batch_size, unknown="drop")
 
 
 def _freeze_published(model: VisionText) -> None:
