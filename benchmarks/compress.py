@@ -42,7 +42,7 @@ def main() -> None:
     parser.add_argument("parts", nargs="+", choices=("alone", "together"))
     parser.add_argument("--target", type=float, default=2.0)
     parser.add_argument("--keep", type=float, default=0.95)
-    parser.add_argument("--epochs", type=int, default=3)
+    parser.add_argument("--epochs", type=int, default=12)
     parser.add_argument("--folder", type=Path, default=Path("runs/compress"))
     args = parser.parse_args()
     path = RESULTS / "compress.json"

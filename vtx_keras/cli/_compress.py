@@ -27,7 +27,7 @@ from vtx_keras.cli._console import quiet, reporting_errors, show_rows
     "--keep", type=click.FloatRange(0, 1, min_open=True), default=0.99, show_default=True, help="Share of the metric."
 )
 @click.option("--rounds", type=click.IntRange(1), default=3, show_default=True, help="Steps to the target.")
-@click.option("--epochs", type=click.IntRange(1), help="Epochs that each step is trained back [default: 2].")
+@click.option("--epochs", type=click.IntRange(1), help="Epochs that each step is trained back [default: 5].")
 @click.option("--metric", help="What to keep [default: cider, accuracy …, by the task].")
 @click.option(
     "--limit", type=click.IntRange(1), default=500, show_default=True, help="Rows that a step is measured on."

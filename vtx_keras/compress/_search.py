@@ -54,7 +54,7 @@ def search(
     target: float = 2.0,
     keep: float = 0.99,
     rounds: int = 3,
-    epochs: int = 2,
+    epochs: int = 5,
     metric: str | None = None,
     limit: int | None = 500,
     beams: int = 1,
@@ -67,7 +67,7 @@ def search(
     """Return a model with 1/`target` of the parameters, or as near as `keep` times its metric allows, and all steps.
 
     In `rounds` equal steps, neurons, heads and channels go (`prune`), and the rest learns from the whole model on the
-    examples `data` for some `epochs` (`distil`). A concept head is split first, and where pruning ends above the
+    examples `data` for some `epochs` (`distil`); a step that fails is tried once more, half as far. A concept head is split first, and where pruning ends above the
     target, the matrices of blocks are split last (`factor`). Each step is measured on `limit` examples of `validation`
     by `metric` (by default the first of `METRICS` that the task has). The last step above the bound is returned; a
     target that the bound forbids is not reached, and the steps say so. A published image encoder stays frozen.
@@ -83,7 +83,7 @@ def search(
     if folder is not None:
         _keep(folder, None, steps)
     bound, goal = keep * steps[0].value, whole.count_params() / target
-    best = current = whole
+    best = whole
     with tempfile.TemporaryDirectory() as cache:
 
         def trained_back(smaller: VisionText, seed: int) -> VisionText:
@@ -103,12 +103,18 @@ def search(
                 _keep(folder, smaller if steps[-1].kept else None, steps)
             return steps[-1].kept
 
-        for number in range(rounds):
-            want = whole.count_params() / target ** ((number + 1) / rounds)
-            smaller, done = _pruned(current, want, lambda model: _some(data, model, batch_size))
-            if not done or not tried(smaller, f"pruned ({done})"):
+        ratio, failed = target ** (1 / rounds), False
+        while best.count_params() > goal * 1.02:
+            want = max(goal, best.count_params() / ratio)
+            smaller, done = _pruned(best, want, lambda model: _some(data, model, batch_size))
+            if smaller.count_params() >= best.count_params():
                 break
-            best = current = smaller
+            if tried(smaller, f"pruned ({done})"):
+                best = smaller
+            elif failed:
+                break
+            else:
+                failed, ratio = True, ratio**0.5
         if best.count_params() > goal * 1.02:
             batches = _some(data, best, batch_size)
             smaller = factor(best, energy=0.95, data=batches)
