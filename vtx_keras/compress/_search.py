@@ -67,10 +67,11 @@ def search(
     """Return a model with 1/`target` of the parameters, or as near as `keep` times its metric allows, and all steps.
 
     In `rounds` equal steps, neurons, heads and channels go (`prune`), and the rest learns from the whole model on the
-    examples `data` for some `epochs` (`distil`); a step that fails is tried once more, half as far. A concept head is split first, and where pruning ends above the
-    target, the matrices of blocks are split last (`factor`). Each step is measured on `limit` examples of `validation`
-    by `metric` (by default the first of `METRICS` that the task has). The last step above the bound is returned; a
-    target that the bound forbids is not reached, and the steps say so. A published image encoder stays frozen.
+    examples `data` for some `epochs` (`distil`); a step that fails is tried once more, half as far. A concept head is
+    split first, and where pruning ends above the target, the matrices of blocks are split last (`factor`). Each step is
+    measured on `limit` examples of `validation` by `metric` (by default the first of `METRICS` that the task has). The
+    last step above the bound is returned; a target that the bound forbids is not reached, and the steps say so. A
+    published image encoder stays frozen.
 
     With `folder`, `model` (weights, if a smaller one held) and `compress.json` (the steps) are written there after
     each step.
