@@ -208,6 +208,19 @@ def test_published_weights_do_not_fit_smaller_shapes():
         zoo.build("gated_captioner", weights="encoders", image_encoder="mobilenet_v2", shapes=shapes)
 
 
+def test_flops_are_those_of_the_published_vit_and_fewer_after_pruning():
+    model = zoo.build("cross_attn_captioner", weights=None, size="base")  # its encoder is ViT-S/16: 4.6 G products
+    counts = compress.flops(model)
+    assert 9.0e9 < counts["encode"] < 9.3e9
+    step = 2 * 6 * (12 * 384**2 + 2 * 384**2 + 2 * 384 * 196 + 2 * 384 * 31) + 2 * 384 * len(model.vocabulary)
+    assert abs(counts["word"] / step - 1) < 0.1
+    small = made("cross_attn_captioner")
+    fewer = compress.flops(compress.prune(small, 0.5, by="neurons", data=batches(small)))
+    assert all(fewer[part] < count for part, count in compress.flops(small).items())
+    with pytest.raises(TypeError, match="that sees"):
+        compress.flops("model")
+
+
 # --- the search
 
 

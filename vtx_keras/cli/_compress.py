@@ -83,7 +83,9 @@ def compress(model: str, name: str, formats: str, target: str, as_json: bool, ou
     if as_json:
         click.echo(json.dumps(record, indent=1))
         return
-    show_rows(("step", "M parameters", steps[0].metric, "95 % interval", "CPU min"), [_row(step) for step in steps])
+    show_rows(
+        ("step", "M parameters", "GFLOP", steps[0].metric, "95 % interval", "CPU min"), [_row(step) for step in steps]
+    )
     if files:
         click.echo()
         show_rows(("model", "file", "identical", "MB", "ms"), [tuple(map(str, file.values())) for file in files])
@@ -101,7 +103,8 @@ def _free(folder: Path) -> Path:
 def _row(step: Any) -> tuple[str, ...]:
     interval = "" if step.low is None else f"{step.low:.3f} to {step.high:.3f}"
     held = "" if step.kept else ", below the bound"
-    return (step.how + held, f"{step.parameters / 1e6:.2f}", f"{step.value:.3f}", interval, f"{step.cpu_minutes:.1f}")
+    size = (f"{step.parameters / 1e6:.2f}", f"{step.gigaflops:.2f}")
+    return (step.how + held, *size, f"{step.value:.3f}", interval, f"{step.cpu_minutes:.1f}")
 
 
 def _files(models: dict[str, Any], formats: list[str]) -> list[dict[str, Any]]:

@@ -15,6 +15,7 @@ _MODULE_OF = {
     "factor": "_prune",
     "distil": "_distil",
     "together": "_distil",
+    "flops": "_cost",
     "search": "_search",
     "Step": "_search",
 }

@@ -16,6 +16,7 @@ import keras
 
 from vtx_keras._files import write
 from vtx_keras.checkpoints import save
+from vtx_keras.compress._cost import flops
 from vtx_keras.compress._distil import distil
 from vtx_keras.compress._prune import BY, checked, factor, prune
 from vtx_keras.compress._units import MOST_EXAMPLES, groups_of
@@ -32,6 +33,7 @@ class Step:
 
     how: str
     parameters: int
+    gigaflops: float  # of one picture and a text of full length
     metric: str
     value: float
     low: float | None
@@ -42,7 +44,7 @@ class Step:
     def __str__(self) -> str:
         interval = "" if self.low is None else f" [{self.low:.3f}, {self.high:.3f}]"
         held = "" if self.kept else ", below the bound"
-        size = f"{self.parameters / 1e6:.2f} M parameters"
+        size = f"{self.parameters / 1e6:.2f} M parameters, {self.gigaflops:.2f} GFLOP"
         return f"{self.how}: {size}, {self.metric} {self.value:.3f}{interval}{held}, {self.cpu_minutes:.1f} CPU min"
 
 
@@ -160,7 +162,10 @@ def _measured(
     figure, minutes = figures[name], (time.process_time() - took) / 60
     value = float(figure["value"] or 0.0)
     held = bound is None or value >= bound
-    return Step(how, model.count_params(), name, value, figure["low"], figure["high"], round(minutes, 2), held)
+    counts = flops(model)
+    size = {"parameters": model.count_params(), "gigaflops": round((counts["encode"] + counts["text"]) / 1e9, 4)}
+    interval = {"low": figure["low"], "high": figure["high"]}
+    return Step(how, **size, metric=name, value=value, **interval, cpu_minutes=round(minutes, 2), kept=held)
 
 
 def _pruned(model: VisionText, want: float, some: Callable[[VisionText], Any]) -> tuple[VisionText, str]:

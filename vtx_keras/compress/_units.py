@@ -148,12 +148,12 @@ def inputs_of(data: Iterable) -> Iterator[dict]:
 
 
 @contextlib.contextmanager
-def watched(layers: Iterable[keras.layers.Layer], seen: Callable[..., None]) -> Iterator[None]:
-    """Call `seen(layer, output, *inputs)` for every call of these layers inside the `with` block."""
+def watched(layers: Iterable[keras.layers.Layer], seen: Callable[..., None], method: str = "call") -> Iterator[None]:
+    """Call `seen(layer, output, *inputs)` for every call of a method of these layers inside the `with` block."""
     layers = list(layers)
 
     def watching(layer: keras.layers.Layer) -> Callable:
-        call = layer.call
+        call = getattr(layer, method)
 
         def and_tell(*args: Any, **kwargs: Any) -> Any:
             output = call(*args, **kwargs)
@@ -163,12 +163,12 @@ def watched(layers: Iterable[keras.layers.Layer], seen: Callable[..., None]) -> 
         return and_tell
 
     for layer in layers:
-        layer.call = watching(layer)
+        setattr(layer, method, watching(layer))
     try:
         yield
     finally:
         for layer in layers:
-            del layer.call
+            delattr(layer, method)
 
 
 def grams(model: VisionText, layers: Iterable[keras.layers.Layer], data: Iterable) -> dict[int, np.ndarray]:
