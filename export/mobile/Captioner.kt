@@ -1,17 +1,11 @@
 // Caption an image on Android with a captioner's .tflite of form `one`.
-// Does the same as run.py. Gradle: com.google.ai.edge.litert:litert (1.x, whose interpreter keeps its old package name)
+// Does the same as run.py; needs Pixels.kt beside it.
+// Gradle: com.google.ai.edge.litert:litert (1.x, whose interpreter keeps its old package name)
 
 import android.graphics.Bitmap
-import android.graphics.Canvas
-import android.graphics.Color
-import android.graphics.Paint
-import android.graphics.Rect
 import java.io.File
 import java.nio.ByteBuffer
 import java.util.zip.ZipFile
-import kotlin.math.max
-import kotlin.math.min
-import kotlin.math.roundToInt
 import org.json.JSONObject
 import org.tensorflow.lite.Interpreter
 
@@ -38,22 +32,14 @@ class Captioner(file: File) : AutoCloseable {
         return words(ids[0])
     }
 
-    /** The image at the model's size as RGB bytes: aspect ratio kept, white borders. */
+    /** The image at the model's size as RGB bytes. */
     private fun pixels(image: Bitmap): ByteBuffer {
         val shape = about.getJSONArray("image_shape")
-        val (height, width) = shape.getInt(0) to shape.getInt(1)
-        val scale = min(width.toDouble() / image.width, height.toDouble() / image.height)
-        val (w, h) = max(1, (image.width * scale).roundToInt()) to max(1, (image.height * scale).roundToInt())
-        val padded = Bitmap.createBitmap(width, height, Bitmap.Config.ARGB_8888)
-        Canvas(padded).apply {
-            drawColor(Color.WHITE)
-            val (left, top) = (width - w) / 2 to (height - h) / 2
-            drawBitmap(image, null, Rect(left, top, left + w, top + h), Paint(Paint.FILTER_BITMAP_FLAG))
-        }
-        val colours = IntArray(width * height).also { padded.getPixels(it, 0, width, 0, 0, width, height) }
-        val bytes = ByteBuffer.allocateDirect(colours.size * 3)
-        for (colour in colours) for (shift in intArrayOf(16, 8, 0)) bytes.put((colour shr shift).toByte())
-        return bytes.also { it.rewind() }
+        val colours = IntArray(image.width * image.height)
+        image.getPixels(colours, 0, image.width, 0, 0, image.width, image.height)
+        val resize = about.getString("resize")
+        val bytes = fitted(colours, image.width, image.height, shape.getInt(1), shape.getInt(0), resize)
+        return ByteBuffer.allocateDirect(bytes.size).put(bytes).also { it.rewind() }
     }
 
     /** The ids before the first end or padding, as a text. */
