@@ -42,16 +42,19 @@ def main() -> None:
     parser.add_argument("parts", nargs="+", choices=("alone", "together"))
     parser.add_argument("--target", type=float, default=2.0)
     parser.add_argument("--keep", type=float, default=0.95)
-    parser.add_argument("--epochs", type=int, default=12)
+    parser.add_argument("--epochs", type=int, default=8)
     parser.add_argument("--folder", type=Path, default=Path("runs/compress"))
     args = parser.parse_args()
     path = RESULTS / "compress.json"
     rows = json.loads(path.read_text())["rows"] if path.exists() else []
     for part in args.parts:
+        made = {"alone"} if part == "alone" else {"search", "test", "files"}
+        rows = [row for row in rows if row["part"] not in made]  # of an earlier run
+        options = "" if part == "alone" else f" --target {args.target} --keep {args.keep} --epochs {args.epochs}"
+        command = f"python benchmarks/compress.py {part}{options}"
         for row in {"alone": alone, "together": together}[part](args):
-            rows = [old for old in rows if (old["part"], old["model"]) != (row["part"], row["model"])] + [row]
-            command = f"python benchmarks/compress.py alone together --keep {args.keep} --epochs {args.epochs}"
-            store("compress", rows, hardware=f"{processor()}, two cores", command=command)
+            rows.append({**row, "command": command})
+            store("compress", rows, hardware=f"{processor()}, two cores", command="see each row")
 
 
 def alone(args: argparse.Namespace):
@@ -108,7 +111,8 @@ def together(args: argparse.Namespace):
         folder=args.folder / f"{args.target}-{args.keep}-{args.epochs}",
     )
     for number, step in enumerate(steps):
-        yield {"part": "search", "model": f"{number}: {step.how}", "parameters": step.parameters, "cider": step.value,
+        yield {"part": "search", "model": f"{number}: {step.how}", "parameters": step.parameters,
+               "gigaflops": step.gigaflops, "cider": step.value,
                "low": step.low, "high": step.high, "cpu_minutes": step.cpu_minutes, "kept": step.kept}  # fmt: skip
     for name, network in (("whole", model), ("smaller", smaller)):
         yield {"part": "test", "model": name, **measured(network, "test", beams=1)}

@@ -206,7 +206,7 @@ def together() -> str:
     if not rows:
         return "Not measured yet: `python benchmarks/compress.py together` does it."
     steps = [
-        [row["model"].partition(": ")[2], f"{row['parameters'] / 1e6:.2f} M", _interval(row),
+        [row["model"].partition(": ")[2], f"{row['parameters'] / 1e6:.2f} M", f"{row['gigaflops']:.2f}", _interval(row),
          "yes" if row["kept"] else "no", f"{row['cpu_minutes']:.0f}"]
         for row in rows
     ]  # fmt: skip
@@ -216,10 +216,11 @@ def together() -> str:
         for row in _compressed("files")[0]
     ]
     parts = [
-        cards.table(["step", "parameters", "CIDEr, validation", "held", "CPU minutes"], steps),
+        cards.table(["step", "parameters", "GFLOP", "CIDEr, validation", "held", "CPU minutes"], steps),
         cards.table(["official test split", "parameters", "CIDEr"], held),
         cards.table(["file", "MB", "ms per picture, one thread", "identical to its model"], files),
     ]
+    parts.append(f"`{rows[0]['command']}`.")
     return "\n\n".join(parts)
 
 

@@ -101,6 +101,22 @@ def test_other_weights_and_other_settings_have_other_files(home):
     assert _runtime._place("hf://someone/something", "default", settings, "litert") is None
 
 
+def test_a_kept_file_that_cannot_run_leaves_the_answer_to_keras(home, monkeypatch):
+    given = [home / "gated_vqa", home / "photos" / "0.png", "--text", "is it?"]
+    settings = {"prompt": None, "beams": 1, "max_length": None}
+    kept = _runtime._place(str(given[0]), "default", settings, "litert")
+    kept.parent.mkdir(parents=True, exist_ok=True)
+    kept.write_bytes(b"cut off")
+    by_keras = vtx(*given, "--runtime", "keras")
+    run = vtx(*given)
+    assert (run.stdout, "made before" in run.stderr) == (by_keras.stdout, False)
+    kept.unlink()
+    assert vtx(*given, "--runtime", "litert").stdout == by_keras.stdout
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    assert "made before" not in vtx(*given).stderr
+    assert vtx(*given, "--weights", "photos").exit_code == 2
+
+
 @pytest.mark.parametrize("content", [None, b"", b"PK\x05\x06" + bytes(18), b"no model"])
 @pytest.mark.parametrize("suffix", [".tflite", ".onnx"])
 def test_what_is_no_model_is_said_in_a_line(home, tmp_path, content, suffix):

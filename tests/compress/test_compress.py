@@ -1,5 +1,6 @@
 """Pruned, split and taught models: smaller, near the whole one, ordinary models in every other way."""
 
+import csv
 import json
 
 import keras
@@ -181,6 +182,12 @@ def test_the_divergence_is_none_between_equals_and_padding_counts_not():
         (lambda m, b: compress.factor(m, energy=2.0, data=b), ValueError, "between 0 and 1"),
         (lambda m, b: compress.factor(m, rank=2, of="text_encoder", data=b), ValueError, "no such block"),
         (lambda m, b: compress.distil(m, made("gated_vqa"), b), ValueError, "differ in task"),
+        (lambda m, b: compress.distil(made("cross_attn_captioner", max_length=8), m, b), ValueError, "reads 8 tokens"),
+        (
+            lambda m, b: compress.distil(made("cross_attn_captioner", resize="crop"), m, b),
+            ValueError,
+            "differ in resize",
+        ),
         (lambda m, b: compress.distil(m, m, b, features=["eyes"]), ValueError, "expected some of image, tokens"),
         (lambda m, b: compress.distil(m, m, b, weight=2), ValueError, "expected a share"),
         (lambda m, b: compress.together(b, b), TypeError, "batches of data.batches"),
@@ -195,7 +202,16 @@ def test_what_cannot_be_is_said(call, error, message):
 
 @pytest.mark.parametrize(
     "shapes",
-    [{"fusion_0": {"hidden": 0}}, {"fusion_0": {"hidden": 10**9}}, {"fusion_0": {"legs": 2}}, {"fusion_0": 3}, ["a"]],
+    [
+        {"fusion_9": {"hidden": 9}},
+        {"fusion_0": {"ranks": {"mlp/upp": 3}}},
+        {"fusion_0": {"channels": 9}},
+        {"fusion_0": {"hidden": 0}},
+        {"fusion_0": {"hidden": 10**9}},
+        {"fusion_0": {"legs": 2}},
+        {"fusion_0": 3},
+        ["a"],
+    ],
 )
 def test_shapes_are_checked_before_anything_is_built(shapes):
     with pytest.raises(ValueError, match="shapes="):
@@ -221,26 +237,62 @@ def test_flops_are_those_of_the_published_vit_and_fewer_after_pruning():
         compress.flops("model")
 
 
+def test_words_are_masked_and_image_tokens_are_not():
+    model = made("cross_attn_captioner")  # 4 image tokens
+    image = np.random.default_rng(0).uniform(0, 255, (8, *SHAPE)).astype("float32")
+    tokens = np.array([[2, 7, 0, 0]] * 8)
+    block = model.get_layer("image_encoder").layers[-1].get_layer("block_0")
+    grams = compress._units.grams(model, [block.mlp.up], [{"image": image, "tokens": tokens}])
+    other = compress._units.grams(model, [block.mlp.up], [{"image": image, "tokens": tokens[:, :3]}])
+    np.testing.assert_allclose(grams[id(block.mlp.up)].gram, other[id(block.mlp.up)].gram, rtol=1e-4, atol=1e-6)
+    block = model.get_layer("fusion_0")
+    grams = compress._units.grams(model, [block.mlp.up], [{"image": image, "tokens": tokens}])
+    other = compress._units.grams(model, [block.mlp.up], [{"image": image, "tokens": tokens[:, :2]}])
+    np.testing.assert_allclose(grams[id(block.mlp.up)].gram, other[id(block.mlp.up)].gram, rtol=1e-3, atol=1e-5)
+
+
+def test_what_is_frozen_stays_frozen_in_a_smaller_model():
+    model = made("gated_vqa")
+    model.freeze("image", but_last=1)
+    model.get_layer("head").trainable = False
+    given = batches(model)
+    for by in ("neurons", "blocks"):
+        smaller = compress.prune(model, 0.5, by=by, data=given)
+        assert not smaller.get_layer("head").trainable
+        assert smaller.get_layer("image_encoder").trainable
+        learned = {one.path.split("/")[0] for one in smaller.get_layer("image_encoder").trainable_variables}
+        assert learned == {"block_1"} if by == "neurons" else len(learned) < 2
+
+
+def test_heads_are_pruned_where_only_cross_attention_is_split():
+    model = made("cross_attn_captioner", shapes={"fusion_0": {"ranks": {"cross_attention/query": 8}}})
+    given = batches(model)
+    smaller = compress.prune(model, 0.5, by="heads", data=given)
+    assert smaller.options["shapes"]["fusion_0"]["fusion_heads"] == 2
+
+
 # --- the search
 
 
-def table_of(folder, count=12):
-    """Write pictures and a CSV with their captions, and return its path."""
+def table_of(folder, model, count=12):
+    """Write pictures and a CSV with what the model says of them, and return its path."""
     draws = np.random.default_rng(0)
-    lines = ["image,caption"]
-    for number in range(count):
-        pixels = draws.integers(0, 255, (40, 40, 3)).astype("uint8")
-        Image.fromarray(pixels).save(folder / f"{number}.png")
-        lines.append(f"{number}.png,{TEXTS[number % len(TEXTS)]}")
-    (folder / "table.csv").write_text("\n".join(lines) + "\n", "utf-8")
+    pictures = [draws.integers(0, 255, (40, 40, 3)).astype("uint8") for _ in range(count)]
+    with (folder / "table.csv").open("w", encoding="utf-8", newline="") as file:
+        table = csv.writer(file)
+        table.writerow(["image", "caption"])
+        for number, caption in enumerate(model.generate(pictures, max_length=5)):
+            Image.fromarray(pictures[number]).save(folder / f"{number}.png")
+            table.writerow([f"{number}.png", caption or "a cat"])
     return folder / "table.csv"
 
 
 @needs_tensorflow
-def test_the_command_makes_a_smaller_model_and_says_what_it_costs(tmp_path):
+def test_the_command_makes_a_smaller_model_and_says_what_it_costs(tmp_path, few_tried):
+    del few_tried
     model = made("gated_captioner", dim=32, depth=1, vision_depth=1)
     zoo.save(model, tmp_path / "mine")
-    table = table_of(tmp_path)
+    table = table_of(tmp_path, model)
     given = ["compress", tmp_path / "mine", "--data", table, "--validation", table, "--target", "1.3x", "--rounds", 1]
     run = toys.vtx(
         *given, "--epochs", 1, "--keep", 0.001, "--metric", "word_f1", "--out", tmp_path / "out", "--to", "litert"
@@ -264,7 +316,7 @@ def test_a_search_goes_behind_frozen_encoders_and_stops_at_the_bound(tmp_path):
     options = {"image_encoder": "mobilenet_v2", "image_shape": (64, 64, 3), "dim": 32, "depth": 1, "concepts": 3}
     keras.utils.set_random_seed(0)
     model = zoo.build("cross_attn_captioner", weights=None, **options)
-    examples = data.from_csv(table_of(tmp_path))
+    examples = data.from_csv(table_of(tmp_path, model))
     said: list[str] = []
     smaller, steps = compress.search(
         model, examples, examples, target=1.5, rounds=1, epochs=1, keep=0.001, metric="word_f1", say=said.append

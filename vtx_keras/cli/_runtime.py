@@ -6,6 +6,7 @@ Nothing here imports either, unless a file is made. Pictures and texts are prepa
 from __future__ import annotations
 
 import hashlib
+import importlib.util
 import json
 import os
 import threading
@@ -22,7 +23,7 @@ import numpy as np
 from vtx_keras._files import cache, file_hash, version_of
 from vtx_keras.cli._console import quiet
 from vtx_keras.inputs import media
-from vtx_keras.inputs.text import Vocabulary
+from vtx_keras.inputs.text import Vocabulary, spelling_of
 
 SUFFIXES = {".tflite": "litert", ".onnx": "onnx"}
 ENDS = {kind: suffix for suffix, kind in SUFFIXES.items()}
@@ -60,9 +61,10 @@ def wanted(model: str, weights: str, settings: dict[str, Any], runtime: str | No
         return None
     for each in [runtime] if runtime else SUFFIXES.values():
         path = _place(model, weights, settings, each)
-        if path is not None and path.is_file():
-            click.echo(f"vtx: by {each}, from a file made before (--runtime keras: by Keras)", err=True)
-            return opened(path)
+        if path is None or not path.is_file() or (runtime is None and not _runs_here(path, each)):
+            continue
+        click.echo(f"vtx: by {each}, from a file made before (--runtime keras: by Keras)", err=True)
+        return opened(path)
     if runtime is None:
         return None
     path = _place(model, weights, settings, runtime)
@@ -93,7 +95,7 @@ def opened(path: Path) -> Light:
     except (OSError, KeyError, ValueError, zipfile.BadZipFile) as error:
         raise ValueError(f"{path} is no complete exported model ({error}): export it again") from error
     rule = description.get("rule")
-    if description["spelling"] or (rule or {}).get("kind") == "tokenizers":
+    if _reads_otherwise(description["spelling"], rule):
         raise ValueError(f"{path} has a published tokenizer: run it with export/mobile/run.py or export/onnx/run.py")
     if description["form"] != "one" and description["task"] == "captioner":
         raise ValueError(f"{path} is of form {description['form']}: expected a file of form one")
@@ -101,6 +103,21 @@ def opened(path: Path) -> Light:
         raise ValueError(f"{path} reads no pictures, but draws them: run it with export/mobile/run.py")
     load = {"litert": _litert, "onnx": _onnx}[SUFFIXES[path.suffix.lower()]]
     return Light(path, description, Vocabulary(vocabulary, rule=rule), lambda: load(path))
+
+
+def _reads_otherwise(spelling: Any, rule: dict | None) -> bool:
+    """Return whether texts are cut by a published tokenizer.json, which is not in an exported file."""
+    return bool(spelling) or (rule or {}).get("kind") == "tokenizers"
+
+
+def _runs_here(path: Path, kind: str) -> bool:
+    """Return whether a kept file is whole, and its runtime is installed."""
+    if importlib.util.find_spec({"litert": "ai_edge_litert", "onnx": "onnxruntime"}[kind]) is None:
+        return False
+    try:
+        return bool(opened(path))
+    except (OSError, ValueError):
+        return False
 
 
 def runner(light: Light, question: str | None) -> Callable[[list], Iterable]:
@@ -202,10 +219,12 @@ def _check_settings(light: Light, settings: dict[str, Any]) -> None:
 
 def _place(model: str, weights: str, settings: dict[str, Any], kind: str) -> Path | None:
     """Return where the file of a model is kept, by the hash of its weights and of what is fixed in the file."""
-    from vtx_keras.checkpoints._folder import CONFIG, BadWeights, find, recovered
+    from vtx_keras.checkpoints._folder import CONFIG, WEIGHTS, BadWeights, find, recovered
     from vtx_keras.models.options import MODELS
 
     path = recovered(Path(model))
+    if model not in MODELS and weights != "default":
+        return None
     if model in MODELS:
         try:
             path = find(model, weights, MODELS[model].default) / CONFIG
@@ -215,7 +234,9 @@ def _place(model: str, weights: str, settings: dict[str, Any], kind: str) -> Pat
         path = path / CONFIG if (path / CONFIG).is_file() else path / "best" / CONFIG
     if not path.is_file():
         return None
-    about = json.dumps([file_hash(path), settings, version_of("vtx_keras")], sort_keys=True)
+    stored = path.with_name(WEIGHTS).stat() if path.name == CONFIG else path.stat()
+    versions = [version_of(name) for name in ("vtx_keras", "tensorflow", "keras")]
+    about = json.dumps([file_hash(path), stored.st_size, stored.st_mtime_ns, settings, versions], sort_keys=True)
     name = Path(model).name
     return cache() / "files" / f"{name}-{hashlib.sha256(about.encode()).hexdigest()[:16]}" / f"model{ENDS[kind]}"
 
@@ -228,6 +249,8 @@ def _made(model: str, weights: str, settings: dict[str, Any], kind: str, path: P
     click.echo(f"vtx: makes a file for {kind}, once; it then starts at once", err=True)
     with quiet():
         network = zoo.named(model, weights)
+    if "image" not in network.input or _reads_otherwise(spelling_of(network.vocabulary), network.spec.get("rule")):
+        raise ValueError(f"--runtime {kind}: {model} has a published tokenizer: vtx export it, and use export/*/run.py")
     how = {} if settings == {"prompt": None, "beams": 1, "max_length": None} else settings
     path.parent.mkdir(parents=True, exist_ok=True)
     with quiet():

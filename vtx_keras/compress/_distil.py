@@ -36,8 +36,9 @@ def distil(
     Both have one task and the same words or classes; they may differ in all else. `data` are batches as `fit` takes
     them, and `fit` what else it takes (`validation_data`, `callbacks`, `verbose`). The loss is `weight` times the
     divergence from the teacher's probabilities at a `temperature`, and the rest of the weight times the task's own. Of
-    retrievers, embeddings are compared. `features` are matched besides: "image", what the image encoder gives, and
-    "tokens", what the head reads, where their shapes are the same. The rate falls to zero along a cosine.
+    retrievers, embeddings are compared, and the contrastive loss keeps its own weight. `features` are matched besides:
+    "image", what the image encoder gives, and "tokens", what the head reads, where their shapes are the same. The rate
+    falls to zero along a cosine.
 
     If both have the same frozen image encoder, this is much faster behind it: `teacher.behind_encoder()`,
     `student.behind_encoder()`, and batches of `data.features`. Where the encoders differ, `together` puts the features
@@ -87,11 +88,16 @@ def check_pair(
         ("task", teacher.name, student.name),
         ("vocabulary", list(teacher.vocabulary), list(student.vocabulary)),
         ("classes", teacher.options.get("classes"), student.options.get("classes")),
+        ("number of labels", teacher.options.get("multi_label"), student.options.get("multi_label")),
         *([] if own_picture else [("image shape", teacher.image_shape, student.image_shape)]),
+        *([] if own_picture else [("resize", teacher.options["resize"], student.options["resize"])]),
     ):
         if one != other:
             short = "" if what == "vocabulary" else f": {one} and {other}"
             raise ValueError(f"teacher and student differ in {what}{short}; expected the same")
+    longest, read = student.options["max_length"], teacher.options["max_length"]
+    if longest > read:
+        raise ValueError(f"the student has max_length={longest}, and the teacher reads {read} tokens: expected no more")
     unknown = [name for name in features if name not in FEATURES]
     if unknown:
         raise ValueError(f"features={unknown[0]!r}: expected some of {', '.join(FEATURES)}")

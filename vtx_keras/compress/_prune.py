@@ -9,15 +9,18 @@ So a pruned model starts near the whole one, and training back is short.
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterable, Mapping, Sequence
+import warnings
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import keras
 import numpy as np
 
+from vtx_keras._compat import sublayers
 from vtx_keras.checkpoints import by_path
 from vtx_keras.compress._units import (
     Group,
+    Read,
     blocks_of,
     grams,
     groups_of,
@@ -30,6 +33,7 @@ from vtx_keras.compress._units import (
 from vtx_keras.models._base import VisionText, leaves
 from vtx_keras.models.concepts import Concepts
 from vtx_keras.models.construct import construct
+from vtx_keras.models.options import lookup, options_of
 
 __all__ = ["factor", "prune"]
 BY = ("neurons", "heads", "channels", "blocks")
@@ -55,7 +59,7 @@ def prune(model: VisionText, amount: float, by: str | Sequence[str] = "neurons",
     >>> smaller.options["shapes"]["fusion_0"]["hidden"] < 128
     True
     """
-    kinds = [by] if isinstance(by, str) else list(by)
+    kinds = [by] if isinstance(by, str) else list(dict.fromkeys(by))
     if not kinds or not set(kinds) <= set(BY) or ("blocks" in kinds and len(kinds) > 1):
         raise ValueError(f"by={by!r}: expected one of {', '.join(BY)}, or several but blocks")
     if isinstance(amount, bool) or not 0 < amount < 1:
@@ -67,9 +71,9 @@ def prune(model: VisionText, amount: float, by: str | Sequence[str] = "neurons",
     if not groups:
         raise ValueError(f"by={by!r}: this model has no {by} that can be taken out; of {', '.join(BY)} try another")
     found = grams(model, [group.reader for group in groups], data)
-    orders = [_order(group, solved(found[id(group.reader)])) for group in groups]
+    orders = [_order(group, solved(found[id(group.reader)].gram)) for group in groups]
     kept = _chosen(groups, orders, amount)
-    shapes = copy.deepcopy(model.options["shapes"])
+    shapes = copy.deepcopy(model.options.get("shapes", {}))
     cuts: dict[int, list[tuple[int, np.ndarray]]] = {}
     values: dict[int, np.ndarray] = {}
     for group, keep in zip(groups, kept, strict=True):
@@ -82,9 +86,14 @@ def prune(model: VisionText, amount: float, by: str | Sequence[str] = "neurons",
             cuts.setdefault(id(variable), []).append(
                 (axis, np.concatenate([run * length + columns for run in range(runs)]))
             )
-        gram, matrix = solved(found[id(group.reader)]), matrix_of(group.reader)
-        adapted = np.linalg.solve(gram[np.ix_(rows, rows)], gram[rows] @ matrix)
+        adapted, shift = reads_on(found[id(group.reader)], matrix_of(group.reader), rows)
         values[id(group.reader.kernel)] = adapted.reshape(*group.reader.kernel.shape[:-2], *adapted.shape)
+        if np.any(shift):
+            values[id(group.reader.bias)] = keras.ops.convert_to_numpy(group.reader.bias) + shift
+    for place, block in blocks_of(model).items():  # where one kind of head is counted, so is the other
+        if hasattr(block, "cross_attention") and {"heads", "fusion_heads"} & set(shapes.get(place, ())):
+            shapes[place].setdefault("heads", block.attention.heads)
+            shapes[place].setdefault("fusion_heads", block.cross_attention.heads)
     smaller = rebuilt(model, {**model.options, "shapes": shapes})
     for source, target in zip(model.weights, smaller.weights, strict=True):
         value = values.get(id(source))
@@ -123,24 +132,44 @@ def factor(
     if not matrices:
         raise ValueError(f"of={of!r}: this model has no such block whose matrices can be split")
     found = grams(model, matrices.values(), data)
-    shapes = copy.deepcopy(model.options["shapes"])
+    shapes = copy.deepcopy(model.options.get("shapes", {}))
     stored = dict(by_path(model))
     paths = {id(variable): path for path, variable in stored.items()}
     values = dict(stored)
     for (place, name), layer in matrices.items():
-        narrow, wide = split(matrix_of(layer), found[id(layer)], rank, energy)
+        read = found[id(layer)]
+        narrow, wide = split(matrix_of(layer), read.gram, rank, energy)
         if narrow.size + wide.size < matrix_of(layer).size:
             shapes.setdefault(place, {}).setdefault("ranks", {})[name] = narrow.shape[1]
             path = paths[id(layer.kernel)].rpartition("/")[0]
+            narrow_at, wide_at = (f"{path}/narrow/kernel", f"{path}/wide/kernel")
             if isinstance(layer, Concepts):
-                values |= {f"{path}/narrow": narrow, f"{path}/kernel": wide}
-            else:
-                values |= {f"{path}/narrow/kernel": narrow, f"{path}/wide/kernel": wide}
-                values |= {f"{path}/wide/bias": layer.bias} if layer.use_bias else {}
+                narrow_at, wide_at = f"{path}/narrow", f"{path}/kernel"
+            values |= {narrow_at: narrow, wide_at: wide}
+            if layer.bias is not None:
+                lost = read.mean @ matrix_of(layer) - read.mean @ narrow @ wide
+                bias_at = f"{wide_at.rpartition('/')[0]}/bias"
+                values[bias_at] = keras.ops.convert_to_numpy(layer.bias) + lost
     smaller = rebuilt(model, {**model.options, "shapes": shapes})
     for path, target in by_path(smaller):
         target.assign(values[path])
     return finished(model, smaller)
+
+
+def reads_on(read: Read, matrix: np.ndarray, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Return the matrix that reads only these rows of its inputs, as near as can be, and what the bias grows by.
+
+    >>> x = np.random.default_rng(0).normal(size=(500, 2)) + 3
+    >>> x = np.stack([x[:, 0], 2 * x[:, 0] + 1, x[:, 1], np.full(500, 7.0)], axis=1)  # the last two go
+    >>> matrix, mean = np.array([[1.0], [1.0], [0.0], [1.0]]), x.mean(axis=0)
+    >>> read = Read((x - mean).T @ (x - mean) / 500, mean)
+    >>> left, shift = reads_on(read, matrix, np.array([0, 2]))
+    >>> bool(np.abs(x[:, [0, 2]] @ left + shift - x @ matrix).max() < 0.05)
+    True
+    """
+    gram = solved(read.gram)
+    left = np.linalg.solve(gram[np.ix_(rows, rows)], gram[rows] @ matrix)
+    return left, read.mean @ matrix - read.mean[rows] @ left
 
 
 def split(
@@ -189,8 +218,9 @@ def _without_blocks(model: VisionText, amount: float, data: Iterable) -> VisionT
         options[DEPTHS[stack]] = len(stay)
     if len(names) == len(blocks):
         raise ValueError(f"amount={amount} leaves out no block: of {len(blocks)} blocks in {len(stacks)} stacks")
-    shapes = {name: row for name, row in options["shapes"].items() if name not in blocks}
-    shapes |= {new: options["shapes"][old] for new, old in names.items() if old in options["shapes"]}
+    former = options.get("shapes", {})
+    shapes = {name: row for name, row in former.items() if name not in blocks}
+    shapes |= {new: former[old] for new, old in names.items() if old in former}
     smaller = rebuilt(model, {**options, "shapes": shapes})
     stored = dict(by_path(model))
     for place, block in blocks_of(smaller).items():
@@ -200,7 +230,7 @@ def _without_blocks(model: VisionText, amount: float, data: Iterable) -> VisionT
     for path, target in by_path(smaller):
         if id(target) not in inside:
             target.assign(stored[path])
-    return finished(model, smaller)
+    return finished(model, smaller, names)
 
 
 # --- which units go
@@ -266,7 +296,8 @@ def checked(model: VisionText) -> VisionText:
     """Return a model that can be made smaller, its LoRA additions merged, or raise an error that says why it cannot."""
     if not isinstance(model, VisionText):
         raise TypeError(f"expected a model of the zoo, not a {type(model).__name__}")
-    if "shapes" not in model.options:
+    task = lookup(model.spec["name"]).task
+    if "shapes" not in options_of(task) or "published" in model.spec:
         raise ValueError(f"a {model.name} of this kind has no free shapes: it can be distilled into another model")
     model.check_whole()
     return model.merged() if any(getattr(layer, "lora_enabled", False) for layer in leaves(model)) else model
@@ -277,11 +308,32 @@ def rebuilt(model: VisionText, options: Mapping[str, Any]) -> VisionText:
     return construct(model.spec["name"], dict(options), model.vocabulary, model.spec["dtype"])
 
 
-def finished(model: VisionText, smaller: VisionText) -> VisionText:
-    """Freeze and compile the smaller model as the model is."""
-    for one, other in zip(model.layers, smaller.layers, strict=False):
-        if one.name == other.name:
-            other.trainable = one.trainable
+def finished(model: VisionText, smaller: VisionText, names: Mapping[str, str] = {}) -> VisionText:
+    """Freeze and compile the smaller model as the model is; `names` are former names of blocks, by their new ones."""
+    former = dict(_leaves_by_path(model))
+    for layer in smaller.layers:
+        layer.trainable = model.get_layer(names.get(layer.name, layer.name)).trainable
+    for path, leaf in _leaves_by_path(smaller):
+        first, *others = path.split("/")
+        inner = [names.get(f"{first}/{one}", one).rpartition("/")[2] for one in others]
+        path = "/".join([names.get(first, first), *inner])
+        old = former.get(path) or former.get(path.rpartition("/")[0])  # a half of a split matrix is frozen as it was
+        if old is not None and not old.trainable:
+            leaf.trainable = False
     if model.compiled:
-        smaller.compile_from_config(model.get_compile_config())
+        try:
+            smaller.compile_from_config(model.get_compile_config())
+        except (TypeError, ValueError):  # Keras cannot serialize unregistered functions
+            warnings.warn(
+                "the smaller model is compiled with its task's own loss: compile it as you need", stacklevel=3
+            )
     return smaller
+
+
+def _leaves_by_path(layer: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
+    for one in sublayers(layer):
+        path = f"{prefix}{one.name}"
+        if sublayers(one):
+            yield from _leaves_by_path(one, f"{path}/")
+        else:
+            yield path, one

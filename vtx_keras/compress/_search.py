@@ -18,8 +18,9 @@ from vtx_keras._files import write
 from vtx_keras.checkpoints import save
 from vtx_keras.compress._cost import flops
 from vtx_keras.compress._distil import distil
-from vtx_keras.compress._prune import BY, checked, factor, prune
+from vtx_keras.compress._prune import BY, checked, factor, finished, prune, rebuilt
 from vtx_keras.compress._units import MOST_EXAMPLES, groups_of
+from vtx_keras.evaluate._pages import LOWER_IS_BETTER
 from vtx_keras.models._base import VisionText
 
 __all__ = ["METRICS", "Step", "search"]
@@ -86,13 +87,16 @@ def search(
     if folder is not None:
         _keep(folder, None, steps)
     bound, goal = keep * steps[0].value, whole.count_params() / target
-    best = whole
+    best, teacher = whole, _copy(whole)
+    if published_encoder(teacher):
+        teacher.freeze("image")
     with tempfile.TemporaryDirectory() as cache:
 
         def trained_back(smaller: VisionText, seed: int) -> VisionText:
-            _freeze_published(smaller)
+            if published_encoder(smaller):
+                smaller.freeze("image")
             how = {"batch_size": batch_size, "seed": seed, "training": True, "unknown": "drop"}
-            pair, batches = _behind(whole, smaller, data, Path(cache), how)
+            pair, batches = _behind(teacher, smaller, data, Path(cache), how)
             distil(*pair, batches, epochs=epochs, learning_rate=learning_rate, verbose=0)
             return smaller
 
@@ -113,7 +117,7 @@ def search(
             if smaller.count_params() >= best.count_params():
                 break
             if tried(smaller, f"pruned ({done})"):
-                best = smaller
+                best, failed = smaller, False
             elif failed:
                 break
             else:
@@ -157,10 +161,13 @@ def _measured(
 
     figures = evaluate.run(model, validation, baselines=(), limit=limit, beams=beams).metrics
     name = metric or next((name for name in METRICS if name in figures), "")
-    if name not in figures:
-        raise ValueError(f"metric={metric!r}: this model's are {', '.join(figures)}")
+    fit = [name for name in figures if not name.endswith(LOWER_IS_BETTER)]
+    if name not in fit:
+        raise ValueError(f"metric={metric!r}: expected one of {', '.join(fit)}, of which more is better")
     figure, minutes = figures[name], (time.process_time() - took) / 60
     value = float(figure["value"] or 0.0)
+    if bound is None and not value > 0:
+        raise ValueError(f"the model's {name} is {figure['value']} on these examples: nothing is there to keep")
     held = bound is None or value >= bound
     counts = flops(model)
     size = {"parameters": model.count_params(), "gigaflops": round((counts["encode"] + counts["text"]) / 1e9, 4)}
@@ -185,17 +192,27 @@ def _pruned(model: VisionText, want: float, some: Callable[[VisionText], Any]) -
 
 
 def _some(data: Any, model: VisionText, batch_size: int) -> Any:
-    """Return batches of a few examples, as the model meets them in use."""
-    from vtx_keras.data import batches
+    """Return batches of a few examples from all over the data, as the model meets them in use."""
+    from vtx_keras.data import Examples, batches
+    from vtx_keras.data._examples import encoded_of
 
+    rows = encoded_of(data)
+    every = max(1, int(rows.cardinality()) // MOST_EXAMPLES)  # rows may be sorted, by label for instance
     with warnings.catch_warnings(action="ignore"):  # of texts that are cut, which training says
-        return batches(data.take(MOST_EXAMPLES), model, batch_size=batch_size, unknown="drop")
+        return batches(Examples(rows.shard(every, 0).take(MOST_EXAMPLES)), model, batch_size=batch_size, unknown="drop")
 
 
-def _freeze_published(model: VisionText) -> None:
-    """Freeze an image encoder that was published: it learned from more than the examples at hand."""
-    if model.options["image_encoder"] != "vit":
-        model.freeze("image")
+def published_encoder(model: VisionText) -> bool:
+    """Return whether the image encoder has a published name: it learned from more than the examples at hand."""
+    return isinstance(model.options["image_encoder"], str) and model.options["image_encoder"] != "vit"
+
+
+def _copy(model: VisionText) -> VisionText:
+    """Return a model like this one, so that what happens to it leaves this one alone."""
+    other = rebuilt(model, model.options)
+    for source, target in zip(model.weights, other.weights, strict=True):
+        target.assign(source)
+    return finished(model, other)
 
 
 def _behind(
@@ -207,7 +224,6 @@ def _behind(
 
     if student.get_layer("image_encoder").trainable:
         return (teacher, student), batches(data, student, **how)
-    _freeze_published(teacher)
     pair = teacher.behind_encoder(), student.behind_encoder()
     seen = [
         batches(features(data, whole, folder), part, **how)

@@ -10,7 +10,7 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 import keras
 import numpy as np
@@ -19,9 +19,11 @@ from vtx_keras.inputs.text import PAD
 from vtx_keras.models._base import VisionText, leaves
 from vtx_keras.models.blocks import Attention, Block
 from vtx_keras.models.concepts import Concepts
+from vtx_keras.models.encoders import IMAGES
+from vtx_keras.models.fusion import MergedAttn
 from vtx_keras.models.layers import RowDense
 
-__all__ = ["Group", "blocks_of", "grams", "groups_of", "inputs_of", "matrices_of", "solved", "watched"]
+__all__ = ["Group", "Read", "blocks_of", "grams", "groups_of", "inputs_of", "matrices_of", "solved", "watched"]
 MOST_ROWS = 8192  # of one batch that a layer's statistics take
 MOST_EXAMPLES = 512  # more change little
 RIDGE = 1e-3  # beside the mean of a Gram matrix's diagonal, so that it can be inverted
@@ -98,7 +100,7 @@ def _columns(writers: Iterable[RowDense], runs: int = 1) -> list[tuple[Any, int,
 
 
 def _channels(model: VisionText) -> list[Group]:
-    if not model.has_layer("image_encoder"):
+    if model.options.get("image_encoder") not in IMAGES:  # names alike in other networks mean other layers
         return []
     layers = {layer.name: layer for layer in leaves(model.get_layer("image_encoder"))}
     groups = []
@@ -171,21 +173,36 @@ def watched(layers: Iterable[keras.layers.Layer], seen: Callable[..., None], met
             delattr(layer, method)
 
 
-def grams(model: VisionText, layers: Iterable[keras.layers.Layer], data: Iterable) -> dict[int, np.ndarray]:
-    """Return the mean of xᵀx over what each layer reads, by the layer's id. Padding of texts does not count."""
+class Read(NamedTuple):
+    """What a layer reads over some data: the mean of xᵀx, or of the deviations from the mean x if it has a bias."""
+
+    gram: np.ndarray
+    mean: np.ndarray  # zeros of a layer without bias
+
+
+def grams(model: VisionText, layers: Iterable[keras.layers.Layer], data: Iterable) -> dict[int, Read]:
+    """Return what each layer reads, by its id. Padding of texts does not count."""
     sums: dict[int, Any] = {}
+    means: dict[int, Any] = {}
     counts: dict[int, int] = {}
     words: np.ndarray
+    layers = list(layers)
+    of_image = {id(leaf) for leaf in leaves(model.get_layer("image_encoder"))} if has_encoder(model) else set()
+    blocks = blocks_of(model).values()
+    of_image |= {id(block.cross_attention.key_value) for block in blocks if hasattr(block, "cross_attention")}
+    merged = {id(leaf) for block in blocks if isinstance(block, MergedAttn) for leaf in leaves(block)}
 
     def seen(layer: keras.layers.Layer, output: Any, x: Any, *others: Any) -> None:
         del output, others
         x = keras.ops.convert_to_numpy(x).astype("float32")
         if isinstance(layer, Concepts):
             x = x.mean(axis=tuple(range(1, x.ndim - 1)))
-        if x.ndim == 3 and x.shape[:2] == words.shape:
-            x = x[words]
+        before = x.shape[1] - words.shape[1] if id(layer) in merged else 0  # image tokens
+        if x.ndim == 3 and id(layer) not in of_image and x.shape[1] == before + words.shape[1]:
+            x = x[np.pad(words, ((0, 0), (before, 0)), constant_values=True)]
         rows = x.reshape(-1, x.shape[-1])
         rows = rows[:: max(1, len(rows) // MOST_ROWS)]
+        means[id(layer)] = means.get(id(layer), 0) + rows.sum(axis=0, dtype="float64")
         sums[id(layer)] = sums.get(id(layer), 0) + (rows.T @ rows).astype("float64")
         counts[id(layer)] = counts.get(id(layer), 0) + len(rows)
 
@@ -193,7 +210,17 @@ def grams(model: VisionText, layers: Iterable[keras.layers.Layer], data: Iterabl
         for inputs in inputs_of(data):
             words = keras.ops.convert_to_numpy(inputs["tokens"]) != PAD
             model(inputs, training=False)
-    return {key: total / max(1, counts[key]) for key, total in sums.items()}
+    found = {}
+    for layer in layers:
+        key = id(layer)
+        gram, mean = sums[key] / max(1, counts[key]), means[key] / max(1, counts[key])
+        biased = getattr(layer, "bias", None) is not None
+        found[key] = Read(gram - np.outer(mean, mean), mean) if biased else Read(gram, 0 * mean)
+    return found
+
+
+def has_encoder(model: VisionText) -> bool:
+    return model.has_layer("image_encoder")
 
 
 def solved(gram: np.ndarray) -> np.ndarray:

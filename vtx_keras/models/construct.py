@@ -11,7 +11,8 @@ from typing import Any
 import keras
 
 from vtx_keras.models import encoders
-from vtx_keras.models._base import VisionText
+from vtx_keras.models._base import VisionText, leaves
+from vtx_keras.models.blocks import Block
 from vtx_keras.models.options import lookup, resolve
 from vtx_keras.models.tasks import TASKS
 
@@ -44,7 +45,31 @@ def construct(
         if getattr(vocabulary, "rule", None):  # of a published text encoder
             spec["rule"] = vocabulary.rule  # type: ignore[attr-defined]
         o = SimpleNamespace(**options, spec=spec, vocabulary_size=len(vocabulary), load=load)
-        return TASKS[entry.task](entry.fusion, o)
+        model = TASKS[entry.task](entry.fusion, o)
+        _check_shapes(model, options.get("shapes", {}))
+        return model
+
+
+def _check_shapes(model: VisionText, shapes: Mapping[str, Mapping[str, Any]]) -> None:
+    """Raise ValueError for a block or a shape that the model does not have: it would change nothing."""
+    of_block = {"heads", "hidden", *(f"mlp/{name}" for name in ("up", "gate", "down"))}
+    of_block |= {f"attention/{name}" for name in ("query", "key_value", "output")}
+    known: dict[str, set[str]] = {"concepts": {"kernel"}} if model.has_layer("concepts") else {}
+    for layer in model.layers if shapes else ():
+        if layer.name in ENCODERS:
+            for one in leaves(layer, stop_at=Block):
+                if isinstance(one, Block):
+                    known[f"{layer.name}/{one.name}"] = of_block
+                elif one.name.endswith("_expand"):
+                    known[f"{layer.name}/{one.name.removesuffix('_expand')}"] = {"channels"}
+        elif isinstance(layer, Block) and layer.name.startswith("fusion_"):
+            crossed = {f"cross_{name}" for name in of_block if name.startswith("attention/")} | {"fusion_heads"}
+            known[layer.name] = of_block | (crossed if hasattr(layer, "cross_attention") else set())
+    for place, row in shapes.items():
+        named = {*row, *row.get("ranks", ())} - {"ranks"}
+        if place not in known or not named <= known[place]:
+            wrong = place if place not in known else f"{place}: {', '.join(sorted(named - known[place]))}"
+            raise ValueError(f"shapes={{{wrong!r}: …}}: this model has no such part")
 
 
 def _resolve_encoders(options: dict, vocabulary: tuple[str, ...], load: Mapping[str, encoders.Loader]) -> None:

@@ -7,6 +7,7 @@
 from __future__ import annotations
 
 import difflib
+import json
 import re
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
@@ -276,6 +277,8 @@ def resolve(task: str, video: bool, given: dict[str, Any]) -> dict[str, Any]:
         for name, value in options.items()
     }
     options["image_shape"] = tuple(int(side) for side in options["image_shape"])
+    if "shapes" in options:  # NumPy integers, as above
+        options["shapes"] = json.loads(json.dumps(options["shapes"], default=int))
     sides = options["image_shape"][-3:-1]
     if task == "generator" and any(side not in (16, 32, 64, 128, 256) for side in sides):
         raise ValueError(
@@ -297,13 +300,18 @@ def resolve(task: str, video: bool, given: dict[str, Any]) -> dict[str, Any]:
     return options
 
 
-def shape_of(shapes: Mapping[str, Mapping[str, Any]], block: str, dim: int, heads: int) -> dict[str, Any]:
+def shape_of(
+    shapes: Mapping[str, Mapping[str, Any]], block: str, dim: int, heads: int, crossed: bool = False
+) -> dict[str, Any]:
     """Return the arguments of a `Block` of this name: its heads, and what else `shapes` says of it.
+
+    Only one that is `crossed` has heads of cross-attention.
 
     >>> shape_of({"fusion_0": {"heads": 3}}, "fusion_0", 256, 4)
     {'heads': 3, 'head_dim': 64}
     """
-    row = dict(shapes.get(block, {}))
+    takes = {*SHAPES} - {"channels"} - (set() if crossed else {"fusion_heads"})
+    row = {name: value for name, value in shapes.get(block, {}).items() if name in takes}
     narrower = {"head_dim": dim // heads} if {"heads", "fusion_heads"} & set(row) else {}
     return {"heads": heads, **row, **narrower}
 

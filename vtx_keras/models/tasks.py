@@ -309,7 +309,7 @@ def token_input() -> Any:
 
 def fused_block(fusion: str, o: SimpleNamespace, name: str, causal: bool = False) -> Block:
     """Create one block of the named fusion."""
-    shape = shape_of(o.shapes, name, o.dim, o.heads)
+    shape = shape_of(o.shapes, name, o.dim, o.heads, crossed=fusion == "cross_attn")
     return FUSIONS[fusion](o.dim, **shape, causal=causal, dropout=o.dropout, name=name)
 
 
