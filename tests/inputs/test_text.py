@@ -303,3 +303,19 @@ def test_examples_in_the_docstrings_run():
     found = doctest.testmod(text)
     assert found.attempted >= 8
     assert found.failed == 0
+
+
+def test_a_few_plain_texts_have_the_same_ids_as_by_the_library():
+    random, vocabulary = np.random.default_rng(0), text.vocabulary()
+    characters = [
+        *"abcdefghijklmnopqrstuvwxyzABC0123456789",
+        *"!\"#$%&'()*+,-./:;<=>?@[\\]^_`{|}~",
+        *(" " * 12),
+        "\t",
+        "\n",
+    ]
+    texts = ["".join(random.choice(characters, random.integers(1, 60))) + " a" for _ in range(300)]
+    texts += ["[unk] a", "a dog's bowl, isn't it?", "x" * 120 + " a", "caf\u00e9 a"]
+    many = text.encode(texts, vocabulary, 80)  # by the library: they are more than a few
+    few = np.concatenate([text.encode([one], vocabulary, 80) for one in texts])
+    np.testing.assert_array_equal(few, many)

@@ -13,6 +13,7 @@ from vtx_keras.cli._draw import draw, explain
 from vtx_keras.cli._evaluate import evaluate
 from vtx_keras.cli._export import bench, convert, export, push
 from vtx_keras.cli._predict import chat, predict
+from vtx_keras.cli._search import search
 from vtx_keras.cli._train import train
 
 __all__ = ["main"]
@@ -30,7 +31,7 @@ def main() -> None:
 
 
 for command in (
-    predict, chat, draw, data, train, evaluate, explain, compress, export, bench, push, doctor, list_models, show,
-    convert,
+    predict, chat, search, draw, data, train, evaluate, explain, compress, export, bench, push, doctor, list_models,
+    show, convert,
 ):  # fmt: skip
     main.add_command(command)

@@ -100,10 +100,16 @@ AT_ONCE = 32  # images in memory
 FORMS = (".html", ".json", ".csv", ".txt")
 
 
-def _check_suffix(context: click.Context, option: click.Parameter, path: Path | None) -> Path | None:
-    if path is not None and path.suffix.lower() not in FORMS:
-        raise click.BadParameter(f"{path}: expected a name that ends in {', '.join(FORMS)}")
-    return path
+def check_suffix(forms: Sequence[str]) -> Callable[[click.Context, click.Parameter, Path | None], Path | None]:
+    """Return a callback that refuses a path without one of these suffixes."""
+
+    def check(context: click.Context, option: click.Parameter, path: Path | None) -> Path | None:
+        del context, option
+        if path is not None and path.suffix.lower() not in forms:
+            raise click.BadParameter(f"{path}: expected a name that ends in {', '.join(forms)}")
+        return path
+
+    return check
 
 
 @click.command()
@@ -121,7 +127,7 @@ def _check_suffix(context: click.Context, option: click.Parameter, path: Path | 
 )  # fmt: skip
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object per line.")
 @click.option(
-    "-o", "--out", type=click.Path(path_type=Path), callback=_check_suffix,
+    "-o", "--out", type=click.Path(path_type=Path), callback=check_suffix(FORMS),
     help="Write a contact sheet (.html), .json, .csv or .txt instead.",
 )  # fmt: skip
 def predict(

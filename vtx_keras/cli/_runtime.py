@@ -12,7 +12,7 @@ import os
 import threading
 import time
 import zipfile
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -24,6 +24,7 @@ from vtx_keras._files import cache, file_hash, version_of
 from vtx_keras.cli._console import quiet
 from vtx_keras.inputs import media
 from vtx_keras.inputs.text import Vocabulary, spelling_of
+from vtx_keras.search import Towers
 
 SUFFIXES = {".tflite": "litert", ".onnx": "onnx"}
 ENDS = {kind: suffix for suffix, kind in SUFFIXES.items()}
@@ -131,6 +132,17 @@ def runner(light: Light, question: str | None) -> Callable[[list], Iterable]:
     if question is not None:
         how = {"start": True, "end": light.vocabulary.ends, "allow_empty": about["allow_empty"]}
         texts["tokens"] = light.vocabulary.encode([question], about["max_length"], **how)
+    look = _looking(light, texts)
+
+    def run(pictures: list) -> list:
+        outputs, good, errors = look(pictures)
+        return media.settle([said(one, light) for one in outputs], good, errors, len(pictures), "raise")
+
+    return run
+
+
+def _looking(light: Light, texts: dict[str, np.ndarray]) -> Callable[[list], tuple[list, list[int], dict[int, str]]]:
+    """Return a function from pictures to a file's outputs for the good ones, their indices, and errors by index."""
     own, loading = threading.local(), threading.Lock()
 
     def one(picture: Any) -> tuple[Any, str]:
@@ -138,21 +150,41 @@ def runner(light: Light, question: str | None) -> Callable[[list], Iterable]:
             with loading, quiet():
                 own.run = light.load()  # each thread has its own: an interpreter is not shared
         try:
-            image = media.prepare(picture, light.shape, about["resize"])
+            image = media.prepare(picture, light.shape, light.about["resize"])
         except (media.BadPicture, OSError) as error:
             return None, str(error)
         pixels = np.rint(np.asarray(image, "float32")).astype("uint8")[None]
-        return said(own.run({"image": pixels, **texts}), light), ""
+        return own.run({"image": pixels, **texts}), ""
 
     pool = ThreadPoolExecutor(os.cpu_count() or 1)
 
-    def run(pictures: list) -> list:
+    def look(pictures: list) -> tuple[list, list[int], dict[int, str]]:
         rows = list(pool.map(one, pictures))
         errors = {index: error for index, (_, error) in enumerate(rows) if error}
         good = [index for index in range(len(rows)) if index not in errors]
-        return media.settle([rows[index][0] for index in good], good, errors, len(rows), "raise")
+        return [rows[index][0] for index in good], good, errors
 
-    return run
+    return look
+
+
+def towers(light: Light, name: str) -> Towers:
+    """Return the towers of an exported retriever, for `search.Index`."""
+    if light.about["task"] != "retriever" or light.path.suffix != ".tflite":
+        raise ValueError(f"{light.path} has no towers that search: expected a retriever's .tflite")
+    look = _looking(light, {})
+    with quiet():
+        run = light.load()
+
+    def pictures(items: list) -> tuple[np.ndarray, dict[int, str]]:
+        outputs, _, errors = look(items)
+        return np.concatenate([one["image_embedding"] for one in outputs] or [np.zeros((0, 1), "float32")]), errors
+
+    def texts(lines: Sequence[str]) -> np.ndarray:
+        how = {"start": True, "end": light.vocabulary.ends}
+        ids = light.vocabulary.encode(list(lines), light.about["max_length"], **how)
+        return np.concatenate([run({"tokens": row[None]})["text_embedding"] for row in ids])
+
+    return Towers(pictures, texts, name)
 
 
 def said(outputs: dict[str, np.ndarray], light: Light) -> Any:
@@ -176,12 +208,15 @@ def _litert(path: Path) -> Callable[[dict], dict]:
     except ImportError as error:
         raise ImportError("a .tflite file is run by LiteRT: pip install ai-edge-litert") from error
     interpreter = Interpreter(model_path=str(path), num_threads=1)
+    interpreter.allocate_tensors()  # it says so, once
     runs = {name: interpreter.get_signature_runner(name) for name in interpreter.get_signature_list()}
     if "text" not in runs:
         return lambda inputs: _copied(runs["serving_default"](**inputs))
+    tower = {"image": "image", "tokens": "text"}  # of a retriever
     return lambda inputs: {
-        **_copied(runs["image"](image=inputs["image"])),
-        **_copied(runs["text"](tokens=inputs["tokens"])),
+        name: value
+        for given, array in inputs.items()
+        for name, value in _copied(runs[tower[given]](**{given: array})).items()
     }
 
 
@@ -218,27 +253,38 @@ def _check_settings(light: Light, settings: dict[str, Any]) -> None:
 
 
 def _place(model: str, weights: str, settings: dict[str, Any], kind: str) -> Path | None:
-    """Return where the file of a model is kept, by the hash of its weights and of what is fixed in the file."""
+    """Return where the file of a model is kept, by its weights and by what is fixed in it; None if it has no place."""
+    name = named(model, weights)
+    if not name:
+        return None
+    versions = [version_of(package) for package in ("vtx_keras", "tensorflow", "keras")]
+    about = hashlib.sha256(json.dumps([name, settings, versions], sort_keys=True).encode()).hexdigest()[:16]
+    return cache() / "files" / f"{Path(model).name}-{about}" / f"model{ENDS[kind]}"
+
+
+def named(model: str, weights: str) -> str:
+    """Return a name of a model's weights that changes when they do, or "" where they are not in a place here."""
     from vtx_keras.checkpoints._folder import CONFIG, WEIGHTS, BadWeights, find, recovered
     from vtx_keras.models.options import MODELS
 
     path = recovered(Path(model))
     if model not in MODELS and weights != "default":
-        return None
+        return ""
     if model in MODELS:
         try:
             path = find(model, weights, MODELS[model].default) / CONFIG
         except (BadWeights, TypeError):
-            return None
+            return ""
     elif path.is_dir():
         path = path / CONFIG if (path / CONFIG).is_file() else path / "best" / CONFIG
     if not path.is_file():
-        return None
-    stored = path.with_name(WEIGHTS).stat() if path.name == CONFIG else path.stat()
-    versions = [version_of(name) for name in ("vtx_keras", "tensorflow", "keras")]
-    about = json.dumps([file_hash(path), stored.st_size, stored.st_mtime_ns, settings, versions], sort_keys=True)
-    name = Path(model).name
-    return cache() / "files" / f"{name}-{hashlib.sha256(about.encode()).hexdigest()[:16]}" / f"model{ENDS[kind]}"
+        return ""
+    stored = path.with_name(WEIGHTS) if path.name == CONFIG else path
+    if not stored.is_file():
+        return ""
+    status = stored.stat()
+    about = f"{file_hash(path)} {status.st_size} {status.st_mtime_ns}"
+    return hashlib.sha256(about.encode()).hexdigest()
 
 
 def _made(model: str, weights: str, settings: dict[str, Any], kind: str, path: Path) -> Path:

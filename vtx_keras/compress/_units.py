@@ -187,7 +187,8 @@ def grams(model: VisionText, layers: Iterable[keras.layers.Layer], data: Iterabl
     counts: dict[int, int] = {}
     words: np.ndarray
     layers = list(layers)
-    of_image = {id(leaf) for leaf in leaves(model.get_layer("image_encoder"))} if has_encoder(model) else set()
+    seeing = [model.get_layer("image_encoder")] if model.has_layer("image_encoder") else []
+    of_image = {id(leaf) for encoder in seeing for leaf in leaves(encoder)}
     blocks = blocks_of(model).values()
     of_image |= {id(block.cross_attention.key_value) for block in blocks if hasattr(block, "cross_attention")}
     merged = {id(leaf) for block in blocks if isinstance(block, MergedAttn) for leaf in leaves(block)}
@@ -214,13 +215,12 @@ def grams(model: VisionText, layers: Iterable[keras.layers.Layer], data: Iterabl
     for layer in layers:
         key = id(layer)
         gram, mean = sums[key] / max(1, counts[key]), means[key] / max(1, counts[key])
-        biased = getattr(layer, "bias", None) is not None
-        found[key] = Read(gram - np.outer(mean, mean), mean) if biased else Read(gram, 0 * mean)
+        if getattr(layer, "bias", None) is None:
+            found[key] = Read(gram, 0 * mean)
+        else:
+            rounding = 1e-6 * np.mean(np.diag(gram)) * np.eye(len(gram))
+            found[key] = Read(gram - np.outer(mean, mean) + rounding, mean)
     return found
-
-
-def has_encoder(model: VisionText) -> bool:
-    return model.has_layer("image_encoder")
 
 
 def solved(gram: np.ndarray) -> np.ndarray:

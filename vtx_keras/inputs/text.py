@@ -63,6 +63,9 @@ CLITIC = re.compile(r"(?<=\w)(n't|'(?:s|m|d|re|ve|ll))$")
 SILENT = frozenset([*"'\"`.?!,:;-–—…‘’“”()[]{}", "''", "``", "--", "..."])
 
 
+FEW = 8  # texts, for which a library is not loaded
+
+
 def normalize(text: str | bytes) -> str:
     """Return the form in which a text is cut into pieces; normalizing again changes nothing.
 
@@ -248,9 +251,9 @@ def encode(
             raise TypeError(f"Text {index} is {type(text).__name__}, not str: {text!r:.80}. Pass strings only.")
     rule = _rules.rule_of(vocabulary)
     if rule is not None:
-        rows = list(map(_rules.reader(vocabulary, rule), map(_decoded, texts)))
+        rows: Sequence = list(map(_rules.reader(vocabulary, rule), map(_decoded, texts)))
     else:
-        rows = tokenizer(tuple(vocabulary)).tokenize([normalize(text) for text in texts]) if texts else []
+        rows = _plain_rows([normalize(text) for text in texts], vocabulary)
     empty = [index for index, row in enumerate(rows) if not len(row)]
     if empty and not allow_empty:
         raise ValueError(
@@ -270,6 +273,16 @@ def encode(
         row = [START] * start + list(row[:room]) + [END] * end
         padded[: len(row)] = row
     return ids
+
+
+def _plain_rows(texts: list[str], vocabulary: Sequence[str]) -> Sequence:
+    """Return the ids of normalized texts.
+
+    BERT's reader gives the same for a few ASCII texts, and need not load keras-hub: a search starts in half a second.
+    """
+    if len(texts) <= FEW and all(text.isascii() and max(map(len, text.split()), default=0) <= 100 for text in texts):
+        return list(map(_rules.reader(vocabulary, _rules.DEFAULTS["bert"]), texts))
+    return tokenizer(tuple(vocabulary)).tokenize(texts)
 
 
 def decode(ids: np.ndarray | Sequence[Sequence[int] | np.ndarray], vocabulary: Sequence[str]) -> list[str]:
