@@ -244,6 +244,20 @@ def starting() -> str:
 
 
 COMPRESS = {"alone": alone, "together": together, "start": starting}
+
+
+def searching() -> str:
+    """Return what an exact search takes."""
+    report = json.loads((RESULTS / "search.json").read_text())
+    rows = [
+        [f"{row['pictures']:,}", f"{row['find_ms']:.0f}", f"{row['open_s']:.2f}", f"{row['megabytes']:,.0f}"]
+        for row in report["rows"]
+    ]
+    head = ["pictures", "ms to find ten", "s to open", "MB of index"]
+    return f"{cards.table(head, rows)}\n\n{report['hardware']} (`{report['command']}`)."
+
+
+SEARCH = {"speed": searching}
 SYSTEMS = systems.TABLES
 
 
@@ -261,7 +275,7 @@ if __name__ == "__main__":
     readme = ROOT / "README.md"
     readme.write_text(filled(readme.read_text(encoding="utf-8")), encoding="utf-8")
     guides = {"checkpoints": CHECKPOINTS, "language": LANGUAGE, "drawing": DRAWING, "systems": SYSTEMS}
-    guides["compress"] = COMPRESS
+    guides |= {"compress": COMPRESS, "search": SEARCH}
     for name, tables in guides.items():
         guide = ROOT / "docs" / f"{name}.md"
         guide.write_text(filled(guide.read_text(encoding="utf-8"), tables), encoding="utf-8")

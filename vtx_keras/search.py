@@ -74,7 +74,7 @@ class Index:
     """Vectors of the pictures of some folders, in a folder of their own.
 
     A picture that was moved, renamed or touched is not read again: its content counts. A file that is no picture is
-    remembered with the reason. Vectors are float16 and mapped from disk; the search is exact.
+    remembered with the reason. Vectors are mapped from disk; the search is exact.
 
     >>> import tempfile
     >>> from PIL import Image
@@ -92,7 +92,7 @@ class Index:
     def __init__(self, folder: str | os.PathLike, of: Towers):
         self.folder, self.of = Path(folder), of
         self.rows: list[dict[str, Any]] = []  # path, size, time, hash; and "error", or the next vector
-        self.vectors: np.ndarray = np.zeros((0, 0), "float16")
+        self.vectors: np.ndarray = np.zeros((0, 0), "float32")
         if (self.folder / ROWS).is_file():
             self._load()
         elif self.folder.exists() and any(self.folder.iterdir()):
@@ -164,12 +164,12 @@ class Index:
         found, errors = self.of.pictures([Path(row["path"]) for row in rows])
         vectors = iter(found)
         for index, row in enumerate(rows):
-            yield (row | {"error": errors[index]}, None) if index in errors else (row, next(vectors).astype("float16"))
+            yield (row | {"error": errors[index]}, None) if index in errors else (row, next(vectors).astype("float32"))
 
     def _save(self, pairs: list[tuple[dict[str, Any], np.ndarray | None]]) -> None:
         pairs = sorted(pairs, key=lambda pair: pair[0]["path"])
         vectors = [vector for _, vector in pairs if vector is not None]
-        array = np.stack(vectors) if vectors else np.zeros((0, 0), "float16")
+        array = np.stack(vectors) if vectors else np.zeros((0, 0), "float32")
         rows = [row for row, _ in pairs]
         with new_folder(self.folder) as target:
             np.save(target / VECTORS, array)
@@ -208,7 +208,7 @@ class Index:
     def _products(self, vector: np.ndarray) -> np.ndarray:
         """Return the products of all vectors with one, a part of them in memory at a time."""
         starts = range(0, len(self), ROWS_AT_ONCE)
-        return np.concatenate([self.vectors[at : at + ROWS_AT_ONCE].astype("float32") @ vector for at in starts])
+        return np.concatenate([self.vectors[at : at + ROWS_AT_ONCE] @ vector for at in starts])
 
     def _seen(self, picture: Any) -> np.ndarray:
         picture = Path(picture) if isinstance(picture, str) else picture
@@ -226,8 +226,8 @@ class Index:
         for index in best[np.argsort(-scores[best], kind="stable")]:
             if scores[index] < -1:  # the picture that was asked with
                 break
-            vector = self.vectors[index].astype("float32")
-            near = next((g for g in groups if float(self.vectors[g[0]].astype("float32") @ vector) > ALIKE), None)
+            vector = self.vectors[index]
+            near = next((g for g in groups if float(self.vectors[g[0]] @ vector) > ALIKE), None)
             if near:
                 near[1].append(int(index))
             elif len(groups) < count:
