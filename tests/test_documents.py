@@ -73,18 +73,12 @@ def test_the_page_on_language_models_tells_the_stored_figures():
     assert readme.filled(told, readme.LANGUAGE) == told, "python tools/readme.py writes them"
 
 
-def test_the_guide_to_drawing_tells_the_stored_figures():
+@pytest.mark.parametrize("name", ["drawing", "systems", "compress", "search"])
+def test_guides_tell_the_stored_figures(name):
     from tools import readme
 
-    told = page("docs/drawing.md")
-    assert readme.filled(told, readme.DRAWING) == told, "python tools/readme.py writes them"
-
-
-def test_the_guide_to_systems_tells_the_stored_figures():
-    from tools import readme
-
-    told = page("docs/systems.md")
-    assert readme.filled(told, readme.SYSTEMS) == told, "python tools/readme.py writes them"
+    told = page(f"docs/{name}.md")
+    assert readme.filled(told, getattr(readme, name.upper())) == told, "python tools/readme.py writes them"
 
 
 @pytest.mark.parametrize("name", ["decode", "train_step"])

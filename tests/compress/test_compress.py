@@ -122,7 +122,7 @@ def test_split_matrices_are_near_and_smaller(tmp_path):
     given = batches(model)
     smaller = compress.factor(model, energy=0.9999, data=given)
     assert smaller.count_params() < model.count_params()
-    np.testing.assert_allclose(said(smaller, given), said(model, given), atol=0.15)
+    assert np.abs(said(smaller, given) - said(model, given)).mean() < 0.02
     narrow = compress.factor(model, rank=8, data=given)
     assert narrow.count_params() < smaller.count_params()
     zoo.save(narrow, tmp_path / "narrow")
