@@ -383,7 +383,8 @@ ATTACKS = {  # what the error says
     ids=lambda value: ascii(value)[:40],
 )
 def test_a_stranger_s_template_is_stopped(said, template, monkeypatch):
-    monkeypatch.setattr(_templates, "SECONDS", 0.05)  # the clock is for what the count lets pass
+    if "too much work" in said:  # the clock is for what the count lets pass; it must not stop what a rule does
+        monkeypatch.setattr(_templates, "SECONDS", 0.05)
     begin = time.thread_time()
     with pytest.raises(BadTemplate, match=f"(?s)chat template .*, line .*({said}).*: expected .*pass another template"):
         rendered(template, [{"role": "user", "content": "Hi", "image": np.zeros(1)}])

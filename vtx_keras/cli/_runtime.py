@@ -254,37 +254,45 @@ def _check_settings(light: Light, settings: dict[str, Any]) -> None:
 
 def _place(model: str, weights: str, settings: dict[str, Any], kind: str) -> Path | None:
     """Return where the file of a model is kept, by its weights and by what is fixed in it; None if it has no place."""
-    name = named(model, weights)
-    if not name:
+    stored = _stored(model, weights)
+    if stored is None:
         return None
+    times = [(one.stat().st_size, one.stat().st_mtime_ns) for one in stored]  # of weights, which are not read here
     versions = [version_of(package) for package in ("vtx_keras", "tensorflow", "keras")]
-    about = hashlib.sha256(json.dumps([name, settings, versions], sort_keys=True).encode()).hexdigest()[:16]
+    about = hashlib.sha256(
+        json.dumps([_name_of(stored), times, settings, versions], sort_keys=True).encode()
+    ).hexdigest()[:16]
     return cache() / "files" / f"{Path(model).name}-{about}" / f"model{ENDS[kind]}"
 
 
 def named(model: str, weights: str) -> str:
-    """Return a name of a model's weights that changes when they do, or "" where they are not in a place here."""
+    """Return a name of a model's weights, the same wherever they are installed, or "" where they are not here."""
+    stored = _stored(model, weights)
+    return _name_of(stored) if stored else ""
+
+
+def _name_of(stored: tuple[Path, Path]) -> str:
+    """Return the hash of a config, which has that of the weights, or of a .keras file."""
+    return file_hash(stored[0])
+
+
+def _stored(model: str, weights: str) -> tuple[Path, Path] | None:
+    """Return the config and the weights of a model, a .keras file as both, or None where they are not here."""
     from vtx_keras.checkpoints._folder import CONFIG, WEIGHTS, BadWeights, find, recovered
     from vtx_keras.models.options import MODELS
 
     path = recovered(Path(model))
     if model not in MODELS and weights != "default":
-        return ""
+        return None
     if model in MODELS:
         try:
             path = find(model, weights, MODELS[model].default) / CONFIG
         except (BadWeights, TypeError):
-            return ""
+            return None
     elif path.is_dir():
         path = path / CONFIG if (path / CONFIG).is_file() else path / "best" / CONFIG
-    if not path.is_file():
-        return ""
-    stored = path.with_name(WEIGHTS) if path.name == CONFIG else path
-    if not stored.is_file():
-        return ""
-    status = stored.stat()
-    about = f"{file_hash(path)} {status.st_size} {status.st_mtime_ns}"
-    return hashlib.sha256(about.encode()).hexdigest()
+    files = (path, path.with_name(WEIGHTS) if path.name == CONFIG else path)
+    return files if all(file.is_file() for file in files) else None
 
 
 def _made(model: str, weights: str, settings: dict[str, Any], kind: str, path: Path) -> Path:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import os
 import tempfile
@@ -106,6 +107,7 @@ def search(
             trained_back(smaller, seed + len(steps))
             steps.append(_measured(smaller, how, validation, metric, limit, beams, took, bound))
             say(str(steps[-1]))
+            gc.collect()  # graphs of the step's batches and training are cycles, and hold its pictures
             if folder is not None:
                 _keep(folder, smaller if steps[-1].kept else None, steps)
             return steps[-1].kept
