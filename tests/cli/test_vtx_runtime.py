@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+import zipfile
 from pathlib import Path
 
 import keras
@@ -110,11 +111,22 @@ def test_a_kept_file_that_cannot_run_leaves_the_answer_to_keras(home, monkeypatc
     by_keras = vtx(*given, "--runtime", "keras")
     run = vtx(*given)
     assert (run.stdout, "made before" in run.stderr) == (by_keras.stdout, False)
-    kept.unlink()
-    assert vtx(*given, "--runtime", "litert").stdout == by_keras.stdout
+    assert "once; it then starts" in vtx(*given, "--runtime", "litert").stderr  # made anew
+    assert vtx(*given).stdout == by_keras.stdout
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     assert "made before" not in vtx(*given).stderr
     assert vtx(*given, "--weights", "photos").exit_code == 2
+
+
+@pytest.mark.parametrize("about", ["{}", "[]", '{"pieces": 1}', "no JSON", " " * 70_000_000])
+def test_a_description_that_does_not_fit_is_said_in_a_line(home, tmp_path, about):
+    path = tmp_path / "strange.tflite"
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("model.json", about)
+        archive.writestr("vocabulary.txt", "a\n")
+    run = vtx(path, home / "photos" / "0.png")
+    assert (run.exit_code, len(run.stderr.strip().splitlines())) == (2, 1)
+    assert "no complete exported model" in run.stderr
 
 
 @pytest.mark.parametrize("content", [None, b"", b"PK\x05\x06" + bytes(18), b"no model"])

@@ -57,6 +57,8 @@ def compress(model: str, name: str, formats: str, target: str, as_json: bool, ou
         times = re.fullmatch(r"(\d+(?:\.\d+)?)\s*[x×]?", target.strip())
         if not times:
             raise ValueError(f"--target {target}: expected how many times fewer parameters, such as 2x")
+        from vtx_keras._files import write
+
         with quiet():
             from vtx_keras import compress as compressing
             from vtx_keras import data, zoo
@@ -79,7 +81,7 @@ def compress(model: str, name: str, formats: str, target: str, as_json: bool, ou
         models = {"whole": network} | ({} if smaller is network else {"smaller": smaller})
         files = _files(models, wanted)
     record = json.loads((out / "compress.json").read_text("utf-8")) | {"files": files}
-    (out / "compress.json").write_text(json.dumps(record, indent=1) + "\n", "utf-8")
+    write(out / "compress.json", json.dumps(record, indent=1) + "\n")
     if as_json:
         click.echo(json.dumps(record, indent=1))
         return

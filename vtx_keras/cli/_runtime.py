@@ -28,6 +28,11 @@ from vtx_keras.search import Towers
 
 SUFFIXES = {".tflite": "litert", ".onnx": "onnx"}
 ENDS = {kind: suffix for suffix, kind in SUFFIXES.items()}
+MOST_BYTES = 64_000_000  # of a description and a vocabulary
+NEEDED = (
+    "pieces", "task", "form", "image_shape", "resize", "max_length", "beams", "prompt", "labels", "multi_label",
+    "allow_empty",
+)  # fmt: skip
 
 
 class Light(NamedTuple):
@@ -62,7 +67,7 @@ def wanted(model: str, weights: str, settings: dict[str, Any], runtime: str | No
         return None
     for each in [runtime] if runtime else SUFFIXES.values():
         path = _place(model, weights, settings, each)
-        if path is None or not path.is_file() or (runtime is None and not _runs_here(path, each)):
+        if path is None or not _runs_here(path, each):
             continue
         click.echo(f"vtx: by {each}, from a file made before (--runtime keras: by Keras)", err=True)
         return opened(path)
@@ -87,16 +92,20 @@ def opened(path: Path) -> Light:
     try:
         if path.suffix.lower() == ".tflite":
             with zipfile.ZipFile(path) as archive:
+                if sum(archive.getinfo(name).file_size for name in names) > MOST_BYTES:
+                    raise ValueError(f"its description has more than {MOST_BYTES // 1_000_000} MB")
                 about, pieces = (archive.read(name).decode("utf-8") for name in names)
         else:
             about, pieces = (path.with_name(name).read_text("utf-8") for name in names)
         description, vocabulary = json.loads(about), pieces.removesuffix("\n").split("\n")
+        if missing := [name for name in NEEDED if name not in description]:
+            raise ValueError(f"its description has no {missing[0]!r}")
         if len(vocabulary) != description["pieces"]:
             raise ValueError(f"its vocabulary has {len(vocabulary)} pieces, expected {description['pieces']}")
-    except (OSError, KeyError, ValueError, zipfile.BadZipFile) as error:
+    except (OSError, KeyError, TypeError, ValueError, zipfile.BadZipFile) as error:
         raise ValueError(f"{path} is no complete exported model ({error}): export it again") from error
     rule = description.get("rule")
-    if _reads_otherwise(description["spelling"], rule):
+    if _reads_otherwise(description.get("spelling"), rule):
         raise ValueError(f"{path} has a published tokenizer: run it with export/mobile/run.py or export/onnx/run.py")
     if description["form"] != "one" and description["task"] == "captioner":
         raise ValueError(f"{path} is of form {description['form']}: expected a file of form one")

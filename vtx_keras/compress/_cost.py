@@ -16,7 +16,6 @@ from vtx_keras.models._base import VisionText, leaves
 from vtx_keras.models._methods import Captioner
 from vtx_keras.models.blocks import Attention
 from vtx_keras.models.concepts import Concepts
-from vtx_keras.models.layers import Composite
 
 __all__ = ["flops"]
 
@@ -48,9 +47,8 @@ def flops(model: VisionText, length: int | None = None) -> dict[str, int]:
 
 def _counted(model: VisionText, length: int) -> dict[str, int]:
     """Run one picture and a text eagerly, and count what each layer computes."""
-    encoder = (
-        {id(leaf) for leaf in leaves(model.get_layer("image_encoder"))} if model.has_layer("image_encoder") else ()
-    )
+    seeing = [model.get_layer("image_encoder")] if model.has_layer("image_encoder") else []
+    encoder = {id(leaf) for one in seeing for leaf in leaves(one)}
     counts = {"encode": 0, "text": 0}
 
     def seen(layer: Any, output: Any, *inputs: Any) -> None:
@@ -58,7 +56,7 @@ def _counted(model: VisionText, length: int) -> dict[str, int]:
 
     def attended(layer: Any, output: Any, x: Any, keys: Any, *others: Any) -> None:
         del output, others
-        part = "encode" if id(layer.query) in encoder or _inside(layer, encoder) else "text"
+        part = "encode" if any(id(leaf) in encoder for leaf in leaves(layer)) else "text"
         counts[part] += 4 * layer.heads * layer.width * x.shape[1] * keys.shape[-1] * x.shape[0]
 
     attentions = [one for one in leaves(model, stop_at=Attention) if isinstance(one, Attention)]
@@ -69,10 +67,6 @@ def _counted(model: VisionText, length: int) -> dict[str, int]:
         watching.enter_context(watched(attentions, attended, "attend"))
         model({name: inputs[name] for name in model.input}, training=False)
     return counts
-
-
-def _inside(layer: Composite, among: Any) -> bool:
-    return any(id(leaf) in among for leaf in leaves(layer))
 
 
 def _of(layer: Any, output: Any, *inputs: Any) -> int:
