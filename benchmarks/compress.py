@@ -7,12 +7,14 @@ model. Files are exported and run on one thread.
 
     TFDS_DATA_DIR=... python benchmarks/compress.py alone       # 20 minutes, two cores
     TFDS_DATA_DIR=... python benchmarks/compress.py together    # 40 minutes
+    TFDS_DATA_DIR=... python benchmarks/compress.py elsewhere   # 2 minutes: on photographs of other things
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import sys
 import tempfile
 import time
 from pathlib import Path
@@ -39,7 +41,7 @@ WAYS: dict[str, dict[str, Any]] = {
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("parts", nargs="+", choices=("alone", "together"))
+    parser.add_argument("parts", nargs="+", choices=("alone", "together", "elsewhere"))
     parser.add_argument("--target", type=float, default=2.0)
     parser.add_argument("--keep", type=float, default=0.95)
     parser.add_argument("--epochs", type=int, default=8)
@@ -48,11 +50,11 @@ def main() -> None:
     path = RESULTS / "compress.json"
     rows = json.loads(path.read_text())["rows"] if path.exists() else []
     for part in args.parts:
-        made = {"alone"} if part == "alone" else {"search", "test", "files"}
+        made = {"together": {"search", "test", "files"}}.get(part, {part})
         rows = [row for row in rows if row["part"] not in made]  # of an earlier run
         options = "" if part == "alone" else f" --target {args.target} --keep {args.keep} --epochs {args.epochs}"
         command = f"python benchmarks/compress.py {part}{options}"
-        for row in {"alone": alone, "together": together}[part](args):
+        for row in {"alone": alone, "together": together, "elsewhere": elsewhere}[part](args):
             rows.append({**row, "command": command})
             store("compress", rows, hardware=f"{processor()}, two cores", command="see each row")
 
@@ -108,7 +110,7 @@ def together(args: argparse.Namespace):
         epochs=args.epochs,
         batch_size=64,
         limit=None,
-        folder=args.folder / f"{args.target}-{args.keep}-{args.epochs}",
+        folder=place_of(args),
     )
     for number, step in enumerate(steps):
         yield {"part": "search", "model": f"{number}: {step.how}", "parameters": step.parameters,
@@ -121,10 +123,30 @@ def together(args: argparse.Namespace):
         yield from files(name, network)
 
 
+def place_of(args: argparse.Namespace) -> Path:
+    """Return where the search of these settings keeps its model."""
+    return args.folder / f"{args.target}-{args.keep}-{args.epochs}"
+
+
+def elsewhere(args: argparse.Namespace):
+    """Yield what the whole and the smaller model say of photographs that training back did not show."""
+    from vtx_keras import zoo
+
+    for name, model in (("whole", zoo.build(MODEL)), ("smaller", zoo.load(place_of(args) / "model"))):
+        yield {"part": "elsewhere", "model": f"{name}, 4 beams", **measured(model, "coco_sample", beams=4)}
+
+
 def measured(model: Any, split: str, beams: int) -> dict[str, Any]:
     from vtx_keras import data, evaluate
 
-    results = evaluate.run(model, data.load("flickr8k", split), baselines=(), beams=beams)
+    if split == "coco_sample":
+        sys.path.insert(0, str(Path(__file__).parents[1]))
+        from recipes.families import photos
+
+        examples = photos.coco_sample("validation")
+    else:
+        examples = data.load("flickr8k", split)
+    results = evaluate.run(model, examples, baselines=(), beams=beams)
     figure = results.metrics["cider"]
     return {"parameters": model.count_params(), "rows": results.rows,
             "cider": figure["value"], "low": figure["low"], "high": figure["high"]}  # fmt: skip

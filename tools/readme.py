@@ -210,7 +210,10 @@ def together() -> str:
          "yes" if row["kept"] else "no", f"{row['cpu_minutes']:.0f}"]
         for row in rows
     ]  # fmt: skip
-    held = [[row["model"], f"{row['parameters'] / 1e6:.2f} M", _interval(row)] for row in _compressed("test")[0]]
+    held, others = (
+        [[row["model"], f"{row['parameters'] / 1e6:.2f} M", _interval(row)] for row in _compressed(part)[0]]
+        for part in ("test", "elsewhere")
+    )
     files = [
         [row["model"], f"{row['megabytes']:.1f}", f"{row['ms']:.1f}", f"{row['identical']}/{row['of']}"]
         for row in _compressed("files")[0]
@@ -218,6 +221,7 @@ def together() -> str:
     parts = [
         cards.table(["step", "parameters", "GFLOP", "CIDEr, validation", "held", "CPU minutes"], steps),
         cards.table(["official test split", "parameters", "CIDEr"], held),
+        cards.table(["photographs of other things (`coco_sample`)", "parameters", "CIDEr"], others),
         cards.table(["file", "MB", "ms per picture, one thread", "identical to its model"], files),
     ]
     parts.append(f"`{rows[0]['command']}`.")
