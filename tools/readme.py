@@ -261,7 +261,26 @@ def searching() -> str:
     return f"{cards.table(head, rows)}\n\n{report['hardware']} (`{report['command']}`)."
 
 
+def limits() -> str:
+    """Return how near each part is to what the machine can do."""
+    report = json.loads((RESULTS / "limits.json").read_text())
+    named = {"encode": "the image encoder", "word": "a further word", "step": "a training step, batch 8"}
+    sides = {"litert": "LiteRT", "onnx": "ONNX", "keras": "Keras", "xla": "Keras under XLA"}
+    rows = [
+        [f"`{row['shape']}`, {named[row['side'].split()[-1]]}", sides[row["side"].split()[0]],
+         f"{row['ms']:.{0 if row['ms'] > 100 else 2}f}", f"{row['limit_ms']:.{0 if row['limit_ms'] > 100 else 2}f}",
+         f"{row['of_limit']:.0%}"]
+        for row in sorted(report["rows"], key=lambda row: list(named).index(row["side"].split()[-1]))
+    ]  # fmt: skip
+    machines = dict.fromkeys((row["machine_gigaflops"], row["machine_gigabytes"]) for row in report["rows"])
+    rates = " and ".join(f"{flops:.0f} GFLOP/s and {size:.0f} GB/s" for flops, size in machines)
+    head = ["part", "runtime", "ms", "ms at least", "of limit"]
+    machine = f"{report['hardware']}: {rates}, by the size of what a word reads"
+    return f"{cards.table(head, rows)}\n\n{machine} (`{report['command']}`)."
+
+
 SEARCH = {"speed": searching}
+SPEED = {"limits": limits}
 SYSTEMS = systems.TABLES
 
 
@@ -279,7 +298,7 @@ if __name__ == "__main__":
     readme = ROOT / "README.md"
     readme.write_text(filled(readme.read_text(encoding="utf-8")), encoding="utf-8")
     guides = {"checkpoints": CHECKPOINTS, "language": LANGUAGE, "drawing": DRAWING, "systems": SYSTEMS}
-    guides |= {"compress": COMPRESS, "search": SEARCH}
+    guides |= {"compress": COMPRESS, "search": SEARCH, "speed": SPEED}
     for name, tables in guides.items():
         guide = ROOT / "docs" / f"{name}.md"
         guide.write_text(filled(guide.read_text(encoding="utf-8"), tables), encoding="utf-8")

@@ -23,9 +23,16 @@ def test_files_are_measured_side_by_side(captioner):
     (report,) = bench.side_by_side(captioner, ["litert"], ["float32"], pictures=3, rounds=2)
     assert (report.format, report.identical, report.n) == ("litert", 3, 3)
     assert 0 < report.ms_p50 <= report.ms_p95
-    header, line = bench.table([report]).splitlines()
+    header, line = bench.table([report], least=0.5 * report.ms_p50).splitlines()
     assert "faster" in header
+    assert (header.endswith("of limit"), line.endswith(" 50%")) == (True, True)
     assert line.startswith("litert float32")
+
+
+def test_a_picture_takes_no_less_than_the_machine_allows(captioner):
+    words, more = (bench.limit_of(captioner, 3, max_length=length) for length in (1, 8))
+    assert 0 < words < more
+    assert bench.limit_of(zoo.build("retriever", weights=None, dim=32, image_shape=(32, 32, 3)), 3) is None
 
 
 @pytest.mark.slow

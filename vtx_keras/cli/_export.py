@@ -131,7 +131,7 @@ def _fail(message: str) -> None:
 
 TIMED = ("keras", *FORMATS)
 PRECISIONS = ("float32", "float16", "int8")
-COLUMNS = ("file", "identical", "MB", "load s", "ms p50", "ms p95", "peak MB", "faster")
+COLUMNS = ("file", "identical", "MB", "load s", "ms p50", "ms p95", "peak MB", "faster", "of limit")
 
 
 @click.command()
@@ -166,8 +166,9 @@ def bench(
     """Compare the speed of a model in Keras and of its exported files.
 
     MODEL is a name of the zoo or a saved model. The files are written to a temporary folder; each is run by its own
-    runtime, one picture at a time on one thread, in turns. `faster` is the ratio of the medians to Keras. A SavedModel
-    also decodes the picture and joins the words.
+    runtime, one picture at a time on one thread, in turns. `faster` is the ratio of the medians to Keras. `of limit`
+    is what one thread of this machine needs at least, to multiply in float32 and to read the weights, divided by the
+    median: 100 % cannot be beaten, but by int8. A SavedModel also decodes the picture and joins the words.
 
     \b
     vtx bench cross_attn_captioner
@@ -181,10 +182,30 @@ def bench(
         settings: dict[str, Any] = {"beams": beams, "max_length": max_length}
         with quiet():
             reports = side_by_side(network, names, precisions, pictures=pictures, rounds=rounds, **settings)
+            least = limit_of(network, pictures, **settings)
     if as_json:
-        click.echo(json.dumps([asdict(report) for report in reports], indent=1, ensure_ascii=False))
+        rows = [{**asdict(report), "least_ms": least} for report in reports]
+        click.echo(json.dumps(rows, indent=1, ensure_ascii=False))
     else:
-        click.echo(table(reports))
+        click.echo(table(reports, least))
+        if least is not None:
+            click.echo(f"limit: {least:.1f} ms a picture in float32, on one thread of this machine")
+
+
+def limit_of(model: VisionText, pictures: int, beams: int = 1, max_length: int | None = None) -> float | None:
+    """Return the milliseconds that a picture takes at least, or None where what a model computes is not counted."""
+    from vtx_keras.compress import least_ms
+    from vtx_keras.export import _verify as verify
+    from vtx_keras.models._methods import Answerer, Captioner, Matcher
+
+    if not isinstance(model, (Answerer, Captioner, Matcher)) or isinstance(model.options.get("text_decoder"), dict):
+        return None
+    words = 0.0
+    if isinstance(model, Captioner):
+        samples = verify.load_examples(model, verify.rows_of(model, None, pictures))
+        ids = verify.expected(model, samples, beams=beams, max_length=max_length)["ids"]
+        words = float((1 + (ids != 0).sum(axis=1)).clip(max=ids.shape[1]).mean())
+    return least_ms(model, words, beams)
 
 
 def _choices(value: str, choices: tuple[str, ...], option: str) -> list[str]:
@@ -316,11 +337,11 @@ def convert(name: str, out: Path | None, archives: Path | None, url: str | None,
         click.echo(f"wrote {published.convert(name, home, store, half=half, url=url)}")
 
 
-def table(reports: list[Report]) -> str:
+def table(reports: list[Report], least: float | None = None) -> str:
     """Format reports as a table, one line each.
 
     >>> table([])
-    'file  identical  MB  load s  ms p50  ms p95  peak MB  faster'
+    'file  identical  MB  load s  ms p50  ms p95  peak MB  faster  of limit'
     """
     keras = next((report.ms_p50 for report in reports if report.format == "keras"), None)
     rows = [COLUMNS]
@@ -336,6 +357,7 @@ def table(reports: list[Report]) -> str:
                 f"{report.ms_p95:.1f}",
                 f"{report.peak_megabytes:.0f}",
                 faster,
+                "" if least is None else f"{least / report.ms_p50:.0%}",
             )
         )
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]

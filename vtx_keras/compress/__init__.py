@@ -2,6 +2,7 @@
 
 smaller = compress.prune(model, 0.4, by="neurons", data=batches)
 compress.distil(model, smaller, batches, epochs=3)
+compress.least_ms(smaller, words=11)  # what this machine needs at least
 
 Each function takes a model and returns an ordinary one, which `fit`, `zoo.save` and the exporters take. What was pruned
 is gone: matrices have smaller shapes, and no mask is left.
@@ -16,6 +17,11 @@ _MODULE_OF = {
     "distil": "_distil",
     "together": "_distil",
     "flops": "_cost",
+    "least_ms": "_limit",
+    "parts_of": "_limit",
+    "Part": "_limit",
+    "machine": "_limit",
+    "Machine": "_limit",
     "search": "_search",
     "Step": "_search",
 }

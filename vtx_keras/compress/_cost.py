@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import math
+import warnings
 from collections.abc import Callable
 from typing import Any
 
@@ -65,6 +66,7 @@ def _counted(model: VisionText, length: int) -> dict[str, int]:
     with contextlib.ExitStack() as watching:
         watching.enter_context(watched(leaves(model), seen))
         watching.enter_context(watched(attentions, attended, "attend"))
+        watching.enter_context(warnings.catch_warnings(action="ignore"))  # Keras wonders at a softmax over one token
         model({name: inputs[name] for name in model.input}, training=False)
     return counts
 
