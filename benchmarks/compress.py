@@ -103,7 +103,7 @@ def together(args: argparse.Namespace):
     model = zoo.build(MODEL)
     smaller, steps = compress.search(
         model,
-        data.load("flickr8k", "train"),
+        photographs().examples("train"),
         data.load("flickr8k", "validation"),
         target=args.target,
         keep=args.keep,
@@ -129,23 +129,25 @@ def place_of(args: argparse.Namespace) -> Path:
 
 
 def elsewhere(args: argparse.Namespace):
-    """Yield what the whole and the smaller model say of photographs that training back did not show."""
+    """Yield what the whole and the smaller model say of photographs of other things, 942 of which both learned from."""
     from vtx_keras import zoo
 
     for name, model in (("whole", zoo.build(MODEL)), ("smaller", zoo.load(place_of(args) / "model"))):
         yield {"part": "elsewhere", "model": f"{name}, 4 beams", **measured(model, "coco_sample", beams=4)}
 
 
+def photographs() -> Any:
+    """Return the module with the photographs that the released captioner learned from."""
+    sys.path.insert(0, str(Path(__file__).parents[1]))
+    from recipes.families import photos
+
+    return photos
+
+
 def measured(model: Any, split: str, beams: int) -> dict[str, Any]:
     from vtx_keras import data, evaluate
 
-    if split == "coco_sample":
-        sys.path.insert(0, str(Path(__file__).parents[1]))
-        from recipes.families import photos
-
-        examples = photos.coco_sample("validation")
-    else:
-        examples = data.load("flickr8k", split)
+    examples = photographs().coco_sample("validation") if split == "coco_sample" else data.load("flickr8k", split)
     results = evaluate.run(model, examples, baselines=(), beams=beams)
     figure = results.metrics["cider"]
     return {"parameters": model.count_params(), "rows": results.rows,

@@ -10,7 +10,7 @@ import keras
 from keras import ops
 
 from vtx_keras.inputs.text import PAD
-from vtx_keras.models._base import VisionText, cut
+from vtx_keras.models._base import VisionText, cut, leaves
 from vtx_keras.models._methods import Answerer, Captioner, Matcher, Retriever
 from vtx_keras.models.layers import register
 from vtx_keras.models.objectives import PacedAdam, clipping
@@ -118,11 +118,38 @@ def together(data: Any, theirs: Any) -> Any:
     if not hasattr(data, "zip"):
         raise TypeError("expected batches of data.batches, for the student and for the teacher")
 
+    import tensorflow as tf
+
     def beside(one: tuple, other: tuple) -> tuple:
         inputs, *rest = one
+        if "tokens" in inputs and inputs["tokens"].shape[1:] == other[0]["tokens"].shape[1:]:
+            same = tf.reduce_all(inputs["tokens"] == other[0]["tokens"])
+            said = "the two have other examples, or another order: shuffle them before, and make batches as they come"
+            with tf.control_dependencies([tf.debugging.Assert(same, [said])]):
+                return ({**inputs, "teacher_image": tf.identity(other[0]["image"])}, *rest)
         return ({**inputs, "teacher_image": other[0]["image"]}, *rest)
 
     return data.zip(data, theirs).map(beside)
+
+
+def taught_to_see(student: VisionText, data: Any, *, epochs: int = 1, learning_rate: float = 2e-4) -> VisionText:
+    """Train the image encoder of `student` in place to give the features beside its pictures, and return the student.
+
+    `data` are `together` of its batches and of the teacher's behind its encoder. What the batch norms measured stays.
+    """
+    import tensorflow as tf
+
+    encoder = student.get_layer("image_encoder")
+    encoder.trainable = True
+    for leaf in leaves(encoder):
+        leaf.trainable = not isinstance(leaf, keras.layers.BatchNormalization)
+    image = keras.Input(student.image_shape)
+    network = keras.Model(image, encoder(image))
+    rate = keras.optimizers.schedules.CosineDecay(learning_rate, max(1, len(data) * epochs))
+    network.compile(PacedAdam(rate, clipnorm=1.0), loss=lambda wanted, seen: _distance(seen, wanted))
+    pairs = data.map(lambda inputs, *others: (inputs["image"], tf.cast(inputs["teacher_image"], "float32")))
+    network.fit(pairs, epochs=epochs, shuffle=False, verbose=0)
+    return student
 
 
 def joined(teacher: VisionText, student: VisionText, features: Sequence[str], own_picture: bool = False) -> keras.Model:

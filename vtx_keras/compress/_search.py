@@ -18,7 +18,7 @@ import keras
 from vtx_keras._files import write
 from vtx_keras.checkpoints import save
 from vtx_keras.compress._cost import flops
-from vtx_keras.compress._distil import distil
+from vtx_keras.compress._distil import distil, taught_to_see, together
 from vtx_keras.compress._prune import BY, checked, factor, finished, prune, rebuilt
 from vtx_keras.compress._units import MOST_EXAMPLES, groups_of
 from vtx_keras.evaluate._pages import LOWER_IS_BETTER
@@ -26,6 +26,7 @@ from vtx_keras.models._base import VisionText
 
 __all__ = ["METRICS", "Step", "search"]
 METRICS = ("cider", "vqa_accuracy", "word_f1", "text_to_image_recall_5", "f1_micro", "accuracy")  # what is kept
+SEEING = 4  # of so many epochs, a published image encoder that lost channels learns to see as before in one
 UNITS = tuple(kind for kind in BY if kind != "blocks")
 
 
@@ -75,7 +76,7 @@ def search(
     split first, and where pruning ends above the target, the matrices of blocks are split last (`factor`). Each step is
     measured on `limit` examples of `validation` by `metric` (by default the first of `METRICS` that the task has). The
     last step above the bound is returned; a target that the bound forbids is not reached, and the steps say so. A
-    published image encoder stays frozen.
+    published image encoder that lost channels learns to give what it gave before, and is frozen then.
 
     With `folder`, `model` (weights, if a smaller one held) and `compress.json` (the steps) are written there after
     each step.
@@ -95,6 +96,9 @@ def search(
 
         def trained_back(smaller: VisionText, seed: int) -> VisionText:
             if published_encoder(smaller):
+                if _encoder_size(smaller) < _encoder_size(best):
+                    pairs = _seen_by_both(teacher, smaller, data, Path(cache), batch_size, seed)
+                    taught_to_see(smaller, pairs, epochs=-(-epochs // SEEING), learning_rate=learning_rate * 2 / 3)
                 smaller.freeze("image")
             how = {"batch_size": batch_size, "seed": seed, "training": True, "unknown": "drop"}
             pair, batches = _behind(teacher, smaller, data, Path(cache), how)
@@ -209,6 +213,23 @@ def published_encoder(model: VisionText) -> bool:
     return isinstance(model.options["image_encoder"], str) and model.options["image_encoder"] != "vit"
 
 
+def _encoder_size(model: VisionText) -> int:
+    return model.get_layer("image_encoder").count_params()
+
+
+def _seen_by_both(teacher: VisionText, student: VisionText, data: Any, folder: Path, batch_size: int, seed: int) -> Any:
+    """Return batches of pictures with what the teacher's encoder gives beside them, in an order drawn once."""
+    from vtx_keras.data import Examples, batches, features
+    from vtx_keras.data._examples import encoded_of
+
+    rows = encoded_of(data)
+    order = {"seed": seed, "reshuffle_each_iteration": False}
+    rows = Examples(rows.shuffle(max(1, int(rows.cardinality())), **order))
+    how = {"batch_size": batch_size, "unknown": "drop"}
+    seen = batches(features(rows, teacher, folder), teacher.behind_encoder(), **how)
+    return together(batches(rows, student, **how), seen)
+
+
 def _copy(model: VisionText) -> VisionText:
     """Return a model like this one, so that what happens to it leaves this one alone."""
     other = rebuilt(model, model.options)
@@ -221,7 +242,6 @@ def _behind(
     teacher: VisionText, student: VisionText, data: Any, folder: Path, how: dict
 ) -> tuple[tuple[VisionText, VisionText], Any]:
     """Return the pair and its batches: behind the image encoders where the student's is frozen."""
-    from vtx_keras.compress._distil import together
     from vtx_keras.data import batches, features
 
     if student.get_layer("image_encoder").trainable:
