@@ -12,6 +12,7 @@ from pathlib import Path
 
 import keras
 import numpy as np
+import onnx
 import pytest
 from images import bomb
 from paths import PROGRAMS, SUPPORT
@@ -142,27 +143,20 @@ def test_the_programs_import_no_framework(file):
 
 # --- JavaScript, Kotlin, Swift
 
-ONNXRUNTIME_WEB = """export class Tensor {
-  constructor(type, data, dims) { Object.assign(this, { type, data, dims }); }
-}
-const run = (file) => async ({ image }) => {
-  if (image.type !== "uint8" || image.data.length !== image.dims.reduce((a, b) => a * b)) throw new Error("image");
-  return { ids: { data: Int32Array.from(JSON.parse(file)) } };
-};
-export const InferenceSession = { create: async (file) => ({ run: run(file) }) };
-"""
-PNGJS = "export default { PNG: { sync: { read: (file) => JSON.parse(file) } } };\n"
 CASES = """import { readFileSync } from "node:fs";
-import { pixels, words } from "./caption.mjs";
-const { about, vocabulary, images, ids } = JSON.parse(readFileSync("cases.json"));
+import { companions, pixels, placed, tokens, words } from "./model.mjs";
+const { images, ids, texts } = JSON.parse(readFileSync("cases.json"));
+const { about, vocabulary } = companions(readFileSync("model.onnx"));
 const seen = images.map((image) => Array.from(pixels(image, about)));
-console.log(JSON.stringify({ seen, said: ids.map((row) => words(row, about, vocabulary)) }));
+const said = ids.map((row) => words(row, about, vocabulary));
+const read = texts.map((text) => tokens(text, about, vocabulary));
+console.log(JSON.stringify({ seen, said, read, placed: placed(ids[0], about, vocabulary) }));
 """
 
 
 def node(folder: Path, *arguments: str) -> str:
     if shutil.which("node") is None:
-        pytest.skip("export/onnx/caption.mjs was not run: there is no node here")
+        pytest.skip("export/web/model.mjs was not run: there is no node here")
     run = subprocess.run(["node", *arguments], cwd=folder, capture_output=True, text=True)
     assert run.returncode == 0, run.stderr
     return run.stdout
@@ -170,13 +164,8 @@ def node(folder: Path, *arguments: str) -> str:
 
 @pytest.fixture
 def web(tmp_path):
-    """A folder with caption.mjs, its two packages replaced: one writes given ids, the other reads JSON."""
-    for name, content in {"onnxruntime-web": ONNXRUNTIME_WEB, "pngjs": PNGJS}.items():
-        package = tmp_path / "node_modules" / name
-        package.mkdir(parents=True)
-        (package / "index.mjs").write_text(content)
-        (package / "package.json").write_text(json.dumps({"name": name, "exports": "./index.mjs"}))
-    shutil.copy(PROGRAMS / "onnx/caption.mjs", tmp_path)
+    """A folder with model.mjs."""
+    shutil.copy(PROGRAMS / "web/model.mjs", tmp_path)
     return tmp_path
 
 
@@ -189,21 +178,31 @@ def test_the_javascript_prepares_images_and_joins_words_as_the_package_does(web,
     sizes = [(32, 32), (50, 31), (9, 70), (3, 5)]
     images = [Image.fromarray(random.integers(0, 256, (h, w, 4), "uint8"), "RGBA") for w, h in sizes]
     vocabulary = text.vocabulary()
-    ids = text.encode([*CAPTIONS, *ROUND_TRIPS, "", "[unk] ##"], vocabulary, 40, end=True, allow_empty=True)
-    about = graphs.describe(model, "one")
-    cases = {"about": about, "vocabulary": vocabulary, "images": [*map(rgba, images)], "ids": ids.tolist()}
+    said = [*CAPTIONS, *ROUND_TRIPS, "", "[unk] ##"]
+    ids = text.encode(said, vocabulary, 40, end=True, allow_empty=True)
+    texts = [one for one in [*AWKWARD, *CAPTIONS, *ROUND_TRIPS, *ODD] if "\ud83d" not in one]
+    about = {**graphs.describe(model, "one"), "pieces": len(vocabulary), "max_length": 40, "allow_empty": True}
+    file = onnx.ModelProto(ir_version=8)
+    file.graph.initializer.add().raw_data = bytes(random.integers(0, 256, 1000, "uint8"))
+    for key, value in {"model.json": json.dumps(about), "vocabulary.txt": "\n".join(vocabulary) + "\n"}.items():
+        file.metadata_props.add(key=key, value=value)
+    (web / "model.onnx").write_bytes(file.SerializeToString())
+    cases = {"images": [*map(rgba, images)], "ids": ids.tolist(), "texts": texts}
     (web / "cases.json").write_text(json.dumps(cases))
     (web / "cases.mjs").write_text(CASES)
     found = json.loads(node(web, "cases.mjs"))
     assert found["said"] == text.decode(ids, vocabulary)
+    assert [one["word"] for one in found["placed"]] == ["a", "man", "riding", "a", "skateboard", "."]
+    expected = text.encode(texts, vocabulary, 40, start=True, allow_empty=True)
+    for one, read, ours in zip(texts, found["read"], expected.tolist(), strict=True):
+        assert read == ours, one
     for image, pixels in zip(images, found["seen"], strict=True):
         difference = np.array(pixels).reshape(model.image_shape) - prepare(image, model.image_shape)
         assert np.abs(difference).max() <= 1, image.size
-    (web / "model.json").write_text(json.dumps(about))
-    (web / "vocabulary.txt").write_text("\n".join(vocabulary) + "\n")
-    (web / "model.onnx").write_text(json.dumps(ids[0].tolist()))
-    (web / "photo.png").write_text(json.dumps(rgba(images[1])))
-    assert node(web, "caption.mjs", "model.onnx", "photo.png") == f"{text.decode(ids, vocabulary)[0]}\n"
+    for damaged in (b"", b"<html>", (web / "model.onnx").read_bytes()[:-20], json.dumps(about).encode()):
+        (web / "model.onnx").write_bytes(damaged)
+        done = subprocess.run(["node", "cases.mjs"], cwd=web, capture_output=True, text=True)
+        assert done.returncode == 1, damaged
 
 
 FITS = [f"{fit}{end}" for fit in ("pad", "stretch", "crop", "shortest") for end in ("", "-bicubic", "-lanczos")]
@@ -223,7 +222,7 @@ def test_the_javascript_fits_images_by_every_rule(web, model):
     about = {**graphs.describe(model, "one"), "image_shape": [24, 32, 3]}
     (web / "cases.json").write_text(json.dumps({"about": about, "cases": cases}))
     (web / "cases.mjs").write_text(
-        'import { readFileSync } from "node:fs";\nimport { pixels } from "./caption.mjs";\n'
+        'import { readFileSync } from "node:fs";\nimport { pixels } from "./model.mjs";\n'
         'const { about, cases } = JSON.parse(readFileSync("cases.json"));\n'
         "const seen = cases.map(({ resize, image }) => Array.from(pixels(image, { ...about, resize })));\n"
         "console.log(JSON.stringify(seen));\n"
@@ -233,16 +232,6 @@ def test_the_javascript_fits_images_by_every_rule(web, model):
         for image in images:
             difference = np.array(next(found)).reshape(24, 32, 3) - prepare(image, (24, 32, 3), fit)
             assert np.abs(difference).max() <= 2, (fit, image.size)
-
-
-@pytest.mark.network
-def test_the_javascript_captions_in_onnxruntime_web(model, tmp_path):
-    rows = [{"image": np.zeros(model.image_shape, "uint8"), "caption": "w1"}]
-    export.onnx(model, tmp_path / "model.onnx", verify_data=rows)
-    shutil.copy(PROGRAMS / "onnx/caption.mjs", tmp_path)
-    Image.open(data.sample("photos/cat.jpg")).save(tmp_path / "cat.png")
-    subprocess.run(["npm", "install", "--silent", "onnxruntime-web", "pngjs"], cwd=tmp_path, check=True)
-    assert node(tmp_path, "caption.mjs", "model.onnx", "cat.png").strip() == model.generate(tmp_path / "cat.png")[0]
 
 
 def compiler(name: str, program: str) -> str:

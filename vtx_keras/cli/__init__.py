@@ -9,6 +9,7 @@ import click
 
 from vtx_keras.cli._catalogue import data, doctor, list_models, show
 from vtx_keras.cli._compress import compress
+from vtx_keras.cli._demo import demo
 from vtx_keras.cli._draw import draw, explain
 from vtx_keras.cli._evaluate import evaluate
 from vtx_keras.cli._export import bench, convert, export, push
@@ -31,7 +32,7 @@ def main() -> None:
 
 
 for command in (
-    predict, chat, search, draw, data, train, evaluate, explain, compress, export, bench, push, doctor, list_models,
-    show, convert,
+    predict, chat, search, demo, draw, data, train, evaluate, explain, compress, export, bench, push, doctor,
+    list_models, show, convert,
 ):  # fmt: skip
     main.add_command(command)

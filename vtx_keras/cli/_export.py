@@ -39,6 +39,7 @@ FORMATS = ("savedmodel", "litert", "onnx")
 @click.option("--beams", type=click.IntRange(1), default=1, show_default=True)
 @click.option("--max-length", type=click.IntRange(1), help="Most tokens per caption.")
 @click.option("--prompt", help="Start of every caption (form one).")
+@click.option("--attention", is_flag=True, help="Files also tell where each word looks (litert, onnx).")
 @click.option("--verify-data", help="Data set or CSV to verify the files on [default: the bundled sample].")
 @click.option("--columns", metavar="OURS=THEIRS,...", help="Column mapping: image=photo,caption=title.")
 @click.option("--folder", type=click.Path(path_type=Path), help="Folder of data sets, as for vtx data.")
@@ -55,6 +56,7 @@ def export(
     beams: int,
     max_length: int | None,
     prompt: str | None,
+    attention: bool,
     verify_data: str | None,
     columns: str | None,
     folder: Path | None,
@@ -76,6 +78,8 @@ def export(
     unknown = [name for name in names if name not in FORMATS]
     if unknown:
         _fail(f"--to {unknown[0]}: expected some of {', '.join(FORMATS)}, separated by commas")
+    if attention and "savedmodel" in names:
+        _fail("--attention is for litert and onnx: name them with --to")
     with reporting_errors():
         with quiet():
             from vtx_keras import data, zoo
@@ -93,6 +97,7 @@ def export(
             split = verify_split or (None if Path(verify_data).exists() else data.held_out(verify_data))
             settings["verify_data"] = data.named(verify_data, split, folder, columns)
         settings |= {"beams": beams, "max_length": max_length, "prompt": prompt}
+        settings |= {"attention": True} if attention else {}
     reports, failed = [], False
     for name in names:
         try:

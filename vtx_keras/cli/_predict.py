@@ -226,11 +226,11 @@ def predictions(run: Callable[[list], Iterable], inputs: Iterable[Source]) -> It
         if readable:
             try:
                 results = iter(
-                    [{"result": _as_json(source)} for source in run([source.picture for source in readable])]
+                    [{"result": as_json_value(source)} for source in run([source.picture for source in readable])]
                 )
             except BadItems as error:
                 pairs = enumerate(error.results)
-                results = iter([{"error": error.errors[at]} if at in error.errors else {"result": _as_json(source)}
+                results = iter([{"error": error.errors[at]} if at in error.errors else {"result": as_json_value(source)}
                                 for at, source in pairs])  # fmt: skip
         for source in chunk:
             name = os.fsencode(source.name).decode("utf-8", "replace")  # a file name may contain any bytes
@@ -241,14 +241,14 @@ def predictions(run: Callable[[list], Iterable], inputs: Iterable[Source]) -> It
             }
 
 
-def _as_json(result: Any) -> Any:
+def as_json_value(result: Any) -> Any:
     """Convert a result for JSON: a sentence, names or a number."""
     if isinstance(result, (str, list)):
         return result
     return float(result[0] if getattr(result, "shape", ()) else result)
 
 
-def _as_words(result: Any) -> str:
+def as_words(result: Any) -> str:
     """Format a result as text."""
     return ", ".join(result) if isinstance(result, list) else str(result)
 
@@ -269,7 +269,7 @@ def _print(rows: Iterable[dict], as_json: bool) -> list[bool]:
         elif "error" in row:
             click.echo(f"vtx: {row['picture']}: {row['error']}", err=True)
         else:
-            click.echo(_as_words(row["result"]) if len(first) == 1 else f"{row['picture']}\t{_as_words(row['result'])}")
+            click.echo(as_words(row["result"]) if len(first) == 1 else f"{row['picture']}\t{as_words(row['result'])}")
     return failed
 
 
@@ -300,7 +300,7 @@ def _write(rows: Iterable[dict], out: Path, model: str, frames: int = 0) -> list
         cards = (
             pages.Card(
                 images_of(row),
-                [(row["picture"], _as_words(row["result"]) if "result" in row else row["error"])],
+                [(row["picture"], as_words(row["result"]) if "result" in row else row["error"])],
             )
             for row in reported()
         )
@@ -322,9 +322,9 @@ def _as_text(rows: list[dict], form: str) -> str:
         file = io.StringIO()
         table = csv.writer(file)
         table.writerow(["picture", "result", "error"])
-        table.writerows([row["picture"], _as_words(row.get("result", "")), row.get("error", "")] for row in rows)
+        table.writerows([row["picture"], as_words(row.get("result", "")), row.get("error", "")] for row in rows)
         return file.getvalue()
-    return "".join(f"{row['picture']}\t{_as_words(row['result'])}\n" for row in rows if "result" in row)
+    return "".join(f"{row['picture']}\t{as_words(row['result'])}\n" for row in rows if "result" in row)
 
 
 @click.command()

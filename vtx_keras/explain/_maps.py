@@ -147,14 +147,18 @@ def _texts(
 
 def _on_grid(heat: np.ndarray, model: VisionText) -> np.ndarray:
     """Reshape (words, vision tokens) to (words, [frames,] rows, columns), leaving out class tokens."""
+    frames, places, grid = grid_of(model)
+    tokens = heat.reshape(len(heat), -1)[:, : math.prod(frames) * places]  # those of concepts come after
+    heat = tokens.reshape(len(heat), *frames, places)[..., places - math.prod(grid) :]
+    return heat.reshape(len(heat), *frames, *grid)
+
+
+def grid_of(model: VisionText) -> tuple[tuple[int, ...], int, tuple[int, int]]:
+    """Return the frames of a clip, the vision tokens of each, and the rows and columns of the last of these tokens."""
     vision, (*frames, height, width, _) = model.get_layer("vision"), model.image_shape
     grid = tuple(vision.input.shape[2 if frames else 1 : -1])
-    tokens = heat.reshape(len(heat), -1)[:, : math.prod(frames) * vision.places]  # those of concepts come after
-    heat = tokens.reshape(len(heat), *frames, vision.places)
-    if len(grid) == 1:
-        grid = square_grid(vision.places, height, width)
-        heat = heat[..., vision.places - math.prod(grid) :]
-    return heat.reshape(len(heat), *frames, *grid)
+    rows, columns = square_grid(vision.places, height, width) if len(grid) == 1 else grid
+    return tuple(frames), vision.places, (rows, columns)
 
 
 def square_grid(tokens: int, height: int, width: int) -> tuple[int, int]:

@@ -17,7 +17,7 @@ from keras import ops
 
 from vtx_keras._compat import input_gradients
 from vtx_keras.inputs import text
-from vtx_keras.models._base import VisionText, eager_is_faster, graph
+from vtx_keras.models._base import VisionText, cut, eager_is_faster, graph
 from vtx_keras.models._methods import Captioner, Matcher, PairModel, Retriever
 from vtx_keras.models.blocks import Block
 from vtx_keras.models.options import did_you_mean
@@ -93,7 +93,7 @@ def attention_maps(
 ) -> Maps:
     """Return each word's attention to each vision token, of one block or combined over blocks as `block` says."""
     inputs = {"image": pixels, "tokens": tokens}
-    weights = run_in_batches(model, ("attention", block), lambda: _attention_function(model, block), inputs, batch_size)
+    weights = run_in_batches(model, ("attention", block), lambda: attending(model, block), inputs, batch_size)
     # A captioner predicts a word at the position of the one before; other models read it at its own.
     shift = 0 if isinstance(model, Captioner) else 1
     maps = []
@@ -104,14 +104,20 @@ def attention_maps(
     return maps
 
 
-def _attention_function(model: VisionText, block: int | str | None) -> Callable[[dict], Any]:
-    """Return a function from a batch to weights (batch, text tokens, vision tokens), combined over heads and blocks."""
+def attending(model: VisionText, block: int | str | None, behind: bool = False) -> Callable[[dict], Any]:
+    """Return a function from a batch to weights (batch, text tokens, vision tokens), combined over heads and blocks.
+
+    With `behind`, its "image" is what the image encoder gives.
+    """
     blocks = attention_blocks(model)
-    block_inputs = graph(model.input, {each.name: each.input for each in blocks}, "block_inputs")
+    inputs = {**model.input, "image": model.get_layer("vision").input} if behind else model.input
+    read = {str(id(one)): one for each in blocks for one in each.input}  # Keras cannot cut at one tensor twice
+    block_inputs = cut(model, inputs, read, name="block_inputs")
 
     def weights(inputs: dict) -> Any:
         inputs_of = block_inputs(inputs)
-        all_weights = [each.attention_weights(*inputs_of[each.name]) for each in blocks]
+        given = [[inputs_of[str(id(one))] for one in each.input] for each in blocks]
+        all_weights = [each.attention_weights(*tensors) for each, tensors in zip(blocks, given, strict=True)]
         means = [[ops.mean(ops.cast(part, "float32"), axis=1) for part in parts] for parts in all_weights]
         if block is None:
             return sum(to_image for to_image, _ in means) / len(means)

@@ -16,6 +16,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import json
+import math
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
@@ -25,9 +26,11 @@ import tensorflow as tf
 from keras import ops
 
 from vtx_keras._compat import frozen_function
+from vtx_keras.explain._maps import grid_of
+from vtx_keras.explain._methods import attending, attention_blocks
 from vtx_keras.export import _drawings
 from vtx_keras.inputs import _rules, text
-from vtx_keras.inputs.text import UNK
+from vtx_keras.inputs.text import START, UNK
 from vtx_keras.models._base import VisionText
 from vtx_keras.models._drawing import Generator
 from vtx_keras.models._methods import Answerer, Captioner, Retriever
@@ -54,20 +57,22 @@ def graphs(
     beams: int = 1,
     max_length: int | None = None,
     prompt: str | None = None,
+    attention: bool = False,
     from_features: bool = False,
     taken: Sequence[keras.Variable] = (),
 ) -> dict[str, Graph]:
     """Return a form's graphs by name: "serving_default", or "encode" and "decode_step", or "image" and "text".
 
     With `batch` None, the batch size and the length of texts are dynamic. With `from_features` the graphs leave out
-    the image encoder and take its output `features` in place of `image`. The weights `taken` are inputs.
+    the image encoder and take its output `features` in place of `image`. The weights `taken` are inputs. With
+    `attention`, "attention" (batch, length, [frames,] rows, columns) tells where each word looks, as in `explain`.
 
     >>> from vtx_keras import zoo
     >>> model = zoo.build("cross_attn_captioner", weights=None, dim=32, depth=1, image_shape=(32, 32, 3))
     >>> graphs(model, "split", 1)["encode"].outputs
     ('state_0', 'state_1')
     """
-    check(model, form, beams, max_length, prompt)
+    check(model, form, beams, max_length, prompt, attention)
     trace = functools.partial(traced, weights=tuple(taken))
     image = tf.TensorSpec((batch, *model.image_shape), tf.uint8, "image")
     if from_features:
@@ -75,6 +80,7 @@ def graphs(
     tokens = tf.TensorSpec((batch, model.options["max_length"] if batch else None), tf.int32, "tokens")
     if isinstance(model, Generator):
         return {"serving_default": trace(_drawings.painting(model), tokens, _drawings.noise_input(model, batch))}
+    looked = where_words_look(model) if attention else None
     if isinstance(model, Captioner):
         length = model.check_length(max_length)
         prompt_ids = decoding_options(model, prompt=prompt, max_length=max_length).get("prompt_ids")
@@ -85,9 +91,13 @@ def graphs(
             rows = ops.shape(image)[0]
             cache = [block.empty_cache(rows, length, beams) for block in model.blocks]
             start = model.padded_prompt(rows, length, prompt_ids)
-            step = model.make_step(decoder_states(model, image))
+            features = features_of(model, image)
+            step = model.make_step(model.image_states(features))
             ids, score = model.find(step, cache, start, length=length, beams=beams)
-            return {"ids": ids, "score": score}
+            if looked is None:
+                return {"ids": ids, "score": score}
+            read = ops.concatenate([ops.full_like(ids[:, :1], START), ids[:, :-1]], axis=1)
+            return {"ids": ids, "score": score, "attention": looked(features, read)}
 
         return {"serving_default": trace(caption, image)}
     if isinstance(model, Retriever):
@@ -98,11 +108,13 @@ def graphs(
             "image": trace(lambda image: {"image_embedding": image_tower(ops.cast(image, "float32"))}, image),
             "text": trace(lambda tokens: {"text_embedding": text_tower({"tokens": tokens})}, tokens),
         }
-    network = model.behind_encoder() if from_features else model
+    network = model.behind_encoder() if looked or from_features else model
 
     def logits(image: Any, tokens: Any) -> dict:
-        outputs = network({"image": ops.cast(image, "float32"), "tokens": tokens}, training=False)
-        return {"logits": outputs["logits"] if isinstance(outputs, dict) else outputs}
+        image = features_of(model, image) if looked else ops.cast(image, "float32")
+        outputs = network({"image": image, "tokens": tokens}, training=False)
+        logits = {"logits": outputs["logits"] if isinstance(outputs, dict) else outputs}
+        return {**logits, "attention": looked(image, tokens)} if looked else logits
 
     return {"serving_default": trace(logits, image, tokens)}
 
@@ -124,7 +136,14 @@ def image_encoder(model: VisionText, batch: int | None = None) -> Graph:
     return traced(lambda image: {"features": encoder(ops.cast(image, "float32"))}, image)
 
 
-def check(model: VisionText, form: str, beams: int, max_length: int | None = None, prompt: str | None = None) -> None:
+def check(
+    model: VisionText,
+    form: str,
+    beams: int,
+    max_length: int | None = None,
+    prompt: str | None = None,
+    attention: bool = False,
+) -> None:
     """Refuse settings that cannot be exported, before any work is done."""
     if keras.backend.backend() != "tensorflow":
         raise RuntimeError(
@@ -134,6 +153,10 @@ def check(model: VisionText, form: str, beams: int, max_length: int | None = Non
     if form not in FORMS:
         raise ValueError(f"form={form!r}: expected one of {', '.join(FORMS)}")
     check_beams(beams)
+    if attention and (form == "split" or isinstance(model, (Retriever, Generator)) or not attention_blocks(model)):
+        raise ValueError(
+            "attention=True: a file tells where words look if it has form='one' and its fusion attends to the image"
+        )
     if isinstance(model, Captioner):
         length = model.check_length(max_length)
         if prompt is not None and (model.prompts(prompt, 1, length) == UNK).any():
@@ -156,7 +179,7 @@ def split_graphs(model: Captioner, image: tf.TensorSpec, length: int, trace: Cal
     layout: list[Any] = []  # the structure of each block's states, filled in by tracing `encode`
 
     def encode(image: Any) -> dict:
-        layout[:] = decoder_states(model, image)
+        layout[:] = model.image_states(features_of(model, image))
         return {f"state_{i}": state for i, state in enumerate(_tensors(layout))}
 
     encoder, batch = trace(encode, image), image.shape[0]
@@ -179,11 +202,24 @@ def split_graphs(model: Captioner, image: tf.TensorSpec, length: int, trace: Cal
     return {"encode": encoder, "decode_step": trace(decode_step, *specs)}
 
 
-def decoder_states(model: Captioner, image: Any) -> list:
-    """Return what every decoder block needs of uint8 images, or of the image encoder's features."""
-    return model.image_states(
-        model.get_layer("image_encoder")(ops.cast(image, "float32")) if image.dtype == tf.uint8 else image
-    )
+def features_of(model: VisionText, image: Any) -> Any:
+    """Return the image encoder's features of uint8 images; features stay as they are."""
+    return model.get_layer("image_encoder")(ops.cast(image, "float32")) if image.dtype == tf.uint8 else image
+
+
+def where_words_look(model: VisionText) -> Callable[[Any, Any], Any]:
+    """Return a function from features and tokens to attention (batch, tokens, [frames,] rows, columns)."""
+    frames, places, grid = grid_of(model)
+    weights = attending(model, None, behind=True)
+
+    def looked(features: Any, tokens: Any) -> Any:
+        heat = weights({"image": features, "tokens": tokens})
+        length = ops.shape(tokens)[1]
+        heat = heat[..., : math.prod(frames) * places]  # those of concepts come after
+        heat = ops.reshape(heat, (-1, length, *frames, places))[..., places - math.prod(grid) :]
+        return ops.reshape(heat, (-1, length, *frames, *grid))
+
+    return looked
 
 
 def _spec(tensor: Any, batch: int | None, name: str) -> tf.TensorSpec:
@@ -219,7 +255,13 @@ def frozen(graph: Graph) -> Graph:
 
 
 def describe(
-    model: VisionText, form: str, *, beams: int = 1, max_length: int | None = None, prompt: str | None = None
+    model: VisionText,
+    form: str,
+    *,
+    beams: int = 1,
+    max_length: int | None = None,
+    prompt: str | None = None,
+    attention: bool = False,
 ) -> dict[str, Any]:
     """Return the content of model.json: what a program must know besides the vocabulary.
 
@@ -250,6 +292,7 @@ def describe(
         "join_rules": [list(rule) for rule in text.JOIN_RULES],
         "spelling": text.spelling_of(model.vocabulary),
         **_rule(model),
+        **({"attention": list(grid_of(model)[2])} if attention else {}),
         **({"noise": model.options["noise"]} if isinstance(model, Generator) else {}),
     }
 

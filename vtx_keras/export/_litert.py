@@ -42,6 +42,7 @@ def litert(
     beams: int = 1,
     max_length: int | None = None,
     prompt: str | None = None,
+    attention: bool = False,
     verify_data: Iterable[Mapping[str, Any]] | None = None,
     share: float | None = None,
 ) -> _verify.Report:
@@ -79,18 +80,19 @@ def litert(
         raise ImportError("an exported file is tried in LiteRT: pip install ai-edge-litert")
     if quantize == "int8_encoder" and isinstance(model, Generator):
         raise ValueError('quantize="int8_encoder": a generator has no image encoder: choose "int8"')
-    _graphs.check(model, form, beams, max_length, prompt)
+    _graphs.check(model, form, beams, max_length, prompt, attention)
     model = _drawings.in_float32(model)
     check_size(model, quantize)
     _verify.check_destination(Path(path))
     settings = {"beams": beams, "max_length": max_length, "prompt": prompt} if isinstance(model, Captioner) else {}
+    seen: dict[str, Any] = {"attention": True} if attention else {}
     examples = _verify.load_examples(model, verify_data)
     inputs = examples.arrays()
 
     def write(target: Path) -> None:
-        target.write_bytes(convert_model(model, form, quantize, examples.images, **settings))
+        target.write_bytes(convert_model(model, form, quantize, examples.images, **settings, **seen))
         with zipfile.ZipFile(target, "a", zipfile.ZIP_DEFLATED) as archive:
-            for name, content in _graphs.companion_files(model, form, **settings).items():
+            for name, content in _graphs.companion_files(model, form, **settings, **seen).items():
                 archive.writestr(name, content)
 
     def compare(target: Path) -> _verify.Report:

@@ -31,6 +31,7 @@ from vtx_keras.models._methods import Captioner, Retriever
 
 QUANTIZE = (None, "float16", "int8", "int4")
 OPSETS = (17, 18)
+IN_FILE = ("model.json", "vocabulary.txt")  # these companions also stand in the file's metadata
 LARGE = 2**18  # numbers in a weight of which copies matter
 
 
@@ -43,6 +44,7 @@ def onnx(
     beams: int = 1,
     max_length: int | None = None,
     prompt: str | None = None,
+    attention: bool = False,
     opset: int = 17,
     verify_data: Iterable[Mapping[str, Any]] | None = None,
     share: float | None = None,
@@ -55,8 +57,10 @@ def onnx(
     and outputs `image`. A model in two parts becomes two files named after `path`: form "split"
     writes `model.encode.onnx` and `model.decode_step.onnx`, a retriever `model.image.onnx` and `model.text.onnx`.
     vocabulary.txt, tokenizer.json (for Hugging Face's `tokenizers`) and model.json (labels, and how to prepare an
-    image) are written beside them; and weights, if they are more than 2 GB, in `model.onnx.data`.
+    image) are written beside them, the first and the last also into them; and weights, if they are more than 2 GB, in
+    `model.onnx.data`.
 
+    `attention` adds an output that tells where each word looks: (batch, length, rows, columns), as `explain` draws it.
     Beams, length and prompt (of form "one") are fixed in the file; by default they are those of `generate`.
 
     `quantize` is None (float32), "float16" (half the size), "int8" (a quarter to a third of the size: 8-bit weights,
@@ -83,21 +87,25 @@ def onnx(
         raise ImportError("an exported file is tried in onnxruntime: pip install onnxruntime")
     if quantize == "int4" and isinstance(model, Generator):
         raise ValueError('quantize="int4" moves the outlines of what a generator draws: choose "int8"')
-    _graphs.check(model, form, beams, max_length, prompt)
+    _graphs.check(model, form, beams, max_length, prompt, attention)
     model = _drawings.in_float32(model)
     _verify.check_destination(path)
     settings: dict[str, Any] = {}
     if isinstance(model, Captioner):
         settings = {"beams": beams, "max_length": max_length, "prompt": prompt}
-    companions = _graphs.companion_files(model, form, **settings)
+    seen: dict[str, Any] = {"attention": True} if attention else {}
+    companions = _graphs.companion_files(model, form, **settings, **seen)
     check_companions(companions, path)
     examples = _verify.load_examples(model, verify_data)
     inputs = examples.arrays()
 
     def write(target: Path) -> None:
-        for name, graph in _graphs.graphs(model, form, taken=large_weights(model), **settings).items():
+        for name, graph in _graphs.graphs(model, form, taken=large_weights(model), **settings, **seen).items():
             part = target if name == "serving_default" else target.with_name(f"{path.stem}.{name}.onnx")
-            write_file(convert_graph(graph, quantize, opset), part)
+            network = convert_graph(graph, quantize, opset)
+            for key in IN_FILE:  # a page that is given the file alone runs it
+                network.metadata_props.add(key=key, value=companions[key])
+            write_file(network, part)
         for name, content in companions.items():
             (target.parent / name).write_text(content, encoding="utf-8")
 
