@@ -281,6 +281,21 @@ def limits() -> str:
 
 SEARCH = {"speed": searching}
 SPEED = {"limits": limits}
+
+
+def page_in_browsers() -> str:
+    """Return how many captions are the model's own in a browser and in Node."""
+    report = json.loads((RESULTS / "page.json").read_text())
+    rows = [
+        [row["side"], f"{row['same']} of {row['pictures']}", f"{row['ms']:.0f}" if "ms" in row else "",
+         ", ".join(row["other"])]
+        for row in report["rows"]
+    ]  # fmt: skip
+    head = ["", "same words as Keras", "ms per picture", "others"]
+    return f"{cards.table(head, rows)}\n\n{report['hardware']} (`{report['command']}`)."
+
+
+WEB = {"page": page_in_browsers}
 SYSTEMS = systems.TABLES
 
 
@@ -298,7 +313,7 @@ if __name__ == "__main__":
     readme = ROOT / "README.md"
     readme.write_text(filled(readme.read_text(encoding="utf-8")), encoding="utf-8")
     guides = {"checkpoints": CHECKPOINTS, "language": LANGUAGE, "drawing": DRAWING, "systems": SYSTEMS}
-    guides |= {"compress": COMPRESS, "search": SEARCH, "speed": SPEED}
+    guides |= {"compress": COMPRESS, "search": SEARCH, "speed": SPEED, "web": WEB}
     for name, tables in guides.items():
         guide = ROOT / "docs" / f"{name}.md"
         guide.write_text(filled(guide.read_text(encoding="utf-8"), tables), encoding="utf-8")

@@ -118,16 +118,7 @@ def together(data: Any, theirs: Any) -> Any:
     if not hasattr(data, "zip"):
         raise TypeError("expected batches of data.batches, for the student and for the teacher")
 
-    import tensorflow as tf
-
-    def beside(one: tuple, other: tuple) -> tuple:
-        inputs, *rest = one
-        if "tokens" in inputs and inputs["tokens"].shape[1:] == other[0]["tokens"].shape[1:]:
-            same = tf.reduce_all(inputs["tokens"] == other[0]["tokens"])
-            said = "the two have other examples, or another order: shuffle them before, and make batches as they come"
-            with tf.control_dependencies([tf.debugging.Assert(same, [said])]):
-                return ({**inputs, "teacher_image": tf.identity(other[0]["image"])}, *rest)
-        return ({**inputs, "teacher_image": other[0]["image"]}, *rest)
+    from vtx_keras.data._tensors import beside
 
     return data.zip(data, theirs).map(beside)
 
@@ -137,8 +128,6 @@ def taught_to_see(student: VisionText, data: Any, *, epochs: int = 1, learning_r
 
     `data` are `together` of its batches and of the teacher's behind its encoder. What the batch norms measured stays.
     """
-    import tensorflow as tf
-
     encoder = student.get_layer("image_encoder")
     encoder.trainable = True
     for leaf in leaves(encoder):
@@ -147,7 +136,7 @@ def taught_to_see(student: VisionText, data: Any, *, epochs: int = 1, learning_r
     network = keras.Model(image, encoder(image))
     rate = keras.optimizers.schedules.CosineDecay(learning_rate, max(1, len(data) * epochs))
     network.compile(PacedAdam(rate, clipnorm=1.0), loss=lambda wanted, seen: _distance(seen, wanted))
-    pairs = data.map(lambda inputs, *others: (inputs["image"], tf.cast(inputs["teacher_image"], "float32")))
+    pairs = data.map(lambda inputs, *others: (inputs["image"], inputs["teacher_image"]))
     network.fit(pairs, epochs=epochs, shuffle=False, verbose=0)
     return student
 
