@@ -9,10 +9,12 @@ large, small. It needs Chromium, Node and `npm install` in export/web. The pictu
 
 from __future__ import annotations
 
+import contextlib
 import json
 import subprocess
 import tempfile
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -89,20 +91,14 @@ def forms(image: Image.Image, folder: Path) -> list[Path]:
     return [*paths, *(folder / name for name in others), folder / "progressive.jpg"]
 
 
-class serving:
+@contextlib.contextmanager
+def serving(file: Path) -> Iterator[str]:
     """Serve the page with a model while the block runs; its value is the address."""
-
-    def __init__(self, file: Path):
-        self.command = ["node", "serve.mjs", str(file), "--port", "0"]
-
-    def __enter__(self) -> str:
-        self.process = subprocess.Popen(self.command, cwd=WEB, stdout=subprocess.PIPE, text=True)
-        assert self.process.stdout is not None
-        return self.process.stdout.readline().strip()
-
-    def __exit__(self, *error: object) -> None:
-        self.process.kill()
-        self.process.wait()
+    command = ["node", "serve.mjs", str(file), "--port", "0"]
+    with subprocess.Popen(command, cwd=WEB, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        yield process.stdout.readline().strip()
+        process.kill()
 
 
 def on_page(address: str, *words: object) -> list[dict]:

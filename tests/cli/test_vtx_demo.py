@@ -89,6 +89,13 @@ def test_a_caption_comes_with_where_each_word_looked(port, captioner):
     assert more["said"] == captioner.generate(PHOTO, beams=3)[0]
 
 
+def test_who_reads_slowly_keeps_nobody_waiting(port):
+    slow = http.client.HTTPConnection("127.0.0.1", port, timeout=60)
+    slow.request("POST", "/ask?beams=1", PHOTO.read_bytes())  # and nothing is read
+    assert lines(ask(port, "POST", "/ask?beams=1", PHOTO.read_bytes()))["said"]
+    assert slow.getresponse().status == 200
+
+
 def test_many_ask_at_once(port, captioner):
     with ThreadPoolExecutor(8) as pool:
         answers = list(pool.map(lambda _: ask(port, "POST", "/ask?beams=1", PHOTO.read_bytes()), range(12)))
@@ -101,7 +108,7 @@ def test_many_ask_at_once(port, captioner):
         (b"", "", "expected"),
         (b"<html>", "", "expected JPEG, PNG"),
         (PHOTO.read_bytes()[:2000], "", "truncated"),
-        (PHOTO.read_bytes(), "beams=x", "invalid literal"),
+        (PHOTO.read_bytes(), "beams=x", "beams=x: expected a whole number"),
     ],
     ids=["nothing", "a page", "cut off", "no number"],
 )
@@ -112,6 +119,8 @@ def test_what_is_no_picture_is_said(port, body, query, said):
 def test_strangers_are_refused(port):
     assert ask(port, "GET", "/", host="evil.example")[0] == 403
     assert ask(port, "POST", "/ask", b"x", host=f"evil.example:{port}")[0] == 403
+    assert ask(port, "GET", "/", host="[bad")[0] == 403
+    assert ask(port, "GET", "/", host=f"[::1]:{port}")[0] == 200
     assert ask(port, "POST", "/ask", b"x", origin="http://evil.example")[0] == 403
     assert ask(port, "POST", "/ask", PHOTO.read_bytes(), origin=f"http://127.0.0.1:{port}")[0] == 200
     connection = http.client.HTTPConnection("127.0.0.1", port, timeout=10)

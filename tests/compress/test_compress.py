@@ -10,6 +10,7 @@ import toys
 from PIL import Image
 
 from vtx_keras import compress, data, zoo
+from vtx_keras.compress._distil import Distilled, taught_to_see
 
 needs_tensorflow = pytest.mark.skipif(keras.backend.backend() != "tensorflow", reason="examples are read by tf.data")
 
@@ -156,7 +157,7 @@ def test_a_student_comes_near_its_teacher_who_stays_as_it_is(name):
 
 
 def test_the_divergence_is_none_between_equals_and_padding_counts_not():
-    loss = compress._distil.Distilled("words", 1.0, 2.0)
+    loss = Distilled("words", 1.0, 2.0)
     logits = np.random.default_rng(0).normal(size=(2, 3, 5)).astype("float32")
     labels = np.array([[1, 2, 0], [3, 0, 0]])
     assert abs(float(loss(labels, np.concatenate([logits, logits], axis=-1)))) < 1e-6
@@ -198,6 +199,44 @@ def test_what_cannot_be_is_said(call, error, message):
     model = made("cross_attn_captioner")
     with pytest.raises(error, match=message):
         call(model, batches(model))
+
+
+def photographs(*order: int):
+    """Eight examples of tf.data, in this order."""
+    import tensorflow as tf
+
+    pixels = np.random.default_rng(0).integers(0, 256, (8, *SHAPE)).astype("uint8")
+    order = order or range(8)
+    return tf.data.Dataset.from_tensor_slices({"image": pixels[list(order)], "caption": [TEXTS[i] for i in order]})
+
+
+@needs_tensorflow
+def test_batches_of_other_examples_do_not_go_together():
+    model = made("gated_captioner")
+    one, other = (data.batches(photographs(*order), model, batch_size=4) for order in ((), range(7, -1, -1)))
+    inputs = next(iter(compress.together(one, one)))[0]
+    assert np.array_equal(inputs["image"], inputs["teacher_image"])
+    with pytest.raises(Exception, match="other examples, or another order"):
+        next(iter(compress.together(one, other)))
+
+
+@needs_tensorflow
+def test_a_pruned_encoder_learns_to_see_as_before(tmp_path):
+    teacher = made("gated_captioner")
+    teacher.freeze("image")
+    student = compress.prune(teacher, 0.5, by="neurons", data=batches(teacher))
+    seen = data.batches(data.features(photographs(), teacher, tmp_path), teacher.behind_encoder(), batch_size=4)
+    pairs = compress.together(data.batches(photographs(), student, batch_size=4), seen)
+
+    def apart() -> float:
+        inputs = [batch[0] for batch in pairs]
+        found = [student.get_layer("image_encoder")(one["image"]) - np.array(one["teacher_image"]) for one in inputs]
+        return float(np.mean(np.square(found)))
+
+    before, words = apart(), [np.array(one) for one in student.get_layer("words").weights]
+    taught_to_see(student, pairs, epochs=20, learning_rate=1e-3)
+    assert apart() < 0.7 * before
+    assert all((np.array(one) == old).all() for one, old in zip(student.get_layer("words").weights, words, strict=True))
 
 
 @pytest.mark.parametrize(

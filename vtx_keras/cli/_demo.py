@@ -7,14 +7,15 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from typing import Any
-from urllib.parse import parse_qs, urlsplit
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from vtx_keras.cli._console import USER_ERRORS, message_of, quiet, reporting_errors
+
+if TYPE_CHECKING:
+    from http.server import ThreadingHTTPServer
 
 LOOPBACK = ("127.0.0.1", "localhost", "::1")
 MOST_BYTES = 64_000_000  # of a picture
@@ -75,6 +76,10 @@ def page_root() -> Path:
 
 def serve(network: Any, host: str = "127.0.0.1", port: int = 0, public: bool = False) -> ThreadingHTTPServer:
     """Return a server of the page and of `network`; `serve_forever` runs it."""
+    import socket
+    from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer  # slow to load
+    from urllib.parse import parse_qs, urlsplit
+
     description = json.dumps(described(network)).encode()
     pages = {f"/{name}": (TYPES[Path(name).suffix], (page_root() / name).read_bytes()) for name in PAGES}
     pages |= {"/": pages["/index.html"], "/model.json": ("application/json", description)}
@@ -106,18 +111,22 @@ def serve(network: Any, host: str = "127.0.0.1", port: int = 0, public: bool = F
             picture = self.rfile.read(int(length))
             self.head(200, "application/x-ndjson")
             asked = {name: values[-1] for name, values in parse_qs(address.query).items()}
-            with turn:
-                for line in answered(network, picture, asked):
-                    self.wfile.write(json.dumps(line).encode() + b"\n")
-                    self.wfile.flush()
+            lines = answered(network, picture, asked)
+            while True:
+                with turn:  # not while a slow browser reads
+                    line = next(lines, None)
+                if line is None:
+                    return
+                self.wfile.write(json.dumps(line).encode() + b"\n")
+                self.wfile.flush()
 
         def is_own(self) -> bool:
             """Tell whether the page itself asks: another site's script, or a name that leads here, may not."""
             if public:
                 return True
-            name = urlsplit(f"//{self.headers.get('Host', '')}")
-            origin = self.headers.get("Origin")
-            return name.hostname in LOOPBACK and origin in (None, f"http://{self.headers.get('Host')}")
+            host, origin = self.headers.get("Host", ""), self.headers.get("Origin")
+            name = host.rpartition(":")[0] or host  # without the port
+            return name.strip("[]") in LOOPBACK and origin in (None, f"http://{host}")
 
         def send(self, answer: tuple[int, str, bytes], body: bool = True) -> None:
             self.head(*answer[:2], len(answer[2]))
@@ -137,6 +146,7 @@ def serve(network: Any, host: str = "127.0.0.1", port: int = 0, public: bool = F
 
     class Server(ThreadingHTTPServer):
         daemon_threads = True
+        address_family = socket.AF_INET6 if ":" in host else socket.AF_INET
 
         def handle_error(self, request: Any, client_address: Any) -> None:
             """Say nothing of a browser that has left."""
@@ -187,7 +197,7 @@ def _answered(network: Any, picture: bytes, asked: dict[str, str]) -> Iterator[d
 
     text, start = asked.get("text", "").strip(), time.perf_counter()
     if isinstance(network, Generator):
-        drawn = network.draw([text], seed=int(asked.get("seed", 0)))[0]
+        drawn = network.draw([text], seed=_whole(asked, "seed", 0))[0]
         yield {"said": text, "drawn": _as_address(drawn), **_since(start)}
         return
     if isinstance(network, Captioner) and text and isinstance(network.options.get("text_decoder"), dict):
@@ -197,7 +207,7 @@ def _answered(network: Any, picture: bytes, asked: dict[str, str]) -> Iterator[d
             yield {"part": said}
         yield {"said": said, **_since(start)}
         return
-    beams = min(MOST_BEAMS, max(1, int(asked.get("beams", 1))))
+    beams = min(MOST_BEAMS, max(1, _whole(asked, "beams", 1)))
     captions = isinstance(network, Captioner)
     settings = {"prompt": None, "beams": beams if captions else 1, "max_length": None}
     run = runner(network, network.spec["name"], None if captions else text, settings)
@@ -210,6 +220,12 @@ def _answered(network: Any, picture: bytes, asked: dict[str, str]) -> Iterator[d
         (rows, columns), pairs = found.maps.shape[1:], zip(found.words, found.maps, strict=True)
         maps = [{"word": word, "heat": np.round(heat.ravel().astype("float64"), 6).tolist()} for word, heat in pairs]
         yield {"words": [{**one, "rows": rows, "columns": columns} for one in maps]}
+
+
+def _whole(asked: dict[str, str], name: str, default: int) -> int:
+    if not (given := asked.get(name, str(default))).isdecimal():
+        raise ValueError(f"{name}={given}: expected a whole number")
+    return int(given)
 
 
 def _since(start: float) -> dict[str, float]:
