@@ -97,8 +97,10 @@ def serving(file: Path) -> Iterator[str]:
     command = ["node", "serve.mjs", str(file), "--port", "0"]
     with subprocess.Popen(command, cwd=WEB, stdout=subprocess.PIPE, text=True) as process:
         assert process.stdout is not None
-        yield process.stdout.readline().strip()
-        process.kill()
+        try:
+            yield process.stdout.readline().strip()
+        finally:
+            process.kill()
 
 
 def on_page(address: str, *words: object) -> list[dict]:

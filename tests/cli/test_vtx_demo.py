@@ -160,11 +160,18 @@ def test_another_address_and_a_taken_port_are_refused(captioner, tmp_path, port)
 
 def test_it_runs_until_it_is_interrupted(captioner, tmp_path):
     zoo.save(captioner, tmp_path / "mine")
-    program = "from vtx_keras.cli import main; main(prog_name='vtx')"
+    # where tests run in the background, interrupts are ignored, and children inherit that
+    program = (
+        "import signal; signal.signal(signal.SIGINT, signal.default_int_handler); "
+        "from vtx_keras.cli import main; main(prog_name='vtx')"
+    )
     command = [sys.executable, "-uc", program, "demo", str(tmp_path / "mine"), "--port", "0"]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as run:
-        said = run.stdout.readline()
-        port = int(said.partition("127.0.0.1:")[2].partition("/")[0])
-        assert ask(port, "GET", "/")[0] == 200
-        run.send_signal(signal.SIGINT)
-        assert run.wait(20) == 0
+        try:
+            said = run.stdout.readline()
+            port = int(said.partition("127.0.0.1:")[2].partition("/")[0])
+            assert ask(port, "GET", "/")[0] == 200
+            run.send_signal(signal.SIGINT)
+            assert run.wait(20) == 0
+        finally:
+            run.kill()

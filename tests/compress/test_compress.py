@@ -11,6 +11,8 @@ from PIL import Image
 
 from vtx_keras import compress, data, zoo
 from vtx_keras.compress._distil import Distilled, taught_to_see
+from vtx_keras.compress._prune import rebuilt
+from vtx_keras.compress._units import grams as grams_of
 
 needs_tensorflow = pytest.mark.skipif(keras.backend.backend() != "tensorflow", reason="examples are read by tf.data")
 
@@ -94,7 +96,7 @@ def test_readers_adapt_so_that_pruning_by_data_beats_plain_cutting():
     model = made("gated_vqa")
     given = batches(model)
     smaller = compress.prune(model, 0.5, by="neurons", data=given)
-    cut = compress._prune.rebuilt(model, {**model.options, "shapes": smaller.options["shapes"]})
+    cut = rebuilt(model, {**model.options, "shapes": smaller.options["shapes"]})
     for source, target in zip(model.weights, cut.weights, strict=True):
         target.assign(np.array(source)[tuple(slice(0, size) for size in target.shape)])
     near, far = (np.abs(said(one, given) - said(model, given)).mean() for one in (smaller, cut))
@@ -281,12 +283,12 @@ def test_words_are_masked_and_image_tokens_are_not():
     image = np.random.default_rng(0).uniform(0, 255, (8, *SHAPE)).astype("float32")
     tokens = np.array([[2, 7, 0, 0]] * 8)
     block = model.get_layer("image_encoder").layers[-1].get_layer("block_0")
-    grams = compress._units.grams(model, [block.mlp.up], [{"image": image, "tokens": tokens}])
-    other = compress._units.grams(model, [block.mlp.up], [{"image": image, "tokens": tokens[:, :3]}])
+    grams = grams_of(model, [block.mlp.up], [{"image": image, "tokens": tokens}])
+    other = grams_of(model, [block.mlp.up], [{"image": image, "tokens": tokens[:, :3]}])
     np.testing.assert_allclose(grams[id(block.mlp.up)].gram, other[id(block.mlp.up)].gram, rtol=1e-4, atol=1e-6)
     block = model.get_layer("fusion_0")
-    grams = compress._units.grams(model, [block.mlp.up], [{"image": image, "tokens": tokens}])
-    other = compress._units.grams(model, [block.mlp.up], [{"image": image, "tokens": tokens[:, :2]}])
+    grams = grams_of(model, [block.mlp.up], [{"image": image, "tokens": tokens}])
+    other = grams_of(model, [block.mlp.up], [{"image": image, "tokens": tokens[:, :2]}])
     np.testing.assert_allclose(grams[id(block.mlp.up)].gram, other[id(block.mlp.up)].gram, rtol=1e-3, atol=1e-5)
 
 

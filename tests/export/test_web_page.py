@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import shutil
@@ -45,13 +46,21 @@ def file(model, tmp_path_factory):
     return path
 
 
+@contextlib.contextmanager
+def serving(web: Path, *file: Path):
+    """The address of the page, with a model beside it."""
+    command = ["node", "serve.mjs", *map(str, file), "--port", "0"]
+    with subprocess.Popen(command, cwd=web, stdout=subprocess.PIPE, text=True) as run:
+        try:
+            yield run.stdout.readline().strip()
+        finally:
+            run.kill()
+
+
 @pytest.fixture
 def address(web, file):
-    with subprocess.Popen(
-        ["node", "serve.mjs", str(file), "--port", "0"], cwd=web, stdout=subprocess.PIPE, text=True
-    ) as run:
-        yield run.stdout.readline().strip()
-        run.kill()
+    with serving(web, file) as address:
+        yield address
 
 
 def shown(web: Path, address: str, *words: object) -> list[dict]:
@@ -76,10 +85,8 @@ def test_the_page_says_what_is_wrong(web, address, tmp_path):
     (tmp_path / "cut.jpg").write_bytes(PHOTOS[0].read_bytes()[:100])
     for row in shown(web, address, tmp_path / "no.jpg", tmp_path / "cut.jpg"):
         assert row["trouble"] == "this file is no picture that the browser can read"
-    with subprocess.Popen(["node", "serve.mjs", "--port", "0"], cwd=web, stdout=subprocess.PIPE, text=True) as run:
-        bare = run.stdout.readline().strip()
+    with serving(web) as bare:
         (row,) = shown(web, bare)
-        run.kill()
     assert (row["state"], "choose a file" in row["trouble"]) == ("no model is loaded", True)
 
 
@@ -106,10 +113,7 @@ def test_a_question_is_answered_on_the_page(web, tmp_path):
     export.onnx(
         model, path, attention=True, verify_data=[{"image": PHOTOS[1], "question": question, "answer": "brown"}]
     )
-    with subprocess.Popen(
-        ["node", "serve.mjs", str(path), "--port", "0"], cwd=web, stdout=subprocess.PIPE, text=True
-    ) as run:
-        (row,) = shown(web, run.stdout.readline().strip(), PHOTOS[1], "--text", question)
-        run.kill()
+    with serving(web, path) as address:
+        (row,) = shown(web, address, PHOTOS[1], "--text", question)
     assert row["said"] == model.answer(PHOTOS[1], question)[0]
     assert row["words"] == ["what", "is", "the", "colour", "of", "the", "dogs", "?"]
