@@ -21,7 +21,7 @@ ROOT = PACKAGE.parent
 # From the ground up: a room imports only rooms before it. Function-level imports count, and so do those for types.
 ORDER = (
     "_compat", "_files", "inputs", "media", "text", "models", "tuning", "checkpoints", "encoders", "data", "explain",
-    "evaluate", "metrics", "train", "compress", "export", "zoo", "search", "cli",
+    "evaluate", "metrics", "train", "compress", "export", "zoo", "search", "batch", "cli",
 )  # fmt: skip
 NAMES_TENSORFLOW = {"_compat", "cli", "data", "export", "train"}  # cli: silences it, asks tfds for versions
 NAMES_JAX = {"_compat"}  # gradients

@@ -8,8 +8,8 @@ from typing import Any
 
 __version__ = "0.1.0"
 __all__ = [
-    "checkpoints", "cli", "compress", "data", "encoders", "evaluate", "explain", "export", "inputs", "media", "metrics",
-    "models", "search", "text", "train", "tuning", "zoo",
+    "batch", "checkpoints", "cli", "compress", "data", "encoders", "evaluate", "explain", "export", "inputs", "media",
+    "metrics", "models", "search", "text", "train", "tuning", "zoo",
 ]  # fmt: skip
 
 

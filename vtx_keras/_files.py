@@ -175,6 +175,28 @@ def _exchanged_at_once(first: Path, second: Path) -> bool:
         return False
 
 
+@contextlib.contextmanager
+def alone(folder: Path) -> Iterator[bool]:
+    """Create a folder and lock it; yield False if another process has. The system unlocks it however this one ends.
+
+    >>> with alone(Path(tempfile.mkdtemp())) as first:
+    ...     first
+    True
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    with open(folder / ".lock", "a") as lock:
+        try:
+            import fcntl
+
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except ImportError:  # Windows has no flock: a second process is not detected
+            pass
+        except OSError:
+            yield False
+            return
+        yield True
+
+
 def reserve(folder: Path, size: int) -> None:
     """Raise OSError if a folder has no room for `size` bytes.
 

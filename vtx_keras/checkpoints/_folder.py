@@ -68,6 +68,26 @@ def find(name: str, weights: str | os.PathLike, default: str | None) -> Path:
     return folder
 
 
+def stored(model: str, weights: str) -> tuple[Path, Path] | None:
+    """Return the config and the weights of a model, a .keras file as both, or None where they are not here.
+
+    >>> stored("cross_attn_captioner", "nowhere") is None
+    True
+    """
+    path = recovered(Path(model))
+    if model not in MODELS and weights != "default":
+        return None
+    if model in MODELS:
+        try:
+            path = find(model, weights, MODELS[model].default) / CONFIG
+        except (BadWeights, TypeError):
+            return None
+    elif path.is_dir():
+        path = path / CONFIG if (path / CONFIG).is_file() else path / "best" / CONFIG
+    files = (path, path.with_name(WEIGHTS) if path.name == CONFIG else path)
+    return files if all(file.is_file() for file in files) else None
+
+
 def parse_config(path: Path) -> dict:
     """Read a config.json, after checking its contents against the hash in it."""
     try:

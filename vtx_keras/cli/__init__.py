@@ -10,11 +10,10 @@ import click
 from vtx_keras.cli._catalogue import data, doctor, list_models, show
 from vtx_keras.cli._compress import compress
 from vtx_keras.cli._demo import demo
-from vtx_keras.cli._draw import draw, explain
 from vtx_keras.cli._evaluate import evaluate
 from vtx_keras.cli._export import bench, convert, export, push
+from vtx_keras.cli._pictures import draw, explain, search
 from vtx_keras.cli._predict import chat, predict
-from vtx_keras.cli._search import search
 from vtx_keras.cli._train import train
 
 __all__ = ["main"]

@@ -8,10 +8,12 @@ import sys
 import tempfile
 import warnings
 from collections.abc import Iterator, Sequence
+from typing import Any
 
 import click
 
 USER_ERRORS = (ValueError, TypeError, KeyError, OSError, ImportError, RuntimeError)  # their messages are for users
+USUAL: dict[str, Any] = {"prompt": None, "beams": 1, "max_length": None}  # how a captioner writes
 
 
 @contextlib.contextmanager

@@ -191,7 +191,8 @@ def _answered(network: Any, picture: bytes, asked: dict[str, str]) -> Iterator[d
     import numpy as np
 
     from vtx_keras import explain
-    from vtx_keras.cli._predict import as_json_value, as_words, runner
+    from vtx_keras.batch._work import outcomes
+    from vtx_keras.cli._predict import answering, as_words
     from vtx_keras.models._drawing import Generator
     from vtx_keras.models._methods import Captioner
 
@@ -210,8 +211,12 @@ def _answered(network: Any, picture: bytes, asked: dict[str, str]) -> Iterator[d
     beams = min(MOST_BEAMS, max(1, _whole(asked, "beams", 1)))
     captions = isinstance(network, Captioner)
     settings = {"prompt": None, "beams": beams if captions else 1, "max_length": None}
-    run = runner(network, network.spec["name"], None if captions else text, settings)
-    result = as_json_value(next(iter(run([picture]))))
+    run = answering(network, network.spec["name"], None if captions else text, settings)
+    (row,) = outcomes(run, [picture])
+    if "error" in row:
+        yield row
+        return
+    result = row["result"]
     said = f"{result:.3f}" if isinstance(result, float) else as_words(result)
     yield {"said": said, **_since(start)}
     read = said if captions else text

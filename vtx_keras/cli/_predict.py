@@ -9,6 +9,7 @@ import json
 import os
 import re
 import sys
+import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import chain, islice
 from pathlib import Path
@@ -16,7 +17,9 @@ from typing import Any, NamedTuple
 
 import click
 
-from vtx_keras.cli._console import quiet, reporting_errors
+from vtx_keras.batch._run import RUNNERS
+from vtx_keras.batch._work import does, outcomes
+from vtx_keras.cli._console import USUAL, quiet, reporting_errors
 
 MOST_BYTES = 64_000_000  # largest image that is fetched or piped
 SECONDS = 30  # to wait for a server
@@ -100,10 +103,10 @@ AT_ONCE = 32  # images in memory
 FORMS = (".html", ".json", ".csv", ".txt")
 
 
-def check_suffix(forms: Sequence[str]) -> Callable[[click.Context, click.Parameter, Path | None], Path | None]:
+def check_suffix(forms: Sequence[str]) -> Callable[[click.Context, click.Parameter | None, Path | None], Path | None]:
     """Return a callback that refuses a path without one of these suffixes."""
 
-    def check(context: click.Context, option: click.Parameter, path: Path | None) -> Path | None:
+    def check(context: click.Context, option: click.Parameter | None, path: Path | None) -> Path | None:
         del context, option
         if path is not None and path.suffix.lower() not in forms:
             raise click.BadParameter(f"{path}: expected a name that ends in {', '.join(forms)}")
@@ -127,9 +130,13 @@ def check_suffix(forms: Sequence[str]) -> Callable[[click.Context, click.Paramet
 )  # fmt: skip
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object per line.")
 @click.option(
-    "-o", "--out", type=click.Path(path_type=Path), callback=check_suffix(FORMS),
-    help="Write a contact sheet (.html), .json, .csv or .txt instead.",
+    "-o", "--out", type=click.Path(path_type=Path),
+    help="Write a contact sheet (.html), .json, .csv or .txt instead; with --runner, a folder.",
 )  # fmt: skip
+@click.option("--runner", type=click.Choice(RUNNERS), help="Write a folder in parts, which goes on where it stopped.")
+@click.option("--workers", type=click.IntRange(1), default=1, show_default=True, help="Processes, with --runner.")
+@click.option("--parquet", is_flag=True, help="Write Parquet, with --runner, instead of JSON lines.")
+@click.option("--runner-option", "options", multiple=True, help="Passed to the runner, such as --flink_master=HOST.")
 def predict(
     model: str,
     pictures: tuple[str, ...],
@@ -142,6 +149,10 @@ def predict(
     runtime: str | None,
     as_json: bool,
     out: Path | None,
+    runner: str | None,
+    workers: int,
+    parquet: bool,
+    options: tuple[str, ...],
 ) -> None:
     """Caption pictures, or answer a question about them (--text).
 
@@ -149,18 +160,28 @@ def predict(
     patterns, http(s) addresses, or - for standard input. Pictures that cannot be read are reported, and the others are
     processed.
 
+    --runner is for many pictures: "here" works in processes of this machine, "direct", "flink" and so on are runners of
+    Apache Beam. A folder stands for the pictures in it and in its folders. A retriever without --text gives vectors.
+
     \b
     vtx predict cross_attn_captioner photo.png
     vtx predict runs/mine.keras holiday "*.jpg" --beams 4 --out holiday.html
     vtx predict cross_attn_captioner holiday --runtime litert
+    vtx predict cross_attn_captioner "photos/**/*.jpg" --runner here --workers 4 --out captions
     curl -s https://example.org/a.png | vtx predict cross_attn_captioner -
     """
     with reporting_errors():
         from vtx_keras.cli._runtime import runner as light_runner
-        from vtx_keras.cli._runtime import wanted
+        from vtx_keras.cli._runtime import wanted, work_of
 
         settings = {"prompt": prompt, "beams": beams, "max_length": max_length}
         light = wanted(model, weights, settings, runtime)
+        if runner:
+            how = {"runner": runner, "workers": workers, "form": "parquet" if parquet else "jsonl", "options": options}
+            sys.exit(_many(work_of(light, model, weights, question, settings), pictures, out, how))
+        if parquet or options or workers > 1:
+            raise ValueError("--workers, --parquet and --runner-option go with --runner")
+        check_suffix(FORMS)(click.get_current_context(), None, out)
         if light:
             run, shape = light_runner(light, question), light.shape
             inputs = sources(pictures, clips=len(shape) == 4, recursive=recursive)
@@ -169,6 +190,21 @@ def predict(
         rows = predictions(run, inputs)
         failed = _write(rows, out, model, shape[0] if len(shape) == 4 else 0) if out else _print(rows, as_json)
     sys.exit(0 if not any(failed) else 2 if all(failed) else 1)
+
+
+def _many(work: Any, pictures: tuple[str, ...], out: Path | None, how: dict[str, Any]) -> int:
+    """Work on pictures in parts, say how it went, and return the exit code."""
+    from vtx_keras import batch
+
+    if out is None:
+        raise ValueError("--runner writes a folder: say which with --out")
+    start = time.monotonic()
+    done = batch.run(work, pictures, out, **how)
+    took = time.monotonic() - start
+    rate = f", {done['new'] / took:.1f} a second" if done["new"] else ""
+    click.echo(f"vtx: {done['pictures']:,} pictures in {out}: {done['new']:,} new{rate}; {done['bad']:,} bad", err=True)
+    click.echo(str(out))
+    return 0 if not done["bad"] else 2 if done["bad"] == done["pictures"] else 1
 
 
 def _by_keras(
@@ -188,50 +224,35 @@ def _by_keras(
 
         ops.zeros(1)  # initialises the devices, which logs
     network = zoo.named(model, weights)
-    run = runner(network, model, question, settings)
+    run = answering(network, model, question, settings)
     inputs = sources(pictures, clips=len(network.image_shape) == 4, recursive=recursive)
     first = list(islice(inputs, EAGER_IMAGES + 1))
     network.run_eagerly = eager_is_faster(len(first))
     return run, network.image_shape, chain(first, inputs)
 
 
-def runner(network: Any, name: str, question: str | None, settings: dict[str, Any]) -> Callable[[list], Iterable]:
+def answering(network: Any, name: str, question: str | None, settings: dict[str, Any]) -> Callable[[list], Iterable]:
     """Return a function from images to the model's result for each."""
     from vtx_keras.models._drawing import Generator
-    from vtx_keras.models._methods import Captioner, Retriever
+    from vtx_keras.models._methods import Captioner
 
     if isinstance(network, Generator):
         raise ValueError(f'{name} reads no pictures, but draws them: vtx draw {name} "words"')
     if isinstance(network, Captioner):
         if question is not None:
             raise ValueError(f"{name} writes captions: --text is for models that read a text; use --prompt")
-        return lambda pictures: network.generate(pictures, **settings)
-    if settings != {"prompt": None, "beams": 1, "max_length": None}:
+    elif settings != USUAL:
         raise ValueError(f"{name} writes no captions: leave out --prompt, --beams and --max-length")
-    if question is None:
+    elif question is None:
         raise ValueError(f"{name} reads a text beside the picture: give it with --text")
-    if isinstance(network, Retriever):
-        return lambda pictures: network.similarity(pictures, [question])
-    return lambda pictures: (getattr(network, "answer", None) or network.match)(pictures, question)
+    return does(network, question, settings)
 
 
 def predictions(run: Callable[[list], Iterable], inputs: Iterable[Source]) -> Iterator[dict[str, Any]]:
     """Yield a row for every image: its name, and `result` or `error`. AT_ONCE images are in memory at a time."""
-    from vtx_keras.inputs.media import BadItems
-
     inputs = iter(inputs)
     while chunk := list(islice(inputs, AT_ONCE)):
-        readable = [source for source in chunk if not source.error]
-        results: Iterator[dict[str, Any]] = iter(())
-        if readable:
-            try:
-                results = iter(
-                    [{"result": as_json_value(source)} for source in run([source.picture for source in readable])]
-                )
-            except BadItems as error:
-                pairs = enumerate(error.results)
-                results = iter([{"error": error.errors[at]} if at in error.errors else {"result": as_json_value(source)}
-                                for at, source in pairs])  # fmt: skip
+        results = iter(outcomes(run, [source.picture for source in chunk if not source.error]))
         for source in chunk:
             name = os.fsencode(source.name).decode("utf-8", "replace")  # a file name may contain any bytes
             yield {
@@ -239,13 +260,6 @@ def predictions(run: Callable[[list], Iterable], inputs: Iterable[Source]) -> It
                 "source": source.picture,
                 **({"error": source.error} if source.error else next(results)),
             }
-
-
-def as_json_value(result: Any) -> Any:
-    """Convert a result for JSON: a sentence, names or a number."""
-    if isinstance(result, (str, list)):
-        return result
-    return float(result[0] if getattr(result, "shape", ()) else result)
 
 
 def as_words(result: Any) -> str:

@@ -5,6 +5,7 @@ Nothing here imports either, unless a file is made. Pictures and texts are prepa
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import importlib.util
 import json
@@ -21,7 +22,8 @@ import click
 import numpy as np
 
 from vtx_keras._files import cache, file_hash, version_of
-from vtx_keras.cli._console import quiet
+from vtx_keras.batch._work import Work
+from vtx_keras.cli._console import USUAL, quiet
 from vtx_keras.inputs import media
 from vtx_keras.inputs.text import Vocabulary, spelling_of
 from vtx_keras.search import Towers
@@ -150,6 +152,34 @@ def runner(light: Light, question: str | None) -> Callable[[list], Iterable]:
     return run
 
 
+def work_of(light: Light | None, model: str, weights: str, question: str | None, settings: dict[str, Any]) -> Work:
+    """Return what workers do with many pictures: by the exported file that answers, or by Keras."""
+    from vtx_keras import batch
+
+    if light:
+        name = f"{light.path.name} {json.dumps(question)} ({file_hash(light.path)[:16]})"
+        return Work(name, functools.partial(by_file, light.path.absolute(), question))
+    asked = {name: value for name, value in settings.items() if value != USUAL[name]}
+    work = batch.work(model, weights, question, **asked)
+    return work._replace(load=functools.partial(_quietly, work.load))
+
+
+def _quietly(load: Callable[[], Callable]) -> Callable[[list], Iterable]:
+    """Load what a worker does, without the log of TensorFlow's start."""
+    with quiet():
+        return load()
+
+
+def by_file(path: Path, question: str | None) -> Callable[[list], Iterable]:
+    """Return a function from pictures to the results of an exported file; of a retriever without a text, vectors."""
+    from vtx_keras.batch._work import vectors_of
+
+    light = opened(path)
+    if light.about["task"] == "retriever" and question is None:
+        return functools.partial(vectors_of, towers(light, "").pictures)
+    return runner(light, question)
+
+
 def _looking(light: Light, texts: dict[str, np.ndarray]) -> Callable[[list], tuple[list, list[int], dict[int, str]]]:
     """Return a function from pictures to a file's outputs for the good ones, their indices, and errors by index."""
     own, loading = threading.local(), threading.Lock()
@@ -250,9 +280,8 @@ def _check_settings(light: Light, settings: dict[str, Any]) -> None:
     """Raise ValueError for what is fixed in a file and was asked otherwise."""
     about = light.about
     has = {"prompt": about["prompt"] or None, "beams": about["beams"], "max_length": about["max_length"]}
-    usual = {"prompt": None, "beams": 1, "max_length": None}
     for name, value in settings.items():
-        if value != usual[name] and value != has[name]:
+        if value != USUAL[name] and value != has[name]:
             raise ValueError(
                 f"--{name.replace('_', '-')} {value}: {light.path} was exported with {has[name]}, which is fixed in it"
             )
@@ -263,45 +292,25 @@ def _check_settings(light: Light, settings: dict[str, Any]) -> None:
 
 def _place(model: str, weights: str, settings: dict[str, Any], kind: str) -> Path | None:
     """Return where the file of a model is kept, by its weights and by what is fixed in it; None if it has no place."""
-    stored = _stored(model, weights)
-    if stored is None:
+    from vtx_keras.checkpoints._folder import stored
+
+    files = stored(model, weights)
+    if files is None:
         return None
-    times = [(one.stat().st_size, one.stat().st_mtime_ns) for one in stored]  # of weights, which are not read here
+    times = [(one.stat().st_size, one.stat().st_mtime_ns) for one in files]  # of weights, which are not read here
     versions = [version_of(package) for package in ("vtx_keras", "tensorflow", "keras")]
     about = hashlib.sha256(
-        json.dumps([_name_of(stored), times, settings, versions], sort_keys=True).encode()
+        json.dumps([file_hash(files[0]), times, settings, versions], sort_keys=True).encode()
     ).hexdigest()[:16]
     return cache() / "files" / f"{Path(model).name}-{about}" / f"model{ENDS[kind]}"
 
 
 def named(model: str, weights: str) -> str:
     """Return a name of a model's weights, the same wherever they are installed, or "" where they are not here."""
-    stored = _stored(model, weights)
-    return _name_of(stored) if stored else ""
+    from vtx_keras.checkpoints._folder import stored
 
-
-def _name_of(stored: tuple[Path, Path]) -> str:
-    """Return the hash of a config, which has that of the weights, or of a .keras file."""
-    return file_hash(stored[0])
-
-
-def _stored(model: str, weights: str) -> tuple[Path, Path] | None:
-    """Return the config and the weights of a model, a .keras file as both, or None where they are not here."""
-    from vtx_keras.checkpoints._folder import CONFIG, WEIGHTS, BadWeights, find, recovered
-    from vtx_keras.models.options import MODELS
-
-    path = recovered(Path(model))
-    if model not in MODELS and weights != "default":
-        return None
-    if model in MODELS:
-        try:
-            path = find(model, weights, MODELS[model].default) / CONFIG
-        except (BadWeights, TypeError):
-            return None
-    elif path.is_dir():
-        path = path / CONFIG if (path / CONFIG).is_file() else path / "best" / CONFIG
-    files = (path, path.with_name(WEIGHTS) if path.name == CONFIG else path)
-    return files if all(file.is_file() for file in files) else None
+    files = stored(model, weights)
+    return file_hash(files[0]) if files else ""  # of a config, which has that of the weights
 
 
 def _made(model: str, weights: str, settings: dict[str, Any], kind: str, path: Path) -> Path:
@@ -314,7 +323,7 @@ def _made(model: str, weights: str, settings: dict[str, Any], kind: str, path: P
         network = zoo.named(model, weights)
     if "image" not in network.input or _reads_otherwise(spelling_of(network.vocabulary), network.spec.get("rule")):
         raise ValueError(f"--runtime {kind}: {model} has a published tokenizer: vtx export it, and use export/*/run.py")
-    how = {} if settings == {"prompt": None, "beams": 1, "max_length": None} else settings
+    how = {} if settings == USUAL else settings
     path.parent.mkdir(parents=True, exist_ok=True)
     with quiet():
         {"litert": export.litert, "onnx": export.onnx}[kind](network, path, **how)

@@ -202,9 +202,9 @@ def grams(model: VisionText, layers: Iterable[keras.layers.Layer], data: Iterabl
         if x.ndim == 3 and id(layer) not in of_image and x.shape[1] == before + words.shape[1]:
             x = x[np.pad(words, ((0, 0), (before, 0)), constant_values=True)]
         rows = x.reshape(-1, x.shape[-1])
-        rows = rows[:: max(1, len(rows) // MOST_ROWS)]
-        means[id(layer)] = means.get(id(layer), 0) + rows.sum(axis=0, dtype="float64")
-        sums[id(layer)] = sums.get(id(layer), 0) + (rows.T @ rows).astype("float64")
+        rows = rows[:: max(1, len(rows) // MOST_ROWS)].astype("float64")  # else what hardly varies rounds below zero
+        means[id(layer)] = means.get(id(layer), 0) + rows.sum(axis=0)
+        sums[id(layer)] = sums.get(id(layer), 0) + rows.T @ rows
         counts[id(layer)] = counts.get(id(layer), 0) + len(rows)
 
     with watched(layers, seen):

@@ -13,7 +13,7 @@ a drawn picture attended to.
 import importlib
 from typing import Any
 
-_MODULE_OF = {"attention": "_maps", "drawing": "_drawings", "Explanation": "_pictures", "overlay": "_pictures"}
+_MODULE_OF = {"attention": "_maps", "drawing": "_maps", "Explanation": "_pictures", "overlay": "_pictures"}
 __all__ = sorted(_MODULE_OF)
 
 

@@ -17,10 +17,10 @@ from typing import Any
 import keras
 import numpy as np
 
-from vtx_keras._files import file_hash, version_of, write
+from vtx_keras._files import alone, file_hash, version_of, write
 from vtx_keras.checkpoints._folder import NotFinite, as_bits
 
-RUN, STATES, LOCK = "run.json", "states", ".lock"
+RUN, STATES = "run.json", "states"
 PACKAGES = ("vtx_keras", "keras", "keras-hub", "tensorflow", "tensorflow-text", "tensorflow-datasets", "jax", "numpy")
 
 
@@ -104,21 +104,13 @@ def _as_json(value: Any) -> Any:
 @contextlib.contextmanager
 def locked(folder: Path) -> Iterator[None]:
     """Create the folder and lock it against other processes; the system releases the lock however this one ends."""
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        lock = open(folder / LOCK, "a")  # noqa: SIM115 (held open as long as the run lasts)
-    except OSError as error:
-        raise BadRun(f"cannot write in {folder} ({error.strerror}): choose another place") from error
-    try:
-        import fcntl
-
-        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except ImportError:  # Windows has no flock: a second process is not detected
-        pass
-    except OSError as error:
-        lock.close()
-        raise BadRun(f"another process is training in {folder}: wait for it, or give another folder") from error
-    with lock:
+    with contextlib.ExitStack() as held:
+        try:
+            first = held.enter_context(alone(folder))
+        except OSError as error:
+            raise BadRun(f"cannot write in {folder} ({error.strerror}): choose another place") from error
+        if not first:
+            raise BadRun(f"another process is training in {folder}: wait for it, or give another folder")
         for name in ("best", "last"):  # restore or remove what a killed process left
             for old in () if (folder / name).exists() else sorted(folder.glob(f".{name}.*.old"))[-1:]:
                 old.rename(folder / name)
