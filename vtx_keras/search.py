@@ -8,6 +8,7 @@ index.find("in the snow", like="dog.jpg")             # like this picture, but â
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import os
 from collections.abc import Callable, Iterator, Sequence
@@ -23,9 +24,14 @@ __all__ = ["Hit", "Index", "Towers", "towers"]
 AT_ONCE = 64  # pictures that are read together
 SAVED_EVERY = 2048  # new pictures, so that an interrupted update loses little
 ROWS_AT_ONCE = 65_536  # of vectors that are compared at once
+BLOCK = 256  # pictures that are compared with those
 ALIKE = 0.985  # cosine from which two pictures count as the same scene
 THE_SAME = 0.9995  # and as the same picture, which is not found again when others like it are asked for
-VECTORS, ROWS = "vectors.npy", "rows.json"
+MANY = 100_000  # pictures from which a graph of neighbours (HNSW) finds candidates, where usearch is installed
+LOOKS = (
+    256  # places of the graph that a search visits at least: recall@10 over 0.99 of a million (benchmarks/search.py)
+)
+VECTORS, ROWS, GRAPH = "vectors.npy", "rows.json", "graph.usearch"
 
 
 class Towers(NamedTuple):
@@ -74,7 +80,8 @@ class Index:
     """Vectors of the pictures of some folders, in a folder of their own.
 
     A picture that was moved, renamed or touched is not read again: its content counts. A file that is no picture is
-    remembered with the reason. Vectors are mapped from disk; the search is exact.
+    remembered with the reason. Vectors are mapped from disk. The search is exact up to MANY pictures; beyond, if
+    usearch is installed, a graph proposes candidates, whose vectors are compared.
 
     >>> import tempfile
     >>> from PIL import Image
@@ -91,12 +98,17 @@ class Index:
 
     def __init__(self, folder: str | os.PathLike, of: Towers):
         self.folder, self.of = Path(folder), of
-        self.rows: list[dict[str, Any]] = []  # path, size, time, hash; and "error", or the next vector
-        self.vectors: np.ndarray = np.zeros((0, 0), "float32")
+        self._hold([], np.zeros((0, 0), "float32"))
         if (self.folder / ROWS).is_file():
             self._load()
         elif self.folder.exists() and any(self.folder.iterdir()):
             raise ValueError(f"{self.folder} holds something that is not an index: choose another place")
+
+    def _hold(self, rows: list[dict[str, Any]], vectors: np.ndarray) -> None:
+        self.rows = rows  # path, size, time, hash; and "error", or the next vector
+        self.vectors = vectors
+        self._paths = [row["path"] for row in rows if "error" not in row]
+        self._graph: tuple[Any, np.ndarray, np.ndarray] | None = None  # with its keys, sorted, and their places
 
     def __len__(self) -> int:
         return len(self.vectors)
@@ -114,7 +126,7 @@ class Index:
                 f"{self.folder} was made with another model, whose vectors cannot be compared with this one's: choose "
                 "another place, or delete it"
             )
-        self.rows, self.vectors = stored["rows"], vectors
+        self._hold(stored["rows"], vectors)
 
     def update(self, *folders: str | os.PathLike) -> dict[str, int]:
         """Read what is new or changed in folders (and folders in them), forget what is gone, and save.
@@ -150,7 +162,7 @@ class Index:
                 told(number + 1)
         here = set(paths)
         counts["gone"] = sum(path not in here and any(_within(path, root) for root in roots) for path in by_path)
-        self._save(kept)
+        self._save(kept, whole=True)
         counts["pictures"], counts["unreadable"] = len(self), len(self.rows) - len(self)
         return counts
 
@@ -166,7 +178,7 @@ class Index:
         for index, row in enumerate(rows):
             yield (row | {"error": errors[index]}, None) if index in errors else (row, next(vectors).astype("float32"))
 
-    def _save(self, pairs: list[tuple[dict[str, Any], np.ndarray | None]]) -> None:
+    def _save(self, pairs: list[tuple[dict[str, Any], np.ndarray | None]], whole: bool = False) -> None:
         pairs = sorted(pairs, key=lambda pair: pair[0]["path"])
         vectors = [vector for _, vector in pairs if vector is not None]
         array = np.stack(vectors) if vectors else np.zeros((0, 0), "float32")
@@ -175,14 +187,18 @@ class Index:
             np.save(target / VECTORS, array)
             content = json.dumps({"model": self.of.name, "rows": rows}, indent=0, ensure_ascii=False)
             (target / ROWS).write_text(content + "\n", "utf-8")
-        self.rows, self.vectors = rows, np.load(self.folder / VECTORS, mmap_mode="r")
+            if whole and len(array) > MANY and _has_usearch():
+                _write_graph(target / GRAPH, self.folder / GRAPH, _keys_of(rows), array)
+        self._hold(rows, np.load(self.folder / VECTORS, mmap_mode="r"))
 
-    def find(self, query: Any = None, *, like: Any = None, count: int = 10, words: float = 0.5) -> list[Hit]:
+    def find(
+        self, query: Any = None, *, like: Any = None, count: int = 10, words: float = 0.5, exact: bool = False
+    ) -> list[Hit]:
         """Return the best pictures for a query, best first, those that show nearly the same under the best of them.
 
         `query` is a text, or a picture: a `Path`, bytes, an array or a PIL image. With `like`, a picture, a text says
         what should be otherwise ("like this, but in the snow"), with a weight `words` beside the picture's. The picture
-        itself is not found.
+        itself is not found. `exact` compares all vectors, however many.
         """
         if query is None and like is None:
             raise ValueError("find: expected a text, a picture, or both")
@@ -200,13 +216,53 @@ class Index:
         itself = None if like is None else parts[-1][0].astype("float32")
         vector = sum(weight * part.astype("float32") for part, weight in parts)
         vector /= max(float(np.linalg.norm(vector)), 1e-9)
-        scores = self._products(vector)
+        places = None if exact else self._candidates(vector, 8 * count + 32)
+        scores = self._products(vector, places)
         if itself is not None:
-            scores = np.where(self._products(itself) > THE_SAME, -2.0, scores)
-        return self._grouped(scores, count)
+            scores = np.where(self._products(itself, places) > THE_SAME, -2.0, scores)
+        return self._grouped(scores, count, np.arange(len(self)) if places is None else places)
 
-    def _products(self, vector: np.ndarray) -> np.ndarray:
-        """Return the products of all vectors with one, a part of them in memory at a time."""
+    def duplicates(self, alike: float = ALIKE) -> list[list[str]]:
+        """Return groups of pictures that show nearly the same: each is alike, by its cosine, to another of its own."""
+        group = np.arange(len(self))
+        with progress("pictures compared", len(self)) as told:
+            for start in range(0, len(self), BLOCK):
+                rows = self.vectors[start : start + BLOCK]
+                for at in range(start, len(self), ROWS_AT_ONCE):
+                    near = np.argwhere(rows @ self.vectors[at : at + ROWS_AT_ONCE].T > alike)
+                    for one, other in near[near[:, 0] + start < near[:, 1] + at]:
+                        first, second = group[one + start], group[other + at]
+                        group[group == max(first, second)] = min(first, second)
+                told(min(len(self), start + BLOCK))
+        found: dict[int, list[str]] = {}
+        for number, path in zip(group, self._paths, strict=True):
+            found.setdefault(int(number), []).append(path)
+        return [paths for paths in found.values() if len(paths) > 1]
+
+    def _candidates(self, vector: np.ndarray, count: int) -> np.ndarray | None:
+        """Return the places of vectors that the graph finds near one, or None where there is none: compare all."""
+        if len(self) <= MANY or not (self.folder / GRAPH).is_file() or not _has_usearch():
+            return None
+        if self._graph is None:
+            from usearch.index import Index as Graph
+
+            keys = _keys_of(self.rows)
+            order = np.argsort(keys, kind="stable")
+            graph = Graph.restore(str(self.folder / GRAPH), view=True)
+            whole = graph is not None and len(graph) == len(np.unique(keys))  # else an update was cut off
+            self._graph = graph if whole else None, keys[order], order
+        graph, keys, order = self._graph
+        if graph is None:
+            return None
+        setattr(graph, "expansion_search", max(LOOKS, count))  # noqa: B010 (its type says that it is fixed)
+        found = graph.search(vector, count).keys
+        ranges = zip(np.searchsorted(keys, found, "left"), np.searchsorted(keys, found, "right"), strict=True)
+        return order[np.concatenate([np.arange(first, last) for first, last in ranges])]  # copies share a key
+
+    def _products(self, vector: np.ndarray, places: np.ndarray | None = None) -> np.ndarray:
+        """Return the products of vectors, or of those at places, with one, a part of them in memory at a time."""
+        if places is not None:
+            return self.vectors[places] @ vector
         starts = range(0, len(self), ROWS_AT_ONCE)
         return np.concatenate([self.vectors[at : at + ROWS_AT_ONCE] @ vector for at in starts])
 
@@ -217,24 +273,26 @@ class Index:
             raise media.BadPicture(errors[0])
         return vectors[0]
 
-    def _grouped(self, scores: np.ndarray, count: int) -> list[Hit]:
-        """Return hits, each with the pictures that are nearly the same and score less."""
-        paths = [row["path"] for row in self.rows if "error" not in row]
+    def _grouped(self, scores: np.ndarray, count: int, places: np.ndarray) -> list[Hit]:
+        """Return hits from the scores of vectors at places, each with worse ones that show nearly the same."""
         groups: list[tuple[int, list[int]]] = []
+        said: list[float] = []
         most = min(len(scores), 8 * count + 32)
         best = np.argpartition(-scores, most - 1)[:most]
         for index in best[np.argsort(-scores[best], kind="stable")]:
             if scores[index] < -1:  # the picture that was asked with
                 break
-            vector = self.vectors[index]
+            place = int(places[index])
+            vector = self.vectors[place]
             near = next((g for g in groups if float(self.vectors[g[0]] @ vector) > ALIKE), None)
             if near:
-                near[1].append(int(index))
+                near[1].append(place)
             elif len(groups) < count:
-                groups.append((int(index), []))
+                groups.append((place, []))
+                said.append(round(float(scores[index]), 4))
         return [
-            Hit(paths[first], round(float(scores[first]), 4), tuple(paths[one] for one in others))
-            for first, others in groups
+            Hit(self._paths[first], score, tuple(self._paths[one] for one in others))
+            for (first, others), score in zip(groups, said, strict=True)
         ]
 
 
@@ -266,3 +324,35 @@ def _pictures_in(root: Path, but: Path) -> Iterator[str]:
         yield from (
             os.path.join(home, name) for name in names if name[0] != "." and name.lower().endswith(media.SUFFIXES)
         )
+
+
+# --- the graph of neighbours
+
+
+def _has_usearch() -> bool:
+    return importlib.util.find_spec("usearch") is not None
+
+
+def _keys_of(rows: list[dict[str, Any]]) -> np.ndarray:
+    """Return the graph's keys of pictures: numbers from their hashes, which stay when files move."""
+    return np.array([int(row["sha256"][:15], 16) for row in rows if "error" not in row], "uint64")
+
+
+def _write_graph(path: Path, old: Path, keys: np.ndarray, vectors: np.ndarray) -> None:
+    """Write the graph of an index: the old one, without what is gone, with what is new."""
+    from usearch.index import Index as Graph
+
+    graph = Graph.restore(str(old)) if old.is_file() else None
+    if graph is None or graph.ndim != vectors.shape[1]:
+        graph = Graph(ndim=vectors.shape[1], metric="ip", dtype="i8", expansion_add=64)
+    unique, first = np.unique(keys, return_index=True)
+    has = np.array(graph.keys, "uint64")
+    for key in np.setdiff1d(has, unique):
+        graph.remove(key)
+    new = first[~np.isin(unique, has)]
+    with progress("neighbours", len(new)) as told:
+        for start in range(0, len(new), ROWS_AT_ONCE):
+            part = new[start : start + ROWS_AT_ONCE]
+            graph.add(keys[part], np.asarray(vectors[part]))
+            told(start + len(part))
+    graph.save(str(path))

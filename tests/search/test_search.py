@@ -175,3 +175,77 @@ def test_the_command_finds_the_same_by_keras_and_by_a_file(home, tmp_path, monke
     assert "Found" in (tmp_path / "a.html").read_text("utf-8")
     assert toys.vtx("search", home / "none", "a cat").exit_code == 2
     assert "expected a retriever" in toys.vtx("search", home, "a cat", "--model", "gated_vqa").stderr
+
+
+@pytest.fixture
+def crowd(tmp_path, monkeypatch):
+    """An index of vectors alone, of which a graph is made; "17" finds what lies near the 17th."""
+    monkeypatch.setattr(search, "MANY", 300)
+    vectors = np.random.default_rng(0).standard_normal((900, 16)).astype("float32")
+    vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
+
+    def pictures(items):
+        return np.stack([vectors[int(Path(item).stem)] for item in items]), {}
+
+    home = tmp_path / "crowd"
+    home.mkdir()
+    for number in range(600):
+        (home / f"{number}.png").write_bytes(str(number).encode())
+    towers = search.Towers(pictures, lambda lines: np.stack([vectors[int(line)] for line in lines]), "numbers")
+    return home, tmp_path / "index", towers
+
+
+def test_of_many_pictures_a_graph_finds_what_comparing_all_finds(crowd):
+    pytest.importorskip("usearch")
+    home, folder, towers = crowd
+    index = search.Index(folder, towers)
+    index.update(home)
+    assert (folder / search.GRAPH).is_file()
+    same = [index.find(str(number)) == index.find(str(number), exact=True) for number in range(0, 600, 20)]
+    assert sum(same) >= 29
+    made = (folder / search.GRAPH).stat().st_mtime_ns
+    shutil.copy(home / "5.png", home / "copy of 5.png")  # content that is known: the same key
+    (home / "7.png").unlink()
+    (home / "8.png").rename(home / "moved 8.png")
+    for number in range(600, 640):
+        (home / f"{number}.png").write_bytes(str(number).encode())
+    assert index.update(home) == {"pictures": 640, "new": 40, "gone": 2, "unreadable": 0}
+    assert (folder / search.GRAPH).stat().st_mtime_ns > made
+    for again in (index, search.Index(folder, towers)):  # also as it lies on disk
+        hit = again.find("5")[0]
+        assert {Path(path).name for path in (hit.path, *hit.alike)} == {"5.png", "copy of 5.png"}
+        assert Path(again.find("8")[0].path).name == "moved 8.png"
+        assert Path(again.find("620")[0].path).name == "620.png"
+        assert "7.png" not in {Path(hit.path).name for hit in again.find("7", count=50)}
+        assert again.find("3") == again.find("3", exact=True)
+
+
+def test_a_graph_of_another_state_is_not_asked(crowd):
+    pytest.importorskip("usearch")
+    home, folder, towers = crowd
+    index = search.Index(folder, towers)
+    index.update(home)
+    old = (folder / search.GRAPH).read_bytes()
+    for number in range(600, 640):
+        (home / f"{number}.png").write_bytes(str(number).encode())
+    index.update(home)
+    (folder / search.GRAPH).write_bytes(old)  # as an update leaves it that was cut off
+    assert Path(search.Index(folder, towers).find("620")[0].path).name == "620.png"
+
+
+def test_pictures_that_show_nearly_the_same_are_grouped(home, tmp_path):
+    towers, _ = by_colour()
+    index = search.Index(tmp_path / "index", towers)
+    index.update(home)
+    groups = [{Path(path).name for path in group} for group in index.duplicates(0.8)]
+    assert groups == [{f"{colour}{number}.png" for number in range(3)} for colour in sorted(COLOURS)]
+    assert index.duplicates(1.01) == []
+    zoo.save(toys.toy("retriever"), tmp_path / "mine")
+    shutil.copy(home / "red0.png", home / "deep" / "the same.png")
+    given = ["search", home, "--duplicates", "--model", tmp_path / "mine"]
+    run = toys.vtx(*given, "--out", tmp_path / "doubles.html")
+    assert run.exit_code == 0, run.stderr
+    page = (tmp_path / "doubles.html").read_text("utf-8")
+    assert "the same.png" in page
+    assert "nearly the same" in page
+    assert "leave out the words" in toys.vtx(*given, "a cat").stderr

@@ -185,6 +185,7 @@ def explain(
 @click.argument("pictures", type=click.Path(path_type=Path))
 @click.argument("query", required=False)
 @click.option("--like", type=click.Path(path_type=Path), help="A picture that the found ones should be like.")
+@click.option("--duplicates", is_flag=True, help="Show groups of pictures that are nearly the same.")
 @click.option("--model", default="retriever", show_default=True, help="A name of the zoo, or a saved retriever.")
 @click.option("--weights", default="default", show_default=True, help="A released tag, or a weights folder.")
 @click.option("--runtime", type=click.Choice(["keras", "litert"]), help="What computes, as for vtx predict.")
@@ -198,6 +199,7 @@ def search(
     pictures: Path,
     query: str | None,
     like: Path | None,
+    duplicates: bool,
     model: str,
     weights: str,
     runtime: str | None,
@@ -216,12 +218,15 @@ def search(
     vtx search holiday "two dogs in the snow"
     vtx search holiday --like dog.jpg --out dogs.html
     vtx search holiday "on a beach" --like dog.jpg
+    vtx search holiday --duplicates --out doubles.html
     """
     with reporting_errors():
-        from vtx_keras.search import Index
+        from vtx_keras.search import Hit, Index
 
         if not pictures.is_dir():
             raise ValueError(f"{pictures} is no folder: expected one with pictures")
+        if duplicates and (query or like):
+            raise ValueError("--duplicates compares all pictures: leave out the words and --like")
         towers = _towers(model, weights, runtime)
         found = Index(index or _place(pictures, towers.name), towers)
         counts = found.update(pictures)
@@ -230,7 +235,11 @@ def search(
         click.echo(f"vtx: {told}{unreadable}", err=True)
         if not counts["pictures"]:
             raise ValueError(f"{pictures} holds no picture that can be read")
-        hits = found.find(query, like=like, count=count) if query or like else []
+        if duplicates:
+            hits = [Hit(first, 1.0, tuple(others)) for first, *others in found.duplicates()]
+            click.echo(f"vtx: {len(hits):,} groups of pictures that are nearly the same", err=True)
+        else:
+            hits = found.find(query, like=like, count=count) if query or like else []
     if out:
         _sheet(out, query, like, hits)
         click.echo(str(out))
@@ -275,6 +284,11 @@ def _sheet(out: Path, query: str | None, like: Path | None, hits: list) -> None:
     from vtx_keras.evaluate import _pages as pages
 
     asked = [pages.Card([like], [("like", str(like))])] if like else []
+    if not query and not like:
+        groups = [[hit.path, *hit.alike] for hit in hits]
+        cards = [pages.Card(list(map(Path, paths)), [("", path) for path in paths]) for paths in groups]
+        pages.write_page(out, "nearly the same", [("", cards)])
+        return
     cards = [
         pages.Card([Path(hit.path)], [(f"{hit.score:.3f}", hit.path), *(("nearly the same", one) for one in hit.alike)])
         for hit in hits
