@@ -241,3 +241,21 @@ def test_a_pipeline_of_beam_takes_the_handler(captioner, folder, expected, tmp_p
     found = json.loads((tmp_path / "rows").read_text())
     assert {name: result for name, result in found.items() if isinstance(result, str)} == expected
     assert sum(isinstance(result, dict) for result in found.values()) == BAD
+
+
+@pytest.mark.engines
+@pytest.mark.parametrize(("to", "package"), [("lancedb", "lancedb"), ("qdrant", "qdrant_client")])
+def test_vectors_move_to_a_database(folder, tmp_path, to, package):
+    installed(package)
+    from recipes import elsewhere
+
+    zoo.save(toy("retriever"), tmp_path / "retriever.keras")
+    batch.run(batch.work(str(tmp_path / "retriever.keras")), [folder], tmp_path / "vectors")
+    place = tmp_path / "database"
+    for _ in range(2):  # the second time replaces the first
+        elsewhere.main([str(tmp_path / "vectors"), str(place), "--to", to])
+    vectors = as_dict(tmp_path / "vectors")
+    for path, vector in list(vectors.items())[:5]:
+        nearest = elsewhere.found(place, to, vector, COUNT)
+        assert nearest[0] == path
+        assert sorted(nearest) == sorted(vectors)
