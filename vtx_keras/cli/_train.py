@@ -104,7 +104,11 @@ def train(model: str, name: str, **options: Any) -> None:
         click.echo(f"{history.folder}: best and last weights, {', '.join(path.name for path in reports)}")
         _warn_of_few(model, history, options)
         held_out = options["validation"] or "validation"
-        if (history.folder / "samples.html").is_file() and not held_out.lower().endswith((".csv", ".tsv")):
+        worries = json.loads((history.folder / "run.json").read_text("utf-8")).get("worries", [])
+        for line in worries:
+            click.echo(f"vtx: {line}", err=True)
+        own = held_out.lower().endswith((".csv", ".tsv"))
+        if (history.folder / "samples.html").is_file() and not own and not worries:
             data_options = [f"--{key}={options[key]}" for key in ("columns", "folder") if options[key]]
             command = ["vtx", "eval", f"{history.folder}/best", "--data", name, *data_options, "--split", held_out]
             click.echo(f"next: {shlex.join(command)}")
@@ -164,6 +168,20 @@ def _warn_of_few(model: str, history: Any, options: dict[str, Any]) -> None:
     )
 
 
+def _warn_of_unseen(texts: list[str], held_out: list[str]) -> None:
+    """Warn if most words of the validation texts are new: their scores then say little about the model."""
+    known = {word for text in texts for word in text.lower().split()}
+    words = [word for text in held_out for word in text.lower().split()]
+    unseen = [word for word in words if word not in known]
+    if 2 * len(unseen) > len(words):
+        click.echo(
+            f"vtx: {len(unseen)} of {len(words)} words of the validation texts are in no training text "
+            f"({unseen[0]}, …): no model learns them from these. Validate on texts like those "
+            "for training, or --validation none",
+            err=True,
+        )
+
+
 def _run(model: str, name: str, ds: Any, options: dict[str, Any]) -> Any:
     import keras
 
@@ -174,6 +192,8 @@ def _run(model: str, name: str, ds: Any, options: dict[str, Any]) -> Any:
     validation = _validation(name, options)
     if validation is None and options["validation"] is None and options["hold_out"]:
         ds, validation = _parted(ds)
+    if validation is not None and "path" in ds.encoded.element_spec:
+        _warn_of_unseen(_texts(ds), _texts(validation))
     devices = parallel.over(options["parallel"]) if options["parallel"] else contextlib.nullcontext()
     out = options["out"]
     if options["process"]:  # host 0 writes the run folder; the others need folders of their own

@@ -20,6 +20,7 @@ from vtx_keras._compat import averages_of, sync_jax
 from vtx_keras._files import write
 from vtx_keras.checkpoints import save
 from vtx_keras.models._base import VisionText
+from vtx_keras.models._methods import Captioner
 from vtx_keras.models.adversarial import concerns
 from vtx_keras.models.options import did_you_mean
 from vtx_keras.train import _folder as run_folder
@@ -106,7 +107,7 @@ class Checkpointer(keras.callbacks.Callback):
         position: dict[str, Any],
         values: list,
         held_out: Any,
-        samples: Callable[[Path], None] | None,
+        samples: Callable[[Path], list[tuple[str, list[str]]]] | None,
         progress: report.Progress,
     ):
         super().__init__()
@@ -118,6 +119,7 @@ class Checkpointer(keras.callbacks.Callback):
         self.callback_states = position.get("callbacks", [])
         self.ended = False  # all epochs are done, or a callback such as EarlyStopping stopped training
         self.samples_time = -math.inf  # when the page of samples was written
+        self.said: list[tuple[str, list[str]]] = []  # on it, and what was expected
         self.seconds, self.since = position.get("seconds", 0.0), time.monotonic()
         self.stop_signal: int | None = None
 
@@ -190,7 +192,7 @@ class Checkpointer(keras.callbacks.Callback):
                 self.best = {"epoch": epoch + 1, self.monitor: logs.get(self.monitor)}
             last = epoch + 1 == self.epochs or self.model.stop_training
             if self.samples and (last or time.monotonic() - self.samples_time > SAMPLES_EVERY):
-                self.samples(self.folder / "samples.html")
+                self.said = self.samples(self.folder / "samples.html")
                 self.samples_time = time.monotonic()
         self.averaged.swap(inside=False)
         self.epoch, self.done = epoch + 1, 0
@@ -214,6 +216,14 @@ class Checkpointer(keras.callbacks.Callback):
         if math.isnan(new):
             return best is None
         return best is None or math.isnan(best) or (new < best if lower_is_better(self.monitor) else new > best)
+
+    def worries(self) -> list[str]:
+        """Return what is wrong with the finished run (`report.worries`)."""
+        vocabulary = self.whole.vocabulary
+        whole = isinstance(self.whole, Captioner) and not vocabulary.rule  # else its texts are not of these pieces
+        said = [one for one, _ in self.said]
+        expected = [text for _, several in self.said for text in several]
+        return report.worries(self.rows, said, expected, set(vocabulary) if whole else set())
 
     def position(self) -> dict[str, Any]:
         """Return what a state file stores besides variables."""

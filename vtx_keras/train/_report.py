@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+import re
 import sys
 import time
 from collections.abc import Callable, Sequence
@@ -26,6 +27,11 @@ from vtx_keras.models._methods import Captioner
 
 if TYPE_CHECKING:
     from rich.progress import Progress as Bar
+
+
+ENOUGH = 8  # held-out examples that tell how a model speaks
+LONG = 60  # characters of what it says that are quoted
+WORD = re.compile(r"[^\W\d_]+")
 
 
 def write_rows(folder: Path, rows: Sequence[dict[str, Any]]) -> None:
@@ -76,6 +82,46 @@ def curves(rows: Sequence[dict[str, Any]]) -> bytes:
     file = io.BytesIO()
     figure.savefig(file, format="png", dpi=110)
     return file.getvalue()
+
+
+def worries(
+    rows: Sequence[dict[str, Any]], said: Sequence[str], expected: Sequence[str], pieces: set[str]
+) -> list[str]:
+    """Return what is wrong with a finished run, in sentences that say what to do.
+
+    `rows` are its epochs; `said` and `expected` what the model says of held-out examples, and what it should; `pieces`
+    the words that it has whole.
+
+    >>> worries([{"accuracy": 0.3}, {"accuracy": 0.2}], (), (), set())[0][:50]
+    'training made it worse: accuracy fell from 0.300 t'
+    >>> worries([], ["a dog"] * 9, [f"a thing called {n}" for n in range(9)], {"a", "dog"})[0][:43]
+    "of 9 held-out examples it says only 'a dog'"
+    """
+    found = []
+    first, last = (row.get("accuracy") for row in (rows[0], rows[-1])) if len(rows) > 1 else (None, None)
+    if first is not None and last is not None and last < first:
+        found.append(
+            f"training made it worse: accuracy fell from {first:.3f} to {last:.3f}. Take a third of the learning rate, "
+            "or start from trained weights (--weights)"
+        )
+    kinds = set(said)
+    if len(said) >= ENOUGH and len(kinds) <= 2 and len(set(expected)) >= 4 * len(kinds):
+        found.append(
+            f"of {len(said)} held-out examples it says only {' and '.join(map(_quoted, sorted(kinds)))}: it does not "
+            "heed the picture. Start from trained weights (--weights), or train longer, with a larger learning rate"
+        )
+    known = pieces | {word for line in expected for word in WORD.findall(line.lower())}
+    odd = [line for line in said if not known.issuperset(WORD.findall(line.lower()))]
+    if len(said) >= ENOUGH and pieces and 2 * len(odd) > len(said):
+        found.append(
+            f"{len(odd)} of {len(said)} held-out examples get words that do not exist ({_quoted(odd[0])}): the "
+            "vocabulary does not fit the texts, or training was short. --vocabulary train, or more, gives it theirs"
+        )
+    return found
+
+
+def _quoted(line: str) -> str:
+    return repr(line if len(line) <= LONG else f"{line[:LONG]}…")
 
 
 class Progress:
@@ -148,8 +194,11 @@ def _console() -> Any:
     return Console(stderr=True)
 
 
-def samples_writer(model: VisionText, examples: Any, count: int) -> Callable[[Path], None]:
-    """Return a function that writes the page of samples: the same examples with the model's current predictions."""
+def samples_writer(model: VisionText, examples: Any, count: int) -> Callable[[Path], list[tuple[str, list[str]]]]:
+    """Return a function that writes the page of samples: the same examples with the model's current predictions.
+
+    It returns what the model says, and what is expected; nothing of drawings.
+    """
     chosen = encoded_of(examples).shuffle(1_000, seed=0).take(count)
     rows = list(chosen.as_numpy_iterator())
     if isinstance(model, Generator):
@@ -158,7 +207,7 @@ def samples_writer(model: VisionText, examples: Any, count: int) -> Callable[[Pa
         rows = [row for place, row in enumerate(rows) if place not in unreadable]
         return lambda path: _write_drawings(model, rows, path)
 
-    def write_samples(path: Path) -> None:
+    def write_samples(path: Path) -> list[tuple[str, list[str]]]:
         outcome = said_of(model, rows)
         results = [row for row in outcome.rows if row.expected][: len(rows)]  # a search also has rows of texts
         images = _images(model, [image_of(rows[row.place]) for row in results], results)
@@ -168,11 +217,12 @@ def samples_writer(model: VisionText, examples: Any, count: int) -> Callable[[Pa
             cards.append(pages.Card(frames, [(label, line) for label, line in lines if line]))
         left_out = [f"row {place} is left out: {why}" for place, why in outcome.left_out.items()]
         pages.write_page(path, f"{model.spec['name']}: held-out samples", [("Validation", cards)], left_out)
+        return [(row.said, list(row.expected)) for row in results]
 
     return write_samples
 
 
-def _write_drawings(model: Generator, rows: Sequence[dict], path: Path) -> None:
+def _write_drawings(model: Generator, rows: Sequence[dict], path: Path) -> list[tuple[str, list[str]]]:
     """Write the page of drawings: for each text two pictures, always of the same noise, and the real one."""
     texts = [expected(row, TEXT_FIELDS)[0] for row in rows]
     pictures = model.draw([text for text in texts for _ in range(2)]) if texts else ()
@@ -184,6 +234,7 @@ def _write_drawings(model: Generator, rows: Sequence[dict], path: Path) -> None:
         frames = [*drawings, *(real if isinstance(real, list) else [real])]
         cards.append(pages.Card(frames, [("words", text), ("pictures", "two drawings, then the real one")]))
     pages.write_page(path, f"{model.spec['name']}: drawings of held-out texts", [("Validation", cards)])
+    return []
 
 
 def _images(model: VisionText, inputs: Sequence[Any], results: Sequence[Row]) -> list[list[np.ndarray]]:

@@ -157,8 +157,8 @@ def run(
             with contextlib.suppress(OSError):  # report the error above, not a full disk
                 run_folder.update(folder, state=f"{type(error).__name__.lower()}: {error}")
             raise
-        seconds = round(checkpointer.position()["seconds"], 1)
-        run_folder.update(folder, state="finished", best=checkpointer.best, seconds=seconds)
+        found = {"seconds": round(checkpointer.position()["seconds"], 1), "worries": checkpointer.worries()}
+        run_folder.update(folder, state="finished", best=checkpointer.best, **found)
         return _history(model, folder, checkpointer.rows, how.epochs, source.steps)
 
 
@@ -363,7 +363,7 @@ def _scoring(model: VisionText, validation: Any, count: int, behind: bool) -> li
     return [Scores(validation, limit=count, whole=model.behind_encoder() if behind else model)]
 
 
-def _samples_writer(model: VisionText, validation: Any, count: int) -> Callable[[Path], None] | None:
+def _samples_writer(model: VisionText, validation: Any, count: int) -> Callable[[Path], list] | None:
     if not count or validation is None or isinstance(validation, Batches):
         return None
     from vtx_keras.train._report import samples_writer
