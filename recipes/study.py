@@ -80,7 +80,10 @@ def tuner_of(args: argparse.Namespace, trial_of: Any) -> Any:
 
     class Study(base):
         def run_trial(self, trial: Any, *_args: Any, **_kwargs: Any) -> dict[str, float]:
-            return trial_of(trial.hyperparameters.values, args.out / trial.trial_id)
+            try:
+                return trial_of(trial.hyperparameters.values, args.out / trial.trial_id)
+            except train.Stopped as error:  # by a signal: the study ends, and the trial has not failed
+                raise SystemExit(f"{error}, and the study with it") from error
 
         def on_trial_end(self, trial: Any) -> None:
             super().on_trial_end(trial)
@@ -94,7 +97,7 @@ def tuner_of(args: argparse.Namespace, trial_of: Any) -> Any:
     objective = keras_tuner.Objective("val_loss", "min")
     return Study(
         objective=objective, max_trials=args.trials, seed=args.seed, hyperparameters=space, tune_new_entries=False,
-        max_retries_per_trial=0, max_consecutive_failed_trials=1, directory=args.out, project_name="tuner",
+        max_retries_per_trial=0, max_consecutive_failed_trials=2, directory=args.out, project_name="tuner",
     )  # fmt: skip
 
 

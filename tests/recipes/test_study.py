@@ -56,16 +56,22 @@ def test_a_folder_of_another_study_is_refused(tmp_path):
 
 
 @pytest.mark.slow
-def test_a_killed_study_keeps_its_trials_and_its_best_command_repeats_the_best(tmp_path):
+@pytest.mark.parametrize("how", ["SIGKILL", "SIGTERM"])
+def test_a_stopped_study_keeps_its_trials_and_its_best_command_repeats_the_best(how, tmp_path):
     pytest.importorskip("keras_tuner", reason="keras-tuner is not installed, so no study was run: pip install .[study]")
     folder = tmp_path / "study"
     first = process(folder, 3)
     begun = time.monotonic()
     while not (folder / "trials.csv").is_file() and time.monotonic() - begun < 300 and first.poll() is None:
         time.sleep(0.2)
-    os.kill(first.pid, signal.SIGKILL)  # in the second trial
+    begun = time.monotonic()
+    while not list(folder.glob("1/states/*")) and time.monotonic() - begun < 300 and first.poll() is None:
+        time.sleep(0.05)
+    os.kill(first.pid, getattr(signal, how))  # in the second trial
     first.wait()
     (kept,) = trials_of(folder)
+    stopped = folder / "1" / "run.json"
+    stopped.write_text(json.dumps({**json.loads(stopped.read_text()), "command": "the first"}))
     record = folder / kept["trial"] / "run.json"
     before = record.read_bytes(), record.stat().st_mtime_ns
     again = process(folder, 3)
@@ -76,6 +82,8 @@ def test_a_killed_study_keeps_its_trials_and_its_best_command_repeats_the_best(t
     assert kept in rows
     assert len({row["trial"] for row in rows}) == 3
     assert rows == sorted(rows, key=lambda row: float(row["val_loss"]))
+    after = json.loads(stopped.read_text())
+    assert (after["command"], after["state"]) == ("the first", "finished")  # it went on; a new run records its own
     assert output.count("features of 198 pictures: 198 read, 0 made") == 2  # by trials after the restart
 
     words = shlex.split(output.splitlines()[-1])
