@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import warnings
 from pathlib import Path
 
 import keras
@@ -14,6 +15,7 @@ import vtx_keras
 
 ROOT = Path(vtx_keras.__file__).parents[1]
 ON_JAX = os.environ.get("KERAS_BACKEND") == "jax"
+NEEDS = {"docs/logging.md": ("wandb", "mlflow")}  # packages that are in no extra which the tests ask for
 
 
 PAGES = [
@@ -27,6 +29,9 @@ def test_the_python_blocks_of_the_documents_run(page, tmp_path, monkeypatch, req
         pytest.skip("once is enough, and exports are made by TensorFlow")
     from vtx_keras.models import fusion, options
 
+    for package in NEEDS.get(page, ()):
+        pytest.importorskip(package, reason=f"{package} is not installed, so {page} was not run")
+        warnings.simplefilter("ignore", DeprecationWarning)  # its own
     if page != "README.md":  # where a released model is tried on the whole sample
         request.getfixturevalue("few_tried")
     blocks = re.findall(r"```python\n(.*?)```", (ROOT / page).read_text(encoding="utf-8"), re.S)

@@ -63,9 +63,11 @@ def run(
     the pictures, `texts=0.5` of them for each row.
 
     `options` are those of `train.Settings` (`epochs`, `batch_size`, `learning_rate`, `augment`, `ema`, `seed` ...), or
-    `settings` gives them as one object. The optimizer is `train.adamw` with these settings, or yours. If the image
-    encoder is frozen and images are not augmented, each image is encoded once (`data.features`, in `features/` beside
-    the run). Returns Keras' `History` of all epochs, those before a restart too, with the run's `folder`.
+    `settings` gives them as one object. The optimizer is `train.adamw` with these settings, or yours. `callbacks` are
+    Keras' own or others', such as loggers: a resumed run restores their attributes that are numbers or strings, and no
+    other state; steps since the last saved state are logged once more. If the image encoder is frozen and images are
+    not augmented, each image is encoded once (`data.features`, in `features/` beside the run). Returns Keras' `History`
+    of all epochs, those before a restart too, with the run's `folder`.
 
     >>> import tempfile
     >>> from vtx_keras import data, zoo
@@ -168,10 +170,9 @@ def _check(model: Any, data: Any, callbacks: Sequence[Any], optimizer: Any, how:
         raise TypeError(f"train.run takes a model from zoo.build, not a {type(model).__name__}: call its own fit")
     if optimizer is not None and (how.ema is not None or how.accumulate > 1):
         raise ValueError("optimizer= is yours: give it use_ema and gradient_accumulation_steps yourself")
-    if isinstance(data, Batches) and how.augment:
-        raise ValueError("augment= needs examples, such as those of data.load; data.arrays are batches already")
-    if isinstance(data, Batches) and how.repeats > 1:
-        raise ValueError("repeats= needs examples, such as those of data.load; data.arrays are batches already")
+    for name, wanted in (("augment", how.augment), ("repeats", how.repeats > 1)):
+        if isinstance(data, Batches) and wanted:
+            raise ValueError(f"{name}= needs examples, such as those of data.load; data.arrays are batches already")
     for callback in callbacks:
         if isinstance(callback, keras.callbacks.SwapEMAWeights):
             raise ValueError("a run swaps averaged weights by itself: pass ema=0.999 and leave SwapEMAWeights out")
@@ -335,14 +336,13 @@ def _dry_run(
         run_folder.save_state(Path(temporary) / run_folder.STATES, trained, {}, 0)
     inputs, labels, weight = first
     shapes = {name: tuple(value.shape) for name, value in inputs.items()}
-    parameters = model.count_params()
     trainable = sum(int(keras.ops.size(variable)) for variable in trained.trainable_variables)
     loss = trained.train_on_batch(inputs, labels, weight, return_dict=True)["loss"]
     run_folder.restore(trained, before)
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (1e6 if sys.platform == "darwin" else 1e3)
     print(
         f"inputs      {', '.join(f'{name} {shape}' for name, shape in shapes.items())}\n"
-        f"parameters  {parameters:,d}, of which {trainable:,d} are trained\n"
+        f"parameters  {model.count_params():,d}, of which {trainable:,d} are trained\n"
         f"steps       {epochs} epochs of {source.steps} batches: {epochs * source.steps:,d}\n"
         f"memory      {peak:,.0f} MB at its peak, in one step of this batch size\n"
         f"states      {run_folder.size_of(trained) / 1e6:,.0f} MB each, two are kept\n"
