@@ -335,8 +335,8 @@ def _opened(source: Any) -> Iterator[Image.Image]:
     except BadPicture as error:
         raise BadPicture(f"{name}: {error}") from error
     except Exception as error:
-        reason = f"cut off or damaged ({type(error).__name__}: {error})"
-        raise BadPicture(f"{name}: {reason}: expected a whole picture. Save or fetch it anew") from error
+        why = f"{type(error).__name__}: {str(error).partition(': ')[0]}"  # behind a colon, Pillow quotes the file
+        raise BadPicture(f"{name}: cut off or damaged ({why}): expected a whole picture. Fetch it anew") from error
 
 
 def _identified(file: Any) -> Image.Image:
