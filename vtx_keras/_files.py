@@ -11,6 +11,7 @@ import glob
 import hashlib
 import importlib.util
 import io
+import itertools
 import os
 import platform
 import re
@@ -28,7 +29,7 @@ from typing import Any, NamedTuple
 
 @contextlib.contextmanager
 def whole(path: str | os.PathLike) -> Iterator[Path]:
-    """Yield a temporary path to write to; it replaces `path` on success, and is removed on failure.
+    """Yield a temporary path to write to; on success it is on disk and replaces `path`; on failure it is removed.
 
     >>> import tempfile
     >>> path = Path(tempfile.mkdtemp(), "new folder", "a.txt")
@@ -41,12 +42,24 @@ def whole(path: str | os.PathLike) -> Iterator[Path]:
     if path.is_dir():
         raise IsADirectoryError(f"{path} is a folder: expected a file's name")
     path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(f".{os.getpid()}.{path.name}")  # the suffix stays, because some writers depend on it
+    # Each thread has a name of its own. The suffix stays, because some writers depend on it.
+    part = path.with_name(f".{os.getpid()}-{next(_numbers)}.{path.name}")
     try:
         yield part
+        _sync(part)
         part.replace(path)
     finally:
         part.unlink(missing_ok=True)
+
+
+_numbers = itertools.count()
+
+
+def _sync(file: Path) -> None:
+    """Wait until a file is on disk, where the system can: its new name would otherwise get there first."""
+    if os.name != "nt":
+        with contextlib.suppress(OSError), file.open("rb") as written:
+            os.fsync(written.fileno())
 
 
 def write(path: str | os.PathLike, content: str | bytes) -> None:
@@ -76,9 +89,8 @@ def new_folder(folder: Path) -> Iterator[Path]:
                 if not (target / kept.name).exists():
                     (shutil.copytree if kept.is_dir() else shutil.copy2)(kept, target / kept.name)
         for file in target.rglob("*"):
-            if file.is_file() and os.name != "nt":
-                with contextlib.suppress(OSError), file.open("rb") as written:
-                    os.fsync(written.fileno())
+            if file.is_file():
+                _sync(file)
         exchange(target, folder)
     finally:
         shutil.rmtree(target, ignore_errors=True)
