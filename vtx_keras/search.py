@@ -26,6 +26,7 @@ ROWS_AT_ONCE = 65_536  # of vectors that are compared at once
 ALIKE = 0.985  # cosine from which two pictures count as the same scene
 THE_SAME = 0.9995  # and as the same picture, which is not found again when others like it are asked for
 VECTORS, ROWS = "vectors.npy", "rows.json"
+ROW = ("path", "size", "time", "sha256")  # what a row has, besides an error
 
 
 class Towers(NamedTuple):
@@ -107,14 +108,17 @@ class Index:
             vectors = np.load(self.folder / VECTORS, mmap_mode="r")
             if sum("error" not in row for row in stored["rows"]) != len(vectors):
                 raise ValueError("its rows and vectors differ in number")
-        except (OSError, ValueError, KeyError, TypeError) as error:
+            if vectors.ndim != 2 or vectors.dtype != "float32":
+                raise ValueError(f"its vectors are {vectors.dtype} of shape {vectors.shape}")
+            model, rows = stored["model"], [{**row, **{key: row[key] for key in ROW}} for row in stored["rows"]]
+        except Exception as error:  # NumPy raises many for a damaged header
             raise ValueError(f"{self.folder} is a damaged index ({error}): delete it, and index anew") from error
-        if stored["model"] != self.of.name:
+        if model != self.of.name:
             raise ValueError(
                 f"{self.folder} was made with another model, whose vectors cannot be compared with this one's: choose "
                 "another place, or delete it"
             )
-        self.rows, self.vectors = stored["rows"], vectors
+        self.rows, self.vectors = rows, vectors
 
     def update(self, *folders: str | os.PathLike) -> dict[str, int]:
         """Read what is new or changed in folders (and folders in them), forget what is gone, and save.

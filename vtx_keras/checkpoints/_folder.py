@@ -21,6 +21,7 @@ import numpy as np
 
 from vtx_keras._files import file_hash, recovered
 from vtx_keras.checkpoints.published._catalogue import CATALOGUE, tags_of
+from vtx_keras.inputs.text import can_be_piece
 from vtx_keras.models.options import ABOUT, MODELS, did_you_mean, lookup, options_of, resolve
 
 CONFIG, WEIGHTS, VOCABULARY = "config.json", "model.weights.h5", "vocabulary.txt"
@@ -103,7 +104,13 @@ def read_config(folder: Path) -> dict:
             raise BadWeights(
                 f"{folder / name} is damaged: its sha256 is not the one in {CONFIG}. Copy the folder again."
             )
-    pieces = (folder / VOCABULARY).read_text(encoding="utf-8").removesuffix("\n").split("\n")
+    try:
+        pieces = (folder / VOCABULARY).read_text(encoding="utf-8").removesuffix("\n").split("\n")
+    except UnicodeDecodeError as error:
+        raise BadWeights(f"{folder / VOCABULARY} is not UTF-8: {error}. Copy the folder again.") from error
+    if not config.get("rule") and not all(map(can_be_piece, pieces)):
+        number = list(map(can_be_piece, pieces)).index(False) + 1
+        raise BadWeights(f"{folder / VOCABULARY}, line {number}, is no piece of a text. Copy the folder again.")
     config["vocabulary"] = [config.get("lines", {}).get(str(i), piece) for i, piece in enumerate(pieces)]
     return config
 
@@ -148,19 +155,19 @@ def check_arrays(file: Any, where: Path, most: float = math.inf, packed: int = M
                 )
             total += item.size or 0
 
-    with h5py.File(file, "r") as weights:
-        weights.visititems(check)
+    try:
+        with h5py.File(file, "r") as weights:
+            weights.visititems(check)
+    except BadWeights:
+        raise
+    except Exception as error:  # HDF5 raises many
+        raise BadWeights(f"{where} is no HDF5 file, or is damaged: {error}. Copy it again.") from error
     return total
 
 
 def check_size(options: Mapping[str, Any], folder: Path) -> None:
     """Raise `BadWeights` if a config describes more than its weights file holds, before a model is built of it."""
-    try:
-        held = check_arrays(folder / WEIGHTS, folder / WEIGHTS)
-    except OSError as error:
-        raise BadWeights(
-            f"{folder / WEIGHTS} is no HDF5 file, or is cut off: {error}. Copy the folder again."
-        ) from error
+    held = check_arrays(folder / WEIGHTS, folder / WEIGHTS)
     own = {"depth": "text_decoder", "text_depth": "text_encoder", "vision_depth": "image_encoder"}
     usual = ("blocks", "transformer", "vit")
     blocks = [

@@ -231,7 +231,10 @@ def load(path: str | os.PathLike) -> VisionText:
         from vtx_keras.checkpoints.published import _graphs  # noqa: F401  # registers its classes
     with dtype_policy("float32"), warnings.catch_warnings():  # layers have their own policies; see layers.graph
         warnings.filterwarnings("ignore", message="Skipping variable loading for optimizer")  # it was not built yet
-        model = keras.saving.load_model(path)
+        try:
+            model = keras.saving.load_model(path)
+        except Exception as error:  # a damaged config can fail anywhere in Keras
+            raise BadWeights(f"{path} is damaged, or of other classes: {type(error).__name__}: {error}") from error
     if not isinstance(model, VisionText):
         raise BadWeights(f"{path} holds a {type(model).__name__}: expected a model of the zoo")
     check_finite(model, path)
