@@ -6,6 +6,7 @@ model.json) and its vocabulary: in a zip at the end of a .tflite, beside an .onn
 
 import hashlib
 import json
+import mmap
 import re
 import unicodedata
 import warnings
@@ -18,20 +19,29 @@ from PIL import Image, ImageOps
 
 MAX_PIXELS = 50_000_000
 MAX_TEXT = 10_000  # bytes
+MAX_FILES = 64_000_000  # bytes of a description and a vocabulary
+HASHED = b"\x72\x4a\x0a\x06sha256\x12\x40"  # before the sha256 at the end of an .onnx
 IDEOGRAPHS = (
     (0x4E00, 0x9FFF), (0x3400, 0x4DBF), (0x20000, 0x2A6DF), (0x2A700, 0x2CEAF), (0xF900, 0xFAFF), (0x2F800, 0x2FA1F),
 )  # fmt: skip
 
 
 def companions(path: Path) -> tuple[dict, list[str]]:
-    """Return a model's description and its vocabulary."""
-    names = ("model.json", "vocabulary.txt")
+    """Return a model's description and its vocabulary, after checking the hashes in them."""
+    names, end = ("model.json", "vocabulary.txt"), 0
     try:
         if path.suffix == ".tflite":
             with zipfile.ZipFile(path) as archive:
-                about, pieces = (archive.read(name).decode("utf-8") for name in names)
+                end = min(one.header_offset for one in archive.infolist())
+                size = sum(archive.getinfo(name).file_size for name in names)
+                contents = [archive.read(name) for name in names if size <= MAX_FILES]
         else:
-            about, pieces = (path.with_name(name).read_text("utf-8") for name in names)
+            size = sum(path.with_name(name).stat().st_size for name in names)
+            contents = [path.with_name(name).read_bytes() for name in names if size <= MAX_FILES]
+        if size > MAX_FILES:
+            raise ValueError(f"its description has {size:,d} bytes, expected {MAX_FILES:,d} at most")
+        check_hashes(path, *contents, end)
+        about, pieces = (content.decode("utf-8") for content in contents)
         about, vocabulary = json.loads(about), pieces.removesuffix("\n").split("\n")
         if not pieces.endswith("\n") or len(vocabulary) != about["pieces"]:
             raise ValueError(f"its vocabulary has {len(vocabulary)} pieces, expected {about['pieces']}")
@@ -39,6 +49,41 @@ def companions(path: Path) -> tuple[dict, list[str]]:
         message = f"not a complete model ({error}): copy or export it again, with all files beside it"
         raise ValueError(message) from error
     return about, vocabulary
+
+
+def check_hashes(path: Path, about: bytes, pieces: bytes, end: int = 0) -> None:
+    """Raise ValueError if a description, a vocabulary or, up to `end`, a .tflite is not what was exported.
+
+    A description without hashes is of a file that was made before there were any.
+    """
+    if not (wanted := json.loads(about).get("sha256")):
+        return
+    whole = about.replace(wanted["model.json"].encode(), b"0" * 64)  # as it was before its hash was put in
+    found = {"model.json": hashlib.sha256(whole), "vocabulary.txt": hashlib.sha256(pieces)}
+    if end:
+        with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
+            found["model"] = hashlib.sha256(memoryview(data)[:end])
+    for name, sha256 in found.items():
+        if sha256.hexdigest() != wanted[name]:
+            raise ValueError(f"{name} is damaged, or of another file: its sha256 is not the one in model.json")
+
+
+def check_onnx(path: Path) -> Path:
+    """Return the path of an .onnx, after checking the sha256 at its end, of the file and the weights beside it."""
+    about, weights = path.with_name("model.json").read_bytes(), path.with_name(f"{path.name}.data")
+    last = len(HASHED) + 64
+    if "sha256" not in json.loads(about):  # made before there were hashes
+        return path
+    with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
+        sha256 = hashlib.sha256(memoryview(data)[: max(0, len(data) - last)])
+        if weights.is_file():
+            with weights.open("rb") as more:
+                hashlib.file_digest(more, lambda: sha256)
+        if data[-last:] != HASHED + sha256.hexdigest().encode():
+            raise ValueError(f"{path.name} is damaged: its sha256 is not the one at its end. Copy or export it again")
+        if data.find(about) < 0:
+            raise ValueError(f"{path.name} and the model.json beside it are of two exports: copy or export both again")
+    return path
 
 
 def pixels(file: Path | str, about: dict) -> np.ndarray:

@@ -11,6 +11,7 @@ import glob
 import hashlib
 import importlib.util
 import io
+import itertools
 import os
 import platform
 import re
@@ -25,10 +26,12 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any, NamedTuple
 
+_numbers = itertools.count()  # of temporary files
+
 
 @contextlib.contextmanager
 def whole(path: str | os.PathLike) -> Iterator[Path]:
-    """Yield a temporary path to write to; it replaces `path` on success, and is removed on failure.
+    """Yield a temporary path to write to; on success it is on disk and replaces `path`; on failure it is removed.
 
     >>> import tempfile
     >>> path = Path(tempfile.mkdtemp(), "new folder", "a.txt")
@@ -41,12 +44,21 @@ def whole(path: str | os.PathLike) -> Iterator[Path]:
     if path.is_dir():
         raise IsADirectoryError(f"{path} is a folder: expected a file's name")
     path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(f".{os.getpid()}.{path.name}")  # the suffix stays, because some writers depend on it
+    # Each thread has a name of its own. The suffix stays, because some writers depend on it.
+    part = path.with_name(f".{os.getpid()}-{next(_numbers)}.{path.name}")
     try:
         yield part
+        _sync(part)
         part.replace(path)
     finally:
         part.unlink(missing_ok=True)
+
+
+def _sync(file: Path) -> None:
+    """Wait until a file is on disk, where the system can: its new name would otherwise get there first."""
+    if os.name != "nt":
+        with contextlib.suppress(OSError), file.open("rb") as written:
+            os.fsync(written.fileno())
 
 
 def write(path: str | os.PathLike, content: str | bytes) -> None:
@@ -75,10 +87,8 @@ def new_folder(folder: Path) -> Iterator[Path]:
             for kept in folder.iterdir():
                 if not (target / kept.name).exists():
                     (shutil.copytree if kept.is_dir() else shutil.copy2)(kept, target / kept.name)
-        for file in target.rglob("*"):
-            if file.is_file() and os.name != "nt":
-                with contextlib.suppress(OSError), file.open("rb") as written:
-                    os.fsync(written.fileno())
+        for file in filter(Path.is_file, target.rglob("*")):
+            _sync(file)
         exchange(target, folder)
     finally:
         shutil.rmtree(target, ignore_errors=True)
@@ -156,10 +166,8 @@ def _runs(process: str) -> bool:
         return True
     try:
         os.kill(int(process), 0)  # signal 0 only tests whether the process exists
-    except ProcessLookupError:
-        return False
-    except (ValueError, OSError, OverflowError):  # it belongs to another user
-        return True
+    except (ValueError, OSError, OverflowError) as error:  # else it belongs to another user
+        return not isinstance(error, ProcessLookupError)
     return True
 
 
@@ -177,24 +185,18 @@ def _exchanged_at_once(first: Path, second: Path) -> bool:
 
 @contextlib.contextmanager
 def alone(folder: Path) -> Iterator[bool]:
-    """Create a folder and lock it; yield False if another process has. The system unlocks it however this one ends.
-
-    >>> with alone(Path(tempfile.mkdtemp())) as first:
-    ...     first
-    True
-    """
+    """Create a folder and lock it; yield False if another process has. The system unlocks it however this one ends."""
     folder.mkdir(parents=True, exist_ok=True)
     with open(folder / ".lock", "a") as lock:
-        try:
+        first = True
+        with contextlib.suppress(ImportError):  # Windows has no flock: a second process is not detected
             import fcntl
 
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except ImportError:  # Windows has no flock: a second process is not detected
-            pass
-        except OSError:
-            yield False
-            return
-        yield True
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except OSError:
+                first = False
+        yield first
 
 
 def reserve(folder: Path, size: int) -> None:

@@ -32,6 +32,7 @@ LOOKS = (
     256  # places of the graph that a search visits at least: recall@10 over 0.99 of a million (benchmarks/search.py)
 )
 VECTORS, ROWS, GRAPH = "vectors.npy", "rows.json", "graph.usearch"
+ROW = ("path", "size", "time", "sha256")  # what a row has, besides an error
 
 
 class Towers(NamedTuple):
@@ -119,14 +120,17 @@ class Index:
             vectors = np.load(self.folder / VECTORS, mmap_mode="r")
             if sum("error" not in row for row in stored["rows"]) != len(vectors):
                 raise ValueError("its rows and vectors differ in number")
-        except (OSError, ValueError, KeyError, TypeError) as error:
+            if vectors.ndim != 2 or vectors.dtype != "float32":
+                raise ValueError(f"its vectors are {vectors.dtype} of shape {vectors.shape}")
+            model, rows = stored["model"], [{**row, **{key: row[key] for key in ROW}} for row in stored["rows"]]
+        except Exception as error:  # NumPy raises many for a damaged header
             raise ValueError(f"{self.folder} is a damaged index ({error}): delete it, and index anew") from error
-        if stored["model"] != self.of.name:
+        if model != self.of.name:
             raise ValueError(
                 f"{self.folder} was made with another model, whose vectors cannot be compared with this one's: choose "
                 "another place, or delete it"
             )
-        self._hold(stored["rows"], vectors)
+        self._hold(rows, vectors)
 
     def update(self, *folders: str | os.PathLike) -> dict[str, int]:
         """Read what is new or changed in folders (and folders in them), forget what is gone, and save.

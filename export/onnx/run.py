@@ -18,7 +18,7 @@ os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")  # read on import; otherwise
 import onnxruntime
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-from pictures_and_words import companions, draw, pixels, result, show, stream, tokens
+from pictures_and_words import check_onnx, companions, draw, pixels, result, show, stream, tokens
 
 
 def main(model: str, picture: str, text: str | None = None) -> None:
@@ -45,7 +45,7 @@ def main(model: str, picture: str, text: str | None = None) -> None:
 
 def session(path: Path, part: str = "") -> onnxruntime.InferenceSession:
     """Open a model's file, or one of its two parts."""
-    file = path.with_name(f"{path.stem}.{part}.onnx") if part else path
+    file = check_onnx(path.with_name(f"{path.stem}.{part}.onnx") if part else path)
     return onnxruntime.InferenceSession(str(file), providers=["CPUExecutionProvider"])
 
 

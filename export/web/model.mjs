@@ -15,18 +15,68 @@ export function companions(file) {
     found[key] = value;
   }
   if (!found["model.json"]) return null;
-  return described(found["model.json"], found["vocabulary.txt"] ?? "");
+  const description = described(found["model.json"], found["vocabulary.txt"] ?? "");
+  if (description.about.sha256 && found.sha256 !== sha256(bytes.subarray(0, bytes.length - 76))) // its own field is 76 bytes
+    throw new Error("the file is damaged: its sha256 is not the one at its end. Copy or export it again");
+  return description;
 }
 
-// Read a description and a vocabulary, and check that they belong together.
+// Read a description and a vocabulary, and check that they are what was exported. Older descriptions have no hashes.
 export function described(json, lines) {
   const about = JSON.parse(json);
+  const own = about.sha256?.["model.json"];
+  if (own !== undefined) {
+    const found = { "model.json": json.replaceAll(own, "0".repeat(64)), "vocabulary.txt": lines };
+    for (const [name, text] of Object.entries(found))
+      if (sha256(new TextEncoder().encode(text)) !== about.sha256[name])
+        throw new Error(`${name} is damaged, or of another file: its sha256 is not the one in model.json. Export the model again`);
+  }
   const vocabulary = lines.replace(/\n$/, "").split("\n");
   if (vocabulary.length !== about.pieces)
     throw new Error(`the vocabulary has ${vocabulary.length} pieces, expected ${about.pieces}: export the model again`);
   if (about.form !== "one" || !["captioner", "vqa", "classifier", "matcher"].includes(about.task))
     throw new Error(`a ${about.task} of form "${about.form}" does not run here: export a captioner, an answerer, a classifier or a matcher as one file`);
   return { about, vocabulary };
+}
+
+// SHA-256 in hexadecimal (FIPS 180-4). crypto.subtle would need https, which a page from this machine's network has not.
+export function sha256(bytes) {
+  const [state, rounds] = [[], []];
+  const fraction = (x) => ((x - Math.floor(x)) * 2 ** 32) | 0;
+  for (let n = 2; rounds.length < 64; n++) {
+    let prime = true;
+    for (let i = 2; i * i <= n; i++) prime &&= n % i !== 0;
+    if (!prime) continue;
+    if (state.length < 8) state.push(fraction(Math.sqrt(n)));
+    rounds.push(fraction(Math.cbrt(n)));
+  }
+  const last = new Uint8Array(bytes.length % 64 < 56 ? 64 : 128);
+  const whole = bytes.length - (bytes.length % 64);
+  last.set(bytes.subarray(whole));
+  last[bytes.length - whole] = 0x80;
+  new DataView(last.buffer).setBigUint64(last.length - 8, 8n * BigInt(bytes.length));
+  const [w, k] = [new Int32Array(64), Int32Array.from(rounds)];
+  const turn = (x, n) => (x >>> n) | (x << (32 - n));
+  for (const part of [bytes.subarray(0, whole), last])
+    for (let at = 0; at < part.length; at += 64) {
+      for (let i = 0; i < 16; i++) {
+        const j = at + 4 * i;
+        w[i] = (part[j] << 24) | (part[j + 1] << 16) | (part[j + 2] << 8) | part[j + 3];
+      }
+      for (let i = 16; i < 64; i++) {
+        const one = turn(w[i - 15], 7) ^ turn(w[i - 15], 18) ^ (w[i - 15] >>> 3);
+        const two = turn(w[i - 2], 17) ^ turn(w[i - 2], 19) ^ (w[i - 2] >>> 10);
+        w[i] = w[i - 16] + one + w[i - 7] + two;
+      }
+      let [a, b, c, d, e, f, g, h] = state;
+      for (let i = 0; i < 64; i++) {
+        const one = (h + (turn(e, 6) ^ turn(e, 11) ^ turn(e, 25)) + ((e & f) ^ (~e & g)) + k[i] + w[i]) | 0;
+        const two = ((turn(a, 2) ^ turn(a, 13) ^ turn(a, 22)) + ((a & b) ^ (a & c) ^ (b & c))) | 0;
+        h = g, g = f, f = e, e = (d + one) | 0, d = c, c = b, b = a, a = (one + two) | 0;
+      }
+      [a, b, c, d, e, f, g, h].forEach((value, i) => (state[i] = (state[i] + value) | 0));
+    }
+  return state.map((value) => (value >>> 0).toString(16).padStart(8, "0")).join("");
 }
 
 // The fields of a protocol buffer's message that have a length: [number, start, end].

@@ -5,6 +5,8 @@ from __future__ import annotations
 import resource
 import subprocess
 import sys
+import threading
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -71,6 +73,19 @@ def test_ctrl_c_in_a_rename_keeps_the_folder(tmp_path, monkeypatch, last):
         (target / "which").write_text("new")
     assert (folder / "which").read_text() == "old"
     assert [path.name for path in tmp_path.iterdir()] == ["mine"]
+
+
+def test_threads_write_one_file_at_once(tmp_path):
+    def write(number: int) -> None:
+        with _files.whole(tmp_path / "a") as part:
+            part.write_text(str(number) * 1000)
+            ready.wait()
+
+    ready = threading.Barrier(8)
+    with ThreadPoolExecutor(8) as pool:
+        list(pool.map(write, range(8)))
+    assert len(set((tmp_path / "a").read_text())) == 1
+    assert len(list(tmp_path.iterdir())) == 1
 
 
 def test_folders_of_others_are_left_alone(tmp_path):

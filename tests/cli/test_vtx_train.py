@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import keras
 import pytest
 from toys import vtx, vtx_process
@@ -100,3 +102,17 @@ def test_a_tenth_of_the_pictures_is_held_out(tmp_path):
     assert len(names[0] | names[1]) == 120
     assert 8 <= len(names[1]) <= 24
     assert _parted(data.from_csv(own_pictures(tmp_path, 6)))[1] is None
+
+
+def test_pictures_outside_a_tables_folder_are_named_with_the_option_that_reads_them(tmp_path):
+    table = own_pictures(tmp_path, 2)
+    (tmp_path / "tables").mkdir()
+    moved = tmp_path / "tables" / "mine.csv"
+    lines = Path(table).read_text(encoding="utf-8")
+    moved.write_text(lines.replace("\n0", "\n../0").replace("\n1", "\n../1"), encoding="utf-8")
+    small = ["--set", "dim=32", "--set", "depth=1", "--set", "vision_depth=1", "--set", "image_shape=32x32"]
+    command = ("train", "gated_captioner", "--data", str(moved), "--weights", "none", *small, "--dry-run")
+    run = vtx(*command)
+    assert (run.exit_code, "--allow-outside" in run.stderr) == (2, True)
+    run = vtx(*command, "--allow-outside")
+    assert run.exit_code == 0, run.stderr[-3000:]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
+
 import numpy as np
 import pytest
 import tensorflow as tf
@@ -104,6 +106,43 @@ def test_a_damaged_file_is_made_again(damage, tmp_path, capsys):
     again = [row["image"] for row in data.features(pairs("encoded"), model, tmp_path).as_numpy_iterator()]
     assert "0 read, 6 made" in capsys.readouterr().out.splitlines()[-1]
     np.testing.assert_array_equal(stored, again)
+
+
+@pytest.mark.parametrize("file", ["npy", "txt"])
+@pytest.mark.parametrize("change", ["a bit", "half", "nothing"])
+def test_a_file_that_was_changed_since_is_made_again(file, change, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(_behind, "SHARD", 3)
+    model = toys.toy("retriever")
+    model.freeze("image")
+    stored = [np.array(row["image"]) for row in data.features(pairs("encoded"), model, tmp_path).as_numpy_iterator()]
+    path = sorted(tmp_path.glob(f"*.{file}"))[0]
+    content = path.read_bytes()
+    place = len(content) - 9 if file == "npy" else 3
+    bit = content[:place] + bytes([content[place] ^ 64]) + content[place + 1 :]
+    path.write_bytes({"a bit": bit, "half": content[: len(content) // 2], "nothing": b""}[change])
+    monkeypatch.setattr("warnings.warn", lambda *said, **_: print(*said))
+    rows = list(pairs("encoded").as_numpy_iterator())
+    order = [4, 0, 5, 1, 3, 2, 0]  # other files than those that were written
+    columns = {"image": [rows[i]["image"] for i in order], "caption": toys.texts(len(order))}
+    for _ in range(2):
+        found = data.features(tf.data.Dataset.from_tensor_slices(columns), model, tmp_path).as_numpy_iterator()
+        np.testing.assert_array_equal([row["image"] for row in found], [stored[i] for i in order])
+    said = capsys.readouterr().out
+    assert "3 read, 3 made" in said
+    assert "6 read, 0 made" in said
+    told = change == "a bit" or (change, file) == ("half", "txt")  # others have not as many rows as names
+    assert ("is damaged: its features are made again" in said) == told
+
+
+def test_threads_make_the_same_features_at_once(tmp_path):
+    model = toys.toy("retriever")
+    model.freeze("image")
+    features = lambda _: list(data.features(pairs("encoded"), model, tmp_path).as_numpy_iterator())  # noqa: E731
+    with ThreadPoolExecutor(4) as pool:
+        results = list(pool.map(features, range(8)))
+    for result in results[1:]:
+        np.testing.assert_array_equal([row["image"] for row in result], [row["image"] for row in results[0]])
+    assert len(list(tmp_path.iterdir())) == 2
 
 
 def test_features_and_images_are_not_confused(tmp_path):

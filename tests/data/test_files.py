@@ -344,7 +344,9 @@ def test_folders_may_be_links_and_splits_in_any_case(tmp_path):
         (tmp_path / place).mkdir(parents=True)
         picture(len(place)).save(tmp_path / place / "a.png")
     (tmp_path / "photos/Train/dog").symlink_to(tmp_path / "elsewhere")
-    found = sorted(row["label"] for row in data.from_folder(tmp_path / "photos", "train").as_numpy_iterator())
+    found = sorted(
+        row["label"] for row in data.from_folder(tmp_path / "photos", "train", allow_outside=True).as_numpy_iterator()
+    )
     assert found == [b"cat", b"dog"]
     assert data.has_splits(tmp_path / "photos")
 
@@ -392,3 +394,54 @@ def test_what_a_file_that_is_no_picture_contains_is_not_quoted(tmp_path):
     with pytest.warns(UserWarning, match="1 of 2 rows"):
         data.from_csv(tmp_path / "captions.csv", most_bad=0.5)
     assert "secret" not in (tmp_path / "bad_rows.csv").read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize("start", [b"P3 2 2 255 ", b"P1 2 "])
+def test_a_text_that_begins_like_a_picture_is_not_quoted(start):
+    with pytest.raises(media.BadPicture, match="damaged") as caught:
+        media.read(start + b"secretpasswordsecret root:x:0:0:secret")
+    assert "secret" not in str(caught.value)
+
+
+@pytest.mark.parametrize("way", ["up", "absolute", "link", "folder"])
+def test_a_table_reads_nothing_outside_its_folder_unless_told(tmp_path, way):
+    mine, other = tmp_path / "mine", tmp_path / "mine too"
+    mine.mkdir(), other.mkdir()
+    for number in range(2):
+        picture(number).save((mine, other)[number] / f"{number}.png")
+    (mine / "linked.png").symlink_to(other / "1.png")
+    (mine / "sub").symlink_to(other)
+    path = {"up": "../mine too/1.png", "absolute": other / "1.png", "link": "linked.png", "folder": "sub/1.png"}[way]
+    (mine / "set.csv").write_text(f"image,text\n{mine / '0.png'},in it\n{path},beyond\n")
+    with pytest.warns(UserWarning, match="1 of 2 rows"):
+        assert len(data.from_csv(mine / "set.csv", most_bad=0.5)) == 1
+    assert "allow_outside=True (--allow-outside) reads it" in listed(mine)[0]["reason"]
+    assert len(data.from_csv(mine / "set.csv", allow_outside=True)) == 2
+    if way == "absolute":
+        assert len(data.from_csv(mine / "set.csv", images=other)) == 2
+    with pytest.raises(BadData, match="--allow-outside"):
+        data.named(mine / "set.csv")
+    assert len(data.named(mine / "set.csv", allow_outside=True)) == 2
+
+
+def test_links_out_of_a_folder_are_read_where_it_is_allowed(tmp_path):
+    mine, other = tmp_path / "mine", tmp_path / "other"
+    mine.mkdir(), other.mkdir()
+    picture(0).save(mine / "0.png")
+    picture(1).save(mine / "1.png")
+    picture(2).save(other / "2.png")
+    (mine / "0.txt").write_text("in it")
+    (other / "secret.txt").write_text("beyond")
+    (mine / "1.txt").symlink_to(other / "secret.txt")
+    (mine / "2.png").symlink_to(other / "2.png")
+    (mine / "2.txt").write_text("a picture beyond")
+    with pytest.warns(UserWarning, match="2 of 3 rows"):
+        assert len(data.from_folder(mine, most_bad=0.9)) == 1
+    assert len(data.from_folder(mine, allow_outside=True)) == 3
+    (tmp_path / "linked").symlink_to(mine)  # the folder itself may be a link
+    with pytest.warns(UserWarning, match="2 of 3 rows"):
+        data.from_folder(tmp_path / "linked", most_bad=0.9)
+    (mine / "captions.csv").symlink_to(other / "secret.txt")
+    with pytest.raises(BadData, match="outside the folder of the data") as caught:
+        data.from_folder(mine)
+    assert "beyond" not in str(caught.value)

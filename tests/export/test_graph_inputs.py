@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import struct
+import zlib
 from pathlib import Path
 
 import keras
@@ -287,6 +288,37 @@ def test_a_jpeg_whose_header_does_not_end_is_refused_after_some_steps(decode, st
     with pytest.raises(tf.errors.InvalidArgumentError, match="more than 1000 segments"):
         decode(file[:2] + stuffing + file[2:])
     few = file[:2] + stuffing[:400] + file[2:]
+    np.testing.assert_array_equal(decode(few), media.read(few))
+
+
+def chunk(name: bytes, content: bytes) -> bytes:
+    return struct.pack(">I", len(content)) + name + content + struct.pack(">I", zlib.crc32(name + content))
+
+
+@pytest.mark.parametrize("name", [b"zTXt", b"iTXt"])
+def test_compressed_texts_of_a_png_are_bounded_before_a_decoder_unpacks_them(decode, name):
+    whole = encoded(Image.new("RGB", (8, 8), "red"))
+    start = b"Comment\0\0" if name == b"zTXt" else b"Comment\0\1\0\0\0"
+
+    def holding(*texts: bytes) -> bytes:
+        return whole[:33] + b"".join(chunk(name, start + zlib.compress(one)) for one in texts) + whole[33:]
+
+    for bomb in (holding(bytes(30_000_000)), holding(*[bytes(5_000_000)] * 100)):
+        assert len(bomb) < 1_000_000
+        with pytest.raises(tf.errors.InvalidArgumentError, match="bytes of compressed texts"):
+            decode(bomb)
+    np.testing.assert_array_equal(decode(holding(b"said " * 900)), media.read(whole))
+    plain = whole[:33] + chunk(b"iTXt", b"Comment\0\0\0\0\0" + b"said " * 9000) + whole[33:]
+    np.testing.assert_array_equal(decode(plain), media.read(whole))
+
+
+@pytest.mark.parametrize("stuffing", [b"\x21\xfe\x01a\0" * 200_000, b"\x21\xfe" + b"\x01a" * 500_000 + b"\0"])
+def test_a_gif_of_very_many_blocks_is_refused_after_some_steps(decode, stuffing):
+    whole = encoded(Image.fromarray(np.random.default_rng(0).integers(0, 255, (300, 300), "uint8")), "GIF")
+    first = 13 + 3 * (2 << (whole[10] & 7))
+    with pytest.raises(tf.errors.InvalidArgumentError, match="more blocks than a frame needs"):
+        decode(whole[:first] + stuffing + whole[first:])
+    few = whole[:first] + b"\x21\xfe\x01a\0" * 200 + whole[first:]
     np.testing.assert_array_equal(decode(few), media.read(few))
 
 

@@ -97,9 +97,9 @@ def test_a_number_of_frames_is_whole_and_positive(frames):
 
 
 def test_each_frame_of_an_animation_is_held_to_the_limit():
-    assert len(media.read_clip(animated("GIF"), 2, pixel_limit=24)) == 2
+    assert len(media.read_clip(animated("GIF"), 2, pixel_limit=96)) == 2  # of which one frame has a quarter
     with pytest.raises(media.BadPicture, match="6 x 4 pixels x 3 frames"):
-        media.read_clip(animated("GIF"), 2, pixel_limit=23)
+        media.read_clip(animated("GIF"), 2, pixel_limit=95)
 
 
 def test_each_picture_of_a_list_is_held_to_the_limit():
@@ -109,10 +109,10 @@ def test_each_picture_of_a_list_is_held_to_the_limit():
 
 
 def test_an_animation_is_held_to_a_limit_as_a_whole():
-    colours = [(i, 0, 0) for i in range(0, 210, 10)]
-    assert len(media.read_clip(animated("GIF", colours[:20]), 2, pixel_limit=24)) == 2
-    with pytest.raises(media.BadPicture, match=r"6 x 4 pixels x 21 frames: .* 20 times that in all frames"):
-        media.read_clip(animated("GIF", colours), 2, pixel_limit=24)
+    colours = [(i, 0, 0) for i in range(0, 250, 10)]
+    assert len(media.read_clip(animated("GIF", colours[:24]), 2, pixel_limit=96)) == 2
+    with pytest.raises(media.BadPicture, match=r"6 x 4 pixels x 25 frames: .* 0.000576 in all frames"):
+        media.read_clip(animated("GIF", colours), 2, pixel_limit=96)
 
 
 PICTURE, CLIP = (4, 6, 3), (2, 4, 6, 3)

@@ -8,6 +8,7 @@ import importlib
 import json
 import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from pathlib import Path
 from typing import Any, NamedTuple
 
 AT_ONCE = 32  # pictures in memory
@@ -33,7 +34,6 @@ def work(model: str, weights: str = "default", text: str | None = None, **settin
     'cross_attn_captioner {"beams": 2} '
     """
     from vtx_keras._files import file_hash
-    from vtx_keras.checkpoints._folder import stored
 
     files = stored(model, weights)
     if files is None:
@@ -42,6 +42,29 @@ def work(model: str, weights: str = "default", text: str | None = None, **settin
     asked = settings if text is None else {"text": text, **settings}
     name = f"{os.path.basename(model)} {json.dumps(asked, sort_keys=True)} ({file_hash(files[0])[:16]})"
     return Work(name, functools.partial(_load, model, weights, text, settings))
+
+
+def stored(model: str, weights: str) -> tuple[Path, Path] | None:
+    """Return the config and the weights of a model, a .keras file as both, or None where they are not here.
+
+    >>> stored("cross_attn_captioner", "nowhere") is None
+    True
+    """
+    from vtx_keras.checkpoints._folder import CONFIG, WEIGHTS, BadWeights, find, recovered
+    from vtx_keras.models.options import MODELS
+
+    path = recovered(Path(model))
+    if model not in MODELS and weights != "default":
+        return None
+    if model in MODELS:
+        try:
+            path = find(model, weights, MODELS[model].default) / CONFIG
+        except (BadWeights, TypeError):
+            return None
+    elif path.is_dir():
+        path = path / CONFIG if (path / CONFIG).is_file() else path / "best" / CONFIG
+    files = (path, path.with_name(WEIGHTS) if path.name == CONFIG else path)
+    return files if all(file.is_file() for file in files) else None
 
 
 def _load(model: str, weights: str, text: str | None, settings: dict[str, Any]) -> Callable[[list], Iterable]:

@@ -9,8 +9,10 @@ from __future__ import annotations
 import fnmatch
 import hashlib
 import json
+import math
 import os
 import warnings
+import zipfile
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -19,9 +21,13 @@ import numpy as np
 
 from vtx_keras._files import file_hash, recovered
 from vtx_keras.checkpoints.published._catalogue import CATALOGUE, tags_of
+from vtx_keras.inputs.text import can_be_piece
 from vtx_keras.models.options import ABOUT, MODELS, did_you_mean, lookup, options_of, resolve
 
 CONFIG, WEIGHTS, VOCABULARY = "config.json", "model.weights.h5", "vocabulary.txt"
+MOST_JSON = 64_000_000  # bytes of a config: those with the tokenizer of a language model take up to 35 MB
+MOST_PACKED = 1_100  # how many times smaller an array may be in an HDF5 file: gzip's limit
+KINDS = {"name": str, "overrides": dict, "files": dict, "dtype": str, "lines": dict}  # of a config's entries
 MIN_COMPRESSED = 256  # numbers in an array: compressing fewer saves nothing
 
 
@@ -68,37 +74,15 @@ def find(name: str, weights: str | os.PathLike, default: str | None) -> Path:
     return folder
 
 
-def stored(model: str, weights: str) -> tuple[Path, Path] | None:
-    """Return the config and the weights of a model, a .keras file as both, or None where they are not here.
-
-    >>> stored("cross_attn_captioner", "nowhere") is None
-    True
-    """
-    path = recovered(Path(model))
-    if model not in MODELS and weights != "default":
-        return None
-    if model in MODELS:
-        try:
-            path = find(model, weights, MODELS[model].default) / CONFIG
-        except (BadWeights, TypeError):
-            return None
-    elif path.is_dir():
-        path = path / CONFIG if (path / CONFIG).is_file() else path / "best" / CONFIG
-    files = (path, path.with_name(WEIGHTS) if path.name == CONFIG else path)
-    return files if all(file.is_file() for file in files) else None
-
-
 def parse_config(path: Path) -> dict:
     """Read a config.json, after checking its contents against the hash in it."""
+    if (size := path.stat().st_size) > MOST_JSON:
+        raise BadWeights(f"{path} has {size:,d} bytes: expected at most {MOST_JSON:,d}")
     try:
         config = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise BadWeights(f"{path} is no JSON, or is cut off: {error}. Copy or download it again.") from error
-    try:
-        intact = config["sha256"] == config_hash(config)
-    except (KeyError, TypeError, AttributeError):
-        intact = False
-    if not intact:
+    if not isinstance(config, dict) or config.get("sha256") != config_hash(config):
         raise BadWeights(f"{path} is damaged or was edited: its contents do not match its hash. Copy the folder again.")
     return config
 
@@ -106,18 +90,97 @@ def parse_config(path: Path) -> dict:
 def read_config(folder: Path) -> dict:
     """Read the config of a weights folder, after checking the hash of every file."""
     config = parse_config(folder / CONFIG)
+    for key, kind in KINDS.items():
+        if not isinstance(config.get(key, {} if key == "lines" else None), kind):
+            raise BadWeights(f"{folder / CONFIG} has {key} {config.get(key)!r:.80}: it was not written by zoo.save")
     if not {WEIGHTS, VOCABULARY} <= set(config.get("files") or ()):
         raise BadWeights(f"{folder / CONFIG} has no sha256 of {WEIGHTS} and {VOCABULARY}. Copy the folder again.")
     for name, wanted in config["files"].items():
+        if Path(name).name != name:
+            raise BadWeights(f"{folder / CONFIG} names {name!r}, which is not in the folder")
         if not (folder / name).is_file():
             raise BadWeights(f"{folder / name} is missing. Copy the folder again.")
         if file_hash(folder / name) != wanted:
             raise BadWeights(
                 f"{folder / name} is damaged: its sha256 is not the one in {CONFIG}. Copy the folder again."
             )
-    pieces = (folder / VOCABULARY).read_text(encoding="utf-8").removesuffix("\n").split("\n")
+    try:
+        pieces = (folder / VOCABULARY).read_text(encoding="utf-8").removesuffix("\n").split("\n")
+    except UnicodeDecodeError as error:
+        raise BadWeights(f"{folder / VOCABULARY} is not UTF-8: {error}. Copy the folder again.") from error
+    if not config.get("rule") and not all(map(can_be_piece, pieces)):
+        number = list(map(can_be_piece, pieces)).index(False) + 1
+        raise BadWeights(f"{folder / VOCABULARY}, line {number}, is no piece of a text. Copy the folder again.")
     config["vocabulary"] = [config.get("lines", {}).get(str(i), piece) for i, piece in enumerate(pieces)]
     return config
+
+
+def keras_config(path: Path) -> bytes:
+    """Return the config in a `.keras` file, after checking that the file is whole and as large as what it unpacks."""
+    if path.is_dir() or not zipfile.is_zipfile(path):
+        raise BadWeights(f"{path} is not a .keras file (or is cut short), nor a weights folder")
+    try:
+        with zipfile.ZipFile(path) as archive:
+            sizes = {one.filename: one.file_size for one in archive.infolist()}
+            if sizes.get(CONFIG, 0) > MOST_JSON or sum(sizes.values()) > MOST_JSON + 4 * path.stat().st_size:
+                raise BadWeights(f"{path} unpacks to {sum(sizes.values()):,d} bytes: Keras stores them as they are")
+            damaged, config = archive.testzip(), archive.read(CONFIG)
+            with archive.open(WEIGHTS) as weights:
+                check_arrays(weights, path, packed=4)
+    except BadWeights:
+        raise
+    except Exception as error:  # those of zipfile, zlib and HDF5 have no common class
+        raise BadWeights(f"{path} is damaged or not a .keras file: {error}") from error
+    if damaged:
+        raise BadWeights(f"{path} is damaged: {damaged} in it does not match its checksum. Copy it again.")
+    return config
+
+
+def check_arrays(file: Any, where: Path, most: float = math.inf, packed: int = MOST_PACKED) -> int:
+    """Return how many numbers an HDF5 file has; raise `BadWeights` for an array that would fill memory in vain.
+
+    That is one of more than `most` numbers, or of more than its place in the file can hold.
+    """
+    import h5py
+
+    total = 0
+
+    def check(name: str, item: Any) -> None:
+        nonlocal total
+        if isinstance(item, h5py.Dataset):
+            bound = min(most, (packed * item.id.get_storage_size() + 4096) / max(1, item.dtype.itemsize))
+            if item.size is not None and item.size > bound:
+                raise BadWeights(
+                    f"{where}: {name} has shape {item.shape}, and {bound:,.0f} numbers are expected at most"
+                )
+            total += item.size or 0
+
+    try:
+        with h5py.File(file, "r") as weights:
+            weights.visititems(check)
+    except BadWeights:
+        raise
+    except Exception as error:  # HDF5 raises many
+        raise BadWeights(f"{where} is no HDF5 file, or is damaged: {error}. Copy it again.") from error
+    return total
+
+
+def check_size(options: Mapping[str, Any], folder: Path) -> None:
+    """Raise `BadWeights` if a config describes more than its weights file holds, before a model is built of it."""
+    held = check_arrays(folder / WEIGHTS, folder / WEIGHTS)
+    own = {"depth": "text_decoder", "text_depth": "text_encoder", "vision_depth": "image_encoder"}
+    usual = ("blocks", "transformer", "vit")
+    blocks = [
+        options.get(depth) or 0
+        for (depth, part), name in zip(own.items(), usual, strict=True)
+        if options.get(part, name) == name
+    ]
+    wanted = sum(blocks) * options["dim"] ** 2  # of twelve times that, unless it was made smaller
+    if wanted > held:
+        raise BadWeights(
+            f"{folder / CONFIG} describes {sum(blocks)} blocks of width {options['dim']}, of more than {wanted:,d} "
+            f"numbers, and {WEIGHTS} holds {held:,d}: they are not of one model"
+        )
 
 
 def halve(path: Path, vectors: bool = True) -> None:

@@ -7,7 +7,6 @@ import json
 import os
 import tempfile
 import warnings
-import zipfile
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -22,12 +21,15 @@ from vtx_keras.checkpoints._folder import (
     VOCABULARY,
     WEIGHTS,
     BadWeights,
+    check_arrays,
     check_decoder,
     check_finite,
+    check_size,
     config_hash,
     digest,
     find,
     halve,
+    keras_config,
     other_classes,
     read_config,
     transfer,
@@ -38,7 +40,7 @@ from vtx_keras.models import encoders
 from vtx_keras.models._base import VisionText, cut
 from vtx_keras.models.construct import ENCODERS, construct, dtype_policy
 from vtx_keras.models.language import is_language
-from vtx_keras.models.options import MODELS, lookup, options_of, sizes_of
+from vtx_keras.models.options import MODELS, lookup, options_of, resolve, sizes_of
 
 NAMED = (*ENCODERS, "text_decoder")  # parts that a folder names where they are published ones, unchanged
 
@@ -145,6 +147,7 @@ def restore(
         _read(model, folder, saved)
         return model
     check_closed(saved, folder)
+    check_size(resolve(entry.task, entry.video, saved["overrides"]), folder)
     check_decoder(saved["overrides"], overrides, vocabulary, folder)
     options = {key: option.default for key, option in options_of(entry.task).items()} | saved["overrides"]
     saved = {**saved, "overrides": options}  # an option that is newer than the weights has its default
@@ -200,6 +203,7 @@ def external_encoders(saved: dict) -> dict[str, encoders.Loader]:
 def _read(model: Any, folder: Path, saved: Mapping[str, Any]) -> None:
     """Read verified weights into a model built from that folder's own config; it may name an encoder, or a decoder."""
     stored = _without_optimizer(model, *(name in saved for name in NAMED))
+    check_arrays(folder / WEIGHTS, folder / WEIGHTS, max(int(np.prod(one.shape)) for one in stored.weights))
     if "text_decoder" in saved:
         world.fill(model, saved["text_decoder"])
     try:
@@ -220,23 +224,17 @@ def load(path: str | os.PathLike) -> VisionText:
         return restore(folder.resolve())
     if not path.exists():
         raise FileNotFoundError(f"{path} does not exist: expected a .keras file or a weights folder")
-    if path.is_dir() or not zipfile.is_zipfile(path):
-        raise BadWeights(f"{path} is not a .keras file (or is cut short), nor a weights folder")
-    try:
-        with zipfile.ZipFile(path) as archive:
-            damaged = archive.testzip()
-            config = archive.read("config.json")
-    except (zipfile.BadZipFile, KeyError, OSError) as error:
-        raise BadWeights(f"{path} is damaged or not a .keras file: {error}") from error
-    if damaged:
-        raise BadWeights(f"{path} is damaged: {damaged} in it does not match its checksum. Copy it again.")
+    config = keras_config(path)
     if b"keras_hub" in config:
         import keras_hub  # noqa: F401  # registers its classes
     if b"checkpoints.published" in config:
         from vtx_keras.checkpoints.published import _graphs  # noqa: F401  # registers its classes
     with dtype_policy("float32"), warnings.catch_warnings():  # layers have their own policies; see layers.graph
         warnings.filterwarnings("ignore", message="Skipping variable loading for optimizer")  # it was not built yet
-        model = keras.saving.load_model(path)
+        try:
+            model = keras.saving.load_model(path)
+        except Exception as error:  # a damaged config can fail anywhere in Keras
+            raise BadWeights(f"{path} is damaged, or of other classes: {type(error).__name__}: {error}") from error
     if not isinstance(model, VisionText):
         raise BadWeights(f"{path} holds a {type(model).__name__}: expected a model of the zoo")
     check_finite(model, path)

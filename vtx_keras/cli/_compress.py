@@ -18,6 +18,7 @@ from vtx_keras.cli._console import quiet, reporting_errors, show_rows
 @click.argument("model")
 @click.option("--data", "name", required=True, help="A data set (sample, emoji, flickr8k), a CSV or a folder.")
 @click.option("--columns", metavar="OURS=THEIRS,...", help="Column mapping: image=photo,caption=title.")
+@click.option("--allow-outside", is_flag=True, help="Read pictures outside the folder of a table, too.")
 @click.option("--split", help="Split to train back on [default: train; all rows of data without splits].")
 @click.option("--validation", help="Split, or a CSV, to measure on [default: validation].")
 @click.option("--folder", type=click.Path(path_type=Path), help="Folder of data sets, as for vtx data.")
@@ -65,11 +66,12 @@ def compress(model: str, name: str, formats: str, target: str, as_json: bool, ou
         split, held_out = options["split"], options["validation"]
         if split is None and data.has_splits(name, options["columns"]):
             split = "train"
-        examples = data.named(name, split, options["folder"], options["columns"])
+        place = {key: options[key] for key in ("folder", "columns", "allow_outside")}
+        examples = data.named(name, split, **place)
         if held_out is not None and Path(held_out).is_file():
-            validation = data.named(held_out, None, options["folder"], options["columns"])
+            validation = data.named(held_out, None, **place)
         else:
-            validation = data.named(name, held_out or "validation", options["folder"], options["columns"])
+            validation = data.named(name, held_out or "validation", **place)
         network = zoo.named(model, options["weights"])
         out = out or _free(Path("runs") / f"{Path(model).name}-smaller")
         given = {key: options[key] for key in ("epochs", "learning_rate") if options[key] is not None}

@@ -20,6 +20,7 @@ from vtx_keras.cli._console import quiet, reporting_errors
     "--data", "name", required=True, help="A data set (sample, emoji, vqa_rad/official, ...), a CSV or a folder."
 )
 @click.option("--columns", metavar="OURS=THEIRS,...", help="Column mapping: image=photo,caption=title.")
+@click.option("--allow-outside", is_flag=True, help="Read pictures outside the folder of a table, too.")
 @click.option("--split", help="Split to evaluate on [default: test; all rows of data without splits].")
 @click.option("--train-split", default="train", show_default=True, help="Split that baselines use.")
 @click.option("--weights", default="default", show_default=True, help="A released tag, or a weights folder.")
@@ -49,6 +50,7 @@ def evaluate(
     model: str,
     name: str,
     columns: str | None,
+    allow_outside: bool,
     split: str | None,
     train_split: str,
     weights: str,
@@ -88,9 +90,10 @@ def evaluate(
             raise ValueError("--baseline names baselines and --no-baselines wants none: leave one of them out")
         # Check what is fast to check before loading what is slow to load.
         path = _place(model, weights)
-        ds, about = _examples(name, split, folder, columns)
+        place = {"folder": folder, "columns": columns, "allow_outside": allow_outside}
+        ds, about = _examples(name, split, place)
         learned = set(names) - {"human"}  # from the training split
-        train, missing = _training(name, about["split"], train_split, folder, columns) if learned else (None, "")
+        train, missing = _training(name, about["split"], train_split, place) if learned else (None, "")
         about |= {"missing": missing} if missing else {}
         network = zoo.named(model, weights)
         about = {"command": _command(), **about, **_files(model, weights, path)}
@@ -138,15 +141,16 @@ def _command() -> str:
     return " ".join(words)
 
 
-def _examples(name: str, split: str | None, folder: Path | None, columns: str | None) -> tuple[Any, dict[str, Any]]:
+def _examples(name: str, split: str | None, place: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
     """Return the examples and what identifies them."""
     from vtx_keras import data
     from vtx_keras._files import file_hash
 
-    if split is None and data.has_splits(name, columns):
+    if split is None and data.has_splits(name, place["columns"]):
         split = data.held_out(name)
-    ds, path = data.named(name, split, folder, columns), Path(name)
-    version = {"sha256": file_hash(path)} if path.is_file() else {} if path.is_dir() else _version(name, folder)
+    ds, path = data.named(name, split, **place), Path(name)
+    own = {"sha256": file_hash(path)} if path.is_file() else {}
+    version = own if path.exists() else _version(name, place["folder"])
     return ds, {"data": name, "split": split or "all", **version}
 
 
@@ -161,14 +165,14 @@ def _prompted(network: Any, examples: Any, prompt: str) -> Any:
     return examples.map(with_prompt)
 
 
-def _training(name: str, split: str, train_split: str, folder: Path | None, columns: str | None) -> tuple[Any, str]:
+def _training(name: str, split: str, train_split: str, place: dict[str, Any]) -> tuple[Any, str]:
     """Return the training split, or a reason why there is none."""
     if train_split == split:
         return None, f"no baselines: {split!r} is the split that is evaluated"
     if split == "all":
         return None, "no baselines: the table has no splits"
     try:
-        return _examples(name, train_split, folder, columns)[0], ""
+        return _examples(name, train_split, place)[0], ""
     except (ValueError, KeyError, OSError) as error:
         return None, f"no baselines: {str(error).splitlines()[0]}"
 

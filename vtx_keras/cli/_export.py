@@ -42,6 +42,7 @@ FORMATS = ("savedmodel", "litert", "onnx")
 @click.option("--attention", is_flag=True, help="Files also tell where each word looks (litert, onnx).")
 @click.option("--verify-data", help="Data set or CSV to verify the files on [default: the bundled sample].")
 @click.option("--columns", metavar="OURS=THEIRS,...", help="Column mapping: image=photo,caption=title.")
+@click.option("--allow-outside", is_flag=True, help="Read pictures outside the folder of a table, too.")
 @click.option("--folder", type=click.Path(path_type=Path), help="Folder of data sets, as for vtx data.")
 @click.option("--verify-split", help="Split of --verify-data [default: test; all rows of a CSV].")
 @click.option("--share", type=click.FloatRange(0, 1), help="Share of the results that must be identical.")
@@ -59,6 +60,7 @@ def export(
     attention: bool,
     verify_data: str | None,
     columns: str | None,
+    allow_outside: bool,
     folder: Path | None,
     verify_split: str | None,
     share: float | None,
@@ -95,7 +97,7 @@ def export(
             )
         if verify_data is not None:
             split = verify_split or (None if Path(verify_data).exists() else data.held_out(verify_data))
-            settings["verify_data"] = data.named(verify_data, split, folder, columns)
+            settings["verify_data"] = data.named(verify_data, split, folder, columns, allow_outside)
         settings |= {"beams": beams, "max_length": max_length, "prompt": prompt}
         settings |= {"attention": True} if attention else {}
     reports, failed = [], False

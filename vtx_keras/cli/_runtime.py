@@ -8,7 +8,9 @@ from __future__ import annotations
 import functools
 import hashlib
 import importlib.util
+import io
 import json
+import mmap
 import os
 import threading
 import time
@@ -22,7 +24,7 @@ import click
 import numpy as np
 
 from vtx_keras._files import cache, file_hash, version_of
-from vtx_keras.batch._work import Work
+from vtx_keras.batch._work import Work, stored
 from vtx_keras.cli._console import USUAL, quiet
 from vtx_keras.inputs import media
 from vtx_keras.inputs.text import Vocabulary, spelling_of
@@ -31,6 +33,7 @@ from vtx_keras.search import Towers
 SUFFIXES = {".tflite": "litert", ".onnx": "onnx"}
 ENDS = {kind: suffix for suffix, kind in SUFFIXES.items()}
 MOST_BYTES = 64_000_000  # of a description and a vocabulary
+HASHED = b"\x72\x4a\x0a\x06sha256\x12\x40"  # before the sha256 at the end of an .onnx
 NEEDED = (
     "pieces", "task", "form", "image_shape", "resize", "max_length", "beams", "prompt", "labels", "multi_label",
     "allow_empty",
@@ -69,10 +72,11 @@ def wanted(model: str, weights: str, settings: dict[str, Any], runtime: str | No
         return None
     for each in [runtime] if runtime else SUFFIXES.values():
         path = _place(model, weights, settings, each)
-        if path is None or not _runs_here(path, each):
+        kept = _kept(path, each) if path else None
+        if kept is None:
             continue
         click.echo(f"vtx: by {each}, from a file made before (--runtime keras: by Keras)", err=True)
-        return opened(path)
+        return kept
     if runtime is None:
         return None
     path = _place(model, weights, settings, runtime)
@@ -90,21 +94,14 @@ def opened(path: Path) -> Light:
     """
     if not path.is_file():
         raise FileNotFoundError(f"{path} does not exist")
-    names = ("model.json", "vocabulary.txt")
     try:
-        if path.suffix.lower() == ".tflite":
-            with zipfile.ZipFile(path) as archive:
-                if sum(archive.getinfo(name).file_size for name in names) > MOST_BYTES:
-                    raise ValueError(f"its description has more than {MOST_BYTES // 1_000_000} MB")
-                about, pieces = (archive.read(name).decode("utf-8") for name in names)
-        else:
-            about, pieces = (path.with_name(name).read_text("utf-8") for name in names)
+        about, pieces = (content.decode("utf-8") for content in _companions(path))
         description, vocabulary = json.loads(about), pieces.removesuffix("\n").split("\n")
         if missing := [name for name in NEEDED if name not in description]:
             raise ValueError(f"its description has no {missing[0]!r}")
         if len(vocabulary) != description["pieces"]:
             raise ValueError(f"its vocabulary has {len(vocabulary)} pieces, expected {description['pieces']}")
-    except (OSError, KeyError, TypeError, ValueError, zipfile.BadZipFile) as error:
+    except Exception as error:  # of zipfile, zlib and JSON, which have no common class
         raise ValueError(f"{path} is no complete exported model ({error}): export it again") from error
     rule = description.get("rule")
     if _reads_otherwise(description.get("spelling"), rule):
@@ -117,19 +114,52 @@ def opened(path: Path) -> Light:
     return Light(path, description, Vocabulary(vocabulary, rule=rule), lambda: load(path))
 
 
+def _companions(path: Path) -> tuple[bytes, bytes]:
+    """Return model.json and vocabulary.txt, after checking the hashes of both and of the file, if it has them."""
+    names, last = ("model.json", "vocabulary.txt"), len(HASHED) + 64
+    if path.suffix.lower() == ".tflite":
+        with zipfile.ZipFile(path) as archive:
+            size = sum(archive.getinfo(name).file_size for name in names)
+            about, pieces = (archive.read(name) if size <= MOST_BYTES else b"" for name in names)
+            end = min(one.header_offset for one in archive.infolist())
+    else:
+        size = sum(path.with_name(name).stat().st_size for name in names)
+        about, pieces = (path.with_name(name).read_bytes() if size <= MOST_BYTES else b"" for name in names)
+        end = max(0, path.stat().st_size - last)
+    if size > MOST_BYTES:
+        raise ValueError(f"its description has more than {MOST_BYTES // 1_000_000} MB")
+    if not (wanted := json.loads(about).get("sha256")):
+        return about, pieces  # made before there were hashes
+    with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
+        model, at_end = hashlib.sha256(memoryview(data)[:end]), data[end:]
+        if path.suffix.lower() == ".onnx":
+            weights = path.with_name(f"{path.name}.data")  # of a large model
+            with weights.open("rb") if weights.is_file() else io.BytesIO() as more:
+                hashlib.file_digest(more, lambda: model)
+            if data.find(about) < 0:
+                raise ValueError("the model.json beside it is of another export")
+            wanted = {**wanted, "model": at_end.removeprefix(HASHED).decode("ascii", "replace")}
+    whole = about.replace(wanted["model.json"].encode(), b"0" * 64)  # as it was before its hash was put in
+    found = {"model.json": hashlib.sha256(whole), "vocabulary.txt": hashlib.sha256(pieces), "model": model}
+    for name, sha256 in found.items():
+        if sha256.hexdigest() != wanted[name]:
+            raise ValueError(f"{name} is damaged, or of another file: its sha256 is not the one that was exported")
+    return about, pieces
+
+
 def _reads_otherwise(spelling: Any, rule: dict | None) -> bool:
     """Return whether texts are cut by a published tokenizer.json, which is not in an exported file."""
     return bool(spelling) or (rule or {}).get("kind") == "tokenizers"
 
 
-def _runs_here(path: Path, kind: str) -> bool:
-    """Return whether a kept file is whole, and its runtime is installed."""
+def _kept(path: Path, kind: str) -> Light | None:
+    """Return a kept file, if it is whole and its runtime is installed."""
     if importlib.util.find_spec({"litert": "ai_edge_litert", "onnx": "onnxruntime"}[kind]) is None:
-        return False
+        return None
     try:
-        return bool(opened(path))
+        return opened(path)
     except (OSError, ValueError):
-        return False
+        return None
 
 
 def runner(light: Light, question: str | None) -> Callable[[list], Iterable]:
@@ -292,8 +322,6 @@ def _check_settings(light: Light, settings: dict[str, Any]) -> None:
 
 def _place(model: str, weights: str, settings: dict[str, Any], kind: str) -> Path | None:
     """Return where the file of a model is kept, by its weights and by what is fixed in it; None if it has no place."""
-    from vtx_keras.checkpoints._folder import stored
-
     files = stored(model, weights)
     if files is None:
         return None
@@ -307,8 +335,6 @@ def _place(model: str, weights: str, settings: dict[str, Any], kind: str) -> Pat
 
 def named(model: str, weights: str) -> str:
     """Return a name of a model's weights, the same wherever they are installed, or "" where they are not here."""
-    from vtx_keras.checkpoints._folder import stored
-
     files = stored(model, weights)
     return file_hash(files[0]) if files else ""  # of a config, which has that of the weights
 

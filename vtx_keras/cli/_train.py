@@ -24,6 +24,7 @@ FEW = 300  # updates, too few for a captioner of a few hundred images to learn w
 @click.argument("model")
 @click.option("--data", "name", required=True, help="A data set (sample, emoji, vqa_rad/official), a CSV or a folder.")
 @click.option("--columns", metavar="OURS=THEIRS,...", help="Column mapping: image=photo,caption=title.")
+@click.option("--allow-outside", is_flag=True, help="Read pictures outside the folder of a table, too.")
 @click.option("--split", help="Split to train on [default: train; all rows of data without splits].")
 @click.option("--validation", help="Split of the data, a CSV, or none [default: validation, if it exists].")
 @click.option("--folder", type=click.Path(path_type=Path), help="Folder of data sets, as for vtx data.")
@@ -110,6 +111,7 @@ def train(model: str, name: str, **options: Any) -> None:
         own = held_out.lower().endswith((".csv", ".tsv"))
         if (history.folder / "samples.html").is_file() and not own and not worries:
             data_options = [f"--{key}={options[key]}" for key in ("columns", "folder") if options[key]]
+            data_options += ["--allow-outside"] * options["allow_outside"]
             command = ["vtx", "eval", f"{history.folder}/best", "--data", name, *data_options, "--split", held_out]
             click.echo(f"next: {shlex.join(command)}")
 
@@ -147,7 +149,12 @@ def _examples(name: str, options: dict[str, Any]) -> Any:
 
     if options["split"] is None and data.has_splits(name, options["columns"]):
         options["split"] = "train"
-    return data.named(name, options["split"], options["folder"], options["columns"])
+    return data.named(name, options["split"], **_place(options))
+
+
+def _place(options: dict[str, Any]) -> dict[str, Any]:
+    """Return where data are, and how they are read."""
+    return {key: options[key] for key in ("folder", "columns", "allow_outside")}
 
 
 def _warn_of_few(model: str, history: Any, options: dict[str, Any]) -> None:
@@ -258,10 +265,10 @@ def _validation(name: str, options: dict[str, Any]) -> Any:
     if validation == "none":
         return None
     if validation and validation.lower().endswith((".csv", ".tsv")):
-        return data.named(validation, columns=options["columns"])
+        return data.named(validation, **{**_place(options), "folder": None})
     try:
         if validation or data.has_splits(name, options["columns"]):
-            return data.named(name, validation or "validation", options["folder"], options["columns"])
+            return data.named(name, validation or "validation", **_place(options))
     except (ValueError, KeyError) as error:
         if validation or "split" not in str(error):
             raise

@@ -17,7 +17,7 @@ import json
 import os
 import warnings
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -26,7 +26,7 @@ import numpy as np
 import tensorflow as tf
 
 from vtx_keras._compat import forget_graph_seed
-from vtx_keras._files import progress, whole, write
+from vtx_keras._files import file_hash, progress, whole, write
 from vtx_keras.data import _tensors as tensors
 from vtx_keras.data._examples import as_text, encoded_of
 from vtx_keras.data._plan import BadData, Epochs, epoch_seed, seed_for
@@ -36,7 +36,7 @@ from vtx_keras.models import concepts
 from vtx_keras.models._base import VisionText
 
 SHARD = 512  # images per file
-PICTURES = ".txt"  # beside a file of features: the digests of its pictures
+PICTURES, SHA256 = ".txt", "sha256 "  # beside a file of features: the digests of its pictures, and the hash of all
 OPEN = 256  # memory-mapped files at a time: systems allow about a thousand
 CHUNK = 10_000  # sentences that are encoded at a time
 MOST = 8  # concepts of a sentence that are kept
@@ -60,8 +60,9 @@ def features(
 
     Features are stored in `folder`, in files named by a hash of the encoder's weights, the preprocessing and the
     images. They are reused by other examples of the same pictures in any order, an interrupted run resumes, and another
-    encoder never reads them. An image that occurs in several examples is encoded once. With `seen`, for a model with
-    concepts, there is also what it sees in each image: `behind_encoder(told=True)` reads it.
+    encoder never reads them. A file that does not have the hash it was written with is made again. An image that occurs
+    in several examples is encoded once. With `seen`, for a model with concepts, there is also what it sees in each
+    image: `behind_encoder(told=True)` reads it.
 
     >>> import tempfile
     >>> from vtx_keras import zoo
@@ -85,14 +86,31 @@ def features(
     key, stored = _key(encoder, model), "path" if "image" not in source.element_spec else "image"
     known, new = _known(folder, key), 0
     digests: list[str] = []  # of each example's picture
+    whole_files: set[Path] = set()
+
+    def is_known(digest: str) -> bool:
+        file = known[digest][0] if digest in known else None
+        if file is None or file in whole_files:
+            return file is not None
+        if _is_whole(file):
+            whole_files.add(file)
+            return True
+        warnings.warn(f"{file} is damaged: its features are made again", stacklevel=2)
+        for part in (file, file.with_suffix(PICTURES)):
+            part.unlink(missing_ok=True)
+        for other in [one for one, (where, _) in known.items() if where == file]:
+            del known[other]
+        return False
+
     with progress("features of pictures") as update:
-        for chunk in _unknown(mapped(source, lambda example: example[stored]), stored, known, digests, update):
+        for chunk in _unknown(mapped(source, lambda example: example[stored]), stored, is_known, digests, update):
             path = folder / f"{key}-{_digest(list(chunk.values()), stored)}.npy"
             if _stored_rows(path) != len(chunk):
                 new += len(chunk)
                 with whole(path) as part:
                     np.save(part, _encoded(list(chunk.values()), encoder, model, batch_size, stored))
-            write(path.with_suffix(PICTURES), "\n".join(chunk))
+            write(path.with_suffix(PICTURES), "\n".join([*chunk, SHA256 + _hash(path, chunk)]))
+            whole_files.add(path)
             known |= {digest: (path, row) for row, digest in enumerate(chunk)}
     total = len(set(digests))
     print(f"features of {total:,d} pictures: {total - new:,d} read, {new:,d} made, in {folder}")
@@ -146,7 +164,7 @@ def _known(folder: Path, key: str) -> dict[str, tuple[Path, int]]:
     known: dict[str, tuple[Path, int]] = {}
     files = folder.glob(f"{key}-*{PICTURES}")
     for names in sorted(files, key=lambda path: (path.stat().st_mtime_ns, path.name), reverse=True):
-        path, digests = names.with_suffix(".npy"), names.read_text(encoding="utf-8").split()
+        path, (digests, _) = names.with_suffix(".npy"), _pictures_of(names)
         if _stored_rows(path) == len(digests):
             known |= {digest: (path, row) for row, digest in enumerate(digests)}
     return known
@@ -156,18 +174,40 @@ def _stored_rows(path: Path) -> int:
     """Return how many rows a file of features has; 0 if it is missing or damaged."""
     try:
         return len(np.load(path, mmap_mode="r"))
-    except (OSError, ValueError, EOFError):
+    except Exception:  # a damaged header raises many
         return 0
 
 
+def _pictures_of(names: Path) -> tuple[list[str], str]:
+    """Return the digests of the pictures of a file of features, and its hash, "" of one that was made before."""
+    lines = names.read_text(encoding="utf-8", errors="replace").split("\n") if names.is_file() else []
+    hashes = [line.removeprefix(SHA256) for line in lines if line.startswith(SHA256)]
+    return [line for line in lines if line and not line.startswith(SHA256)], "".join(hashes)
+
+
+def _hash(path: Path, digests: Iterable[str]) -> str:
+    """Return the sha256 of a file of features and of the digests of its pictures."""
+    return hashlib.sha256("\n".join([file_hash(path), *digests]).encode()).hexdigest()
+
+
+def _is_whole(path: Path) -> bool:
+    """Return whether a file of features is as it was written, as far as that is known."""
+    digests, wanted = _pictures_of(path.with_suffix(PICTURES))
+    return not wanted or _hash(path, digests) == wanted
+
+
 def _unknown(
-    pictures: tf.data.Dataset, stored: str, known: Mapping[str, Any], digests: list[str], update: Callable[[int], None]
+    pictures: tf.data.Dataset,
+    stored: str,
+    is_known: Callable[[str], bool],
+    digests: list[str],
+    update: Callable[[int], None],
 ) -> Iterator[dict[str, Any]]:
     """Yield distinct pictures that are not known, SHARD at a time by digest; append each row's digest to `digests`."""
     rows: dict[str, Any] = {}
     for row in pictures.as_numpy_iterator():
         digests.append(_digest([row], stored))
-        if digests[-1] not in known:
+        if digests[-1] not in rows and not is_known(digests[-1]):
             rows[digests[-1]] = row
         if len(rows) == SHARD:
             yield rows

@@ -27,6 +27,7 @@ from vtx_keras.inputs import media, text
 from vtx_keras.models.options import did_you_mean
 
 LONGEST_TEXT, LONGEST_CELL = 100_000, 20_000_000  # letters of a text, and of a cell that can be read at all
+OUTSIDE = "outside the folder of the data, so it was not read: allow_outside=True (--allow-outside) reads it"
 COLUMNS = {  # our name: accepted column names
     "path": ("path", "image", "image_path", "file", "filename", "file_name", "picture", "video"),
     "caption": ("caption", "text", "sentence", "title", "description"),
@@ -45,13 +46,15 @@ def from_csv(
     columns: Mapping[str, str] | None = None,
     images: str | os.PathLike | None = None,
     most_bad: float = 0.01,
+    allow_outside: bool = False,
 ) -> Examples:
     """Read examples from a CSV with a header: an image path with a caption, a question and answer, or a text and label.
 
     Columns are recognised by name (`image` or `path`; `caption` or `text`; `question`, `answer`, `label`, `split`);
     others are ignored. `columns={"image": "photo"}` maps one of these names to another one. Paths are relative to
-    `images`, or by default to the CSV's folder. With a `split` column, pass the `split` to read. Rows of one
-    image are one example with several "captions". It is an error if the share of bad rows exceeds `most_bad`.
+    `images`, or by default to the CSV's folder, and lead out of neither, not by a link either, unless `allow_outside`.
+    With a `split` column, pass the `split` to read. Rows of one image are one example with several "captions". It is an
+    error if the share of bad rows exceeds `most_bad`.
 
     >>> from PIL import Image
     >>> folder = getfixture("tmp_path") if "getfixture" in globals() else Path(__import__("tempfile").mkdtemp())
@@ -87,6 +90,8 @@ def from_csv(
     _warn_of_long_texts(rows, file)
     for row in rows:
         row["path"] = str(Path(images or file.parent) / row["path"]) if row["path"] else ""
+    if not allow_outside:
+        _refuse_outside(rows, file.parent, images or file.parent)
     return _checked_examples(rows, split, file.with_name("bad_rows.csv"), most_bad)
 
 
@@ -96,18 +101,21 @@ def from_folder(
     *,
     columns: Mapping[str, str] | None = None,
     most_bad: float = 0.01,
+    allow_outside: bool = False,
 ) -> Examples:
     """Read examples from a folder: images beside a .txt of the same name, or images in folders named by label.
 
     Top-level folders named train, validation, val or test are splits: pass the `split` to read. With labels, `text` is
     empty; a classifier built with `allow_empty=True` reads the image alone. A folder that contains `captions.csv` is
-    read as that table, and `columns` applies to it.
+    read as that table, and `columns` applies to it. Links that lead out of the folder are followed if `allow_outside`.
     """
     folder = Path(folder)
     if not folder.is_dir():
         raise BadData(f"there is no folder {str(folder)!r}")
     if (folder / "captions.csv").is_file():
-        return from_csv(folder / "captions.csv", split, columns=columns, most_bad=most_bad)
+        if not allow_outside and _is_outside(folder / "captions.csv", (folder,)):
+            raise BadData(f"{folder / 'captions.csv'} is {OUTSIDE}")
+        return from_csv(folder / "captions.csv", split, columns=columns, most_bad=most_bad, allow_outside=allow_outside)
     if columns:
         raise BadData(f"columns {dict(columns)}: {folder} is a folder of pictures, which has no columns")
     rows, not_utf8 = [], 0
@@ -124,8 +132,10 @@ def from_folder(
         if parts and parts[0].lower() in SPLITS:
             row["split"], parts = SPLITS[parts[0].lower()], parts[1:]
         text_file = path.with_suffix(".txt")
+        if outside := not allow_outside and any(_is_outside(one, (folder,)) for one in (path, text_file)):
+            row["reason"] = OUTSIDE
         if text_file.is_file():
-            content = text_file.read_bytes().decode("utf-8-sig", "surrogateescape")
+            content = "" if outside else text_file.read_bytes().decode("utf-8-sig", "surrogateescape")
             row["caption"] = _replace_invalid(content).strip()
             not_utf8 += _replace_invalid(content) != content
         elif parts:
@@ -141,6 +151,20 @@ def from_folder(
             "named by label: keep one of the two, or write a CSV and use from_csv"
         )
     return _checked_examples(rows, split, folder / "bad_rows.csv", most_bad)
+
+
+def _is_outside(path: str | os.PathLike, folders: Iterable[str | os.PathLike]) -> bool:
+    """Return whether a path, with all its links followed, lies in none of these folders."""
+    real = Path(os.path.realpath(path))
+    return not any(real.is_relative_to(os.path.realpath(folder)) for folder in folders)
+
+
+def _refuse_outside(rows: Iterable[dict], *folders: str | os.PathLike) -> None:
+    """Mark rows whose picture lies in none of these folders: who wrote a table need not see all that its reader may."""
+    roots = {os.path.realpath(folder) for folder in folders}
+    for row in rows:
+        if row["path"] and "reason" not in row and _is_outside(row["path"], roots):
+            row["reason"] = OUTSIDE
 
 
 @contextlib.contextmanager
@@ -316,13 +340,11 @@ def _by_picture(rows: Sequence[dict]) -> list[dict]:
 
 def _verdicts(rows: Sequence[dict]) -> list[tuple[str, bytes]]:
     """Return for each row why it is bad (or "") and its image's digest; each image is decoded once."""
-    paths = list(dict.fromkeys(row["path"] for row in rows))
+    paths = list(dict.fromkeys(row["path"] for row in rows if "reason" not in row))
     with ThreadPoolExecutor(os.cpu_count()) as pool:
         verdict_of = dict(zip(paths, _with_progress(pool.map(_image_verdict, paths), len(paths)), strict=True))
-    return [
-        (row.get("reason") or verdict_of[row["path"]][0] or _text_verdict(row), verdict_of[row["path"]][1])
-        for row in rows
-    ]
+    given = [(row["reason"], b"") if "reason" in row else verdict_of[row["path"]] for row in rows]
+    return [(reason or _text_verdict(row), digest) for row, (reason, digest) in zip(rows, given, strict=True)]
 
 
 def _image_verdict(path: str) -> tuple[str, bytes]:

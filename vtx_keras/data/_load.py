@@ -139,19 +139,20 @@ def named(
     split: str | None = None,
     folder: str | os.PathLike | None = None,
     columns: str | None = None,
+    allow_outside: bool = False,
 ) -> Examples:
     """Load a data set as named on the command line: a CSV, a folder of images, or a name for `load`.
 
     Write `./emoji` for a folder with the name of a data set. `columns`, such as "image=photo,caption=title", maps our
-    names to columns of the data.
+    names to columns of the data. A table or folder names no picture outside its folder unless `allow_outside`.
 
     >>> "caption" in named("sample", "train").fields
     True
     """
     if str(name).lower().endswith((".csv", ".tsv")):
-        return files.from_csv(name, split, columns=files.pairs(columns))
+        return files.from_csv(name, split, columns=files.pairs(columns), allow_outside=allow_outside)
     if Path(name).is_dir() and not is_catalogued(name):
-        return files.from_folder(name, split, columns=files.pairs(columns))
+        return files.from_folder(name, split, columns=files.pairs(columns), allow_outside=allow_outside)
     return load(str(name), split or "train", folder=folder, columns=files.pairs(columns) or None)
 
 

@@ -78,7 +78,10 @@ def fitted_rows(
         if len(shape) == 3:
             batch[index] = media.resize(row, shape[:2], fit, window)
         else:
-            batch[index] = [media.resize(frame, shape[1:3], fit, window) for frame in media.read_clip(row, shape[0])]
+            batch[index] = [
+                media.resize(frame, shape[1:3], fit, window)
+                for frame in media.frames_of(row, shape[0], media.PIXEL_LIMIT)
+            ]
     return batch
 
 

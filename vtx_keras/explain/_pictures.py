@@ -117,7 +117,7 @@ def spread(
     fit: str,
     size: tuple[int, int] | None = None,
 ) -> np.ndarray:
-    """Map a grid over the model's input to heat over the image that was fitted to it, by one of `media.FITS`.
+    """Map a grid over the model's input to heat over the image that was fitted to it by a fit of `media.resize`.
 
     Cells are equal parts of the input; heat is interpolated linearly between their centres. `size` is that of the
     result (float32), by default the image's.

@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import hashlib
 import json
 import math
 from collections.abc import Callable, Sequence
@@ -303,13 +304,20 @@ def _rule(model: VisionText) -> dict[str, Any]:
     return {"rule": {key: value for key, value in rule.items() if key != "json"}} if rule else {}
 
 
-def companion_files(model: VisionText, form: str, **settings: Any) -> dict[str, str]:
-    """Return the content of the companion files: model.json, vocabulary.txt (a piece per line), tokenizer.json."""
-    return {
-        "model.json": json.dumps(describe(model, form, **settings), indent=1, ensure_ascii=False),
+def companion_files(model: VisionText, form: str, network: bytes = b"", **settings: Any) -> dict[str, str]:
+    """Return the content of the companion files: model.json, vocabulary.txt (a piece per line), tokenizer.json.
+
+    model.json has the sha256 of the others, of the `network` where it is given, and of itself with zeros in that place.
+    """
+    files = {
         "vocabulary.txt": "\n".join(model.vocabulary) + "\n",
         "tokenizer.json": json.dumps(tokenizer(model.vocabulary), ensure_ascii=False),
     }
+    hashes = {name: hashlib.sha256(content.encode()).hexdigest() for name, content in files.items()}
+    hashes |= {"model": hashlib.sha256(network).hexdigest()} if network else {}
+    about = {**describe(model, form, **settings), "sha256": {**hashes, "model.json": "0" * 64}}
+    content = json.dumps(about, indent=1, ensure_ascii=False)
+    return {"model.json": content.replace("0" * 64, hashlib.sha256(content.encode()).hexdigest()), **files}
 
 
 # Word boundaries as in KerasHub's WordPieceTokenizer: spaces are dropped, punctuation and ideographs are isolated.

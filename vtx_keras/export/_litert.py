@@ -90,9 +90,10 @@ def litert(
     inputs = examples.arrays()
 
     def write(target: Path) -> None:
-        target.write_bytes(convert_model(model, form, quantize, examples.images, **settings, **seen))
+        network = convert_model(model, form, quantize, examples.images, **settings, **seen)
+        target.write_bytes(network)
         with zipfile.ZipFile(target, "a", zipfile.ZIP_DEFLATED) as archive:
-            for name, content in _graphs.companion_files(model, form, **settings, **seen).items():
+            for name, content in _graphs.companion_files(model, form, network, **settings, **seen).items():
                 archive.writestr(name, content)
 
     def compare(target: Path) -> _verify.Report:

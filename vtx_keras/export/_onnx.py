@@ -107,7 +107,7 @@ def onnx(
                 network.metadata_props.add(key=key, value=companions[key])
             write_file(network, part)
         for name, content in companions.items():
-            (target.parent / name).write_text(content, encoding="utf-8")
+            (target.parent / name).write_bytes(content.encode())
 
     def compare(target: Path) -> _verify.Report:
         return _verify.compare(

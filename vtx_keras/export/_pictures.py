@@ -4,9 +4,10 @@ JPEG, PNG, GIF and BMP, by core operations only, so that a stock server runs the
 are checked before anything is decoded and Exif orientation is applied. Refused, because they would differ, are:
 
     JPEG more than 1,000 segments, or bytes between them, before the scan
-    PNG  grey or RGB of other than 8 bits with one transparent colour; Exif in a text chunk; compressed XMP
+    PNG  grey or RGB of other than 8 bits with one transparent colour; Exif in a text chunk; compressed XMP; more than
+         16 kB of compressed texts, which a decoder unpacks
     BMP  16 bits per pixel, RLE, bit fields, OS/2 headers
-    GIF  a frame that reaches beyond the screen
+    GIF  a frame that reaches beyond the screen; blocks that are shorter than 64 bytes on average, beyond 1,000
     all  a side of more than 65,535 pixels
 
 A CMYK JPEG may differ by one level. So may a picture that Pillow, from 13 on, resizes columns first, as one of 1:7; by
@@ -27,7 +28,7 @@ from vtx_keras.inputs import media
 MAGIC = ((b"\xff\xd8\xff",), (b"\x89PNG\r\n\x1a\n",), (b"GIF87a", b"GIF89a"), (b"BM",))  # JPEG, PNG, GIF, BMP
 PARALLEL = 4  # images decoded at the same time: each may take half a gigabyte, at the pixel limit
 LAST_FRAME = b",\0\0\0\0\1\0\1\0\0\2\2\x44\1\0;"  # a GIF's frame of one pixel, and the end of the file
-SEGMENTS = 1_000  # that are read of a JPEG's header
+SEGMENTS, BLOCK, PACKED = 1_000, 64, 16_384  # of a JPEG's header; bytes of a GIF's block; of compressed texts in a PNG
 LONGEST_SIDE = 65_535  # as in a JPEG; the resizing weights grow with it
 
 
@@ -53,10 +54,9 @@ def batch(encoded: tf.Tensor, shape: Sequence[int], fit: str = "pad") -> tuple[t
     rows = tf.data.Dataset.from_tensor_slices((tf.range(count), files)).map(read, num_parallel_calls=PARALLEL)
     extra = tf.data.Dataset.from_tensors((-1, tf.zeros((height, width, 3), tf.uint8)))  # so that it is never empty
     readable = rows.ignore_errors().concatenate(extra).batch(tf.cast(count, tf.int64) + 1)
-    index, pixels = readable.get_single_element()
-    index, pixels = index[:-1, None], pixels[:-1]
-    pixels = tf.scatter_nd(index, pixels, [count, height, width, 3])
-    ok = tf.scatter_nd(index, tf.ones_like(index[:, 0]), [count]) > 0
+    index, pixels = (one[:-1] for one in readable.get_single_element())
+    pixels = tf.scatter_nd(index[:, None], pixels, [count, height, width, 3])
+    ok = tf.scatter_nd(index[:, None], tf.ones_like(index), [count]) > 0
     if frames:
         pixels, ok = tf.reshape(pixels, [-1, *shape]), tf.reduce_all(tf.reshape(ok, [-1, frames[0]]), axis=1)
     return pixels, ok
@@ -91,16 +91,11 @@ def pick_frames(clips: tf.Tensor, frames: int) -> tf.Tensor:
 def decode(data: tf.Tensor) -> tf.Tensor:
     """Decode bytes to uint8 (h, w, 3), upright and with transparency on white; raise where that is not possible."""
     raw = tf.io.decode_raw(data, tf.uint8)
-    start = tf.strings.substr(data, 0, max(len(magic) for format in MAGIC for magic in format))
-    matches = [tf.reduce_any([tf.strings.substr(start, 0, len(one)) == one for one in format]) for format in MAGIC]
-    format = tf.argmax(tf.stack([*matches, True]), output_type=tf.int32)
-    readers = [lambda read=read: read(data, raw) for read in (_jpeg, _png, _gif, _bmp, _other)]
+    matches = [tf.reduce_any([tf.strings.substr(data, 0, len(one)) == one for one in format]) for format in MAGIC]
+    with _require((tf.reduce_any(matches), "expected a JPEG, PNG, GIF or BMP")):
+        format = tf.argmax(tf.stack(matches), output_type=tf.int32)
+    readers = [lambda read=read: read(data, raw) for read in (_jpeg, _png, _gif, _bmp)]
     return tf.ensure_shape(tf.switch_case(format, readers), (None, None, 3))
-
-
-def _other(data: tf.Tensor, raw: tf.Tensor) -> tf.Tensor:
-    with _require((False, "expected a JPEG, PNG, GIF or BMP")):
-        return tf.zeros((0, 0, 3), tf.uint8)
 
 
 def _require(*conditions: tuple[Any, str]) -> Any:
@@ -109,8 +104,7 @@ def _require(*conditions: tuple[Any, str]) -> Any:
 
 
 def _size_limit(height: tf.Tensor, width: tf.Tensor) -> tuple[tf.Tensor, str]:
-    limit = media.PIXEL_LIMIT
-    area = tf.cast(height, tf.int64) * tf.cast(width, tf.int64)
+    limit, area = media.PIXEL_LIMIT, tf.cast(height, tf.int64) * tf.cast(width, tf.int64)
     fits = (height > 0) & (width > 0) & (height <= LONGEST_SIDE) & (width <= LONGEST_SIDE) & (area <= limit)
     return fits, f"expected 1 to {limit} pixels, and sides of {LONGEST_SIDE} at most"
 
@@ -165,19 +159,14 @@ def _png(data: tf.Tensor, raw: tf.Tensor) -> tf.Tensor:
     width, height = _number(raw, 16, 4, little=False), _number(raw, 20, 4, little=False)
     depth, colour = raw[24], raw[25]  # colour: 0 grey, 2 RGB, 3 palette, 4 grey and alpha, 6 RGBA
     clear = tf.size(tf.strings.split(tf.strings.split(data, b"IDAT", 1)[0], b"tRNS", 1)) > 1
-
-    def chunk(parts: tf.Tensor) -> tf.Tensor:
-        """Return where the chunk begins and ends, given the file split at the chunk's name."""
-        start = tf.cast(tf.strings.length(parts[0]), tf.int64) + 4
-        ends = tf.minimum(tf.stack([start, start + _number(raw, start - 8, 4, little=False)]), tf.size(raw, tf.int64))
-        return tf.where(tf.size(parts) > 1, ends, tf.zeros(2, tf.int64))
-
-    exif = chunk(tf.strings.split(data, b"eXIf", 1))
-    xmp_parts = tf.strings.split(data, b"iTXtXML:com.adobe.xmp\0", 1)
-    xmp = chunk(xmp_parts)
+    (exif, _), (xmp, xmp_parts), (packed, _), (international, contents) = (
+        _chunks(data, raw, start) for start in (b"eXIf", b"iTXtXML:com.adobe.xmp\0", b"zTXt", b"iTXt")
+    )
+    packed = tf.concat([packed, international[tf.strings.regex_full_match(contents, rb"\C{1,79}\0\x01\C*")]], axis=0)
+    exif, xmp = (tf.concat([one, tf.zeros((1, 2), tf.int64)], axis=0)[0] for one in (exif, xmp))
     orientation = _orientation(raw[exif[0] : exif[1]], tf.strings.substr(data, xmp[0], xmp[1] - xmp[0]))
-    compressed = (tf.size(xmp_parts) > 1) & tf.strings.regex_full_match(xmp_parts[-1], rb"\x01\C*")
-    as_text = tf.size(tf.strings.split(data, b"Raw profile type exif", 1)) > 1
+    hidden = tf.reduce_any(tf.strings.regex_full_match(xmp_parts[:1], rb"\x01\C*"))
+    hidden |= tf.size(tf.strings.split(data, b"Raw profile type exif", 1)) > 1
 
     def grey_16_bits() -> tf.Tensor:
         grey = tf.cast(tf.io.decode_png(data, channels=1, dtype=tf.uint16), tf.int32)
@@ -192,12 +181,22 @@ def _png(data: tf.Tensor, raw: tf.Tensor) -> tf.Tensor:
     with _require(
         _size_limit(height, width),
         (~(clear & ((colour == 0) | (colour == 2)) & (depth != 8)), "one transparent colour, not of 8 bits"),
-        (~(compressed | as_text), "Exif or XMP in a compressed or text chunk"),
+        (~hidden, "Exif or XMP in a compressed or text chunk"),
+        (tf.reduce_sum(packed[:, 1] - packed[:, 0]) <= PACKED, f"more than {PACKED} bytes of compressed texts"),
     ):
         # TensorFlow decodes an image below 8 bits without alpha wrongly to four channels.
         kind = tf.where((colour == 0) & (depth == 16), 0, tf.where(clear | (colour >= 4), 1, 2))
-        plain = lambda: tf.io.decode_png(data, channels=3)  # noqa: E731
-        return _upright(tf.switch_case(kind, [grey_16_bits, with_alpha, plain]), orientation)
+        readers = [grey_16_bits, with_alpha, lambda: tf.io.decode_png(data, channels=3)]
+        return _upright(tf.switch_case(kind, readers), orientation)
+
+
+def _chunks(data: tf.Tensor, raw: tf.Tensor, start: bytes) -> tuple[tf.Tensor, tf.Tensor]:
+    """Return where a PNG's chunks whose name and content start so begin and end, (n, 2), and what follows the start."""
+    parts = tf.strings.split(data, start)
+    begins = tf.cumsum(tf.cast(tf.strings.length(parts), tf.int64) + len(start))[:-1] - len(start) + 4
+    digits = tf.cast(tf.gather(raw, begins[:, None] - [8, 7, 6, 5]), tf.int64)
+    ends = tf.minimum(begins + (digits @ [[1 << 24], [1 << 16], [1 << 8], [1]])[:, 0], tf.size(raw, tf.int64))
+    return tf.stack([begins, ends], axis=1), parts[1:]
 
 
 def _gif(data: tf.Tensor, raw: tf.Tensor) -> tf.Tensor:
@@ -208,37 +207,40 @@ def _gif(data: tf.Tensor, raw: tf.Tensor) -> tf.Tensor:
     def table(flags: tf.Tensor) -> tf.Tensor:
         return tf.where(flags >= 128, 3 * tf.bitwise.left_shift(none + 2, flags % 8), none)
 
-    def after_blocks(at: tf.Tensor) -> tf.Tensor:
-        return 1 + tf.while_loop(lambda at: raw[at] > 0, lambda at: (at + 1 + byte(at),), (at,))[0]
+    def after_blocks(at: tf.Tensor, left: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+        more = lambda at, left: (raw[at] > 0) & (left > 0)  # noqa: E731
+        at, left = tf.while_loop(more, lambda at, left: (at + 1 + byte(at), left - 1), (at, left))
+        return at + 1, left
 
-    def extension(at: tf.Tensor, clear: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+    def extension(at: tf.Tensor, clear: tf.Tensor, left: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
         has_clear = (raw[at + 1] == 0xF9) & (byte(at + 3) % 2 == 1)
-        return after_blocks(at + 2), tf.where(has_clear, byte(at + 6), clear)
+        after, left = after_blocks(at + 2, left - 1)
+        return after, tf.where(has_clear, byte(at + 6), clear), left
 
-    common = 13 + table(byte(10))
-    at, clear = tf.while_loop(lambda at, _: raw[at] == 0x21, extension, (common, none - 1))
-    left, top, wide, high = (_number(raw, at + i, 2) for i in (1, 3, 5, 7))
-    flags = byte(at + 9)
-    local = at + 10 + table(flags)
+    common, left = 13 + table(byte(10)), SEGMENTS + tf.size(raw, tf.int64) // BLOCK  # steps that it may take
+    start = (common, none - 1, left)
+    at, clear, left = tf.while_loop(lambda at, _, left: (raw[at] == 0x21) & (left > 0), extension, start)
+    x, y, wide, high = (_number(raw, at + i, 2) for i in (1, 3, 5, 7))
+    flags, local = byte(at + 9), at + 10 + table(byte(at + 9))
     colours = tf.cond(flags >= 128, lambda: raw[at + 10 : local], lambda: raw[13:common])
     greys = np.repeat(np.arange(256, dtype="uint8"), 3)
     size = tf.strings.substr(data, at + 5, none + 4)
-    codes = tf.strings.substr(data, local, after_blocks(local + 1) - local)
+    end, left = after_blocks(local + 1, left)
+    codes = tf.strings.substr(data, local, end - local)
     interlaced = tf.where(tf.bitwise.bitwise_and(flags, 0x40) > 0, b"\x40", b"\0")
-    start = (b"GIF89a", size, b"\xf7\0\0" + bytes(greys) + b",\0\0\0\0", size)
-    frame_file = tf.strings.join([*start, interlaced, codes, LAST_FRAME])
+    parts = (b"GIF89a", size, b"\xf7\0\0" + bytes(greys) + b",\0\0\0\0", size)
+    frame_file = tf.strings.join([*parts, interlaced, codes, LAST_FRAME])
     with _require(
         _size_limit(height, width),
+        (left > 0, "more blocks than a frame needs"),
         (raw[at] == 0x2C, "expected a frame"),
-        ((left + wide <= width) & (top + high <= height), "a frame beyond the screen"),
+        ((x + wide <= width) & (y + high <= height), "a frame beyond the screen"),
     ):
         frames = tf.io.decode_gif(frame_file)
     # TensorFlow decodes a damaged frame as far as it can, and stops there: then the second frame is missing.
     with _require((tf.shape(frames)[0] == 2, "the first frame is damaged")):
-        index = tf.cast(frames[0, :, :, 0], tf.int32)
-    borders = [[top, height - top - high], [left, width - left - wide]]
-    clear = tf.cast(clear, tf.int32)
-    index = tf.pad(index, borders, constant_values=tf.maximum(clear, 0))
+        index, clear = tf.cast(frames[0, :, :, 0], tf.int32), tf.cast(clear, tf.int32)
+    index = tf.pad(index, [[y, height - y - high], [x, width - x - wide]], constant_values=tf.maximum(clear, 0))
     palette = tf.concat([colours, tf.constant(greys)[tf.size(colours) :]], axis=0)
     image = tf.gather(tf.reshape(palette, [256, 3]), index)
     return tf.where((index == clear)[..., None], tf.constant(255, tf.uint8), image)
@@ -251,8 +253,7 @@ def _bmp(data: tf.Tensor, raw: tf.Tensor) -> tf.Tensor:
     height = tf.where(upward, height, (1 << 32) - height)
     colours = tf.where(colours > 0, colours, tf.bitwise.left_shift(tf.constant(1, tf.int64), tf.minimum(bits, 9)))
     supported = [tf.reduce_any(header == [40, 52, 56, 64, 108, 124]), tf.reduce_any(bits == [1, 4, 8, 24, 32])]
-    with_palette = bits <= 8
-    place = 14 + header
+    with_palette, place = bits <= 8, 14 + header
     with _require(
         _size_limit(height, width),
         (tf.reduce_all([*supported, packing == 0, start >= place]), "an unsupported kind of BMP"),
@@ -312,8 +313,7 @@ def _upright(image: tf.Tensor, orientation: tf.Tensor) -> tf.Tensor:
 
 # --- resizing
 
-STRIP = 1 << 22  # pixels resized at a time
-BITS = 22  # of a weight's fraction, as in Pillow
+STRIP, BITS = 1 << 22, 22  # pixels resized at a time; bits of a weight's fraction, as in Pillow
 KERNELS = {  # by the end of a fit's name: how far Pillow's filter reaches, and its values from there to 0
     "": (1, lambda x: 1.0 - x),
     "bicubic": (2, lambda x: tf.where(x < 1, (1.5 * x - 2.5) * x * x + 1, (((x - 5) * x + 8) * x - 4) * -0.5)),

@@ -65,7 +65,8 @@ def saved_model(
     _graphs.check(model, "one", beams, max_length, prompt)
     model = _drawings.in_float32(model)
     _verify.check_destination(Path(path))
-    settings = {"beams": beams, "max_length": max_length, "prompt": prompt} if isinstance(model, Captioner) else {}
+    given: dict[str, Any] = {"beams": beams, "max_length": max_length, "prompt": prompt}
+    settings = given if isinstance(model, Captioner) else {}
     functions = signatures(model, jit_compile=jit_compile, **settings)
     examples = _verify.load_examples(model, verify_data)
     inputs = client_inputs(model, examples)

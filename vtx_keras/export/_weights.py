@@ -5,6 +5,7 @@ The figures in docstrings are of the released captioner and come from `python be
 
 from __future__ import annotations
 
+import hashlib
 import tempfile
 from collections.abc import Callable, Collection, Iterator
 from pathlib import Path
@@ -16,6 +17,7 @@ from onnx import AttributeProto, TensorProto, helper, load_model, numpy_helper, 
 from vtx_keras.export import _graphs
 
 MAX_BYTES = 2_000_000_000  # of weights in a protobuf file; more stand beside it
+HASHED = b"\x72\x4a\x0a\x06sha256\x12\x40"  # as protobuf: a field 14 of a key "sha256" and a value of 64 bytes
 MIN_SIZE = 1024  # numbers in a weight that is worth storing smaller
 BLOCK = 32  # numbers that share a scale in 4 bits
 MIN_INT4_SIZE = 2**14  # numbers in a matrix that is worth 4 bits
@@ -23,9 +25,19 @@ READ = {"MatMul": 1, "Gather": 0}  # which input is the weight
 
 
 def write_file(model: Any, path: Path) -> None:
-    """Write a model; weights that are too large for one file stand beside it, in `NAME.onnx.data`."""
+    """Write a model; weights that are too large for one file stand beside it, in `NAME.onnx.data`.
+
+    The file ends with the sha256 of all before it, and of that other file: one more of the model's metadata_props.
+    """
     large = sum(len(one.raw_data) for part in all_graphs(model.graph) for one in part.initializer) >= MAX_BYTES
     save_model(model, path, save_as_external_data=large, location=f"{path.name}.data")
+    sha256 = hashlib.sha256()
+    for part in (path, path.with_name(f"{path.name}.data"))[: 1 + large]:
+        with part.open("rb") as file:
+            while block := file.read(1 << 24):
+                sha256.update(block)
+    with path.open("ab") as file:
+        file.write(HASHED + sha256.hexdigest().encode())
 
 
 def deduplicate_tables(model: Any) -> None:

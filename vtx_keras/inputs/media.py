@@ -24,7 +24,9 @@ __all__ = [
     "prepare", "read", "read_clip", "resize", "settle",
 ]  # fmt: skip
 PIXEL_LIMIT = 50_000_000  # assign media.PIXEL_LIMIT to change it everywhere
-CLIP_LIMIT = 20  # pixel limits for a whole animation: to read a late frame, all frames before it are decoded
+FILE_LIMIT = 200_000_000  # bytes of a file: a decoder may read a part of any length at once
+CLIP_LIMIT = 6  # pixel limits for a whole animation: to read a late frame, all frames before it are decoded
+FRAME_LIMIT = 0.25  # pixel limits for one of several frames: a decoder holds more than one
 NOT_PICTURES = {b"<": "HTML or XML", b"%PDF": "a PDF", b"PK": "a ZIP archive", b"\x1f\x8b": "a gzip archive"}
 # Pillow opens many more formats, but some start other programs or hide a large image behind a small header.
 FORMATS = ("JPEG", "PNG", "GIF", "WEBP", "AVIF", "BMP", "TIFF", "PPM")
@@ -36,7 +38,6 @@ HEIF = (b"heic", b"heix", b"heim", b"heis", b"hevc", b"mif1", b"msf1")  # brands
 # By EXIF orientation, 2 to 8: mirror, rotate by 180°, flip, transpose, rotate right, transverse, rotate left.
 UPRIGHT = dict(zip(range(2, 9), map(Image.Transpose, (0, 3, 1, 5, 4, 6, 2)), strict=True))
 PATH, FILE = (str, os.PathLike), (str, os.PathLike, bytes, bytearray, Image.Image)
-FITS = ("pad", "crop", "stretch", "shortest")
 FILTERS = {
     "": Image.Resampling.BILINEAR, "bicubic": Image.Resampling.BICUBIC, "lanczos": Image.Resampling.LANCZOS,
 }  # fmt: skip
@@ -81,7 +82,7 @@ def read_clip(clip: Any, frames: int, *, pixel_limit: int | None = None) -> list
     """
     if not isinstance(frames, int) or frames < 1:
         raise ValueError(f"frames={frames!r}: expected a whole number of at least 1")
-    return [np.array(frame) for frame in _frames(clip, frames, pixel_limit or PIXEL_LIMIT)]
+    return [np.array(frame) for frame in frames_of(clip, frames, pixel_limit or PIXEL_LIMIT)]
 
 
 def frame_places(total: Any, frames: int) -> Any:
@@ -122,7 +123,7 @@ def prepare(picture: Any, shape: Sequence[int], fit: str = "pad") -> np.ndarray:
     [100.25, 100.25, 100.25]
     """
     *frames, height, width, _ = _checked(shape, fit)
-    pictures = _frames(picture, frames[0], PIXEL_LIMIT) if frames else [_load(picture, PIXEL_LIMIT)]
+    pictures = frames_of(picture, frames[0], PIXEL_LIMIT) if frames else [_load(picture, PIXEL_LIMIT)]
     sized = [_sized(picture, height, width, fit) for picture in pictures]
     return np.asarray(sized if frames else sized[0], "float32")
 
@@ -189,7 +190,7 @@ def settle(results: Sequence, good: Sequence[int], errors: dict[int, str], total
 def _checked(shape: Sequence[int], fit: str) -> tuple[int, ...]:
     """Return `shape` as a tuple, after checking it and `fit`."""
     kind, dash, name = fit.partition("-")
-    if kind not in FITS or name not in FILTERS or bool(dash) != bool(name):
+    if kind not in ("pad", "crop", "stretch", "shortest") or name not in FILTERS or bool(dash) != bool(name):
         more = '"shortest", each also with "-bicubic" or "-lanczos"'
         raise ValueError(f'fit={fit!r}: expected "pad", "crop" or "stretch", or {more}')
     if len(shape) not in (3, 4) or shape[-1] != 3 or not all(isinstance(n, int) and n > 0 for n in shape):
@@ -198,8 +199,9 @@ def _checked(shape: Sequence[int], fit: str) -> tuple[int, ...]:
 
 
 def _check_size(width: int, height: int, limit: int, frames: int = 1) -> None:
-    if not 0 < width * height <= limit or frames * width * height > CLIP_LIMIT * limit:
-        most = f"expected 1 to {limit / 1e6:g} million" + f", {CLIP_LIMIT} times that in all frames" * (frames > 1)
+    one, every = (FRAME_LIMIT * limit, CLIP_LIMIT * limit) if frames > 1 else (limit, limit)
+    if not 0 < width * height <= one or frames * width * height > every:
+        most = f"expected 1 to {one / 1e6:g} million" + f", {every / 1e6:g} in all frames" * (frames > 1)
         advice = "Make it smaller, or set vtx_keras.media.PIXEL_LIMIT, or read it with a greater pixel_limit"
         raise BadPicture(f"{width} x {height} pixels{f' x {frames} frames' * (frames > 1)}: {most}. {advice}")
 
@@ -228,9 +230,7 @@ def _load(picture: Any, pixel_limit: int) -> Image.Image | np.ndarray:
     _check_size(array.shape[1], array.shape[0], pixel_limit)
     low, high = (0, 255) if array.dtype == "uint8" else (array.min(), array.max())
     if not (low >= 0 and high <= 255):  # NaN fails both
-        raise BadPicture(
-            f"{description} with values from {low:g} to {high:g}: expected finite numbers, 0 to 255. Scale it so"
-        )
+        raise BadPicture(f"{description} with values from {low:g} to {high:g}: expected finite numbers, 0 to 255")
     exact = array.dtype.kind == "f"
     # The warnings contain no numbers, so that Python shows each once and not for every picture.
     if exact and 0 < high <= 1:
@@ -287,7 +287,7 @@ def _sized(picture: Image.Image | np.ndarray, height: int, width: int, fit: str)
     return np.array(whole)
 
 
-def _frames(clip: Any, frames: int, pixel_limit: int) -> Iterator[Image.Image | np.ndarray]:
+def frames_of(clip: Any, frames: int, pixel_limit: int) -> Iterator[Image.Image | np.ndarray]:
     """Yield the picked frames one by one, so that a long clip is never in memory as a whole."""
     if isinstance(clip, PATH) and os.path.isdir(clip):
         names = [name for name in os.listdir(clip) if name.lower().endswith(SUFFIXES) and name[0] != "."]
@@ -326,17 +326,18 @@ def _opened(source: Any) -> Iterator[Image.Image]:
         elif not isinstance(source, PATH):
             yield _identified(io.BytesIO(source))
         elif os.path.isfile(source):  # `open` would block on a pipe
+            if (size := os.path.getsize(source)) > FILE_LIMIT:
+                raise BadPicture(f"{size:,d} bytes: expected {FILE_LIMIT:,d} at most. Make it smaller")
             with open(source, "rb") as file:
                 yield _identified(file)
         else:
-            found = "a pipe or device" if os.path.exists(source) else "no such file"
-            found = "a folder" if os.path.isdir(source) else found
+            found = ["no such file", "a pipe or device", "a folder"][os.path.exists(source) + os.path.isdir(source)]
             raise BadPicture(f"{found}: expected a picture's file")
     except BadPicture as error:
         raise BadPicture(f"{name}: {error}") from error
     except Exception as error:
-        reason = f"cut off or damaged ({type(error).__name__}: {error})"
-        raise BadPicture(f"{name}: {reason}: expected a whole picture. Save or fetch it anew") from error
+        why = f"{type(error).__name__}: {str(error).partition(': ')[0]}"  # behind a colon, Pillow quotes the file
+        raise BadPicture(f"{name}: cut off or damaged ({why}): expected a whole picture. Fetch it anew") from error
 
 
 def _identified(file: Any) -> Image.Image:
@@ -372,10 +373,9 @@ def _kind(head: bytes) -> str:
     """
     if not head:
         return "empty"
-    for start, kind in NOT_PICTURES.items():
-        if head.lstrip().startswith(start):
-            return kind
-    return "text" if head.isascii() and head.decode("ascii").replace("\n", "").isprintable() else "no known format"
+    text = head.isascii() and head.decode("ascii").replace("\n", "").isprintable()
+    kinds = [kind for start, kind in NOT_PICTURES.items() if head.lstrip().startswith(start)]
+    return [*kinds, "text" if text else "no known format"][0]
 
 
 def _from_image(image: Image.Image, pixel_limit: int) -> Image.Image:

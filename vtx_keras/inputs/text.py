@@ -140,8 +140,8 @@ def vocabulary(source: str | os.PathLike | Sequence[str] | None = None, size: in
     if "" in entries:
         raise ValueError(f"Piece {entries.index('')} is empty. Remove it (in a file: the blank line).")
     for piece in entries:
-        if piece != piece.encode("utf-8", "replace").decode():  # a lone surrogate, which UTF-8 files cannot hold
-            raise ValueError(f"Piece {piece!a} is not valid Unicode. Remove it.")
+        if not can_be_piece(piece):
+            raise ValueError(f"Piece {piece!a:.80} is not valid Unicode, has a zero, or over 250 bytes. Remove it.")
     if not set(SPECIALS) & set(entries):
         entries = SPECIALS + entries
     if entries[: len(SPECIALS)] != SPECIALS:
@@ -209,6 +209,12 @@ def extended(vocabulary: Sequence[str], texts: Iterable[str | bytes], least: int
 
 
 @functools.lru_cache(maxsize=8)
+def can_be_piece(piece: str) -> bool:
+    """Return whether a piece can be cut off a text: no lone surrogate, no zero, at most as long as TensorFlow takes."""
+    encoded = piece.encode("utf-8", "replace")
+    return piece == encoded.decode() and b"\0" not in encoded and len(encoded) <= 250
+
+
 def tokenizer(vocabulary: tuple[str, ...]) -> Any:
     """Return the KerasHub WordPieceTokenizer of these pieces, for texts from `normalize`.
 

@@ -68,8 +68,11 @@ class Option:
     tasks: tuple[str, ...] = TASKS
 
 
-def _whole_number(least: int) -> Callable[[Any], bool]:
-    return lambda value: isinstance(value, Integral) and not isinstance(value, bool) and int(value) >= least
+MOST, MOST_BLOCKS, LONGEST = 65_536, 96, 4_096  # of what is counted, of blocks and layers, and of a side in pixels
+
+
+def _whole_number(least: int, most: int = MOST) -> Callable[[Any], bool]:
+    return lambda value: isinstance(value, Integral) and not isinstance(value, bool) and least <= int(value) <= most
 
 
 def _one_of(*choices: Any) -> Callable[[Any], bool]:
@@ -80,7 +83,7 @@ def _shape(value: Any) -> bool:
     return (
         isinstance(value, (tuple, list))
         and len(value) in (3, 4)
-        and all(_whole_number(1)(side) for side in value)
+        and all(_whole_number(1, LONGEST)(side) for side in value)
         and value[-1] == 3
     )
 
@@ -88,18 +91,16 @@ def _shape(value: Any) -> bool:
 def _classes(value: Any) -> bool:
     if isinstance(value, (tuple, list)):
         return len(value) >= 2 and all(isinstance(n, str) and n for n in value) and len(set(value)) == len(value)
-    return _whole_number(2)(value)
+    return _whole_number(2, 1_000_000)(value)
 
 
 SHAPES = ("heads", "fusion_heads", "hidden", "channels", "ranks")  # of one block
-MOST_UNITS = 65_536
 
 
 def _shapes(value: Any) -> bool:
     """Accept {block: {shape: number}}; the ranks of matrices are {matrix: number} themselves."""
 
-    def small(number: Any) -> bool:
-        return _whole_number(1)(number) and number <= MOST_UNITS
+    small = _whole_number(1)
 
     def fits(key: Any, shape: Any) -> bool:
         if key == "ranks":
@@ -121,14 +122,18 @@ FUSED = ("vqa", "classifier", "matcher")
 READERS = (*FUSED, "retriever", "generator")
 DRAWING = ("generator",)
 LABELLERS = ("vqa", "classifier")
-WHOLE, FLAG = "a whole number of at least 1", "True or False"
+WHOLE, FLAG = f"a whole number from 1 to {MOST:,d}", "True or False"
+BLOCKS = f"a whole number from 1 to {MOST_BLOCKS}"
 OPTIONS = {
     "size": Option("widths and depths that go together", "tiny", "tiny, small or base", _one_of(*SIZES)),
     "image_shape": Option(
-        "(h, w, 3), or (frames, h, w, 3) for video", None, "(h, w, 3) or (frames, h, w, 3), whole numbers", _shape
+        "(h, w, 3), or (frames, h, w, 3) for video",
+        None,
+        f"(h, w, 3) or (frames, h, w, 3), whole numbers up to {LONGEST:,d}",
+        _shape,
     ),
     "dim": Option("width of the tokens", None, WHOLE, _whole_number(1)),
-    "depth": Option("number of fusion blocks", None, WHOLE, _whole_number(1), ("captioner", *FUSED)),
+    "depth": Option("number of fusion blocks", None, BLOCKS, _whole_number(1, MOST_BLOCKS), ("captioner", *FUSED)),
     "heads": Option(f"attention heads; by default one per {HEAD_WIDTH} of dim", None, WHOLE, _whole_number(1)),
     "image_encoder": Option(
         "encoder of images",
@@ -137,13 +142,13 @@ OPTIONS = {
         _encoder,
         SEEING,
     ),
-    "vision_depth": Option("blocks of the vit", None, WHOLE, _whole_number(1), SEEING),
+    "vision_depth": Option("blocks of the vit", None, BLOCKS, _whole_number(1, MOST_BLOCKS), SEEING),
     "patch": Option("side of a patch of the vit, in pixels", 16, WHOLE, _whole_number(1), SEEING),
     "concepts": Option(
         "words that the encoder's ImageNet head sees, read beside the image; 0 for none",
         0,
         "a whole number from 0 to 20",
-        lambda value: _whole_number(0)(value) and int(value) <= 20,
+        _whole_number(0, 20),
         ("captioner", *FUSED),
     ),
     "temporal": Option(
@@ -156,8 +161,10 @@ OPTIONS = {
         _encoder,
         READERS,
     ),
-    "text_depth": Option("layers of the text encoder", None, WHOLE, _whole_number(1), READERS),
-    "max_length": Option("greatest number of tokens of a text", 32, "a whole number of at least 2", _whole_number(2)),
+    "text_depth": Option("layers of the text encoder", None, BLOCKS, _whole_number(1, MOST_BLOCKS), READERS),
+    "max_length": Option(
+        "greatest number of tokens of a text", 32, f"a whole number from 2 to {MOST:,d}", _whole_number(2)
+    ),
     "dropout": Option(
         "share of activations dropped in training",
         0.1,

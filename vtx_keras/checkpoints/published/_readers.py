@@ -10,6 +10,7 @@ import io
 import json
 import math
 import pickle
+import pickletools
 import re
 import zipfile
 import zlib
@@ -30,7 +31,7 @@ STORAGES = {
     "BoolStorage": "|b1",
 }  # fmt: skip
 RAW = {"bf16": "<u2"}  # dtypes that NumPy lacks, as they are stored
-MAX_PICKLE = 100_000_000  # bytes: a pickle of tensors holds their names and shapes, not their numbers
+MAX_PICKLE = 16_000_000  # bytes: a pickle of tensors holds their names and shapes, not their numbers
 LEGACY_MAGIC = 0x1950A86A20F9469CFC6C  # of torch.save before it wrote zip files
 
 
@@ -88,6 +89,18 @@ class _TensorsOnly(pickle.Unpickler):
         if kind != "storage" or dtype not in STORAGES.values() or saved[5:] not in ((), (None,)):
             raise BadWeights(f"the checkpoint refers to {saved!r:.80}: expected the storage of a tensor")
         return dtype, key
+
+
+def _unpickled(file: BinaryIO) -> Any:
+    """Return what a pickle holds, after a look at its opcodes: some make a few bytes fill memory."""
+    start = file.tell()
+    for count, (opcode, argument, place) in enumerate(pickletools.genops(file)):
+        if (place or 0) - start > MAX_PICKLE:
+            raise BadWeights("the pickle in the checkpoint is too large to hold only names and shapes")
+        if "PUT" in opcode.name and isinstance(argument, int) and argument > count:
+            raise BadWeights(f"the pickle in the checkpoint remembers {argument:,d} objects, and has {count} opcodes")
+    file.seek(start)
+    return _TensorsOnly(file).load()
 
 
 def _torch(data: bytes) -> dict[str, np.ndarray]:
@@ -159,7 +172,7 @@ def _zipped(file: BinaryIO, data: np.ndarray) -> tuple[Any, dict[str, _Stored]]:
             raise BadWeights("the checkpoint is big-endian: expected little-endian")
         if entries[root + "data.pkl"].file_size > MAX_PICKLE:
             raise BadWeights("the pickle in the checkpoint is too large to hold only names and shapes")
-        tensors = _TensorsOnly(io.BytesIO(archive.read(root + "data.pkl"))).load()
+        tensors = _unpickled(io.BytesIO(archive.read(root + "data.pkl")))
         stored, prefix = {}, f"{root}data/"
         for name, entry in entries.items():
             if name.startswith(prefix):
@@ -174,12 +187,12 @@ def _zipped(file: BinaryIO, data: np.ndarray) -> tuple[Any, dict[str, _Stored]]:
 
 def _legacy(file: BinaryIO) -> tuple[Any, dict[str, _Stored]]:
     """Return the placeholders of a file in the form before zip, and where its storages lie by key."""
-    magic, _, machine, tensors = (_TensorsOnly(file).load() for _ in range(4))
+    magic, _, machine, tensors = (_unpickled(file) for _ in range(4))
     if magic != LEGACY_MAGIC or not machine["little_endian"]:
         raise BadWeights("not a PyTorch checkpoint of a little-endian machine")
     dtypes = {tensor.storage[1]: tensor.storage[0] for tensor in _placeholders(tensors).values()}
     stored = {}
-    for key in _TensorsOnly(file).load():
+    for key in _unpickled(file):
         count, start = int.from_bytes(file.read(8), "little"), file.tell()
         length = count * np.dtype(RAW.get(dtypes[key], dtypes[key])).itemsize
         stored[key] = _Stored(start, length)

@@ -64,7 +64,7 @@ def read(folder: Path, name: str) -> Said:
         values = json.loads(path.read_text(encoding="utf-8-sig"))
     except FileNotFoundError as error:
         raise BadWeights(f"{folder} has no {name}: expected the whole folder of a transformers model") from error
-    except (ValueError, OSError) as error:
+    except (ValueError, OSError, RecursionError) as error:
         raise BadWeights(f"{path} is no JSON: {error}") from error
     if not isinstance(values, dict):
         raise BadWeights(f"{path} holds a {type(values).__name__}: expected names and values")
