@@ -157,7 +157,8 @@ def rows_of(send: Callable[[dict], dict], texts: dict, loaded: list[tuple]) -> d
     inputs = {} if contents[0] is None else {"image_bytes": list(contents)}
     try:
         outputs = send(inputs | {name: [value] * len(places) for name, value in texts.items()})
-        if not isinstance(outputs, dict) or any(len(value) != len(places) for value in outputs.values()):
+        lists = isinstance(outputs, dict) and all(isinstance(value, list) for value in outputs.values())
+        if not lists or any(len(value) != len(places) for value in outputs.values()):
             raise NoAnswer(f"the answer does not have {len(places)} rows: is it TensorFlow Serving?", 200)
     except NoAnswer as error:
         half = len(loaded) // 2
