@@ -313,8 +313,8 @@ def served() -> str:
             "server, MB"]  # fmt: skip
     about = [row for row in report["rows"] if row["part"] == "load"][-1]
     told = (
-        f"{about['pictures']:,} pictures, {about['unreadable']} of them garbage; {report['hardware']}, shared by client "
-        f"and server (`{report['command']}`). CPU ms are per picture. Killed, the server was away for "
+        f"{about['pictures']:,} pictures, {about['unreadable']} of them garbage; {report['hardware']}, shared by "
+        f"client and server (`{report['command']}`). CPU ms are per picture. Killed, the server was away for "
         f"{about['away_s']:.0f} s."
     )
     return f"{cards.table(head, rows)}\n\n{told}"

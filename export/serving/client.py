@@ -257,7 +257,7 @@ def main(arguments: list[str]) -> None:
     parser.add_argument("--grpc", metavar="HOST:PORT", help="use gRPC instead of REST, usually at localhost:8500")
     parser.add_argument("--batch", type=positive, default=16, help="pictures in one request")
     parser.add_argument("--connections", type=positive, default=4, help="requests at the same time")
-    parser.add_argument("--retries", type=int, default=6, help="of a request; the pauses double from 0.5 s")
+    parser.add_argument("--retries", type=int, default=8, help="of a request; the pauses double, from 0.5 to 30 s")
     parser.add_argument("--timeout", type=float, default=60, help="seconds that a server may be silent")
     args = parser.parse_args(arguments)
     if not args.pictures and args.text is None:

@@ -360,7 +360,7 @@ def test_a_server_that_is_killed_and_started_again_loses_no_picture(captions, tm
         return server, server.stdout.readline().partition("/v1")[0]
 
     server, url = start(0)
-    command = [sys.executable, str(SERVING / "client.py"), str(shown), "--url", url, "--batch", "2"]
+    command = [sys.executable, str(SERVING / "client.py"), str(shown), "--url", url, "--batch", "2", "--retries", "12"]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as sender:
         rows = [json.loads(sender.stdout.readline()) for _ in range(40)]
         server.kill()
