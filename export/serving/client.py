@@ -29,6 +29,7 @@ from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 from itertools import count
 from pathlib import Path
+from urllib.parse import urlsplit
 
 AGAIN = {0, 429, 502, 503, 504}  # after which a request is sent again; 0: no answer came
 FIRST_PAUSE, LONGEST_PAUSE = 0.5, 30.0  # seconds
@@ -262,13 +263,22 @@ def main(arguments: list[str]) -> None:
     args = parser.parse_args(arguments)
     if not args.pictures and args.text is None:
         parser.error("nothing to send: expected pictures, or --text with --signature text")
-    if not args.grpc and not args.url.startswith(("http://", "https://")):
+    if not args.grpc and not is_address(args.url):
         raise SystemExit(f"--url {args.url}: expected an address such as http://localhost:8501")
     texts = {name: getattr(args, name) for name in ("question", "text") if getattr(args, name) is not None}
     server, address = (grpc, args.grpc) if args.grpc else (rest, args.url.rstrip("/"))
     send = functools.partial(server, address, args.model, args.signature, seconds=args.timeout)
     items: Iterable[Item] = files(args.pictures) if args.pictures else [None]
     run(send, texts, [list(items)] if args.clip else items, args)
+
+
+def is_address(url: str) -> bool:
+    """Tell whether a request can be sent there."""
+    try:
+        parts = urlsplit(url)
+        return parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
+    except ValueError:  # a port that is no number
+        return False
 
 
 def positive(value: str) -> int:
