@@ -21,7 +21,7 @@ TYPES = {
     "tensor(float)": "TYPE_FP32",
 }
 SETTINGS = """
-# Requests that wait are joined; one that is alone waits 2 ms for others. On a CPU batches above four save nothing.
+# Requests that wait are joined; one that is alone waits 2 ms for others. On a CPU batches above four save little.
 dynamic_batching { preferred_batch_size: [ 4 ], max_queue_delay_microseconds: 2000 }
 
 # One instance for each core. On a GPU: count: 1, kind: KIND_GPU, a larger preferred_batch_size, no parameters.
