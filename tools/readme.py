@@ -339,6 +339,42 @@ def page_in_browsers() -> str:
 
 
 WEB = {"page": page_in_browsers}
+
+
+def served() -> str:
+    """Return what a server took under load, and what client and server took of the cores."""
+    report = json.loads((RESULTS / "load.json").read_text())
+    rows = []
+    for row in (row for row in report["rows"] if row["part"] == "load"):
+        times = [f"{row[name]:,.0f}" if name in row else "" for name in ("p50_ms", "p99_ms")]
+        cpu = [f"{1000 * row[name] / row['pictures']:.1f}" if name in row else ""
+               for name in ("client_cpu_s", "server_cpu_s")]  # fmt: skip
+        memory = " to ".join(map(str, row.get("server_megabytes", ())))
+        rows.append([row["side"], f"{row['connections']}", f"{row['per_s']:.0f}", *times, f"{row['lost']}",
+                     f"{row['wrong']}", *cpu, memory])  # fmt: skip
+    head = ["", "connections", "pictures/s", "p50 ms", "p99 ms", "lost", "wrong", "client, CPU ms", "server, CPU ms",
+            "server, MB"]  # fmt: skip
+    about = [row for row in report["rows"] if row["part"] == "load"][-1]
+    told = (
+        f"{about['pictures']:,} pictures, {about['unreadable']} of them garbage; {report['hardware']}, shared by "
+        f"client and server (`{report['command']}`). CPU ms are per picture. Killed, the server was away for "
+        f"{about['away_s']:.0f} s."
+    )
+    return f"{cards.table(head, rows)}\n\n{told}"
+
+
+def batched() -> str:
+    """Return what a picture takes in a batch."""
+    rows = [row for row in json.loads((RESULTS / "load.json").read_text())["rows"] if row["part"] == "batch"]
+    sizes = list(dict.fromkeys(row["batch"] for row in rows))
+    lines = [
+        [FORMATS[name], *(f"{row['cpu_ms']:.0f}" for row in rows if row["runtime"] == name)]
+        for name in ("savedmodel", "onnx")
+    ]
+    return cards.table(["CPU ms per picture, in a batch of", *map(str, sizes)], lines)
+
+
+SERVE = {"load": served, "batch": batched}
 SYSTEMS = systems.TABLES
 
 
@@ -356,7 +392,7 @@ if __name__ == "__main__":
     readme = ROOT / "README.md"
     readme.write_text(filled(readme.read_text(encoding="utf-8")), encoding="utf-8")
     guides = {"checkpoints": CHECKPOINTS, "language": LANGUAGE, "drawing": DRAWING, "systems": SYSTEMS}
-    guides |= {"compress": COMPRESS, "search": SEARCH, "speed": SPEED, "web": WEB, "batch": BATCH}
+    guides |= {"compress": COMPRESS, "search": SEARCH, "speed": SPEED, "web": WEB, "batch": BATCH, "serve": SERVE}
     for name, tables in guides.items():
         guide = ROOT / "docs" / f"{name}.md"
         guide.write_text(filled(guide.read_text(encoding="utf-8"), tables), encoding="utf-8")

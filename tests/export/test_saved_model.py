@@ -119,7 +119,7 @@ def test_a_rest_client_gets_captions_without_the_package(captions, capsys):
         for arguments, told in (
             (["none.jpg", "--url", url], "cannot be read"),
             ([str(PHOTOS[0]), "--url", "localhost"], "expected an address"),
-            ([str(PHOTOS[0]), "--url", "http://localhost:1"], "does not answer"),
+            ([str(PHOTOS[0]), "--url", "http://localhost:1", "--retries", "0"], "does not answer"),
             (["--url", url], "2"),
         ):
             with pytest.raises(SystemExit, match=told):
