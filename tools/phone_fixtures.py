@@ -9,8 +9,11 @@ package. Pictures are smooth, as photographs are, because rounding differs by a 
 from __future__ import annotations
 
 import base64
+import io
 import itertools
 import json
+import zipfile
+import zlib
 from pathlib import Path
 from typing import Any
 
@@ -68,7 +71,33 @@ def cases() -> dict[str, Any]:
             "ids": [text.START, 5, 6, 7, 8, 9, text.END, text.PAD],
             "text": "a cats c\u00f4te!",
         },
+        "zips": [
+            {"method": "stored", "file": zipped(captioner, pieces, zipfile.ZIP_STORED)},
+            {"method": "deflated", "file": zipped(captioner, pieces, zipfile.ZIP_DEFLATED)},
+            {"method": "fixed codes", "file": fixed(zipped, captioner, pieces)},
+        ],
     }
+
+
+def zipped(about: dict, pieces: list[str], method: int) -> str:
+    """Return a file that ends as an exported model does, after bytes that stand for the model."""
+    stream = io.BytesIO(bytes(range(200)))
+    with zipfile.ZipFile(stream, "a", method) as archive:
+        for name, content in {"model.json": json.dumps(about), "vocabulary.txt": "\n".join(pieces) + "\n"}.items():
+            entry = zipfile.ZipInfo(name, (2020, 1, 1, 0, 0, 0))
+            entry.compress_type = method
+            archive.writestr(entry, content)
+    return base64.b64encode(stream.getvalue()).decode()
+
+
+def fixed(write: Any, *content: Any) -> str:
+    """Return the same file with the fixed codes of DEFLATE, which zlib itself takes for the shortest texts only."""
+    compressor = zlib.compressobj
+    zipfile.zlib.compressobj = lambda level, method, bits: compressor(level, method, bits, 9, zlib.Z_FIXED)
+    try:
+        return write(*content, zipfile.ZIP_DEFLATED)
+    finally:
+        zipfile.zlib.compressobj = compressor
 
 
 def vocabulary() -> list[str]:

@@ -8,6 +8,7 @@ struct Fixtures: Decodable {
     struct Fit: Decodable { let picture: Int, resize: String, pixels: Data }
     struct Turn: Decodable { let orientation: Int, width: Int, numbers: [UInt8] }
     struct Row: Decodable { let ids: [Int], text: String }
+    struct Zip: Decodable { let method: String, file: Data }
     struct Spelled: Decodable { let pieces: [String], ids: [Int], text: String }
 
     let captioner: About, vqa: About
@@ -18,6 +19,7 @@ struct Fixtures: Decodable {
     let turns: [Turn]
     let words: [Row], tokens: [Row]
     let spelled: Spelled
+    let zips: [Zip]
 
     static let file = URL(fileURLWithPath: #filePath).deletingLastPathComponent()
         .appendingPathComponent("../../../fixtures/cases.json").standardizedFileURL
