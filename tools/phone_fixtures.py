@@ -34,8 +34,8 @@ SAID = [
     "日本 の 猫", "it costs $5: #1 c\u00f4te d\u2019ivoire",
 ]  # fmt: skip
 ASKED = [
-    "Is it a CAT?", "  two\tdogs \n", "\uff23\uff21\uff34s", "what\u00ad is\u200d it", "日本の猫", "zebra cat", "x" * 101,
-    "ΟΔΟΣ ΟΔΟΣ.", "\u0130 stop", "a_b a^b", "is is is is is is is is is is is is is is is is is is is is is is is is",
+    "Is it a CAT?", "  two\tdogs \n", "\uff23\uff21\uff34s", "what\u00ad is\u200d it", "日本の猫", "zebra cat",
+    "x" * 101, "ΟΔΟΣ ΟΔΟΣ.", "\u0130 stop", "a_b a^b", "is is is is is is is is is is is is is is is is is is is is is is is is",
 ]  # fmt: skip
 SPELLED = ["\u0120a", "\u0120cat", "s", "\u0120c\u00c3\u00b4te", "!"]  # pieces of GPT-2, after the special ones
 
@@ -43,7 +43,14 @@ SPELLED = ["\u0120a", "\u0120cat", "s", "\u0120c\u00c3\u00b4te", "!"]  # pieces 
 def cases() -> dict[str, Any]:
     """Return the content of the file."""
     pieces = vocabulary()
-    options = {"weights": None, "dim": 32, "depth": 1, "image_shape": (32, 16, 3), "vocabulary": pieces, "max_length": 24}
+    options = {
+        "weights": None,
+        "dim": 32,
+        "depth": 1,
+        "image_shape": (32, 16, 3),
+        "vocabulary": pieces,
+        "max_length": 24,
+    }
     captioner = graphs.describe(zoo.build("cross_attn_captioner", **options), "one")
     vqa = graphs.describe(zoo.build("gated_vqa", classes=["no", "yes"], **options), "one")
     said = text.encode(SAID, pieces, 40, end=True, allow_empty=True)

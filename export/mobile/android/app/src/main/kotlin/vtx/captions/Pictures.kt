@@ -16,19 +16,19 @@ private const val ENOUGH = 4_000_000 // pixels; larger pictures are read at a ha
 
 /** A picture of the gallery, upright. */
 fun read(resolver: ContentResolver, uri: Uri): Picture {
-    fun open() = resolver.openInputStream(uri) ?: throw BadPicture("it cannot be opened. Choose another")
+    fun stream() = resolver.openInputStream(uri) ?: throw BadPicture("it cannot be opened. Choose another")
     val options = BitmapFactory.Options().apply { inJustDecodeBounds = true }
-    open().use { BitmapFactory.decodeStream(it, null, options) }
+    stream().use { BitmapFactory.decodeStream(it, null, options) }
     if (options.outWidth < 1 || options.outHeight < 1) throw BadPicture("it is no picture that Android reads. Choose another")
     options.inJustDecodeBounds = false
     options.inSampleSize = 1
     while (options.outWidth.toLong() * options.outHeight / options.inSampleSize / options.inSampleSize > ENOUGH) {
         options.inSampleSize *= 2
     }
-    val bitmap = open().use { BitmapFactory.decodeStream(it, null, options) }
+    val bitmap = stream().use { BitmapFactory.decodeStream(it, null, options) }
         ?: throw BadPicture("it is cut off or damaged. Choose another")
     val orientation = try {
-        open().use { ExifInterface(it).getAttributeInt(ExifInterface.TAG_ORIENTATION, 1) }
+        stream().use { ExifInterface(it).getAttributeInt(ExifInterface.TAG_ORIENTATION, 1) }
     } catch (error: IOException) {
         1 // the picture was decoded all the same
     }
