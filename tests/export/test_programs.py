@@ -15,7 +15,7 @@ import numpy as np
 import onnx
 import pytest
 from images import bomb
-from paths import PROGRAMS, SUPPORT
+from paths import PROGRAMS
 from PIL import Image
 from sentences import AWKWARD, CAPTIONS, ODD, ROUND_TRIPS
 from toys import decisive, toy
@@ -141,7 +141,7 @@ def test_the_programs_import_no_framework(file):
     assert not {name.split(".")[0] for name in names} & {"vtx_keras", "keras", "tensorflow", "torch"}
 
 
-# --- JavaScript, Kotlin, Swift
+# --- JavaScript, Kotlin
 
 CASES = """import { readFileSync } from "node:fs";
 import { companions, pixels, placed, tokens, words } from "./model.mjs";
@@ -234,14 +234,8 @@ def test_the_javascript_fits_images_by_every_rule(web, model):
             assert np.abs(difference).max() <= 2, (fit, image.size)
 
 
-def compiler(name: str, program: str) -> str:
-    path = shutil.which(name)
-    if path is None:
-        pytest.skip(f"export/mobile/{program} was not compiled: there is no {name} here")
-    return path
-
-
 FITTED = """import java.io.File
+import vtx.captions.fitted
 
 fun main(arguments: Array<String>) {
     for (line in File(arguments[0]).readLines()) {
@@ -255,22 +249,13 @@ fun main(arguments: Array<String>) {
 
 
 @pytest.mark.slow
-def test_the_kotlin_compiles(tmp_path):
-    version = subprocess.run([compiler("kotlinc", "Captioner.kt"), "-version"], capture_output=True, text=True).stderr
-    if "kotlinc-jvm 1.3" in version:
-        pytest.skip("export/mobile/Captioner.kt was not compiled: this kotlinc is older than Android's")
-    stubs = sorted((SUPPORT / "android").glob("*.kt"))
-    sources = [*PROGRAMS.glob("mobile/*.kt"), *stubs]
-    run = subprocess.run(["kotlinc", *sources, "-d", tmp_path], capture_output=True, text=True)
-    assert run.returncode == 0, run.stderr
-
-
-@pytest.mark.slow
 def test_the_kotlin_fits_images_by_every_rule(tmp_path):
+    if shutil.which("kotlinc") is None:
+        pytest.skip("Pixels.kt was not compiled: there is no kotlinc here")
     (tmp_path / "Fitted.kt").write_text(FITTED)
-    sources = [PROGRAMS / "mobile/Pixels.kt", tmp_path / "Fitted.kt"]
+    sources = [PROGRAMS / "mobile/android/app/src/main/kotlin/vtx/captions/Pixels.kt", tmp_path / "Fitted.kt"]
     jar = tmp_path / "fitted.jar"
-    command = [compiler("kotlinc", "Captioner.kt"), *sources, "-include-runtime", "-d", jar]
+    command = ["kotlinc", *sources, "-include-runtime", "-d", jar]
     run = subprocess.run(command, capture_output=True, text=True)
     assert run.returncode == 0, run.stderr
     images, lines = smooth(), []
@@ -287,12 +272,6 @@ def test_the_kotlin_fits_images_by_every_rule(tmp_path):
             pixels = np.array(next(found).split(","), int).reshape(24, 32, 3)
             difference = pixels - prepare(image, (24, 32, 3), fit)
             assert np.abs(difference).max() <= 2, (fit, image.size)
-
-
-def test_the_swift_parses():
-    command = [compiler("swiftc", "Captioner.swift"), "-parse", PROGRAMS / "mobile/Captioner.swift"]
-    run = subprocess.run(command, capture_output=True, text=True)
-    assert run.returncode == 0, run.stderr
 
 
 # --- all runtimes

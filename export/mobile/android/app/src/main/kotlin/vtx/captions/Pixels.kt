@@ -1,4 +1,6 @@
-// How Captioner.kt prepares an image.
+// How an image is prepared: upright, on white, at the model's size. No Android here: the unit tests run on any JVM.
+
+package vtx.captions
 
 import kotlin.math.PI
 import kotlin.math.abs
@@ -7,6 +9,30 @@ import kotlin.math.max
 import kotlin.math.min
 import kotlin.math.roundToInt
 import kotlin.math.sin
+
+/** ARGB colours, row by row. */
+class Picture(val colours: IntArray, val width: Int, val height: Int)
+
+/** Turn a picture upright, as its EXIF orientation (1 to 8) says; another number turns nothing. */
+fun upright(picture: Picture, orientation: Int): Picture {
+    val (w, h) = picture.width to picture.height
+    // Where the new picture's first colour was, and how far it is from there to its neighbours across and down.
+    val (start, across, down) = when (orientation) {
+        2 -> Triple(w - 1, -1, w)
+        3 -> Triple(w * h - 1, -1, -w)
+        4 -> Triple(w * (h - 1), 1, -w)
+        5 -> Triple(0, w, 1)
+        6 -> Triple(w * (h - 1), -w, 1)
+        7 -> Triple(w * h - 1, -w, -1)
+        8 -> Triple(w - 1, w, -1)
+        else -> return picture
+    }
+    val (width, height) = if (orientation < 5) w to h else h to w
+    return Picture(IntArray(w * h) { picture.colours[start + it % width * across + it / width * down] }, width, height)
+}
+
+/** The EXIF orientation of a picture that a camera wants turned clockwise by 0, 90, 180 or 270 degrees. */
+fun orientationOf(degrees: Int) = mapOf(90 to 6, 180 to 3, 270 to 8)[degrees] ?: 1
 
 /**
  * Fit ARGB colours to a size, as `resize` of model.json says: transparency on white, then "pad" (aspect ratio kept, white
@@ -56,8 +82,9 @@ fun fitted(colours: IntArray, width: Int, height: Int, toWidth: Int, toHeight: I
 }
 
 private fun onWhite(colour: Int, channel: Int): Int {
-    val (value, alpha) = (colour shr (16 - 8 * channel) and 255) to (colour ushr 24)
-    return (255 + (value - 255) * alpha / 255.0).roundToInt()
+    val value = colour shr (16 - 8 * channel) and 255
+    val alpha = colour ushr 24
+    return if (alpha == 255) value else (255 + (value - 255) * alpha / 255.0).roundToInt()
 }
 
 /** A new pixel: a weighted mean of old ones from `first` on. */
