@@ -35,7 +35,8 @@ SAID = [
 ]  # fmt: skip
 ASKED = [
     "Is it a CAT?", "  two\tdogs \n", "\uff23\uff21\uff34s", "what\u00ad is\u200d it", "日本の猫", "zebra cat",
-    "x" * 101, "ΟΔΟΣ ΟΔΟΣ.", "\u0130 stop", "a_b a^b", "is is is is is is is is is is is is is is is is is is is is is is is is",
+    "x" * 101, "ΟΔΟΣ ΟΔΟΣ.", "\u0130 stop", "a_b a^b",
+    "is is is is is is is is is is is is is is is is is is is is is is is is",
 ]  # fmt: skip
 SPELLED = ["\u0120a", "\u0120cat", "s", "\u0120c\u00c3\u00b4te", "!"]  # pieces of GPT-2, after the special ones
 

@@ -17,7 +17,6 @@ from xml.etree import ElementTree
 
 import keras
 import pytest
-import yaml
 from paths import PROGRAMS, ROOT, SUPPORT
 
 ANDROID, IOS = PROGRAMS / "mobile/android", PROGRAMS / "mobile/ios"
@@ -97,6 +96,22 @@ def test_the_android_project_names_what_it_has():
     assert "android.permission.CAMERA" in {one.get(NAME) for one in manifest.iter("uses-permission")}
 
 
+def test_androids_packager_takes_the_resources(tmp_path):
+    framework = Path("/usr/share/android-framework-res/framework-res.apk")  # of Debian's android-framework-res
+    if shutil.which("aapt") is None or not framework.exists():
+        pytest.skip("the Android app's resources were not packed: there is no aapt or android-framework-res here")
+    manifest = (MAIN / "AndroidManifest.xml").read_text("utf-8")  # Gradle adds the package
+    (tmp_path / "AndroidManifest.xml").write_text(manifest.replace("<manifest ", '<manifest package="vtx.captions" '))
+    command = ["aapt", "package", "-M", tmp_path / "AndroidManifest.xml", "-S", MAIN / "res", "-I", framework]
+    run = subprocess.run([*command, "-F", tmp_path / "all.apk"], capture_output=True, text=True)
+    assert run.returncode == 0, run.stderr
+    run = subprocess.run(["aapt", "dump", "badging", tmp_path / "all.apk"], capture_output=True, text=True)
+    assert "launchable-activity: name='vtx.captions.MainActivity'" in run.stdout
+    assert "uses-implied-feature: name='android.hardware.camera'" not in run.stdout, (
+        "phones without a camera are left out"
+    )
+
+
 def test_texts_of_the_screen_take_what_the_program_gives():
     texts = {one.get("name"): one.text for one in ElementTree.parse(MAIN / "res/values/strings.xml").getroot()}
     assert texts["said"].count("%") == 2
@@ -107,6 +122,7 @@ def test_texts_of_the_screen_take_what_the_program_gives():
 
 
 def test_the_ios_project_names_what_it_has():
+    yaml = pytest.importorskip("yaml", reason="project.yml was not read: pip install pyyaml")
     project = yaml.safe_load((IOS / "App/project.yml").read_text("utf-8"))
     ((target, app),) = project["targets"].items()
     needed = [one["path"] for one in app["sources"] if not one.get("optional")]

@@ -32,7 +32,10 @@ dependencies {
     implementation(libs.camera.camera2)
     implementation(libs.camera.lifecycle)
     implementation(libs.camera.view)
+    implementation(libs.core)
     implementation(libs.exifinterface)
+    implementation(libs.lifecycle.livedata)
+    implementation(libs.lifecycle.viewmodel)
     implementation(libs.litert) // its interpreter keeps the package name org.tensorflow.lite
     testImplementation(libs.junit)
     testImplementation(libs.json) // Android's own is empty in unit tests
