@@ -221,11 +221,9 @@ def load_folder(**files: bytes) -> Callable[[Path], Any]:
 
 
 def read_config(data: bytes, folder: Path) -> Any:
-    number = int.from_bytes(data[:8].ljust(8, b"\0"), "little")
-    with contextlib.suppress(ValueError, RecursionError):  # most inputs are JSON with other values in it
-        data = mutated_json(
-            data if number % 8 == 0 else seeds_of("config.json")[0], hash(data) if not data else sum(data) ^ number
-        )
+    """Read a config: these bytes or, behind a "#", one whose values are changed as these bytes decide."""
+    if data[:1] == b"#":
+        data = mutated_json(seeds_of("config.json")[0], int.from_bytes(data))
     return load_folder(config=data)(folder)
 
 
@@ -469,7 +467,7 @@ TARGETS = {
     "picture": Target(pictures, read_picture),
     "clip": Target(clips, read_clip),
     "table": Target(lambda: [one.encode() for one in TABLES], read_table),
-    "config": Target(lambda: seeds_of("config.json"), read_config),
+    "config": Target(lambda: [*seeds_of("config.json"), *[b"#12345678"] * 7], read_config),
     "hdf5": Target(lambda: seeds_of("model.weights.h5"), lambda data, folder: load_folder(model=data)(folder)),
     "folder_vocabulary": Target(
         lambda: seeds_of("vocabulary.txt"), lambda data, folder: load_folder(vocabulary=data)(folder)
