@@ -21,6 +21,7 @@ import sys
 import tarfile
 import tempfile
 import zipfile
+import zlib
 from collections.abc import Callable, Iterator
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -371,7 +372,13 @@ def read_archive(path: str | os.PathLike, pattern: str) -> Iterator[tuple[str, b
     >>> list(read_archive(folder + "/a.whl", "images/*.png"))
     [('images/1.png', b'one')]
     """
-    path = Path(path)
+    try:
+        yield from _read_archive(Path(path), pattern)
+    except (tarfile.TarError, zipfile.BadZipFile, zlib.error, EOFError) as error:
+        raise BadArchive(f"{path} is damaged ({error}): remove it, and run again") from error
+
+
+def _read_archive(path: Path, pattern: str) -> Iterator[tuple[str, bytes]]:
     if path.suffix == ".whl":
         with zipfile.ZipFile(path) as wheel:
             for name in fnmatch.filter(wheel.namelist(), pattern):

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import functools
 import json
 import os
 import threading
+import time
 from http.server import HTTPServer, SimpleHTTPRequestHandler
 from pathlib import Path
 
@@ -17,6 +19,7 @@ from PIL import Image
 from toys import pictures, toy
 
 from vtx_keras import zoo
+from vtx_keras.cli import _predict
 from vtx_keras.cli._predict import sources
 
 pytestmark = pytest.mark.skipif(keras.backend.backend() != "tensorflow", reason="once is enough")
@@ -131,3 +134,26 @@ def test_a_file_name_may_hold_any_bytes(model, folder):
 
 def test_a_folder_is_a_clip_for_video_models(tmp_path):
     assert [one.picture for one in sources([str(tmp_path)], clips=True)] == [tmp_path]
+
+
+def test_a_server_that_sends_a_byte_at_a_time_is_left(monkeypatch):
+    class Slow(SimpleHTTPRequestHandler):
+        def do_GET(self) -> None:
+            self.send_response(200)
+            self.end_headers()
+            with contextlib.suppress(ConnectionError):
+                for _ in range(200):  # 20 s
+                    self.wfile.write(b"x")
+                    time.sleep(0.1)
+
+        def log_message(self, *about: object) -> None:
+            pass
+
+    monkeypatch.setattr(_predict, "SECONDS", 1)
+    with HTTPServer(("localhost", 0), Slow) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        start = time.monotonic()
+        with pytest.raises(OSError, match="bytes came in 1 s"):
+            _predict._download(f"http://localhost:{server.server_port}/0.png")
+        assert time.monotonic() - start < 15
+        server.shutdown()

@@ -77,3 +77,11 @@ def test_a_debian_package_of_impossible_sizes_is_refused(tmp_path, size):
     (tmp_path / "a.deb").write_bytes(b"!<arch>\n" + header + b"2.0\n")
     with pytest.raises(archives.BadArchive, match="holds no data"):
         list(archives.read_archive(tmp_path / "a.deb", "*"))
+
+
+@pytest.mark.parametrize("name", ["a.tgz", "a.whl"])
+@pytest.mark.parametrize("content", [b"", b"\x1f\x8b\x08\0" + b"x" * 100, b"PK\x05\x06" + b"x" * 30])
+def test_a_damaged_archive_is_refused_by_its_name(name, content, tmp_path):
+    (tmp_path / name).write_bytes(content)
+    with pytest.raises(archives.BadArchive, match=rf"{name} is damaged"):
+        list(archives.read_archive(tmp_path / name, "*"))

@@ -445,3 +445,15 @@ def test_links_out_of_a_folder_are_read_where_it_is_allowed(tmp_path):
     with pytest.raises(BadData, match="outside the folder of the data") as caught:
         data.from_folder(mine)
     assert "beyond" not in str(caught.value)
+
+
+@pytest.mark.skipif(os.name == "nt", reason="names of files are Unicode there")
+def test_a_name_that_is_not_utf_8_is_listed(tmp_path):
+    for name, caption in ((b"good", b"a thing"), (b"\xff\xfe", b"another")):
+        place = os.fsencode(tmp_path) + b"/" + name
+        Path(os.fsdecode(place + b".png")).write_bytes(encoded())
+        Path(os.fsdecode(place + b".txt")).write_bytes(caption)
+    with pytest.warns(UserWarning, match="1 of 2 rows"):
+        (found,) = data.from_folder(tmp_path, most_bad=0.5).encoded.as_numpy_iterator()
+    assert found["caption"] == b"a thing"
+    assert "a name that is not UTF-8: rename the file" in listed(tmp_path)[0]["reason"]

@@ -21,7 +21,7 @@ import numpy as np
 
 from vtx_keras._files import file_hash, recovered
 from vtx_keras.checkpoints.published._catalogue import CATALOGUE, tags_of
-from vtx_keras.inputs.text import can_be_piece
+from vtx_keras.inputs.text import SPECIALS, UNK, can_be_piece
 from vtx_keras.models.options import ABOUT, MODELS, did_you_mean, lookup, options_of, resolve
 
 CONFIG, WEIGHTS, VOCABULARY = "config.json", "model.weights.h5", "vocabulary.txt"
@@ -108,9 +108,10 @@ def read_config(folder: Path) -> dict:
         pieces = (folder / VOCABULARY).read_text(encoding="utf-8").removesuffix("\n").split("\n")
     except UnicodeDecodeError as error:
         raise BadWeights(f"{folder / VOCABULARY} is not UTF-8: {error}. Copy the folder again.") from error
-    if not config.get("rule") and not all(map(can_be_piece, pieces)):
-        number = list(map(can_be_piece, pieces)).index(False) + 1
-        raise BadWeights(f"{folder / VOCABULARY}, line {number}, is no piece of a text. Copy the folder again.")
+    if not config.get("rule") and not (SPECIALS[UNK] in pieces and all(map(can_be_piece, pieces))):
+        lines = [number for number, piece in enumerate(pieces, start=1) if not can_be_piece(piece)]
+        what = f"line {lines[0]}, is no piece of a text" if lines else f"has no {SPECIALS[UNK]}"
+        raise BadWeights(f"{folder / VOCABULARY} {what}. Copy the folder again.")
     config["vocabulary"] = [config.get("lines", {}).get(str(i), piece) for i, piece in enumerate(pieces)]
     return config
 

@@ -95,8 +95,13 @@ def _download(address: str) -> bytes:
 
     address = urllib.parse.quote(address, safe="%/:=&?~#+!$,;'@()*[]")  # spaces and accents are allowed
     request = urllib.request.Request(address, headers={"User-Agent": "vtx"})
+    until, data = time.monotonic() + SECONDS, b""
     with urllib.request.urlopen(request, timeout=SECONDS) as answer:
-        return answer.read(MOST_BYTES + 1)
+        while len(data) <= MOST_BYTES and (part := answer.read1(1 << 20)):  # a server may send a byte at a time
+            data += part
+            if time.monotonic() > until:
+                raise OSError(f"{len(data):,d} bytes came in {SECONDS} s: fetch it, and give the file")
+    return data
 
 
 AT_ONCE = 32  # images in memory

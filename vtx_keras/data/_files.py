@@ -348,8 +348,8 @@ def _verdicts(rows: Sequence[dict]) -> list[tuple[str, bytes]]:
 
 
 def _image_verdict(path: str) -> tuple[str, bytes]:
-    if not path:
-        return "no path", b""
+    if not path or path != path.encode("utf-8", "replace").decode():
+        return "a name that is not UTF-8: rename the file" if path else "no path", b""
     try:
         return "", _digest(media.read(path))
     except (media.BadPicture, OSError) as error:
@@ -377,7 +377,7 @@ def _write_bad_rows(bad: list[dict], listing: Path) -> None:
     if not bad:
         return
     try:
-        with whole(listing) as part, part.open("w", newline="", encoding="utf-8") as file:
+        with whole(listing) as part, part.open("w", newline="", encoding="utf-8", errors="replace") as file:
             writer = csv.writer(file)
             writer.writerow(["row", "path", "reason"])
             writer.writerows([row["row"], row["path"], row["reason"]] for row in bad)

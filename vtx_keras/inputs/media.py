@@ -393,8 +393,7 @@ def _from_image(image: Image.Image, pixel_limit: int) -> Image.Image:
     elif image.mode in ("I", "F"):
         raise BadPicture("32 bits per pixel, of unknown range: expected 8 or 16. Scale it to 0-255")
     elif image.has_transparency_data:
-        image = image.convert("RGBA")
-        white = Image.new("RGB", image.size, "white")
-        white.paste(image, mask=image.getchannel("A"))
-        image = white
-    return (image if turn is None else image.transpose(turn)).convert("RGB")
+        clear, image = image.convert("RGBA"), Image.new("RGB", image.size, "white")
+        image.paste(clear, mask=clear.getchannel("A"))
+    image = image if turn is None else image.transpose(turn)
+    return image if image.mode == "RGB" else image.convert("RGB")  # which would copy

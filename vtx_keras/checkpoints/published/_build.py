@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from vtx_keras.checkpoints._folder import CONFIG, BadWeights
+from vtx_keras.checkpoints._folder import CONFIG, MOST_JSON, BadWeights
 from vtx_keras.checkpoints.published._catalogue import CATALOGUE
 from vtx_keras.models.decode import whole_number
 from vtx_keras.models.options import did_you_mean, lookup, resolve
@@ -57,9 +57,10 @@ def is_published(weights: Any) -> bool:
 
 def is_transformers(folder: Path) -> bool:
     """Return whether a folder has a config.json of transformers."""
+    path = folder / CONFIG
     try:
-        config = json.loads((folder / CONFIG).read_text(encoding="utf-8-sig"))
-    except (OSError, ValueError):
+        config = json.loads(path.read_text(encoding="utf-8-sig")) if path.stat().st_size <= MOST_JSON else None
+    except (OSError, ValueError, RecursionError):
         return False
     return isinstance(config, dict) and "model_type" in config
 
