@@ -235,10 +235,9 @@ def cache() -> Path:
 
 def version_of(package: str) -> str | None:
     """Return the installed version of a package, or None."""
-    try:
+    with contextlib.suppress(PackageNotFoundError):
         return version(package)
-    except PackageNotFoundError:
-        return None
+    return None
 
 
 @functools.cache
@@ -265,11 +264,8 @@ def progress(what: str, total: int | None = None) -> Iterator[Callable[[int], No
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     bar = Progress(*columns, console=error_console(), transient=True)
     task = bar.add_task(what, total=total)
-    try:
+    with contextlib.suppress(LiveError):  # inside another bar, which stays
         bar.start()
-    except LiveError:  # inside another bar, which stays
-        yield lambda done: None
-        return
     try:
         yield lambda done: bar.update(task, completed=done)
     finally:
@@ -372,25 +368,22 @@ def read_archive(path: str | os.PathLike, pattern: str) -> Iterator[tuple[str, b
     >>> list(read_archive(folder + "/a.whl", "images/*.png"))
     [('images/1.png', b'one')]
     """
+    path = Path(path)
     try:
-        yield from _read_archive(Path(path), pattern)
+        if path.suffix == ".whl":
+            with zipfile.ZipFile(path) as wheel:
+                for name in fnmatch.filter(wheel.namelist(), pattern):
+                    yield name, wheel.read(name)
+            return
+        source = io.BytesIO(_deb_data(path)) if path.suffix == ".deb" else path.open("rb")
+        with source, tarfile.open(fileobj=source, mode="r|*") as tar:  # as a stream: nothing is read twice
+            for member in tar:
+                if member.isfile() and fnmatch.fnmatchcase(member.name, pattern):
+                    content = tar.extractfile(member)
+                    assert content is not None  # None only for members that are not files
+                    yield member.name, content.read()
     except (tarfile.TarError, zipfile.BadZipFile, zlib.error, EOFError) as error:
         raise BadArchive(f"{path} is damaged ({error}): remove it, and run again") from error
-
-
-def _read_archive(path: Path, pattern: str) -> Iterator[tuple[str, bytes]]:
-    if path.suffix == ".whl":
-        with zipfile.ZipFile(path) as wheel:
-            for name in fnmatch.filter(wheel.namelist(), pattern):
-                yield name, wheel.read(name)
-        return
-    source = io.BytesIO(_deb_data(path)) if path.suffix == ".deb" else path.open("rb")
-    with source, tarfile.open(fileobj=source, mode="r|*") as tar:  # as a stream: nothing is read twice
-        for member in tar:
-            if member.isfile() and fnmatch.fnmatchcase(member.name, pattern):
-                content = tar.extractfile(member)
-                assert content is not None  # None only for members that are not files
-                yield member.name, content.read()
 
 
 def _deb_data(path: Path) -> bytes:
