@@ -7,6 +7,7 @@
 from __future__ import annotations
 
 import difflib
+import importlib.metadata
 import json
 import re
 from collections.abc import Callable, Iterable, Mapping
@@ -372,7 +373,13 @@ MODELS = {
 
 
 def lookup(name: str) -> Entry:
-    """Return the entry of a name, or raise an error that suggests a close one."""
+    """Return the entry of a name, or raise an error that suggests a close one.
+
+    A name that is not known may be that of an installed package: its entry points in the group "vtx_keras" are loaded.
+    """
+    if name not in MODELS:
+        for plugin in importlib.metadata.entry_points(group="vtx_keras"):
+            plugin.load()
     if name not in MODELS:
         if name in ("co_attn_captioner", "co_attn_video_captioner"):
             raise ValueError(f"there is no {name!r}: {CO_ATTN_NEEDS_THE_WHOLE_TEXT}")
