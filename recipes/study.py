@@ -43,10 +43,13 @@ def main() -> None:
     parser.add_argument("--search", default="random", choices=("random", "bayesian"))
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--out", default="runs/study", type=Path)
+    parser.add_argument("--allow-outside", action="store_true", help="read pictures outside the table's folder")
     args = parser.parse_args()
 
     same_as_before(args)
-    examples, held_out = data.named(args.data, "train"), data.named(args.data, "validation")
+    examples, held_out = (
+        data.named(args.data, split, allow_outside=args.allow_outside) for split in ("train", "validation")
+    )
     captions = examples.encoded.map(lambda row: row["caption"]).as_numpy_iterator()
     words = text.learn([one for caption in captions for one in as_texts(caption)])
     tuner = tuner_of(args, lambda values, folder: tried(values, folder, args, examples, held_out, words))
@@ -59,7 +62,7 @@ def main() -> None:
 
 def same_as_before(args: argparse.Namespace) -> None:
     """Write the study's settings into its folder, or raise an error if the folder holds another study."""
-    settings = {name: value for name, value in vars(args).items() if name not in ("trials", "out")}
+    settings = {name: value for name, value in vars(args).items() if name not in ("trials", "out", "allow_outside")}
     path = args.out / "study.json"
     if not path.is_file():
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -163,6 +166,7 @@ def command(row: dict[str, Any], args: argparse.Namespace) -> str:
     words += [part for name, value in options.items() for part in ("--set", f"{name}={value}")]
     words += ["--freeze", "image", "--vocabulary", "train", "--learning-rate", row["learning_rate"]]
     words += ["--batch-size", args.batch_size, "--epochs", args.epochs, "--seed", args.seed]
+    words += ["--allow-outside"] if getattr(args, "allow_outside", False) else []
     return shlex.join(str(word) for word in words)
 
 

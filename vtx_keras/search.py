@@ -231,10 +231,11 @@ class Index:
             for start in range(0, len(self), BLOCK):
                 rows = self.vectors[start : start + BLOCK]
                 for at in range(start, len(self), ROWS_AT_ONCE):
-                    near = np.argwhere(rows @ self.vectors[at : at + ROWS_AT_ONCE].T > alike)
-                    for one, other in near[near[:, 0] + start < near[:, 1] + at]:
-                        first, second = group[one + start], group[other + at]
-                        group[group == max(first, second)] = min(first, second)
+                    near = rows @ self.vectors[at : at + ROWS_AT_ONCE].T > alike
+                    for one in np.flatnonzero(near.any(axis=1)):
+                        groups = np.unique([group[start + one], *group[at + np.flatnonzero(near[one])]])
+                        if len(groups) > 1:
+                            group[np.isin(group, groups)] = groups[0]
                 told(min(len(self), start + BLOCK))
         found: dict[int, list[str]] = {}
         for number, path in zip(group, self._paths, strict=True):

@@ -42,7 +42,7 @@ def folder(tmp_path_factory) -> Path:
         place.mkdir(exist_ok=True)
         Image.fromarray(random.integers(0, 256, (32, 32, 3), "uint8")).save(place / f"{number}.png")
     for number in range(BAD):
-        (home / f"bad {number}.jpg").write_bytes(b"no picture" * number)
+        (home / f"bad\u2028{number}.jpg").write_bytes(b"no picture" * number)
     (home / "notes.txt").write_text("not a picture")
     return home
 
@@ -59,7 +59,7 @@ def as_dict(out) -> dict[str, str]:
     results = {row["picture"]: row["result"] for row in found if "result" in row}
     errors = {row["picture"] for row in found if "error" in row}
     assert len(found) == len(results) + len(errors) == COUNT
-    assert {Path(name).name for name in errors} == {f"bad {number}.jpg" for number in range(BAD)}
+    assert {Path(name).name for name in errors} == {f"bad\u2028{number}.jpg" for number in range(BAD)}
     return results
 
 
@@ -111,17 +111,75 @@ def test_a_killed_run_goes_on_with_what_is_left(captioner, folder, expected, tmp
     command = [sys.executable, "-c", script, captioner, str(folder), str(tmp_path / "out")]
     with subprocess.Popen(command, stdout=subprocess.PIPE) as first:
         try:
-            while first.poll() is None and len(list((tmp_path / "out").glob("part-*"))) < 5:
+            while first.poll() is None and len(list((tmp_path / "out").glob("*part-*"))) < 5:
                 time.sleep(0.002)
         finally:
             os.kill(first.pid, signal.SIGKILL)
-    kept = {path.name: path.stat().st_mtime_ns for path in (tmp_path / "out").glob("part-*")}
+    kept = {path.name: path.stat().st_mtime_ns for path in (tmp_path / "out").glob("*part-*")}
     assert 5 <= len(kept) <= COUNT
-    (tmp_path / "out" / "bad-00000000000000aa.jsonl").write_text('{"picture": "lost", "error": "why"}\n')
+    (tmp_path / "out" / "_bad-00000000000000aa.jsonl").write_text('{"picture": "lost", "error": "why"}\n')
     done = batch.run(batch.work(captioner), [folder], tmp_path / "out", per_part=2)
     assert done == {"pictures": COUNT, "new": COUNT - len(kept), "bad": BAD}
     assert as_dict(tmp_path / "out") == expected
     assert {name: (tmp_path / "out" / name).stat().st_mtime_ns for name in kept} == kept
+
+
+def test_workers_end_with_a_run_that_is_killed(captioner, folder, tmp_path):
+    script = (
+        "import sys; from vtx_keras import batch\n"
+        "if __name__ == '__main__':\n"
+        "    batch.run(batch.work(sys.argv[1]), [sys.argv[2]], sys.argv[3], per_part=1, workers=2)"
+    )
+    (tmp_path / "run.py").write_text(script)
+    command = [sys.executable, str(tmp_path / "run.py"), captioner, str(folder), str(tmp_path / "out")]
+    with subprocess.Popen(command, stderr=subprocess.DEVNULL) as first:
+        try:
+            while first.poll() is None and len(list((tmp_path / "out").glob("*part-*"))) < 2:
+                time.sleep(0.002)
+            workers = [
+                int(path.parent.name) for path in Path("/proc").glob("[0-9]*/stat") if _parent(path) == first.pid
+            ]
+        finally:
+            os.kill(first.pid, signal.SIGKILL)
+    assert len(workers) >= 2 or not Path("/proc").is_dir()
+    for _ in range(500):
+        if not any(Path(f"/proc/{worker}").exists() for worker in workers):
+            break
+        time.sleep(0.02)
+    assert not [worker for worker in workers if Path(f"/proc/{worker}").exists()]
+    batch.run(batch.work(captioner), [folder], tmp_path / "out")
+    as_dict(tmp_path / "out")
+
+
+def _parent(stat: Path) -> int:
+    try:
+        return int(stat.read_text().rpartition(")")[2].split()[1])
+    except (OSError, ValueError, IndexError):
+        return 0
+
+
+def test_a_first_command_that_fails_claims_no_folder(folder, tmp_path):
+    model = str(zoo.save(toy("gated_vqa"), tmp_path / "vqa.keras"))
+    given = ["predict", model, folder, "--runner", "here", "--out", tmp_path / "out"]
+    for wrong, words in (([], "give it with --text"), (["--text", "w1", "--beams", 3], "writes no captions")):
+        run = toys.vtx(*given, *wrong)
+        assert run.exit_code == 2
+        assert words in run.stderr
+    assert toys.vtx(*given, "--text", "w1 w2").exit_code == 1
+    assert set(as_dict(tmp_path / "out").values()) <= set(toys.ANSWERS)
+
+
+def test_models_of_clips_are_refused(folder, tmp_path):
+    work = batch.work(str(zoo.save(toy("gated_video_captioner"), tmp_path / "clips.keras")))
+    with pytest.raises(ValueError, match="reads clips"):
+        batch.run(work, [folder], tmp_path / "out")
+
+
+def test_a_parquet_folder_is_one_table(captioner, folder, expected, tmp_path):
+    parquet = pytest.importorskip("pyarrow.parquet")
+    batch.run(batch.work(captioner), [folder], tmp_path / "out", form="parquet", per_part=1)
+    rows = parquet.read_table(tmp_path / "out").to_pylist()
+    assert {row["picture"]: row["result"] for row in rows} == expected
 
 
 def test_a_folder_keeps_one_work(captioner, folder, tmp_path):

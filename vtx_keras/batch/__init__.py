@@ -7,7 +7,7 @@ for row in batch.rows("captions"):                              # {"picture": "�
     ...
 
 The folder that is written has a part for some hundred pictures, whole or absent. A run that was killed goes on with the
-pictures that no part names, on whatever runner. Those that cannot be used are in `bad-….jsonl`, with the reason.
+pictures that no part names, on whatever runner. Those that cannot be used are in `_bad-….jsonl`, with the reason.
 """
 
 import importlib

@@ -25,7 +25,7 @@ BEAM = {
     "dataflow": "DataflowRunner",
 }  # fmt: skip
 RUNNERS = ("here", *BEAM, "spark", "ray")
-ABOUT = "job.json"
+ABOUT = "_job.json"  # what begins so is not read with the parts by Arrow and Spark
 
 
 def run(
@@ -63,24 +63,26 @@ def run(
             f"{', '.join(RUNNERS)}, one of {', '.join(FORMS)}, and at least 1"
         )
     job = Job(work, os.fspath(out) if "://" in os.fspath(out) else str(Path(out).absolute()), form)
+    if form == "parquet":
+        _arrow()  # now, not after the first part
     with contextlib.ExitStack() as held:
         if "://" not in job.out and not held.enter_context(alone(Path(job.out))):
             raise ValueError(f"another process writes to {out}: wait for it, or choose another folder")
         _check_same(job)
-        wanted, done = pictures_of(pictures), {row["picture"] for row in _written(job, ("picture",))}
+        wanted, done = pictures_of(pictures), {row["picture"] for row in _written(job, ())}
         left = [name for name in wanted if _text(name) not in done]
         per_part = per_part or min(PER_PART, max(AT_ONCE, -(-len(left) // (PARTS_EACH * workers))))
         parts = [left[at : at + per_part] for at in range(0, len(left), per_part)]
         if parts:
             engine = {"here": _here, "spark": _spark, "ray": _ray}.get(runner) or functools.partial(_beam, runner)
             engine(job, parts, workers, options)
-        bad = sum("error" in row for row in _written(job, ("picture", "error")))
+        bad = sum("error" in row for row in _written(job, ("error",)))
     return {"pictures": len(done) + len(left), "new": len(left), "bad": bad}
 
 
 def rows(out: str | os.PathLike) -> Iterator[dict[str, Any]]:
     """Yield what a folder has: {"picture": …, "result": …}, or "error" instead of "result", in no particular order."""
-    yield from _written(Job(Work("", lambda: list), os.fspath(out), ""), ("picture", "result", "error"))
+    yield from _written(Job(Work("", lambda: list), os.fspath(out), ""), ("result", "error"))
 
 
 # --- a part: what one worker does at a time
@@ -112,8 +114,9 @@ def do_part(job: Job, names: list[str]) -> int:
     key = hashlib.sha256(json.dumps([job.work.name, names]).encode()).hexdigest()[:16]
     good, bad = ([row for row in done if name in row] for name in ("result", "error"))
     if bad:
-        _put(f"{job.out}/bad-{key}.jsonl", _lines(bad))
-    _put(f"{job.out}/part-{key}.{job.form}", _lines(good) if job.form == "jsonl" else _table(good))
+        _put(f"{job.out}/_bad-{key}.jsonl", _lines(bad))
+    empty = "" if good else "_"  # a table without rows would have another type than the others
+    _put(f"{job.out}/{empty}part-{key}.{job.form}", _lines(good) if job.form == "jsonl" or not good else _table(good))
     return len(names)
 
 
@@ -181,27 +184,31 @@ def _check_same(job: Job) -> None:
     names = [name for name in _names_in(job.out) if name[0] != "."]
     if ABOUT in names:
         found = json.loads(_get(f"{job.out}/{ABOUT}"))
-        if found != about:
+        if found != about and any("part-" in name for name in names):
             raise ValueError(f"{job.out} holds results of {found}, not of {about}: choose another folder")
     elif names:
         raise ValueError(f"{job.out} holds something else ({min(names)}): choose another folder")
-    else:
-        if "://" in job.out:
-            remote(job.out).makedirs(job.out, exist_ok=True)
-        _put(f"{job.out}/{ABOUT}", json.dumps(about, indent=1, ensure_ascii=False).encode())
+    if "://" in job.out:
+        remote(job.out).makedirs(job.out, exist_ok=True)
+    _put(f"{job.out}/{ABOUT}", json.dumps(about, indent=1, ensure_ascii=False).encode())
 
 
 def _written(job: Job, fields: Sequence[str]) -> Iterator[dict[str, Any]]:
-    """Yield the rows of the parts that are whole; remove what killed workers left, whose pictures are done again."""
-    names = _names_in(job.out)
-    parts = {match[1]: name for name in names if (match := re.fullmatch(r"part-(\w+)\.(jsonl|parquet)", name))}
+    """Yield the rows of the parts that are whole; remove what killed workers left, whose pictures are done again.
+
+    A picture is yielded once, even if a worker that outlived its run wrote it beside another.
+    """
+    names, seen = _names_in(job.out), set[str]()
+    parts = {match[1]: name for name in names if (match := re.fullmatch(r"_?part-(\w+)\.(jsonl|parquet)", name))}
     for key, name in parts.items():
-        yield from _read(f"{job.out}/{name}", fields)
-        if f"bad-{key}.jsonl" in names:
-            yield from _read(f"{job.out}/bad-{key}.jsonl", fields)
+        for each in [name] * (name[0] != "_") + [f"_bad-{key}.jsonl"] * (f"_bad-{key}.jsonl" in names):
+            for row in _read(f"{job.out}/{each}", ("picture", *fields)):
+                if row["picture"] not in seen:
+                    seen.add(row["picture"])
+                    yield row
     if job.form:  # a run's; readers change nothing
         for name in names:
-            if (match := re.fullmatch(r"bad-(\w+)\.jsonl", name)) and match[1] not in parts:
+            if (match := re.fullmatch(r"_bad-(\w+)\.jsonl", name)) and match[1] not in parts:
                 remote(job.out).rm_file(f"{job.out}/{name}") if "://" in job.out else os.remove(f"{job.out}/{name}")
 
 
@@ -210,7 +217,7 @@ def _read(path: str, fields: Sequence[str]) -> list[dict[str, Any]]:
         if path.endswith(".parquet"):
             table = _arrow()[1].ParquetFile(io.BytesIO(_get(path)))
             return table.read([name for name in fields if name in table.schema_arrow.names]).to_pylist()
-        lines = [json.loads(line) for line in _get(path).decode().splitlines()]
+        lines = [json.loads(line) for line in _get(path).splitlines()]
     except ImportError:
         raise
     except Exception as error:  # pyarrow's and JSON's; a disk that was full or lost power
@@ -251,10 +258,21 @@ def _counts(job: Job, parts: list[list[str]], workers: int) -> Iterator[int]:
 
 
 def _share_cores(workers: int) -> None:
-    """Give a worker its share of the cores, before it loads what computes."""
+    """Give a worker its share of the cores, before it loads what computes, and let it end with its parent."""
     each = str(max(1, (os.cpu_count() or 1) // workers))
     for name in ("OMP_NUM_THREADS", "TF_NUM_INTRAOP_THREADS", "TF_NUM_INTEROP_THREADS"):
         os.environ.setdefault(name, each)
+    threading.Thread(target=_end_with_the_parent, daemon=True).start()
+
+
+def _end_with_the_parent() -> None:
+    """End a worker whose parent was killed: the next run would otherwise work on the same pictures beside it."""
+    import multiprocessing
+
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+        parent.join()
+        os._exit(1)
 
 
 def _beam(runner: str, job: Job, parts: list[list[str]], workers: int, options: Sequence[str]) -> None:

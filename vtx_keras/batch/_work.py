@@ -34,11 +34,14 @@ def work(model: str, weights: str = "default", text: str | None = None, **settin
     'cross_attn_captioner {"beams": 2} '
     """
     from vtx_keras._files import file_hash
+    from vtx_keras.models.options import MODELS
 
     files = stored(model, weights)
     if files is None:
         raise ValueError(f"{model} with weights {weights} is not here: expected a name of the zoo, or a saved model")
-    model, weights = (os.path.abspath(one) if os.path.exists(one) else one for one in (model, weights))
+    model, weights = (
+        os.path.abspath(one) if os.path.exists(one) and one not in MODELS else one for one in (model, weights)
+    )
     asked = settings if text is None else {"text": text, **settings}
     name = f"{os.path.basename(model)} {json.dumps(asked, sort_keys=True)} ({file_hash(files[0])[:16]})"
     return Work(name, functools.partial(_load, model, weights, text, settings))
@@ -70,7 +73,14 @@ def stored(model: str, weights: str) -> tuple[Path, Path] | None:
 def _load(model: str, weights: str, text: str | None, settings: dict[str, Any]) -> Callable[[list], Iterable]:
     from vtx_keras import zoo
 
-    return does(zoo.named(model, weights), text, settings)
+    return does(pictures_only(zoo.named(model, weights)), text, settings)
+
+
+def pictures_only(network: Any) -> Any:
+    """Return a model of pictures; refuse one of clips, whose frames are files of their own."""
+    if len(network.image_shape) == 4:
+        raise ValueError(f"{network.spec['name']} reads clips, and this works on files that are pictures each")
+    return network
 
 
 def does(network: Any, text: str | None, settings: dict[str, Any]) -> Callable[[list], Iterable]:

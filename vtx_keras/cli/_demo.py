@@ -192,7 +192,8 @@ def _answered(network: Any, picture: bytes, asked: dict[str, str]) -> Iterator[d
 
     from vtx_keras import explain
     from vtx_keras.batch._work import outcomes
-    from vtx_keras.cli._predict import answering, as_words
+    from vtx_keras.cli._predict import as_words
+    from vtx_keras.cli._runtime import answering
     from vtx_keras.models._drawing import Generator
     from vtx_keras.models._methods import Captioner
 

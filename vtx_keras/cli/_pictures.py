@@ -185,7 +185,7 @@ def explain(
 @click.argument("pictures", type=click.Path(path_type=Path))
 @click.argument("query", required=False)
 @click.option("--like", type=click.Path(path_type=Path), help="A picture that the found ones should be like.")
-@click.option("--duplicates", is_flag=True, help="Show groups of pictures that are nearly the same.")
+@click.option("--duplicates", is_flag=True, help="Show all groups of pictures that are nearly the same.")
 @click.option("--model", default="retriever", show_default=True, help="A name of the zoo, or a saved retriever.")
 @click.option("--weights", default="default", show_default=True, help="A released tag, or a weights folder.")
 @click.option("--runtime", type=click.Choice(["keras", "litert"]), help="What computes, as for vtx predict.")
@@ -236,13 +236,18 @@ def search(
         if not counts["pictures"]:
             raise ValueError(f"{pictures} holds no picture that can be read")
         if duplicates:
-            hits = [Hit(first, 1.0, tuple(others)) for first, *others in found.duplicates()]
-            click.echo(f"vtx: {len(hits):,} groups of pictures that are nearly the same", err=True)
+            groups = found.duplicates()
+            click.echo(f"vtx: {len(groups):,} groups of pictures that are nearly the same", err=True)
+            hits = [Hit(first, 1.0, tuple(others)) for first, *others in groups]
         else:
             hits = found.find(query, like=like, count=count) if query or like else []
     if out:
         _sheet(out, query, like, hits)
         click.echo(str(out))
+    elif duplicates:
+        for hit in hits:
+            paths = [hit.path, *hit.alike]
+            click.echo(json.dumps({"alike": paths}, ensure_ascii=False) if as_json else "\n".join([*paths, ""]))
     elif as_json:
         for hit in hits:
             click.echo(json.dumps({"picture": hit.path, "score": hit.score, "alike": hit.alike}, ensure_ascii=False))

@@ -18,8 +18,8 @@ from typing import Any, NamedTuple
 import click
 
 from vtx_keras.batch._run import RUNNERS
-from vtx_keras.batch._work import does, outcomes
-from vtx_keras.cli._console import USUAL, quiet, reporting_errors
+from vtx_keras.batch._work import outcomes
+from vtx_keras.cli._console import quiet, reporting_errors
 
 MOST_BYTES = 64_000_000  # largest image that is fetched or piped
 SECONDS = 30  # to wait for a server
@@ -180,8 +180,14 @@ def predict(
         from vtx_keras.cli._runtime import wanted, work_of
 
         settings = {"prompt": prompt, "beams": beams, "max_length": max_length}
-        light = wanted(model, weights, settings, runtime)
+        named = Path(model).suffix.lower() in (".tflite", ".onnx")
+        # A file that happens to be kept answers one call, but not a run that goes on tomorrow, or elsewhere.
+        light = wanted(model, weights, settings, runtime or ("keras" if runner and not named else None))
         if runner:
+            if as_json or (out and out.suffix.lower() in FORMS):
+                raise ValueError(
+                    "--runner writes JSON lines or Parquet to a folder: leave out --json, and the suffix of --out"
+                )
             how = {"runner": runner, "workers": workers, "form": "parquet" if parquet else "jsonl", "options": options}
             sys.exit(_many(work_of(light, model, weights, question, settings), pictures, out, how))
         if parquet or options or workers > 1:
@@ -225,6 +231,7 @@ def _by_keras(
         from keras import ops
 
         from vtx_keras import zoo
+        from vtx_keras.cli._runtime import answering
         from vtx_keras.models._base import EAGER_IMAGES, eager_is_faster
 
         ops.zeros(1)  # initialises the devices, which logs
@@ -234,23 +241,6 @@ def _by_keras(
     first = list(islice(inputs, EAGER_IMAGES + 1))
     network.run_eagerly = eager_is_faster(len(first))
     return run, network.image_shape, chain(first, inputs)
-
-
-def answering(network: Any, name: str, question: str | None, settings: dict[str, Any]) -> Callable[[list], Iterable]:
-    """Return a function from images to the model's result for each."""
-    from vtx_keras.models._drawing import Generator
-    from vtx_keras.models._methods import Captioner
-
-    if isinstance(network, Generator):
-        raise ValueError(f'{name} reads no pictures, but draws them: vtx draw {name} "words"')
-    if isinstance(network, Captioner):
-        if question is not None:
-            raise ValueError(f"{name} writes captions: --text is for models that read a text; use --prompt")
-    elif settings != USUAL:
-        raise ValueError(f"{name} writes no captions: leave out --prompt, --beams and --max-length")
-    elif question is None:
-        raise ValueError(f"{name} reads a text beside the picture: give it with --text")
-    return does(network, question, settings)
 
 
 def predictions(run: Callable[[list], Iterable], inputs: Iterable[Source]) -> Iterator[dict[str, Any]]:

@@ -24,7 +24,7 @@ import click
 import numpy as np
 
 from vtx_keras._files import cache, file_hash, version_of
-from vtx_keras.batch._work import Work, stored
+from vtx_keras.batch._work import Work, does, pictures_only, stored
 from vtx_keras.cli._console import USUAL, quiet
 from vtx_keras.inputs import media
 from vtx_keras.inputs.text import Vocabulary, spelling_of
@@ -191,13 +191,39 @@ def work_of(light: Light | None, model: str, weights: str, question: str | None,
         return Work(name, functools.partial(by_file, light.path.absolute(), question))
     asked = {name: value for name, value in settings.items() if value != USUAL[name]}
     work = batch.work(model, weights, question, **asked)
-    return work._replace(load=functools.partial(_quietly, work.load))
+    return work._replace(load=functools.partial(_by_keras, model, weights, question, settings))
 
 
-def _quietly(load: Callable[[], Callable]) -> Callable[[list], Iterable]:
-    """Load what a worker does, without the log of TensorFlow's start."""
+def _by_keras(model: str, weights: str, question: str | None, settings: dict[str, Any]) -> Callable[[list], Iterable]:
+    """Load what a worker does, without the log of TensorFlow's start; of a retriever without a text, vectors."""
     with quiet():
-        return load()
+        from keras import ops
+
+        from vtx_keras import zoo
+        from vtx_keras.models._methods import Retriever
+
+        ops.zeros(1)
+    network = pictures_only(zoo.named(model, weights))
+    if isinstance(network, Retriever) and question is None:
+        return does(network, None, {})
+    return answering(network, model, question, settings)
+
+
+def answering(network: Any, name: str, question: str | None, settings: dict[str, Any]) -> Callable[[list], Iterable]:
+    """Return a function from images to the model's result for each."""
+    from vtx_keras.models._drawing import Generator
+    from vtx_keras.models._methods import Captioner
+
+    if isinstance(network, Generator):
+        raise ValueError(f'{name} reads no pictures, but draws them: vtx draw {name} "words"')
+    if isinstance(network, Captioner):
+        if question is not None:
+            raise ValueError(f"{name} writes captions: --text is for models that read a text; use --prompt")
+    elif settings != USUAL:
+        raise ValueError(f"{name} writes no captions: leave out --prompt, --beams and --max-length")
+    elif question is None:
+        raise ValueError(f"{name} reads a text beside the picture: give it with --text")
+    return does(network, question, settings)
 
 
 def by_file(path: Path, question: str | None) -> Callable[[list], Iterable]:

@@ -208,13 +208,13 @@ def extended(vocabulary: Sequence[str], texts: Iterable[str | bytes], least: int
     return tuple(dict.fromkeys([*vocabulary, *(word for word, count in counts.most_common() if count >= least)]))
 
 
-@functools.lru_cache(maxsize=8)
 def can_be_piece(piece: str) -> bool:
     """Return whether a piece can be cut off a text: no lone surrogate, no zero, at most as long as TensorFlow takes."""
     encoded = piece.encode("utf-8", "replace")
     return piece == encoded.decode() and b"\0" not in encoded and len(encoded) <= 250
 
 
+@functools.lru_cache(maxsize=8)
 def tokenizer(vocabulary: tuple[str, ...]) -> Any:
     """Return the KerasHub WordPieceTokenizer of these pieces, for texts from `normalize`.
 
