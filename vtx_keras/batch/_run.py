@@ -9,6 +9,7 @@ import io
 import json
 import os
 import re
+import signal
 import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
@@ -272,7 +273,7 @@ def _end_with_the_parent() -> None:
     parent = multiprocessing.parent_process()
     if parent is not None:
         parent.join()
-        os._exit(1)
+        os.kill(os.getpid(), signal.SIGTERM)
 
 
 def _beam(runner: str, job: Job, parts: list[list[str]], workers: int, options: Sequence[str]) -> None:
