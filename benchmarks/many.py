@@ -82,11 +82,11 @@ def main() -> None:
                 command(folder, out, runner, 2, "keras"), stderr=subprocess.DEVNULL, start_new_session=True
             ) as first:
                 try:
-                    while first.poll() is None and len(list(out.glob("*part-*"))) < 3:
+                    while first.poll() is None and len(list(out.glob("part-*"))) < 3:
                         time.sleep(0.01)
                 finally:
                     os.killpg(first.pid, signal.SIGKILL)
-            kept = len(list(out.glob("*part-*")))
+            kept = len(list(out.glob("part-*")))
             again = subprocess.run(command(folder, out, runner, 2, "keras"), capture_output=True, text=True)
             new = int(re.search(r"([\d,]+) new", again.stderr)[1].replace(",", ""))
             rows.append({"runner": runner, "workers": 2, "runtime": "keras", "killed_after_parts": kept,

@@ -63,6 +63,11 @@ def as_dict(out) -> dict[str, str]:
     return results
 
 
+def parts_in(out: Path) -> list[Path]:
+    """The parts that are whole: a killed writer leaves a hidden file."""
+    return [*out.glob("part-*"), *out.glob("_part-*")]
+
+
 def test_every_picture_is_captioned_once_and_bad_ones_are_told_apart(captioner, folder, expected, tmp_path):
     work = batch.work(captioner)
     assert batch.run(work, [folder], tmp_path / "out", per_part=4) == {"pictures": COUNT, "new": COUNT, "bad": BAD}
@@ -111,11 +116,11 @@ def test_a_killed_run_goes_on_with_what_is_left(captioner, folder, expected, tmp
     command = [sys.executable, "-c", script, captioner, str(folder), str(tmp_path / "out")]
     with subprocess.Popen(command, stdout=subprocess.PIPE) as first:
         try:
-            while first.poll() is None and len(list((tmp_path / "out").glob("*part-*"))) < 5:
+            while first.poll() is None and len(parts_in(tmp_path / "out")) < 5:
                 time.sleep(0.002)
         finally:
             os.kill(first.pid, signal.SIGKILL)
-    kept = {path.name: path.stat().st_mtime_ns for path in (tmp_path / "out").glob("*part-*")}
+    kept = {path.name: path.stat().st_mtime_ns for path in parts_in(tmp_path / "out")}
     assert 5 <= len(kept) <= COUNT
     (tmp_path / "out" / "_bad-00000000000000aa.jsonl").write_text('{"picture": "lost", "error": "why"}\n')
     done = batch.run(batch.work(captioner), [folder], tmp_path / "out", per_part=2)
@@ -134,7 +139,7 @@ def test_workers_end_with_a_run_that_is_killed(captioner, folder, tmp_path):
     command = [sys.executable, str(tmp_path / "run.py"), captioner, str(folder), str(tmp_path / "out")]
     with subprocess.Popen(command, stderr=subprocess.DEVNULL) as first:
         try:
-            while first.poll() is None and len(list((tmp_path / "out").glob("*part-*"))) < 2:
+            while first.poll() is None and len(parts_in(tmp_path / "out")) < 2:
                 time.sleep(0.002)
             workers = [
                 int(path.parent.name) for path in Path("/proc").glob("[0-9]*/stat") if _parent(path) == first.pid
