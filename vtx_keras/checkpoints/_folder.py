@@ -91,7 +91,7 @@ def read_config(folder: Path) -> dict:
     """Read the config of a weights folder, after checking the hash of every file."""
     config = parse_config(folder / CONFIG)
     for key, kind in KINDS.items():
-        if not isinstance(config.get(key, {} if key == "lines" else None), kind):
+        if not isinstance(config.get(key, kind() if key in ("dtype", "lines") else None), kind):
             raise BadWeights(f"{folder / CONFIG} has {key} {config.get(key)!r:.80}: it was not written by zoo.save")
     if not {WEIGHTS, VOCABULARY} <= set(config.get("files") or ()):
         raise BadWeights(f"{folder / CONFIG} has no sha256 of {WEIGHTS} and {VOCABULARY}. Copy the folder again.")
