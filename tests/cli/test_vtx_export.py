@@ -55,7 +55,7 @@ def test_vtx_bench_measures_keras_and_files_in_processes_of_their_own(captioner,
 def test_vtx_export_writes_tries_and_tells(captioner, tmp_path):
     zoo.save(captioner, tmp_path / "mine.keras")
     (tmp_path / "tried.csv").write_text(f"photo,title\n{data.sample('photos/cat.jpg')},w1 w2\n")
-    tried = ("--verify-data", tmp_path / "tried.csv", "--columns", "image=photo,caption=title")
+    tried = ("--verify-data", tmp_path / "tried.csv", "--columns", "image=photo,caption=title", "--allow-outside")
     common = ("--out", tmp_path / "out", *tried)
     done = vtx_process("export", tmp_path / "mine.keras", "--to", "onnx", *common)
     assert done.returncode == 0, done.stderr

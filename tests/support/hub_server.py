@@ -220,7 +220,7 @@ def changed(**files: bytes | str | None) -> dict[str, bytes]:
 def weights_folder(folder: Path, **files: bytes) -> Path:
     """A weights folder of a model whose weights are not read here, with more files."""
     folder.mkdir(parents=True)
-    contents = {"model.weights.h5": b"weights", "vocabulary.txt": b"a\nb\n"}
+    contents = {"model.weights.h5": b"weights", "vocabulary.txt": b"[UNK]\na\nb\n"}
     for name, data in (contents | files).items():
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
         (folder / name).write_bytes(data)
