@@ -38,6 +38,7 @@ HEIF = (b"heic", b"heix", b"heim", b"heis", b"hevc", b"mif1", b"msf1")  # brands
 # By EXIF orientation, 2 to 8: mirror, rotate by 180°, flip, transpose, rotate right, transverse, rotate left.
 UPRIGHT = dict(zip(range(2, 9), map(Image.Transpose, (0, 3, 1, 5, 4, 6, 2)), strict=True))
 PATH, FILE = (str, os.PathLike), (str, os.PathLike, bytes, bytearray, Image.Image)
+FITS = ("pad", "crop", "stretch", "shortest")
 FILTERS = {
     "": Image.Resampling.BILINEAR, "bicubic": Image.Resampling.BICUBIC, "lanczos": Image.Resampling.LANCZOS,
 }  # fmt: skip
@@ -190,7 +191,7 @@ def settle(results: Sequence, good: Sequence[int], errors: dict[int, str], total
 def _checked(shape: Sequence[int], fit: str) -> tuple[int, ...]:
     """Return `shape` as a tuple, after checking it and `fit`."""
     kind, dash, name = fit.partition("-")
-    if kind not in ("pad", "crop", "stretch", "shortest") or name not in FILTERS or bool(dash) != bool(name):
+    if kind not in FITS or name not in FILTERS or bool(dash) != bool(name):
         more = '"shortest", each also with "-bicubic" or "-lanczos"'
         raise ValueError(f'fit={fit!r}: expected "pad", "crop" or "stretch", or {more}')
     if len(shape) not in (3, 4) or shape[-1] != 3 or not all(isinstance(n, int) and n > 0 for n in shape):
