@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import base64
 import io
 import json
 import subprocess
 import sys
+import threading
+import urllib.request
 import zipfile
 from pathlib import Path
 
@@ -154,16 +157,24 @@ def test_a_server_draws_from_strings_and_seeds(model, served):
         signatures["serving_default"](text=tf.constant(texts), seed=seeds[:2])
 
 
-def test_by_rest_a_file_comes_as_base64(served):
+def test_by_rest_a_file_comes_as_base64(served, tmp_path):
     sys.path.insert(0, str(PROGRAMS / "serving"))
     try:
         import stand_in
     finally:
         sys.path.remove(str(PROGRAMS / "serving"))
-    loaded = tf.saved_model.load(str(served[0]))
-    answer = stand_in.predict(loaded, {"inputs": {"text": ["a red circle", "?"], "seed": [1, 2]}})["outputs"]
-    first, second = json.loads(json.dumps(answer))["png_bytes"]
-    assert opened(stand_in.decoded(first)).shape == (16, 16, 3)
+    (tmp_path / "1").symlink_to(served[0], target_is_directory=True)
+    server = stand_in.serve(tmp_path, "drawings", 0)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    try:
+        body = json.dumps({"inputs": {"text": ["a red circle", "?"], "seed": [1, 2]}}).encode()
+        address = f"http://localhost:{server.server_port}/v1/models/drawings:predict"
+        with urllib.request.urlopen(address, body, timeout=60) as answer:
+            first, second = json.load(answer)["outputs"]["png_bytes"]
+    finally:
+        server.shutdown()
+        server.server_close()
+    assert opened(base64.b64decode(first["b64"])).shape == (16, 16, 3)
     assert second == {"b64": ""}
 
 
