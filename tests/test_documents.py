@@ -78,7 +78,7 @@ def test_the_page_on_language_models_tells_the_stored_figures():
     assert readme.filled(told, readme.LANGUAGE) == told, "python tools/readme.py writes them"
 
 
-@pytest.mark.parametrize("name", ["drawing", "systems", "compress", "search", "speed", "web", "serve"])
+@pytest.mark.parametrize("name", ["drawing", "systems", "compress", "search", "speed", "web", "serve", "batch"])
 def test_guides_tell_the_stored_figures(name):
     from tools import readme
 

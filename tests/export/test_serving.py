@@ -15,10 +15,7 @@ from concurrent.futures import ThreadPoolExecutor
 import keras
 import pytest
 import tensorflow as tf
-from serving import PHOTOS, SERVING, asked, loaded, program, standing_in
-from toys import decisive
-
-from vtx_keras.export import _saved_model as savedmodel
+from serving import PHOTOS, SERVING, a_captioner, asked, loaded, program
 
 pytestmark = pytest.mark.skipif(keras.backend.backend() != "tensorflow", reason="exports are made by TensorFlow")
 
@@ -37,14 +34,8 @@ def printed(capsys):
 @pytest.fixture(scope="module")
 def captions(tmp_path_factory):
     """The folder of a captioner, and the address of a stand-in that serves it, with small limits."""
-    folder = tmp_path_factory.mktemp("served") / "captions"
-    model = decisive("cross_attn_captioner")
-    (folder / "1").mkdir(parents=True)
-    savedmodel.save(model, savedmodel.signatures(model), folder / "1")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(tf.saved_model, "load", loaded)
-        with standing_in(folder, seconds=1.5, most_bytes=2_000_000) as url:
-            yield folder, url, model
+    with a_captioner(tmp_path_factory.mktemp("served") / "captions", seconds=1.5, most_bytes=2_000_000) as served:
+        yield served
 
 
 def test_pictures_of_many_connections_keep_their_answers(captions, client, capsys, tmp_path):

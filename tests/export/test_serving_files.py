@@ -16,7 +16,7 @@ from exporting import few
 from google.protobuf import descriptor_pb2, descriptor_pool, message_factory, text_format
 from onnx import helper
 from paths import PROGRAMS
-from serving import PHOTOS, SERVING, asked, loaded, program, standing_in
+from serving import PHOTOS, SERVING, a_captioner, asked, loaded, program, standing_in
 from toys import decisive, toy
 
 from vtx_keras import export, zoo
@@ -28,14 +28,8 @@ pytestmark = pytest.mark.skipif(keras.backend.backend() != "tensorflow", reason=
 @pytest.fixture(scope="module")
 def captions(tmp_path_factory):
     """The folder of a captioner, and the address of a stand-in that serves it."""
-    folder = tmp_path_factory.mktemp("served") / "captions"
-    model = decisive("cross_attn_captioner")
-    (folder / "1").mkdir(parents=True)
-    savedmodel.save(model, savedmodel.signatures(model), folder / "1")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(tf.saved_model, "load", loaded)
-        with standing_in(folder) as url:
-            yield folder, url, model
+    with a_captioner(tmp_path_factory.mktemp("served") / "captions") as served:
+        yield served
 
 
 def accepts(schema: dict, value, whole: dict) -> bool:

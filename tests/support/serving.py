@@ -12,10 +12,13 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+import pytest
 import tensorflow as tf
 from paths import PROGRAMS
+from toys import decisive
 
 from vtx_keras import data
+from vtx_keras.export import _saved_model as savedmodel
 
 SERVING = PROGRAMS / "serving"
 PHOTOS = sorted(Path(str(data.sample("photos/cat.jpg"))).parent.glob("*.jpg"))
@@ -50,3 +53,15 @@ def asked(url: str, body: bytes | None = None) -> tuple[int, dict]:
     except urllib.error.HTTPError as error:
         with error:
             return error.code, json.load(error)
+
+
+@contextmanager
+def a_captioner(folder: Path, **limits) -> Iterator[tuple]:
+    """Serve a toy captioner from a folder: its value is the folder, the address and the model."""
+    model = decisive("cross_attn_captioner")
+    (folder / "1").mkdir(parents=True)
+    savedmodel.save(model, savedmodel.signatures(model), folder / "1")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(tf.saved_model, "load", loaded)
+        with standing_in(folder, **limits) as url:
+            yield folder, url, model

@@ -202,8 +202,9 @@ def _written(job: Job, fields: Sequence[str]) -> Iterator[dict[str, Any]]:
     names, seen = _names_in(job.out), set[str]()
     parts = {match[1]: name for name in names if (match := re.fullmatch(r"_?part-(\w+)\.(jsonl|parquet)", name))}
     for key, name in parts.items():
-        for each in [name] * (name[0] != "_") + [f"_bad-{key}.jsonl"] * (f"_bad-{key}.jsonl" in names):
-            for row in _read(f"{job.out}/{each}", ("picture", *fields)):
+        files = [one for one in (name, f"_bad-{key}.jsonl") if one in names and not one.startswith("_part")]
+        for file in files:  # `_part-…` has no rows
+            for row in _read(f"{job.out}/{file}", ("picture", *fields)):
                 if row["picture"] not in seen:
                     seen.add(row["picture"])
                     yield row
@@ -296,9 +297,7 @@ def _spark(job: Job, parts: list[list[str]], workers: int, options: Sequence[str
 
 def _ray(job: Job, parts: list[list[str]], workers: int, options: Sequence[str]) -> None:
     """Work in a pool of Ray's actors, each of which loads the model once."""
-    ray = needed("ray", "ray")
-    from ray import data  # noqa: F401 (ray.data)
-
+    ray, data = needed("ray", "ray"), needed("ray.data", "ray")
     if not ray.is_initialized():
         ray.init(*options, num_cpus=None if options else workers + 1, log_to_driver=False, include_dashboard=False)
 
@@ -306,5 +305,5 @@ def _ray(job: Job, parts: list[list[str]], workers: int, options: Sequence[str])
         def __call__(self, batch: dict) -> dict:
             return {"done": [do_part(job, json.loads(names)) for names in batch["names"]]}
 
-    todo = ray.data.from_items([{"names": json.dumps(names)} for names in parts])
+    todo = data.from_items([{"names": json.dumps(names)} for names in parts])
     todo.repartition(len(parts)).map_batches(Worker, batch_size=1, concurrency=workers).materialize()

@@ -176,11 +176,11 @@ def predict(
     curl -s https://example.org/a.png | vtx predict cross_attn_captioner -
     """
     with reporting_errors():
+        from vtx_keras.cli._runtime import SUFFIXES, wanted, work_of
         from vtx_keras.cli._runtime import runner as light_runner
-        from vtx_keras.cli._runtime import wanted, work_of
 
         settings = {"prompt": prompt, "beams": beams, "max_length": max_length}
-        named = Path(model).suffix.lower() in (".tflite", ".onnx")
+        named = Path(model).suffix.lower() in SUFFIXES
         # A file that happens to be kept answers one call, but not a run that goes on tomorrow, or elsewhere.
         light = wanted(model, weights, settings, runtime or ("keras" if runner and not named else None))
         if runner:

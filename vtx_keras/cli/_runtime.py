@@ -191,10 +191,10 @@ def work_of(light: Light | None, model: str, weights: str, question: str | None,
         return Work(name, functools.partial(by_file, light.path.absolute(), question))
     asked = {name: value for name, value in settings.items() if value != USUAL[name]}
     work = batch.work(model, weights, question, **asked)
-    return work._replace(load=functools.partial(_by_keras, model, weights, question, settings))
+    return work._replace(load=functools.partial(_loaded, model, weights, question, settings))
 
 
-def _by_keras(model: str, weights: str, question: str | None, settings: dict[str, Any]) -> Callable[[list], Iterable]:
+def _loaded(model: str, weights: str, question: str | None, settings: dict[str, Any]) -> Callable[[list], Iterable]:
     """Load what a worker does, without the log of TensorFlow's start; of a retriever without a text, vectors."""
     with quiet():
         from keras import ops
